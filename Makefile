@@ -1,0 +1,289 @@
+# Builds liboffload, its programs and its tests. `make help` lists what can be made,
+# `make config` says what was found on this machine. Files are found by wildcard:
+# a new .c file in a room needs no line here.
+#
+# It is not recursive, except where packages may be installed first (check, demo,
+# show): what is on the machine is looked at when a make starts.
+
+SOVERSION := 0
+
+# ---- what can be set -------------------------------------------------------
+
+CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
+AR ?= ar
+PKG_CONFIG ?= pkg-config
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+DESTDIR ?=
+CFLAGS ?= -O2 -g
+LDFLAGS ?=
+WITH_HWLOC ?= auto
+WITH_NUMA ?= auto
+WITH_URING ?= auto
+SAN ?=
+WERROR ?=
+V ?=
+CHECK ?=
+CLANG_FORMAT ?= $(firstword $(shell command -v clang-format-14 clang-format) clang-format)
+
+# Each kind of build has a folder of its own: build, build-clang, build-asan, ...
+san_none :=
+san_address := -asan
+san_thread := -tsan
+san_undefined := -ubsan
+ifneq ($(SAN),)
+ifeq ($(san_$(SAN)),)
+$(error SAN=$(SAN) is not one of address, thread, undefined)
+endif
+endif
+B ?= build$(if $(filter-out gcc cc,$(CC)),-$(notdir $(firstword $(CC))))$(san_$(or $(SAN),none))
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+Q := $(if $(V),,@)
+say = $(if $(V),@:,@printf '  %-7s %s\n' $(1) $(2))
+
+# All cores, unless the command line says otherwise.
+ifeq ($(MAKELEVEL),0)
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
+endif
+
+# ---- what is here ----------------------------------------------------------
+
+VERSION := $(shell sed -n 's/^.define OFL_VERSION_[MP][A-Z]* \([0-9]*\)$$/\1/p' include/offload.h | paste -sd.)
+
+has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo 1)
+# $(call part,WITH_X,pkg-config name,Debian package): 1 or 0; missing packages are collected.
+part = $(if $(filter 0,$($(1))),0,$(if $(call has,$(2)),1,0$(if $(filter 1,$($(1))),$(eval MISSING += $(3)))))
+need = $(if $(call has,$(1)),,$(eval MISSING += $(2)))
+
+MISSING := $(if $(shell command -v $(firstword $(CC))),,$(notdir $(firstword $(CC))))
+HAVE_PKG_CONFIG := $(shell command -v $(PKG_CONFIG))
+ifeq ($(HAVE_PKG_CONFIG),)
+MISSING += pkg-config
+endif
+$(foreach v,WITH_HWLOC WITH_NUMA WITH_URING,$(if $(filter-out auto 0 1,$($(v))),$(error $(v)=$($(v)) is not one of auto, 1, 0)))
+HWLOC := $(call part,WITH_HWLOC,hwloc,libhwloc-dev)
+NUMA := $(call part,WITH_NUMA,numa,libnuma-dev)
+URING := $(call part,WITH_URING,liburing,liburing-dev)
+$(call need,libxxhash,libxxhash-dev)
+$(call need,jansson,libjansson-dev)
+$(call need,openblas,libopenblas-pthread-dev)
+$(call need,libpcre2-8,libpcre2-dev)
+TESTS_MISSING := $(if $(call has,cmocka),,libcmocka-dev)
+
+# Goals that build nothing themselves work without the packages.
+BUILDING := $(filter-out help config check demo show layers format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
+ifneq ($(filter tests,$(BUILDING)),)
+MISSING += $(TESTS_MISSING)
+endif
+ifneq ($(strip $(MISSING)),)
+ifneq ($(BUILDING),)
+$(error missing: $(strip $(MISSING)). On Debian: apt-get install $(strip $(MISSING)), or run tools/setup.sh)
+endif
+endif
+
+LIB_PKGS := libxxhash jansson $(if $(filter 1,$(HWLOC)),hwloc) $(if $(filter 1,$(NUMA)),numa) $(if $(filter 1,$(URING)),liburing)
+EXAMPLE_PKGS := openblas libpcre2-8
+pkg = $(if $(HAVE_PKG_CONFIG),$(shell $(PKG_CONFIG) $(1) $(2) 2>/dev/null))
+
+# ---- flags -----------------------------------------------------------------
+
+WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion $(if $(WERROR),-Werror)
+SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SAN_thread := -fsanitize=thread
+SAN_undefined := -fsanitize=undefined -fno-sanitize-recover=undefined
+SAN_FLAGS := $(if $(SAN),$(SAN_$(SAN)) -O1 -g -fno-omit-frame-pointer)
+
+# How tests run under them. OFL_TEST_LIGHT lets tests do with fewer rounds: sanitizers cost
+# 2 to 15 times. OpenBLAS is not instrumented, so ThreadSanitizer can't see how its threads
+# wait for each other: one thread. cmocka's handlers must not hide AddressSanitizer's report.
+ENV_undefined := OFL_TEST_LIGHT=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+ENV_address := $(ENV_undefined) ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:$\
+    detect_stack_use_after_return=1:handle_segv=2:handle_sigbus=2
+ENV_thread := OFL_TEST_LIGHT=1 OPENBLAS_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+
+CPPFLAGS += -D_GNU_SOURCE -I. -DOFL_WITH_HWLOC=$(HWLOC) -DOFL_WITH_NUMA=$(NUMA) -DOFL_WITH_URING=$(URING)
+FLAGS := -std=gnu11 $(CPPFLAGS) $(CFLAGS) $(WARNINGS) -fPIC -fvisibility=hidden -pthread -MMD -MP
+# Arithmetic must be the same bits on every machine and in every build: no contraction
+# to FMA, no -ffast-math, no -march=native.
+MATH_FLAGS := -O3 -ffp-contract=off -fno-math-errno
+
+LIB_LIBS := $(call pkg,--libs,$(LIB_PKGS)) -lm
+EXAMPLE_LIBS := $(call pkg,--libs,$(EXAMPLE_PKGS))
+FLAGS += $(call pkg,--cflags,$(LIB_PKGS))
+EXAMPLE_FLAGS := $(call pkg,--cflags,$(EXAMPLE_PKGS))
+LINK = $(CC) $(CFLAGS) $(SAN_FLAGS) -pthread -Wl,--as-needed $(LDFLAGS)
+
+# ---- files -----------------------------------------------------------------
+
+ROOMS := io scheduler $(addprefix liboffload/,base mem device store core optim)
+LIB_SRC := $(wildcard $(ROOMS:=/*.c))
+MAINS := $(foreach p,finetune generate hello,$(wildcard examples/$(p).c examples/$(p)_*.c))
+SHARED_SRC := $(wildcard examples/llama/*.c examples/common*.c)
+TEST_SRC := $(wildcard tests/test_*.c)
+TEST_HELPER_SRC := $(filter-out $(TEST_SRC),$(wildcard tests/*.c))
+# Only these tests are linked with the examples (and OpenBLAS).
+EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -l '^.include "examples/' $(TEST_SRC)))
+
+C_FILES := $(wildcard include/*.h $(foreach d,$(ROOMS) examples examples/llama bench tests,$(d)/*.c $(d)/*.h))
+SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh)
+MAN1 := $(wildcard docs/man/*.1)
+MAN3 := $(wildcard docs/man/*.3)
+
+obj = $(patsubst %.c,$(B)/%.o,$(1))
+SONAME := liboffload.so.$(SOVERSION)
+STATIC := $(B)/liboffload.a
+SHARED := $(B)/$(SONAME)
+SHARED_OBJ := $(call obj,$(SHARED_SRC))
+PROGRAMS := $(if $(wildcard examples/finetune.c),$(B)/ofl-finetune) $(if $(wildcard examples/generate.c),$(B)/ofl-generate)
+HELLO := $(if $(wildcard examples/hello.c),$(B)/hello)
+TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
+OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC))
+
+# ---- targets ---------------------------------------------------------------
+
+.PHONY: help config all tests check demo show layers format format-fix shellcheck install uninstall clean FORCE
+
+all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(HELLO) ## the library, static and shared, and the programs (default)
+
+tests: $(TESTS) ## the test programs, not run
+
+check: ## install what is missing, build all, run the tests; CHECK=pattern runs some
+	$(Q)tools/setup.sh
+	$(Q)$(MAKE) --no-print-directory all tests
+	$(Q)$(if $(SAN),$(ENV_$(SAN)) )CHECK='$(CHECK)' tools/run-tests.sh $(B)
+
+demo: ## install what is missing, build, run the demonstration
+	$(Q)tools/setup.sh
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)tools/demo.sh $(B)
+
+show: ## install what is missing, build, show the library at work
+	$(Q)tools/setup.sh
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)tools/show.sh $(B)
+
+config: ## what was found on this machine
+	@echo 'version     $(VERSION), $(SONAME)'
+	@echo 'compiler    $(CC)$(if $(SAN), with SAN=$(SAN))$(if $(WERROR), with -Werror)'
+	@echo 'folder      $(B)'
+	@echo 'io_uring    $(call answer,URING,liburing)'
+	@echo 'hwloc       $(call answer,HWLOC,hwloc)'
+	@echo 'libnuma     $(call answer,NUMA,numa)'
+	@echo 'libraries   $(foreach p,libxxhash jansson openblas libpcre2-8 cmocka,$(p) $(call release,$(p)))'
+	@echo 'missing     $(or $(strip $(MISSING) $(TESTS_MISSING)),nothing)'
+answer = $(if $(filter 1,$($(1))),yes ($(call release,$(2))),no) [WITH_$(1)=$(WITH_$(1))]
+release = $(or $(call pkg,--modversion,$(1)),(not found))
+
+help: ## this list
+	@awk -F ':.* ## ' '/^[a-z-]*:.* ## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'Variables: CC=clang, SAN=address|thread|undefined, WITH_HWLOC, WITH_NUMA, WITH_URING=auto|1|0,'
+	@echo '  WERROR=1, V=1, B=folder, CHECK=pattern, PREFIX=$(PREFIX), DESTDIR='
+
+layers: ## check every #include against the order of the rooms
+	$(Q)tools/layers.sh
+
+format: ## check the format of the C files
+	$(Q)$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
+
+format-fix: ## format the C files
+	$(Q)$(CLANG_FORMAT) -i $(C_FILES)
+
+shellcheck: ## check the scripts
+	$(Q)shellcheck $(SCRIPTS)
+
+clean: ## remove the folders of all builds
+	rm -rf build build-asan build-tsan build-ubsan build-clang build-clang-asan build-clang-tsan build-clang-ubsan build-bare $(B)
+
+D := $(DESTDIR)$(PREFIX)
+DLIB := $(DESTDIR)$(LIBDIR)
+
+install: all ## header, libraries, programs, man pages; DESTDIR=, PREFIX=
+	install -d $(D)/include $(D)/bin $(DLIB)/pkgconfig
+	install -m 644 include/*.h $(D)/include
+	install -m 644 $(STATIC) $(DLIB)
+	install -m 755 $(SHARED) $(DLIB)/liboffload.so.$(VERSION)
+	ln -sf liboffload.so.$(VERSION) $(DLIB)/$(SONAME)
+	ln -sf $(SONAME) $(DLIB)/liboffload.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR:$(PREFIX)/%=$${prefix}/%)|' -e 's|@VERSION@|$(VERSION)|' \
+	    -e 's|@REQUIRES@|$(strip $(LIB_PKGS))|' offload.pc.in >$(DLIB)/pkgconfig/offload.pc
+	$(if $(PROGRAMS),install -m 755 $(PROGRAMS) $(D)/bin)
+	$(if $(MAN1),install -d $(D)/share/man/man1 && install -m 644 $(MAN1) $(D)/share/man/man1)
+	$(if $(MAN3),install -d $(D)/share/man/man3 && install -m 644 $(MAN3) $(D)/share/man/man3)
+
+uninstall: ## remove what install installed
+	rm -f $(addprefix $(D)/include/,$(notdir $(wildcard include/*.h))) $(DLIB)/pkgconfig/offload.pc
+	rm -f $(DLIB)/liboffload.a $(DLIB)/liboffload.so $(DLIB)/$(SONAME) $(DLIB)/liboffload.so.$(VERSION)
+	rm -f $(D)/bin/ofl-finetune $(D)/bin/ofl-generate
+	rm -f $(addprefix $(D)/share/man/man1/,$(notdir $(MAN1))) $(addprefix $(D)/share/man/man3/,$(notdir $(MAN3)))
+
+# ---- rules -----------------------------------------------------------------
+
+# Everything is compiled again when the compiler or a flag changes.
+$(B)/flags: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(CC) $(FLAGS) $(SAN_FLAGS) $(MATH_FLAGS) $(LDFLAGS)' | cmp -s - $@ || \
+	    printf '%s\n' '$(CC) $(FLAGS) $(SAN_FLAGS) $(MATH_FLAGS) $(LDFLAGS)' >$@
+
+$(B)/%.o: %.c $(B)/flags
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(FLAGS) $(EXTRA) $(SAN_FLAGS) -c -o $@ $<
+
+$(call obj,$(filter liboffload/optim/%,$(LIB_SRC))): EXTRA = $(MATH_FLAGS)
+$(call obj,$(filter examples/llama/%,$(SHARED_SRC))): EXTRA = $(MATH_FLAGS) $(EXAMPLE_FLAGS)
+$(call obj,$(MAINS) $(filter examples/common%,$(SHARED_SRC)) $(EXAMPLE_TESTS)): EXTRA = $(EXAMPLE_FLAGS)
+
+# With `make clean all`, first the one, then the other.
+LISTS := $(addprefix $(B)/,liboffload.list libexamples.list tests/libhelpers.list)
+$(B)/flags $(LISTS): | $(filter clean,$(MAKECMDGOALS))
+
+# An archive is made anew when its list of members changes too, so that none outlives its source.
+$(LISTS): FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(MEMBERS)' | cmp -s - $@ || printf '%s\n' '$(MEMBERS)' >$@
+$(B)/liboffload.list: MEMBERS = $(LIB_SRC)
+$(B)/libexamples.list: MEMBERS = $(SHARED_SRC)
+$(B)/tests/libhelpers.list: MEMBERS = $(TEST_HELPER_SRC)
+
+$(B)/%.a: $(B)/%.list
+	$(call say,AR,$@)
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $(filter %.o,$^)
+$(STATIC): $(call obj,$(LIB_SRC))
+$(B)/libexamples.a: $(SHARED_OBJ)
+$(B)/tests/libhelpers.a: $(call obj,$(TEST_HELPER_SRC))
+
+# Sanitizers leave their runtime's symbols to the program.
+$(SHARED): $(call obj,$(LIB_SRC)) $(B)/liboffload.list liboffload.map
+	$(call say,LD,$@)
+	$(Q)$(LINK) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=liboffload.map $(if $(SAN),,-Wl,-z,defs) \
+	    -o $@ $(filter %.o,$^) $(LIB_LIBS)
+
+$(B)/liboffload.so: $(SHARED)
+	$(Q)ln -sf $(SONAME) $@
+
+$(B)/ofl-finetune: $(call obj,$(filter examples/finetune%,$(MAINS)))
+$(B)/ofl-generate: $(call obj,$(filter examples/generate%,$(MAINS)))
+$(B)/hello: $(call obj,$(filter examples/hello%,$(MAINS)))
+$(PROGRAMS): $(B)/libexamples.a
+$(PROGRAMS) $(HELLO): $(STATIC)
+	$(call say,LD,$@)
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(filter %/libexamples.a,$^) $(STATIC) $(EXAMPLE_LIBS) $(LIB_LIBS)
+
+# Tests see internal symbols: hidden ones are visible inside the static library.
+$(patsubst tests/%.c,$(B)/tests/%,$(EXAMPLE_TESTS)): $(B)/libexamples.a
+$(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
+	$(call say,LD,$@)
+	$(Q)$(LINK) -o $@ $< $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
+	    $(if $(filter %/libexamples.a,$^),$(EXAMPLE_LIBS)) $(LIB_LIBS) $(call pkg,--libs,cmocka)
+
+# Kept: they are somebody's prerequisite by pattern only.
+.SECONDARY: $(OBJECTS)
+
+-include $(OBJECTS:.o=.d)

@@ -1,0 +1,338 @@
+/*
+ * liboffload: memory for models larger than the accelerator's.
+ *
+ * The library owns the bytes of named tensors and keeps them in three tiers:
+ * accelerator memory (DEVICE), pinned RAM (HOST) and a drive (NVME), plus files
+ * read in place (sources). A program leases the tensors that it needs next, gets
+ * device pointers, enqueues its kernels, and releases them. Each tier has a hard
+ * byte budget; the library moves the bytes, and overlaps the moves with compute.
+ *
+ *     struct ofl_config config = {.size = sizeof config, .device_bytes = 64 << 20,
+ *                                 .host_bytes = 128 << 20, .nvme_dir = "/mnt/scratch"};
+ *     struct ofl_lease lease = {.tensor = weight, .mode = OFL_READ};
+ *
+ *     ofl_open(&config, &ctx);
+ *     ...
+ *     ofl_acquire(ctx, &lease, 1, stream);          returns at once, with lease.ptr
+ *     ofl_stream_launch(stream, kernel, &args);     runs when the bytes are there
+ *     ofl_release(ctx, &lease, 1, stream);          takes effect after the kernel
+ *
+ * Conventions
+ *  - Functions return 0 or a negative code: an errno value or an enum ofl_code.
+ *    ofl_error() has the sentence that names the object and the numbers. The
+ *    library never prints, exits or aborts.
+ *  - Structs that the caller fills start with their size. Zero means default.
+ *  - Strings are copied. Destroyers accept NULL. A failed create leaves nothing.
+ *  - Threads: every function says which. "any": from any thread. "step thread":
+ *    from the one thread that acquires, releases and brackets steps.
+ *
+ * Caveats
+ *  - Leases that are held together must fit device_bytes together. What can't
+ *    fit is refused at once (-OFL_EBUDGET), with the numbers.
+ *  - Without nvme_dir the larger of device_bytes and host_bytes must hold all tensors.
+ *  - The store is scratch: it vanishes with the context. Read out what is to be kept.
+ *  - One accelerator kind so far: "host", an emulated accelerator in RAM with an
+ *    arena, streams and copy threads of its own.
+ */
+#ifndef OFFLOAD_H
+#define OFFLOAD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define OFL_API __attribute__((visibility("default")))
+
+#define OFL_VERSION_MAJOR 0
+#define OFL_VERSION_MINOR 1
+#define OFL_VERSION_PATCH 0
+
+/* Our own codes; functions return them negated. Disjoint from errno. */
+enum ofl_code {
+    OFL_EBUDGET = 5001, /* cannot fit the tier's budget, now or ever: see ofl_error() for the numbers */
+    OFL_EFORMAT,        /* a file is not what it claims to be */
+    OFL_ECHECKSUM,      /* bytes came back from the drive changed */
+    OFL_EBROKEN,        /* an earlier asynchronous failure broke the context; ofl_error() has the first */
+    OFL_EDEADLINE,      /* an asynchronous operation did not complete in time */
+    OFL_EPINNED,        /* memory could not be pinned and OFL_FORBID_PAGEABLE is set */
+    OFL_EDIRECT,        /* direct I/O refused by the file system and OFL_FORBID_BUFFERED is set */
+    OFL_EURING,         /* io_uring refused by the system and OFL_FORBID_THREADS is set */
+    OFL_ESTATE,         /* a call out of order, or on a tensor in the wrong state */
+};
+
+enum ofl_tier { OFL_DEVICE, OFL_HOST, OFL_NVME, OFL_TIERS };
+
+enum ofl_kind {
+    OFL_KIND_OTHER,
+    OFL_KIND_WEIGHT,
+    OFL_KIND_GRADIENT,
+    OFL_KIND_OPTIMIZER,
+    OFL_KIND_ACTIVATION, /* leased while weights are: placed from the far end of the arena */
+    OFL_KIND_WORKSPACE,
+    OFL_KIND_CACHE,
+    OFL_KINDS
+};
+
+enum ofl_dtype {
+    OFL_U8,
+    OFL_I8,
+    OFL_BOOL,
+    OFL_I16,
+    OFL_U16,
+    OFL_F16,
+    OFL_BF16,
+    OFL_I32,
+    OFL_U32,
+    OFL_F32,
+    OFL_I64,
+    OFL_U64,
+    OFL_F64,
+    OFL_DTYPES
+};
+
+struct ofl_ctx;
+struct ofl_tensor;
+struct ofl_source;
+struct ofl_stream;
+struct ofl_optimizer;
+
+/* any: the sentence of this thread's last failure; "" if none. Valid until its next failure. */
+OFL_API const char *ofl_error(void);
+/* any: static text of a code, errno's or ours, of either sign. */
+OFL_API const char *ofl_strerror(int code);
+/* any: "0.1.0" */
+OFL_API const char *ofl_version(void);
+/* any: bytes of one element; 0 for an unknown dtype. */
+OFL_API uint64_t ofl_dtype_bytes(enum ofl_dtype dtype);
+/* any: "f32"; NULL for an unknown dtype. */
+OFL_API const char *ofl_dtype_name(enum ofl_dtype dtype);
+
+/* ---- context ----------------------------------------------------------- */
+
+enum {
+    OFL_FORBID_BUFFERED = 1u << 0, /* fail rather than use buffered I/O */
+    OFL_FORBID_THREADS = 1u << 1,  /* fail rather than use the thread engine instead of io_uring */
+    OFL_FORBID_PAGEABLE = 1u << 2, /* fail rather than use memory that can't be pinned */
+    OFL_USE_THREADS = 1u << 3,     /* use the thread engine even where io_uring works */
+    OFL_USE_BUFFERED = 1u << 4,    /* use buffered I/O even where direct I/O works */
+    OFL_POISON = 1u << 5,          /* debug: fill device memory with 0xFF when its bytes become undefined */
+};
+
+enum ofl_log_level { OFL_LOG_WARNING, OFL_LOG_INFO, OFL_LOG_DEBUG };
+
+/* Called from any thread of the library, one at a time. Must not call back into it. */
+typedef void ofl_log_fn(void *arg, enum ofl_log_level level, const char *text);
+
+struct ofl_config {
+    size_t size;
+    const char *device;    /* NULL: "host" */
+    uint64_t device_bytes; /* budget of the device arena, > 0 */
+    uint64_t host_bytes;   /* budget of the pinned arena; at least OFL_HOST_MIN_BYTES, or 0: none */
+    const char *nvme_dir;  /* directory of the store; NULL: no NVMe tier */
+    uint64_t nvme_bytes;   /* budget of the store; 0: what is free there, less 5 % */
+    uint64_t tile_bytes;   /* 0: chosen from host_bytes, 64 KiB to 8 MiB; else a power of two */
+    uint32_t workers;      /* threads for host-side tile work; 0: one per core */
+    uint32_t flags;
+    ofl_log_fn *log;
+    void *log_arg;
+    uint64_t test_seed; /* tests: non-zero injects seeded short and retried transfers */
+};
+
+#define OFL_HOST_MIN_BYTES (2u << 20)
+
+/* any. Fails at once, with the numbers, if a budget can't work on this machine. */
+OFL_API int ofl_open(const struct ofl_config *config, struct ofl_ctx **out);
+/* any, once nothing else uses ctx: waits for work in flight, frees everything of ctx,
+ * tensors and streams too. Returns the context's first asynchronous error. */
+OFL_API int ofl_close(struct ofl_ctx *ctx);
+
+/* ---- tensors ----------------------------------------------------------- */
+
+struct ofl_tensor_desc {
+    size_t size;
+    const char *name; /* for messages and statistics; unique names are the caller's business */
+    enum ofl_kind kind;
+    enum ofl_dtype dtype;
+    uint64_t elems;
+    uint32_t flags;
+};
+
+enum {
+    OFL_TENSOR_TRANSIENT = 1u << 0, /* has bytes only while leased: takes device memory, no room below */
+};
+
+struct ofl_tensor_info {
+    size_t size;
+    const char *name; /* valid as long as the tensor */
+    enum ofl_kind kind;
+    enum ofl_dtype dtype;
+    uint64_t elems;
+    uint64_t bytes;
+};
+
+/* any. Zeros; no I/O until it is written. -OFL_EBUDGET if the tiers can't hold all tensors. */
+OFL_API int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc,
+                              struct ofl_tensor **out);
+/* any. -OFL_ESTATE if leased. */
+OFL_API int ofl_tensor_destroy(struct ofl_tensor *t);
+OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *out);
+/* step thread. Copies bytes [offset, offset + bytes) to or from the caller's memory; returns
+ * when done, in order with releases already made. -OFL_ESTATE while t is leased. */
+OFL_API int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes);
+OFL_API int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes);
+
+/* ---- sources: safetensors files, read in place ------------------------- */
+
+#define OFL_DIMS_MAX 8
+
+struct ofl_source_entry {
+    const char *name; /* valid as long as the source */
+    enum ofl_dtype dtype;
+    uint32_t dims;
+    uint64_t shape[OFL_DIMS_MAX];
+    uint64_t elems, bytes;
+};
+
+/* any. Checks the whole header before it returns: -OFL_EFORMAT names what is wrong. */
+OFL_API int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **out);
+/* any. -OFL_ESTATE while tensors are bound to it. ofl_close closes what is left. */
+OFL_API int ofl_source_close(struct ofl_source *s);
+OFL_API size_t ofl_source_count(const struct ofl_source *s);
+OFL_API int ofl_source_entry(const struct ofl_source *s, size_t index, struct ofl_source_entry *out);
+/* any. -ENOENT if there is none of that name. */
+OFL_API int ofl_source_find(const struct ofl_source *s, const char *name, struct ofl_source_entry *out);
+/* any. A tensor whose home is the file: paged in from there, never written. */
+OFL_API int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kind kind,
+                            struct ofl_tensor **out);
+
+/* ---- streams ----------------------------------------------------------- */
+
+/* any. A queue of the device: work on it runs in order, asynchronously. */
+OFL_API int ofl_stream_create(struct ofl_ctx *ctx, struct ofl_stream **out);
+/* any. Waits for its work. */
+OFL_API void ofl_stream_destroy(struct ofl_stream *s);
+/* any. Blocks until everything enqueued so far has run; returns the stream's first error.
+ * After a failed fill the stream's later jobs are skipped, not run on wrong bytes. */
+OFL_API int ofl_stream_sync(struct ofl_stream *s);
+/* any. Host device: runs fn(arg) on the stream. */
+OFL_API int ofl_stream_launch(struct ofl_stream *s, void (*fn)(void *arg), void *arg);
+
+/* ---- leases ------------------------------------------------------------ */
+
+enum ofl_mode {
+    OFL_READ = 1,  /* shared with other readers */
+    OFL_UPDATE,    /* read and write, alone */
+    OFL_OVERWRITE, /* write, alone; the old bytes are not fetched, and are undefined */
+};
+
+enum {
+    OFL_LEASE_DROP = 1u << 0, /* done with at release: contents undefined after it, never written back */
+};
+
+struct ofl_lease {
+    struct ofl_tensor *tensor;
+    enum ofl_mode mode;
+    uint32_t flags;
+    void *ptr;       /* out: device address, 256-byte aligned, valid for work on the stream until release */
+    uint64_t cookie; /* the library's */
+};
+
+/*
+ * step thread. Leases n tensors as one batch for work enqueued on s after this call.
+ * Returns at once; s, not the host, waits for the bytes. All or nothing:
+ *  -OFL_EBUDGET  the batch does not fit beside what is leased already (the numbers are named)
+ *  -OFL_ESTATE   a tensor is leased already in a mode that excludes this one
+ *  -EROFS        a write lease on a source's tensor
+ *  -OFL_EBROKEN  see the code
+ */
+OFL_API int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s);
+/* step thread. Takes effect when the work enqueued on s before this call has completed.
+ * A released write lease is the newest copy. */
+OFL_API int ofl_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s);
+/* any. Bytes of the device arena that a tensor of so many bytes takes. */
+OFL_API uint64_t ofl_device_footprint(uint64_t bytes);
+
+/* ---- steps ------------------------------------------------------------- */
+
+/* step thread. A step of a name is recorded the first time, and predicts the next one of that
+ * name: what to keep, what to evict, what to fetch ahead. A step that departs from its
+ * prediction is served all the same, counted, and becomes the new prediction. */
+OFL_API int ofl_step_begin(struct ofl_ctx *ctx, const char *name);
+OFL_API int ofl_step_end(struct ofl_ctx *ctx);
+
+/* ---- optimizer --------------------------------------------------------- */
+
+/*
+ * AdamW (Loshchilov & Hutter, 2019, "Decoupled Weight Decay Regularization"), as
+ * torch.optim.AdamW computes it, in fp32:
+ *     g = c * gradient               c = min(1, clip / (norm + 1e-6)), or 1 without clipping
+ *     p = p * (1 - lr * weight_decay)
+ *     m = beta1 * m + (1 - beta1) * g
+ *     v = beta2 * v + (1 - beta2) * g * g
+ *     p = p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+ * p is the fp32 master. A BF16 weight has a master beside it and gets p rounded to
+ * nearest even; an F32 weight is its own master.
+ */
+struct ofl_adamw {
+    size_t size;
+    double lr, beta1, beta2, eps, weight_decay;
+    double clip;   /* exact global norm over all bound gradients; 0: off */
+    uint64_t step; /* t, from 1 */
+};
+
+enum ofl_optimizer_state { OFL_STATE_MASTER, OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ, OFL_STATES };
+
+OFL_API int ofl_optimizer_create(struct ofl_ctx *ctx, struct ofl_optimizer **out);
+/* any. Waits for its updates. Its state tensors go with it. */
+OFL_API int ofl_optimizer_destroy(struct ofl_optimizer *o);
+/* step thread, outside an optimizer step. weight F32 or BF16, grad F32 of as many elements.
+ * Creates the states: "<weight>.exp_avg", "<weight>.exp_avg_sq" and, for BF16, "<weight>.master".
+ * The master starts at zero: write it with ofl_tensor_write together with the weight. */
+OFL_API int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struct ofl_tensor *grad);
+/* any. The state tensor, owned by o. The master of an F32 weight is the weight. -ENOENT if not bound. */
+OFL_API int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight,
+                                enum ofl_optimizer_state which, struct ofl_tensor **out);
+
+/* step thread. Opens an optimizer step with these settings. */
+OFL_API int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *settings);
+/* step thread. "The gradient of weight is final" (its write lease has been released): the
+ * update may start, and will be done before the next lease of weight sees its bytes. The
+ * gradient's contents are consumed. With clipping, updates wait for the last gradient. */
+OFL_API int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight);
+/* step thread. That was the last gradient of this step. Returns at once. */
+OFL_API int ofl_optimizer_end(struct ofl_optimizer *o);
+/* step thread. Blocks until the norm of the last ended step is known: sqrt of the sum of squares
+ * over all applied gradients, before clipping, accumulated in double in a fixed order. */
+OFL_API int ofl_optimizer_norm(struct ofl_optimizer *o, double *norm);
+
+/* ---- statistics -------------------------------------------------------- */
+
+struct ofl_stats {
+    size_t size;
+    uint64_t budget_bytes[OFL_TIERS], used_bytes[OFL_TIERS], peak_bytes[OFL_TIERS];
+    uint64_t tile_bytes;
+    uint64_t source_read_bytes;                 /* source files -> HOST, alignment included */
+    uint64_t nvme_read_bytes, nvme_write_bytes; /* store <-> HOST */
+    uint64_t device_in_bytes, device_out_bytes; /* HOST <-> DEVICE */
+    uint64_t hits, misses; /* tensors acquired: bytes on the device already or on their way, or not */
+    uint64_t evictions;    /* device copies given up for others */
+    uint64_t prefetches;   /* device copies started ahead of their acquire */
+    uint64_t off_plan;     /* acquires that the recorded step did not predict */
+    uint64_t updates;      /* optimizer updates completed, in tensors */
+    uint64_t stall_ns;     /* streams waiting for bytes */
+    uint64_t steps;
+    uint32_t io_uring, direct, pinned; /* 1: yes; 0: no, and the log says why */
+    int32_t numa_node;                 /* that the host arena is bound to; -1: none */
+};
+
+/* any. Fields beyond *out's size are left out. */
+OFL_API int ofl_stats_get(struct ofl_ctx *ctx, struct ofl_stats *out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,26 @@
+/*
+ * extent: an allocator of ranges [offset, offset + length) inside a fixed span.
+ * Owns the list of free ranges; touches no memory of the span. One thread at a time.
+ */
+#ifndef OFL_BASE_EXTENT_H
+#define OFL_BASE_EXTENT_H
+
+#include <stdint.h>
+
+#define BASE_EXTENT_NONE UINT64_MAX
+
+struct base_extents;
+
+int base_extents_create(uint64_t span_bytes, struct base_extents **out);
+void base_extents_destroy(struct base_extents *x); /* NULL accepted */
+/* Lengthens the span; what is added is free. */
+int base_extents_grow(struct base_extents *x, uint64_t span_bytes);
+/* The offset of a range of so many bytes, the smallest free one that holds it (lowest
+ * offset among equals); BASE_EXTENT_NONE if no free range is long enough. */
+uint64_t base_extents_take(struct base_extents *x, uint64_t bytes);
+/* Gives back a range that take returned, whole. -ENOMEM loses the range, nothing else. */
+int base_extents_give(struct base_extents *x, uint64_t offset, uint64_t bytes);
+uint64_t base_extents_free_bytes(const struct base_extents *x);
+uint64_t base_extents_largest(const struct base_extents *x);
+
+#endif

@@ -1,0 +1,336 @@
+/* pager: life, inputs, the pump, prefetch. See pager.h. */
+#include "liboffload/core/pager.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Events of the plan that prefetch looks ahead. */
+#define AHEAD_EVENTS 256u
+/* Rounds of the pump before it leaves the rest to the next event. */
+#define PUMP_ROUNDS 64
+/* Tiles of host memory kept for moving bytes when HOST is the tensors' home. */
+#define HOST_RESERVE_TILES 4u
+
+/* ---- operations -------------------------------------------------------- */
+
+struct core_op *pager_op(struct pager *p, enum core_op_type type, struct ofl_tensor *t, uint32_t tile)
+{
+    struct core_op *op = p->free_ops;
+
+    if (op)
+        p->free_ops = op->next;
+    else if (!(op = malloc(sizeof *op)))
+        return NULL;
+    memset(op, 0, offsetof(struct core_op, io));
+    memset(&op->io, 0, offsetof(struct io_request, error));
+    op->io.error.code = 0;
+    op->io.next = NULL;
+    op->io.submit_ns = 0;
+    op->io.cookie = op;
+    op->type = type;
+    op->tensor = t;
+    op->tile = tile;
+    p->inflight++;
+    p->changes++;
+    return op;
+}
+
+void pager_op_free(struct pager *p, struct core_op *op)
+{
+    free(op->uses);
+    op->uses = NULL;
+    op->next = p->free_ops;
+    p->free_ops = op;
+    p->inflight--;
+}
+
+/* ---- life -------------------------------------------------------------- */
+
+int pager_open(struct pager *p)
+{
+    int err;
+
+    p->live.next = p->live.prev = &p->live;
+    p->ghosts.next = p->ghosts.prev = &p->ghosts;
+    p->waits.next = p->waits.prev = &p->waits;
+    p->requests.next = p->requests.prev = &p->requests;
+    p->updates_tail = &p->updates;
+    err = sched_create(&p->sched);
+    if (err == 0)
+        err = base_extents_create(p->host_bytes, &p->host_ranges);
+    if (err < 0)
+        pager_close(p);
+    return err;
+}
+
+/* Nothing may be in flight. Tensors have been removed, or are abandoned by their owner. */
+void pager_close(struct pager *p)
+{
+    struct core_copy *lists[] = {&p->live, &p->ghosts};
+
+    for (int k = 0; k < 2; k++)
+        while (lists[k]->next && lists[k]->next != lists[k]) {
+            struct core_copy *c = lists[k]->next;
+
+            lists[k]->next = c->next;
+            free(c->error);
+            free(c);
+        }
+    while (p->free_ops) {
+        struct core_op *op = p->free_ops;
+
+        p->free_ops = op->next;
+        free(op);
+    }
+    sched_destroy(p->sched);
+    base_extents_destroy(p->host_ranges);
+    free(p->items);
+    free(p->fills);
+    free(p->by_id);
+    p->sched = NULL;
+    p->host_ranges = NULL;
+}
+
+int pager_check(const struct pager *p)
+{
+    if (p->broken.code == 0)
+        return 0;
+    return base_fail(-OFL_EBROKEN, "%s", p->broken.text);
+}
+
+void pager_break(struct pager *p, const struct base_error *error)
+{
+    if (p->broken.code)
+        return; /* the first error wins */
+    p->broken = *error;
+    p->changes++;
+    p->env.log(p->env.arg, OFL_LOG_WARNING, error->text);
+}
+
+/* ---- tensors ----------------------------------------------------------- */
+
+static int take_id(struct pager *p, struct ofl_tensor *t)
+{
+    if (p->next_id == p->ids_room) {
+        uint32_t room = p->ids_room ? 2 * p->ids_room : 256;
+        struct ofl_tensor **more = realloc(p->by_id, room * sizeof(struct ofl_tensor *));
+
+        if (!more)
+            return base_fail(-ENOMEM, "create %s: out of memory", t->name);
+        p->by_id = more;
+        p->ids_room = room;
+    }
+    t->id = p->next_id++;
+    p->by_id[t->id] = t;
+    return 0;
+}
+
+static int refuse_host_home(const struct pager *p, const struct ofl_tensor *t)
+{
+    return base_fail(-OFL_EBUDGET,
+                     "create %s, %llu bytes: the host budget of %llu bytes has %llu left, and there is no NVMe tier: "
+                     "raise the host budget, or give a directory for NVMe",
+                     t->name, (unsigned long long)t->bytes, (unsigned long long)p->host_bytes,
+                     (unsigned long long)base_extents_free_bytes(p->host_ranges));
+}
+
+/* Without a store the tiles of a tensor own their ranges of the host arena. */
+static int take_host_home(struct pager *p, struct ofl_tensor *t)
+{
+    uint64_t used;
+
+    for (uint32_t i = 0; i < t->tiles_count; i++) {
+        struct core_tile *x = &t->tiles[i];
+        uint64_t bytes = (tile_count_bytes(t, i) + CORE_HOST_ALIGN - 1) / CORE_HOST_ALIGN * CORE_HOST_ALIGN;
+
+        x->len = (uint32_t)bytes;
+        x->off = base_extents_take(p->host_ranges, bytes);
+        if (x->off != BASE_EXTENT_NONE)
+            continue;
+        for (uint32_t k = 0; k < i; k++)
+            base_extents_give(p->host_ranges, t->tiles[k].off, t->tiles[k].len);
+        return refuse_host_home(p, t);
+    }
+    if (base_extents_free_bytes(p->host_ranges) < HOST_RESERVE_TILES * (p->tile_bytes + 2 * CORE_HOST_ALIGN)) {
+        for (uint32_t i = 0; i < t->tiles_count; i++)
+            base_extents_give(p->host_ranges, t->tiles[i].off, t->tiles[i].len);
+        return refuse_host_home(p, t);
+    }
+    t->host_home = true;
+    t->host_tiles = t->tiles_count;
+    used = p->host_bytes - base_extents_free_bytes(p->host_ranges);
+    if (used > p->host_peak)
+        p->host_peak = used;
+    return 0;
+}
+
+static int take_device_home(struct pager *p, struct ofl_tensor *t)
+{
+    struct core_copy *c = copy_place(p, t, SCHED_NEVER);
+
+    if (!c)
+        return base_fail(-OFL_EBUDGET,
+                         "create %s, %llu bytes: the device budget of %llu bytes has %llu left, and nothing below "
+                         "the device can hold tensors: raise the device budget, or give a directory for NVMe",
+                         t->name, (unsigned long long)t->bytes, (unsigned long long)p->device_bytes,
+                         (unsigned long long)(p->device_bytes - p->device_used));
+    c->home = true;
+    c->fill = true;
+    return 0;
+}
+
+static int take_home(struct pager *p, struct ofl_tensor *t)
+{
+    if (t->source || (t->flags & OFL_TENSOR_TRANSIENT) || t->bytes == 0)
+        return 0;
+    if (p->home == OFL_NVME) {
+        t->file = store_file(p->store);
+        return store_take(p->store, t->bytes, t->name, &t->file_off);
+    }
+    return p->home == OFL_HOST ? take_host_home(p, t) : take_device_home(p, t);
+}
+
+int pager_tensor_add(struct pager *p, struct ofl_tensor *t)
+{
+    int err = pager_check(p);
+
+    if (err == 0)
+        err = take_id(p, t);
+    if (err < 0)
+        return err;
+    err = take_home(p, t);
+    if (err < 0) {
+        p->by_id[t->id] = NULL;
+        return err;
+    }
+    t->next = p->tensors;
+    if (p->tensors)
+        p->tensors->prev = t;
+    p->tensors = t;
+    return 0;
+}
+
+int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
+{
+    struct core_copy *c = t->current;
+
+    if (c && c->leases)
+        return base_fail(-OFL_ESTATE, "destroy %s: it is leased", t->name);
+    if (c) {
+        c->dirty = false;
+        copy_evict(p, c);
+    }
+    if (t->dirty_ghosts)
+        for (c = p->ghosts.next; c != &p->ghosts; c = c->next)
+            if (c->tensor == t)
+                copy_ghost_drop(c);
+    if (t->ghosts || t->host_issued != t->host_done || tile_busy(t))
+        return -EAGAIN;
+    for (uint32_t i = 0; i < t->tiles_count; i++) {
+        tile_drop(p, t, i);
+        if (t->host_home)
+            base_extents_give(p->host_ranges, t->tiles[i].off, t->tiles[i].len);
+    }
+    if (t->file && !t->source)
+        store_give(p->store, t->file_off, t->bytes);
+    sched_forget(p->sched, t->id);
+    p->by_id[t->id] = NULL;
+    if (t->prev)
+        t->prev->next = t->next;
+    else
+        p->tensors = t->next;
+    if (t->next)
+        t->next->prev = t->prev;
+    return 0;
+}
+
+/* ---- inputs ------------------------------------------------------------ */
+
+void pager_done(struct pager *p, struct core_op *op)
+{
+    switch (op->type) {
+    case OP_READ:
+    case OP_WRITE:
+        tile_io_done(p, op);
+        break;
+    case OP_IN:
+    case OP_OUT:
+    case OP_FILL:
+        copy_moved(p, op);
+        break;
+    case OP_MARK:
+        lease_mark_done(p, op);
+        break;
+    case OP_CALL:
+        op->call(op->arg, op->code);
+        break;
+    }
+    p->changes++;
+    pager_op_free(p, op);
+}
+
+/* ---- prefetch ---------------------------------------------------------- */
+
+/* Gives ranges to what the plan acquires next, in order, as long as nothing that is needed
+ * sooner has to leave. Returns the event at which the device was full. */
+static uint64_t prefetch_device(struct pager *p)
+{
+    struct sched_event e;
+    uint64_t k;
+
+    for (k = 0; k < AHEAD_EVENTS && sched_ahead(p->sched, k, &e); k++) {
+        struct ofl_tensor *t = p->by_id[e.id];
+
+        if (e.where != SCHED_ON_DEVICE || !t || t->current || t->bytes == 0)
+            continue;
+        if (!copy_place(p, t, k ? k : 1))
+            break;
+        t->current->fill = !e.no_fetch;
+        t->current->hollow = e.no_fetch;
+        t->current->fetched = true;
+        p->stats.prefetches++;
+    }
+    return k;
+}
+
+/* Beyond that, brings tiles from the drive to the host, in order, under the same rule. */
+static void prefetch_host(struct pager *p, uint64_t from)
+{
+    struct sched_event e;
+
+    for (uint64_t k = from; k < from + AHEAD_EVENTS && sched_ahead(p->sched, k, &e); k++) {
+        struct tile_claim claim = {.need = NEED_AHEAD, .ahead = k};
+        struct ofl_tensor *t = p->by_id[e.id];
+
+        if (!t || e.no_fetch || t->current || !t->file || t->host_tiles == t->tiles_count ||
+            t->host_issued != t->host_done || t->dirty_ghosts)
+            continue;
+        for (uint32_t i = 0; i < t->tiles_count; i++) {
+            if (t->tiles[i].state != TILE_NONE || !t->tiles[i].stored)
+                continue;
+            if (!tile_read_start(p, t, i, claim, IO_PREFETCH))
+                return;
+        }
+    }
+}
+
+void pager_pump(struct pager *p)
+{
+    uint64_t before;
+    int rounds = 0;
+
+    do {
+        before = p->changes;
+        copy_advance(p);
+        if (p->broken.code) {
+            lease_fail_all(p);
+            work_fail_all(p);
+            continue;
+        }
+        work_advance(p);
+        if (p->home != OFL_DEVICE)
+            prefetch_host(p, prefetch_device(p));
+        tile_write_behind(p);
+    } while (p->changes != before && ++rounds < PUMP_ROUNDS);
+}

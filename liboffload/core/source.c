@@ -1,0 +1,149 @@
+/* source: safetensors files read in place, and tensors whose home they are. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "liboffload/core/context.h"
+#include "liboffload/store/safetensors.h"
+
+struct ofl_source {
+    struct ofl_ctx *ctx;
+    struct store_safetensors *header;
+    struct io_file *file;
+    struct ofl_source *next;
+};
+
+void core_source_free(struct ofl_source *s)
+{
+    struct ofl_source **at;
+
+    pthread_mutex_lock(&s->ctx->lists_lock);
+    for (at = &s->ctx->sources; *at && *at != s; at = &(*at)->next)
+        ;
+    if (*at)
+        *at = s->next;
+    pthread_mutex_unlock(&s->ctx->lists_lock);
+    io_file_close(s->file);
+    store_safetensors_close(s->header);
+    free(s);
+}
+
+int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **out)
+{
+    struct ofl_source *s;
+    int err;
+
+    *out = NULL;
+    if (ctx->pager.host_bytes == 0)
+        return base_fail(-OFL_EBUDGET, "open %s: reading it takes host memory, and the host budget is 0 bytes", path);
+    s = calloc(1, sizeof *s);
+    if (!s)
+        return base_fail(-ENOMEM, "open %s: out of memory", path);
+    s->ctx = ctx;
+    err = store_safetensors_open(path, &s->header);
+    if (err == 0)
+        err = io_file_open_read(path, ctx->file_flags, &s->file);
+    if (err == 0 && io_file_block(s->file) > CORE_HOST_ALIGN)
+        err = base_fail(-EINVAL, "open %s: direct I/O needs blocks of %u bytes, at most %u are supported", path,
+                        io_file_block(s->file), CORE_HOST_ALIGN);
+    if (err < 0) {
+        io_file_close(s->file);
+        store_safetensors_close(s->header);
+        free(s);
+        return err;
+    }
+    if (!io_file_direct(s->file))
+        core_log(ctx, OFL_LOG_WARNING, "%s: buffered I/O: %s", path, io_file_note(s->file));
+    pthread_mutex_lock(&ctx->lists_lock);
+    s->next = ctx->sources;
+    ctx->sources = s;
+    pthread_mutex_unlock(&ctx->lists_lock);
+    *out = s;
+    return 0;
+}
+
+static int bound_run(struct ofl_ctx *ctx, void *arg)
+{
+    struct ofl_source *s = arg;
+
+    for (struct ofl_tensor *t = ctx->pager.tensors; t; t = t->next)
+        if (t->source == s)
+            return base_fail(-OFL_ESTATE, "close %s: %s is bound to it", s->header->path, t->name);
+    return 0;
+}
+
+int ofl_source_close(struct ofl_source *s)
+{
+    int err;
+
+    if (!s)
+        return 0;
+    err = core_call(s->ctx, bound_run, s);
+    if (err == 0)
+        core_source_free(s);
+    return err;
+}
+
+size_t ofl_source_count(const struct ofl_source *s)
+{
+    return s->header->count;
+}
+
+static void describe(const struct store_entry *e, struct ofl_source_entry *out)
+{
+    *out = (struct ofl_source_entry){
+        .name = e->name, .dtype = e->dtype, .dims = e->dims, .elems = e->elems, .bytes = e->bytes};
+    memcpy(out->shape, e->shape, sizeof out->shape);
+}
+
+int ofl_source_entry(const struct ofl_source *s, size_t index, struct ofl_source_entry *out)
+{
+    if (index >= s->header->count)
+        return base_fail(-EINVAL, "%s: tensor %zu of %zu", s->header->path, index, s->header->count);
+    describe(&s->header->entries[index], out);
+    return 0;
+}
+
+static int missing(const struct ofl_source *s, const char *name)
+{
+    return base_fail(-ENOENT, "%s: there is no tensor %s in it", s->header->path, name);
+}
+
+int ofl_source_find(const struct ofl_source *s, const char *name, struct ofl_source_entry *out)
+{
+    const struct store_entry *e = store_safetensors_find(s->header, name);
+
+    if (!e)
+        return missing(s, name);
+    describe(e, out);
+    return 0;
+}
+
+int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kind kind, struct ofl_tensor **out)
+{
+    const struct store_entry *e = store_safetensors_find(s->header, name);
+    struct ofl_tensor_desc desc = {.size = sizeof desc, .name = name, .kind = kind};
+    struct ofl_tensor *t;
+    int err;
+
+    *out = NULL;
+    if (!e)
+        return missing(s, name);
+    desc.dtype = e->dtype;
+    desc.elems = e->elems;
+    err = core_tensor_make(s->ctx, &desc, &t);
+    if (err < 0)
+        return err;
+    t->source = s;
+    t->file = s->file;
+    t->file_off = e->offset;
+    for (uint32_t i = 0; i < t->tiles_count; i++)
+        t->tiles[i].stored = true;
+    err = core_tensor_add(t);
+    if (err < 0) {
+        core_tensor_free(t);
+        return err;
+    }
+    *out = t;
+    return 0;
+}

@@ -1,0 +1,182 @@
+/* stream: the public calls on streams, leases and steps. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "liboffload/core/context.h"
+
+const char *ofl_error(void)
+{
+    return base_error_text();
+}
+
+const char *ofl_strerror(int code)
+{
+    return base_strerror(code);
+}
+
+#define TEXT(x) #x
+#define VERSION(a, b, c) TEXT(a) "." TEXT(b) "." TEXT(c)
+
+const char *ofl_version(void)
+{
+    return VERSION(OFL_VERSION_MAJOR, OFL_VERSION_MINOR, OFL_VERSION_PATCH);
+}
+
+/* ---- streams ----------------------------------------------------------- */
+
+int ofl_stream_create(struct ofl_ctx *ctx, struct ofl_stream **out)
+{
+    struct ofl_stream *s = calloc(1, sizeof *s);
+    int err;
+
+    *out = NULL;
+    if (!s)
+        return base_fail(-ENOMEM, "create stream: out of memory");
+    err = dev_stream_create(ctx->dev, &s->dev);
+    if (err < 0) {
+        free(s);
+        return err;
+    }
+    s->ctx = ctx;
+    pthread_mutex_lock(&ctx->lists_lock);
+    s->next = ctx->streams;
+    if (s->next)
+        s->next->prev = s;
+    ctx->streams = s;
+    pthread_mutex_unlock(&ctx->lists_lock);
+    *out = s;
+    return 0;
+}
+
+void ofl_stream_destroy(struct ofl_stream *s)
+{
+    if (!s)
+        return;
+    dev_stream_destroy(s->dev);
+    pthread_mutex_lock(&s->ctx->lists_lock);
+    if (s->prev)
+        s->prev->next = s->next;
+    else
+        s->ctx->streams = s->next;
+    if (s->next)
+        s->next->prev = s->prev;
+    pthread_mutex_unlock(&s->ctx->lists_lock);
+    free(s);
+}
+
+int ofl_stream_sync(struct ofl_stream *s)
+{
+    return dev_stream_sync(s->dev);
+}
+
+int ofl_stream_launch(struct ofl_stream *s, void (*fn)(void *arg), void *arg)
+{
+    return dev_stream_launch(s->dev, fn, arg);
+}
+
+struct call {
+    struct ofl_stream *stream;
+    void (*call)(void *arg, int code);
+    void *arg;
+};
+
+static int call_run(struct ofl_ctx *ctx, void *arg)
+{
+    struct call *c = arg;
+    struct core_op *op = pager_op(&ctx->pager, OP_CALL, NULL, 0);
+
+    if (!op)
+        return base_fail(-ENOMEM, "mark stream: out of memory");
+    op->call = c->call;
+    op->arg = c->arg;
+    dev_stream_mark(c->stream->dev, op);
+    return 0;
+}
+
+int core_stream_call(struct ofl_stream *s, void (*call)(void *arg, int code), void *arg)
+{
+    struct call c = {s, call, arg};
+
+    return core_call(s->ctx, call_run, &c);
+}
+
+/* ---- leases ------------------------------------------------------------ */
+
+struct batch {
+    struct ofl_lease *leases;
+    size_t count;
+    struct ofl_stream *stream;
+};
+
+static int acquire_run(struct ofl_ctx *ctx, void *arg)
+{
+    struct batch *b = arg;
+    struct dev_gate *gate;
+    int err = pager_acquire(&ctx->pager, b->leases, b->count, dev_stream_id(b->stream->dev), &gate);
+
+    /* Only this thread opens gates, so this one is still closed. */
+    if (err == 0 && gate)
+        dev_stream_wait(b->stream->dev, gate);
+    return err;
+}
+
+int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
+{
+    struct batch b = {leases, n, s};
+
+    return core_call(ctx, acquire_run, &b);
+}
+
+static int release_run(struct ofl_ctx *ctx, void *arg)
+{
+    struct batch *b = arg;
+    struct core_op *mark;
+    int err = pager_release(&ctx->pager, b->leases, b->count, dev_stream_id(b->stream->dev), &mark);
+
+    if (err == 0 && mark)
+        dev_stream_mark(b->stream->dev, mark);
+    return err;
+}
+
+int ofl_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
+{
+    struct batch b = {leases, n, s};
+
+    return core_call(ctx, release_run, &b);
+}
+
+uint64_t ofl_device_footprint(uint64_t bytes)
+{
+    return copy_footprint(bytes);
+}
+
+/* ---- steps ------------------------------------------------------------- */
+
+static int step_begin_run(struct ofl_ctx *ctx, void *arg)
+{
+    int err = pager_check(&ctx->pager);
+
+    if (err == 0)
+        err = sched_step_begin(ctx->pager.sched, arg);
+    return err == -EBUSY ? -OFL_ESTATE : err;
+}
+
+int ofl_step_begin(struct ofl_ctx *ctx, const char *name)
+{
+    return core_call(ctx, step_begin_run, (void *)(uintptr_t)name);
+}
+
+static int step_end_run(struct ofl_ctx *ctx, void *arg)
+{
+    int err = sched_step_end(ctx->pager.sched);
+
+    (void)arg;
+    if (err == -EINVAL)
+        return -OFL_ESTATE;
+    return err < 0 ? err : pager_check(&ctx->pager);
+}
+
+int ofl_step_end(struct ofl_ctx *ctx)
+{
+    return core_call(ctx, step_end_run, NULL);
+}

@@ -1,0 +1,312 @@
+/* tensor: the public calls on tensors, and the copies between them and the caller's memory. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "liboffload/core/context.h"
+
+typedef unsigned long long ull;
+
+static const struct {
+    const char *name;
+    uint64_t bytes;
+} dtypes[OFL_DTYPES] = {
+    [OFL_U8] = {"u8", 1},   [OFL_I8] = {"i8", 1},     [OFL_BOOL] = {"bool", 1}, [OFL_I16] = {"i16", 2},
+    [OFL_U16] = {"u16", 2}, [OFL_F16] = {"f16", 2},   [OFL_BF16] = {"bf16", 2}, [OFL_I32] = {"i32", 4},
+    [OFL_U32] = {"u32", 4}, [OFL_F32] = {"f32", 4},   [OFL_I64] = {"i64", 8},   [OFL_U64] = {"u64", 8},
+    [OFL_F64] = {"f64", 8},
+};
+
+uint64_t ofl_dtype_bytes(enum ofl_dtype dtype)
+{
+    return (unsigned)dtype < OFL_DTYPES ? dtypes[dtype].bytes : 0;
+}
+
+const char *ofl_dtype_name(enum ofl_dtype dtype)
+{
+    return (unsigned)dtype < OFL_DTYPES ? dtypes[dtype].name : NULL;
+}
+
+/* ---- making and freeing ------------------------------------------------ */
+
+int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out)
+{
+    uint64_t each = ofl_dtype_bytes(desc->dtype), tiles;
+    struct ofl_tensor *t;
+
+    *out = NULL;
+    if (!each || desc->elems == 0 || (unsigned)desc->kind >= OFL_KINDS || (desc->flags & ~OFL_TENSOR_TRANSIENT))
+        return base_fail(-EINVAL, "create %s: dtype %d, kind %d, %llu elements, flags 0x%x: not a tensor",
+                         desc->name, (int)desc->dtype, (int)desc->kind, (ull)desc->elems, desc->flags);
+    if (desc->elems > (UINT64_MAX >> 1) / each)
+        return base_fail(-EOVERFLOW, "create %s: %llu elements of %llu bytes: more than any memory", desc->name,
+                         (ull)desc->elems, (ull)each);
+    t = calloc(1, sizeof *t);
+    if (!t || !(t->name = strdup(desc->name))) {
+        free(t);
+        return base_fail(-ENOMEM, "create %s: out of memory", desc->name);
+    }
+    t->ctx = ctx;
+    t->kind = desc->kind;
+    t->dtype = desc->dtype;
+    t->flags = desc->flags;
+    t->elems = desc->elems;
+    t->bytes = desc->elems * each;
+    /* As many elements per tile for every dtype up to 4 bytes: a weight, its gradient and its
+     * states are cut at the same places. */
+    t->tile_elems = ctx->pager.tile_bytes / (each > 4 ? each : 4);
+    t->tile_bytes = t->tile_elems * each;
+    tiles = (t->bytes + t->tile_bytes - 1) / t->tile_bytes;
+    t->tiles_count = (uint32_t)tiles;
+    t->tiles = tiles <= UINT32_MAX ? calloc(tiles, sizeof *t->tiles) : NULL;
+    if (!t->tiles) {
+        core_tensor_free(t);
+        return base_fail(-ENOMEM, "create %s: %llu tiles: out of memory", desc->name, (ull)tiles);
+    }
+    *out = t;
+    return 0;
+}
+
+void core_tensor_free(struct ofl_tensor *t)
+{
+    if (!t)
+        return;
+    free(t->tiles);
+    free(t->name);
+    free(t);
+}
+
+static int add_run(struct ofl_ctx *ctx, void *arg)
+{
+    struct ofl_tensor *t = arg;
+    uint64_t footprint = copy_footprint(t->bytes);
+
+    if (footprint > ctx->pager.device_bytes)
+        return base_fail(-OFL_EBUDGET,
+                         "create %s: a lease of it takes %llu bytes of device memory, the device budget is %llu",
+                         t->name, (ull)footprint, (ull)ctx->pager.device_bytes);
+    return pager_tensor_add(&ctx->pager, t);
+}
+
+int core_tensor_add(struct ofl_tensor *t)
+{
+    return core_call(t->ctx, add_run, t);
+}
+
+bool core_tensor_on_device(const struct ofl_tensor *t)
+{
+    return t->ctx->pager.home == OFL_DEVICE && !t->source;
+}
+
+int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out)
+{
+    struct ofl_tensor_desc d = {0};
+    struct ofl_tensor *t;
+    int err;
+
+    *out = NULL;
+    if (desc->size < offsetof(struct ofl_tensor_desc, flags) || desc->size > sizeof d)
+        return base_fail(desc->size > sizeof d ? -E2BIG : -EINVAL, "create tensor: desc.size is %zu", desc->size);
+    memcpy(&d, desc, desc->size);
+    if (!d.name)
+        return base_fail(-EINVAL, "create tensor: no name");
+    err = core_tensor_make(ctx, &d, &t);
+    if (err < 0)
+        return err;
+    err = core_tensor_add(t);
+    if (err < 0) {
+        core_tensor_free(t);
+        return err;
+    }
+    *out = t;
+    return 0;
+}
+
+static int remove_run(struct ofl_ctx *ctx, void *arg)
+{
+    struct ofl_tensor *t = arg;
+
+    if (t->refs)
+        return base_fail(-OFL_ESTATE, "destroy %s: an optimizer is bound to it", t->name);
+    return pager_tensor_remove(&ctx->pager, t);
+}
+
+int ofl_tensor_destroy(struct ofl_tensor *t)
+{
+    int err;
+
+    if (!t)
+        return 0;
+    err = core_call(t->ctx, remove_run, t);
+    if (err == 0)
+        core_tensor_free(t);
+    return err;
+}
+
+int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *out)
+{
+    struct ofl_tensor_info info = {.size = out->size,
+                                   .name = t->name,
+                                   .kind = t->kind,
+                                   .dtype = t->dtype,
+                                   .elems = t->elems,
+                                   .bytes = t->bytes};
+
+    if (out->size < sizeof out->size || out->size > sizeof info)
+        return base_fail(-EINVAL, "get info of %s: size is %zu", t->name, out->size);
+    memcpy(out, &info, out->size);
+    return 0;
+}
+
+/* ---- copies to and from the caller ------------------------------------- */
+
+struct access {
+    struct core_request request;
+    sem_t held;
+};
+
+static void access_held(struct core_request *r)
+{
+    sem_post(&((struct access *)r->arg)->held);
+}
+
+static int access_begin_run(struct ofl_ctx *ctx, void *arg)
+{
+    return pager_request(&ctx->pager, arg);
+}
+
+static int access_end_run(struct ofl_ctx *ctx, void *arg)
+{
+    pager_request_end(&ctx->pager, arg);
+    return 0;
+}
+
+/* One tile, by way of host memory. skip: first byte within the tile. */
+static int access_tile(struct ofl_tensor *t, uint32_t tile, uint64_t skip, uint8_t *buf, uint64_t bytes, bool write)
+{
+    uint64_t whole = tile_count_bytes(t, tile);
+    enum core_access how = !write ? HOST_READ : bytes == whole ? HOST_OVERWRITE : HOST_UPDATE;
+    struct access a = {.request = {.count = 1, .done = access_held, .arg = &a}};
+    struct core_tileref *ref = &a.request.refs[0];
+    int err;
+
+    *ref = (struct core_tileref){.tensor = t, .tile = tile, .access = how};
+    sem_init(&a.held, 0, 0);
+    err = core_call(t->ctx, access_begin_run, &a.request);
+    if (err == 0) {
+        while (sem_wait(&a.held) < 0)
+            ;
+        if (a.request.error.code < 0) {
+            err = base_error_restore(&a.request.error);
+        } else {
+            if (write && ref->fresh && bytes < whole)
+                memset(ref->ptr, 0, whole);
+            if (write)
+                memcpy((uint8_t *)ref->ptr + skip, buf, bytes);
+            else if (ref->fresh)
+                memset(buf, 0, bytes);
+            else
+                memcpy(buf, (uint8_t *)ref->ptr + skip, bytes);
+            core_call(t->ctx, access_end_run, &a.request);
+        }
+    }
+    sem_destroy(&a.held);
+    return err;
+}
+
+struct link_copy {
+    struct ofl_tensor *tensor;
+    uint8_t *device, *buf;
+    uint64_t bytes;
+    bool write;
+    int code;
+    sem_t done;
+};
+
+static void link_copy_done(void *arg, int code)
+{
+    struct link_copy *l = arg;
+
+    l->code = code;
+    sem_post(&l->done);
+}
+
+static int link_copy_run(struct ofl_ctx *ctx, void *arg)
+{
+    struct link_copy *l = arg;
+    struct core_op *op = pager_op(&ctx->pager, OP_CALL, l->tensor, 0);
+
+    if (!op)
+        return base_fail(-ENOMEM, "copy %s: out of memory", l->tensor->name);
+    op->call = link_copy_done;
+    op->arg = l;
+    if (l->write)
+        dev_copy_in(ctx->dev, l->device, l->buf, l->bytes, op);
+    else
+        dev_copy_out(ctx->dev, l->buf, l->device, l->bytes, op);
+    return 0;
+}
+
+/* The device is t's home: over the link, under a lease. */
+static int access_device(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, uint64_t bytes, bool write)
+{
+    struct ofl_lease lease = {.tensor = t, .mode = write ? OFL_UPDATE : OFL_READ};
+    struct link_copy l = {.tensor = t, .buf = buf, .bytes = bytes, .write = write};
+    struct ofl_stream *s = t->ctx->own_stream;
+    int err = ofl_acquire(t->ctx, &lease, 1, s), released;
+
+    if (err < 0)
+        return err;
+    sem_init(&l.done, 0, 0);
+    l.device = (uint8_t *)lease.ptr + offset;
+    err = ofl_stream_sync(s);
+    if (err == 0)
+        err = core_call(t->ctx, link_copy_run, &l);
+    if (err == 0) {
+        while (sem_wait(&l.done) < 0)
+            ;
+        if (l.code < 0)
+            err = base_fail_errno(l.code, "copy %s: offset %llu, %llu bytes", t->name, (ull)offset, (ull)bytes);
+    }
+    released = ofl_release(t->ctx, &lease, 1, s);
+    sem_destroy(&l.done);
+    return err < 0 ? err : released;
+}
+
+static int access_bytes(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, uint64_t bytes, bool write)
+{
+    const char *what = write ? "write" : "read";
+    int err = 0;
+
+    if (offset > t->bytes || bytes > t->bytes - offset)
+        return base_fail(-EINVAL, "%s %s: offset %llu, %llu bytes: it has %llu bytes", what, t->name, (ull)offset,
+                         (ull)bytes, (ull)t->bytes);
+    if (t->flags & OFL_TENSOR_TRANSIENT)
+        return base_fail(-OFL_ESTATE, "%s %s: it is transient, and has bytes only while leased", what, t->name);
+    if (write && t->source)
+        return base_fail(-EROFS, "write %s: it lives in a source file", t->name);
+    if (core_tensor_on_device(t))
+        return access_device(t, offset, buf, bytes, write);
+    while (bytes && err == 0) {
+        uint32_t tile = (uint32_t)(offset / t->tile_bytes);
+        uint64_t skip = offset - tile * t->tile_bytes, part = tile_count_bytes(t, tile) - skip;
+
+        if (part > bytes)
+            part = bytes;
+        err = access_tile(t, tile, skip, buf, part, write);
+        offset += part;
+        buf += part;
+        bytes -= part;
+    }
+    return err;
+}
+
+int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes)
+{
+    return access_bytes(t, offset, buf, bytes, false);
+}
+
+int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes)
+{
+    return access_bytes(t, offset, (uint8_t *)(uintptr_t)buf, bytes, true);
+}

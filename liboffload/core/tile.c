@@ -1,0 +1,346 @@
+/*
+ * tile: the HOST tier. Owns the ranges of the host arena, reads into them, write-backs
+ * out of them, and the choice of victims. Knows copies only to protect the tiles that
+ * a pending fill awaits.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "liboffload/core/pager.h"
+
+static uint64_t round_up(uint64_t n, uint64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* Bytes of the tile: the last one is shorter. */
+uint64_t tile_count_bytes(const struct ofl_tensor *t, uint32_t tile)
+{
+    uint64_t start = tile * t->tile_bytes;
+
+    return t->bytes - start < t->tile_bytes ? t->bytes - start : t->tile_bytes;
+}
+
+/* A source's tiles start anywhere in the file; direct reads start at a block. */
+static uint64_t skew(const struct ofl_tensor *t, uint32_t tile)
+{
+    return t->source ? (t->file_off + tile * t->tile_bytes) % CORE_HOST_ALIGN : 0;
+}
+
+static uint64_t range_bytes(const struct ofl_tensor *t, uint32_t tile)
+{
+    return round_up(skew(t, tile) + tile_count_bytes(t, tile), CORE_HOST_ALIGN);
+}
+
+void *tile_ptr(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
+{
+    return p->host + t->tiles[tile].off + skew(t, tile);
+}
+
+void tile_set_dirty(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool dirty)
+{
+    struct core_tile *x = &t->tiles[tile];
+
+    if (x->dirty == dirty)
+        return;
+    x->dirty = dirty;
+    if (dirty)
+        p->dirty_bytes += x->len;
+    else
+        p->dirty_bytes -= x->len;
+}
+
+static void free_range(struct pager *p, struct ofl_tensor *t, uint32_t tile)
+{
+    struct core_tile *x = &t->tiles[tile];
+
+    tile_set_dirty(p, t, tile, false);
+    x->state = TILE_NONE;
+    x->stale = false;
+    if (t->host_home)
+        return;
+    /* A range lost for want of memory only wastes space. */
+    base_extents_give(p->host_ranges, x->off, x->len);
+    t->host_tiles--;
+}
+
+/* The tile's bytes are not wanted any more, neither here nor in the store. */
+void tile_drop(struct pager *p, struct ofl_tensor *t, uint32_t tile)
+{
+    struct core_tile *x = &t->tiles[tile];
+
+    x->stored = t->source != NULL;
+    if (x->state == TILE_NONE)
+        return;
+    if (x->pins || x->state == TILE_ARRIVING)
+        x->stale = true;
+    else
+        free_range(p, t, tile);
+}
+
+void tile_drop_all(struct pager *p, struct ofl_tensor *t)
+{
+    for (uint32_t i = 0; i < t->tiles_count; i++)
+        tile_drop(p, t, i);
+}
+
+void tile_unpin(struct pager *p, struct ofl_tensor *t, uint32_t tile)
+{
+    struct core_tile *x = &t->tiles[tile];
+
+    if (--x->pins == 0 && x->stale)
+        free_range(p, t, tile);
+}
+
+/* ---- victims ----------------------------------------------------------- */
+
+/* The oldest copy of t that still awaits bytes from its tiles; SCHED_NEVER if none does. */
+static uint64_t oldest_fill(const struct pager *p, const struct ofl_tensor *t)
+{
+    uint64_t seq = SCHED_NEVER;
+
+    if (t->current && t->current->fill && t->current->fill_done < t->tiles_count)
+        seq = t->current->seq;
+    if (t->ghosts)
+        for (const struct core_copy *c = p->ghosts.next; c != &p->ghosts; c = c->next)
+            if (c->tensor == t && c->waiting && c->fill_done < t->tiles_count && c->seq < seq)
+                seq = c->seq;
+    return seq;
+}
+
+static bool may_evict_from(const struct pager *p, const struct ofl_tensor *t, struct tile_claim claim,
+                           uint64_t distance)
+{
+    uint64_t fill;
+
+    if (claim.need == NEED_WORK)
+        return true;
+    fill = oldest_fill(p, t);
+    if (claim.need == NEED_FILL)
+        return fill > claim.seq;
+    return fill == SCHED_NEVER && distance > claim.ahead;
+}
+
+static bool idle(const struct core_tile *x, bool dirty)
+{
+    return x->state == TILE_VALID && x->pins == 0 && !x->writing && x->dirty == dirty;
+}
+
+struct victim {
+    struct ofl_tensor *tensor;
+    uint32_t tile;
+};
+
+/* The idle tile whose next use is farthest, of at least so many bytes. Within a tensor the
+ * last tiles go first, so that a fixed front part of it stays. */
+static bool choose(struct pager *p, uint64_t min_bytes, bool dirty, struct tile_claim claim, struct victim *out)
+{
+    uint64_t farthest = 0;
+    bool found = false;
+
+    for (struct ofl_tensor *t = p->tensors; t; t = t->next) {
+        uint64_t distance;
+
+        if (t->host_home || t->host_tiles == 0)
+            continue;
+        distance = sched_next_use(p->sched, t->id);
+        if (found && distance <= farthest)
+            continue;
+        if (!may_evict_from(p, t, claim, distance))
+            continue;
+        for (uint32_t i = t->tiles_count; i-- > 0;) {
+            if (!idle(&t->tiles[i], dirty) || t->tiles[i].len < min_bytes)
+                continue;
+            *out = (struct victim){t, i};
+            farthest = distance;
+            found = true;
+            break;
+        }
+    }
+    return found;
+}
+
+static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
+{
+    struct victim v;
+
+    /* A tile as long as what is wanted makes room at once; shorter ones only piece by piece. */
+    if (!choose(p, bytes, false, claim, &v) && !choose(p, 0, false, claim, &v))
+        return false;
+    free_range(p, v.tensor, v.tile);
+    return true;
+}
+
+/* Gives the tile a range, evicting clean idle tiles if needed. False: none now; a later
+ * completion may change that. */
+bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim)
+{
+    struct core_tile *x = &t->tiles[tile];
+    uint64_t bytes = range_bytes(t, tile), used;
+
+    if (x->state != TILE_NONE || t->host_home)
+        return true;
+    for (;;) {
+        x->off = base_extents_take(p->host_ranges, bytes);
+        if (x->off != BASE_EXTENT_NONE)
+            break;
+        if (!evict_one(p, bytes, claim)) {
+            p->starved |= claim.need != NEED_AHEAD;
+            return false;
+        }
+    }
+    x->len = (uint32_t)bytes;
+    t->host_tiles++;
+    used = p->host_bytes - base_extents_free_bytes(p->host_ranges);
+    if (used > p->host_peak)
+        p->host_peak = used;
+    return true;
+}
+
+/* ---- reads and write-backs --------------------------------------------- */
+
+/* Fetches the tile from the store or its source. False: no room now, or too much in flight. */
+bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim,
+                     enum io_class class)
+{
+    struct core_tile *x = &t->tiles[tile];
+    struct core_op *op;
+
+    if (p->arriving_bytes && p->arriving_bytes + range_bytes(t, tile) > p->host_bytes / 4)
+        return false;
+    op = pager_op(p, OP_READ, t, tile);
+    if (!op)
+        return false;
+    if (!tile_claim_range(p, t, tile, claim)) {
+        pager_op_free(p, op);
+        return false;
+    }
+    x->state = TILE_ARRIVING;
+    p->arriving_bytes += x->len;
+    t->moving++;
+    op->io.op = IO_READ;
+    op->io.class = class;
+    op->io.file = t->file;
+    op->io.buf = p->host + x->off;
+    op->io.offset = t->file_off + tile * t->tile_bytes - skew(t, tile);
+    op->io.bytes = x->len;
+    op->io.need_bytes = skew(t, tile) + tile_count_bytes(t, tile);
+    p->env.io(p->env.arg, op);
+    return true;
+}
+
+static void write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
+{
+    struct core_tile *x = &t->tiles[tile];
+    struct core_op *op = pager_op(p, OP_WRITE, t, tile);
+
+    if (!op)
+        return;
+    x->seal = store_seal(p->host + x->off, tile_count_bytes(t, tile));
+    x->pins++;
+    x->writing = true;
+    p->writing_bytes += x->len;
+    t->moving++;
+    op->io.op = IO_WRITE;
+    op->io.class = IO_WRITEBACK;
+    op->io.file = t->file;
+    op->io.buf = p->host + x->off;
+    op->io.offset = t->file_off + tile * t->tile_bytes;
+    op->io.bytes = op->io.need_bytes = x->len;
+    p->env.io(p->env.arg, op);
+}
+
+/* Keeps some of the arena free, clean or on its way to clean, so that claims seldom wait for
+ * a write. What is needed last is written first. */
+void tile_write_behind(struct pager *p)
+{
+    uint64_t low = p->host_bytes / 8, used, ready;
+    struct tile_claim claim = {.need = NEED_WORK};
+    struct victim v;
+
+    if (!p->store || p->dirty_bytes == 0)
+        return;
+    used = p->host_bytes - base_extents_free_bytes(p->host_ranges);
+    ready = p->host_bytes - used + (used > p->dirty_bytes ? used - p->dirty_bytes : 0);
+    while (ready + p->writing_bytes < low || (p->starved && p->writing_bytes < low)) {
+        uint64_t before = p->writing_bytes;
+
+        if (!choose(p, 0, true, claim, &v))
+            break;
+        write_start(p, v.tensor, v.tile);
+        if (p->writing_bytes == before)
+            break; /* out of memory for an operation: later */
+    }
+    p->starved = false;
+}
+
+static void read_done(struct pager *p, struct core_op *op)
+{
+    struct ofl_tensor *t = op->tensor;
+    struct core_tile *x = &t->tiles[op->tile];
+    struct base_error *error = &op->io.error;
+    uint64_t bytes = tile_count_bytes(t, op->tile);
+
+    p->arriving_bytes -= x->len;
+    if (t->source)
+        p->stats.source_read_bytes += op->io.done_bytes;
+    else
+        p->stats.nvme_read_bytes += op->io.done_bytes;
+    x->state = TILE_VALID;
+    if (error->code == 0 && !t->source && store_seal(p->host + x->off, bytes) != x->seal)
+        base_error_set(error, -OFL_ECHECKSUM,
+                       "read %s back from the store: tile %u, file offset %llu, %llu bytes: %s", t->name, op->tile,
+                       (unsigned long long)op->io.offset, (unsigned long long)bytes,
+                       base_strerror(-OFL_ECHECKSUM));
+    if (error->code < 0) {
+        struct base_error named;
+
+        base_error_set(&named, error->code, "fetch %s: %.900s", t->name, error->text);
+        free_range(p, t, op->tile);
+        copy_fail(p, t, &named);
+        work_fail(p, t, op->tile, &named);
+    } else if (x->stale) {
+        free_range(p, t, op->tile);
+    }
+}
+
+static void write_done(struct pager *p, struct core_op *op)
+{
+    struct ofl_tensor *t = op->tensor;
+    struct core_tile *x = &t->tiles[op->tile];
+
+    p->writing_bytes -= x->len;
+    x->writing = false;
+    if (op->io.error.code < 0) {
+        struct base_error named;
+
+        base_error_set(&named, op->io.error.code, "write %s back to the store: %.900s", t->name,
+                       op->io.error.text);
+        pager_break(p, &named);
+    } else if (!x->stale) {
+        p->stats.nvme_write_bytes += op->io.done_bytes;
+        x->stored = true;
+        tile_set_dirty(p, t, op->tile, false);
+    }
+    tile_unpin(p, t, op->tile);
+}
+
+void tile_io_done(struct pager *p, struct core_op *op)
+{
+    op->tensor->moving--;
+    if (op->type == OP_READ)
+        read_done(p, op);
+    else
+        write_done(p, op);
+}
+
+/* Something still uses a range of t. */
+bool tile_busy(const struct ofl_tensor *t)
+{
+    if (t->moving)
+        return true;
+    for (uint32_t i = 0; i < t->tiles_count; i++)
+        if (t->tiles[i].pins || t->tiles[i].state == TILE_ARRIVING)
+            return true;
+    return false;
+}

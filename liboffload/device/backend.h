@@ -1,0 +1,61 @@
+/*
+ * backend: what one kind of accelerator implements, and what device.c does for
+ * all of them. Included by device.c and the backends only.
+ *
+ * A backend's structs begin with the ones below; device.c fills those in after
+ * the backend has created them. Arguments have been checked as far as device.h
+ * says; a bad range of a copy is the backend's to report, through done.
+ */
+#ifndef OFL_DEVICE_BACKEND_H
+#define OFL_DEVICE_BACKEND_H
+
+#include <stdbool.h>
+
+#include "liboffload/device/device.h"
+
+struct dev_backend {
+    const char *name;
+    /* Fills (*out)->arena and (*out)->config. */
+    int (*open)(const struct dev_config *config, struct dev **out);
+    void (*close)(struct dev *d);
+    void (*stats)(struct dev *d, struct dev_stats *out);
+    void (*copy_in)(struct dev *d, void *dst, const void *src, uint64_t bytes, void *cookie);
+    void (*copy_out)(struct dev *d, void *dst, const void *src, uint64_t bytes, void *cookie);
+    void (*fill)(struct dev *d, void *dst, uint8_t byte, uint64_t bytes, void *cookie);
+    int (*stream_create)(struct dev *d, struct dev_stream **out);
+    void (*stream_destroy)(struct dev_stream *s);
+    void (*stream_mark)(struct dev_stream *s, void *cookie);
+    void (*stream_wait)(struct dev_stream *s, struct dev_gate *g);
+    int (*stream_launch)(struct dev_stream *s, dev_job_fn *fn, void *arg); /* NULL: -ENOTSUP */
+    int (*stream_sync)(struct dev_stream *s);
+    int (*gate_create)(struct dev *d, struct dev_gate **out);
+    void (*gate_open)(struct dev_gate *g, const struct base_error *error); /* error NULL or code < 0 */
+};
+
+struct dev {
+    const struct dev_backend *backend;
+    struct dev_config config;
+    void *arena;
+    _Atomic uint64_t streams; /* created so far: the last id given out */
+};
+
+struct dev_stream {
+    struct dev *dev;
+    uint64_t id;
+};
+
+struct dev_gate {
+    struct dev *dev;
+};
+
+extern const struct dev_backend dev_backend_host;
+
+/* Whether [p, p + bytes) lies inside the arena; an empty range may sit at its end. */
+static inline bool dev_holds(const struct dev *d, const void *p, uint64_t bytes)
+{
+    uintptr_t at = (uintptr_t)p, base = (uintptr_t)d->arena;
+
+    return at >= base && at - base <= d->config.arena_bytes && bytes <= d->config.arena_bytes - (at - base);
+}
+
+#endif

@@ -1,0 +1,151 @@
+/*
+ * device: see device.h. Owns the list of backends and finds one by name; all
+ * else is handed to it. Knows nothing of how a backend works.
+ */
+#include "liboffload/device/device.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "liboffload/device/backend.h"
+
+static const struct dev_backend *const backends[] = {
+    &dev_backend_host,
+};
+
+#define BACKENDS (sizeof backends / sizeof backends[0])
+
+static int unknown(const char *name)
+{
+    char list[128] = "";
+    size_t used = 0;
+
+    for (size_t i = 0; i < BACKENDS && used < sizeof list; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", backends[i]->name);
+    return base_fail(-ENODEV, "open device \"%s\": no such kind: this build has %s", name, list);
+}
+
+int dev_open(const char *name, const struct dev_config *config, struct dev **out)
+{
+    const struct dev_backend *backend = NULL;
+    struct dev *d;
+    int rc;
+
+    *out = NULL;
+    for (size_t i = 0; i < BACKENDS && !backend; i++)
+        if (strcmp(backends[i]->name, name) == 0)
+            backend = backends[i];
+    if (!backend)
+        return unknown(name);
+    if (config->arena_bytes == 0 || !config->done)
+        return base_fail(-EINVAL, "open device \"%s\": arena of %llu bytes, %s sink: both are needed", name,
+                         (unsigned long long)config->arena_bytes, config->done ? "a" : "no");
+    rc = backend->open(config, &d);
+    if (rc != 0)
+        return rc;
+    d->backend = backend;
+    *out = d;
+    return 0;
+}
+
+void dev_close(struct dev *d)
+{
+    if (d)
+        d->backend->close(d);
+}
+
+void *dev_arena(struct dev *d)
+{
+    return d->arena;
+}
+
+const char *dev_name(const struct dev *d)
+{
+    return d->backend->name;
+}
+
+void dev_stats_get(struct dev *d, struct dev_stats *out)
+{
+    d->backend->stats(d, out);
+}
+
+void dev_copy_in(struct dev *d, void *dst, const void *src, uint64_t bytes, void *cookie)
+{
+    d->backend->copy_in(d, dst, src, bytes, cookie);
+}
+
+void dev_copy_out(struct dev *d, void *dst, const void *src, uint64_t bytes, void *cookie)
+{
+    d->backend->copy_out(d, dst, src, bytes, cookie);
+}
+
+void dev_fill(struct dev *d, void *dst, uint8_t byte, uint64_t bytes, void *cookie)
+{
+    d->backend->fill(d, dst, byte, bytes, cookie);
+}
+
+int dev_stream_create(struct dev *d, struct dev_stream **out)
+{
+    int rc;
+
+    *out = NULL;
+    rc = d->backend->stream_create(d, out);
+    if (rc != 0)
+        return rc;
+    (*out)->dev = d;
+    (*out)->id = atomic_fetch_add(&d->streams, 1) + 1;
+    return 0;
+}
+
+void dev_stream_destroy(struct dev_stream *s)
+{
+    if (s)
+        s->dev->backend->stream_destroy(s);
+}
+
+void dev_stream_mark(struct dev_stream *s, void *cookie)
+{
+    s->dev->backend->stream_mark(s, cookie);
+}
+
+void dev_stream_wait(struct dev_stream *s, struct dev_gate *g)
+{
+    s->dev->backend->stream_wait(s, g);
+}
+
+int dev_stream_launch(struct dev_stream *s, dev_job_fn *fn, void *arg)
+{
+    if (!s->dev->backend->stream_launch)
+        return base_fail(-ENOTSUP, "launch on stream %llu: device \"%s\" does not run host functions",
+                         (unsigned long long)s->id, dev_name(s->dev));
+    return s->dev->backend->stream_launch(s, fn, arg);
+}
+
+int dev_stream_sync(struct dev_stream *s)
+{
+    return s->dev->backend->stream_sync(s);
+}
+
+uint64_t dev_stream_id(const struct dev_stream *s)
+{
+    return s->id;
+}
+
+int dev_gate_create(struct dev *d, struct dev_gate **out)
+{
+    int rc;
+
+    *out = NULL;
+    rc = d->backend->gate_create(d, out);
+    if (rc != 0)
+        return rc;
+    (*out)->dev = d;
+    return 0;
+}
+
+void dev_gate_open(struct dev_gate *g, const struct base_error *error)
+{
+    g->dev->backend->gate_open(g, error && error->code != 0 ? error : NULL);
+}

@@ -1,0 +1,72 @@
+/*
+ * device: the accelerator interface. Owns an arena of device memory, streams,
+ * copies and gates. Knows nothing of tensors, files or plans.
+ *
+ * Everything is asynchronous. Completions are reported through the sink given
+ * at open, from any thread, never while a caller is inside a dev_ call of the
+ * same thread. What can be issued: copies on the two link streams of the device
+ * itself (one per direction, first in first out), and work on user streams.
+ *
+ * All functions: any thread, unless said otherwise.
+ */
+#ifndef OFL_DEVICE_H
+#define OFL_DEVICE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "liboffload/base/error.h"
+
+struct dev;
+struct dev_stream; /* first in, first out */
+struct dev_gate;   /* closed until opened once; a stream waits at it without the host waiting */
+
+typedef void dev_done_fn(void *sink, void *cookie, int code);
+typedef void dev_job_fn(void *arg);
+
+struct dev_config {
+    uint64_t arena_bytes; /* > 0 */
+    dev_done_fn *done;
+    void *sink;
+};
+
+struct dev_stats {
+    uint64_t in_bytes, out_bytes; /* over the link, towards and from the device */
+    uint64_t in_copies, out_copies;
+    uint64_t in_busy_ns, out_busy_ns;
+    uint64_t stall_ns; /* user streams, summed: time spent at closed gates */
+    uint64_t job_ns;   /* user streams, summed: time spent in jobs */
+};
+
+/* name: "host". */
+int dev_open(const char *name, const struct dev_config *config, struct dev **out);
+void dev_close(struct dev *d); /* waits for all work; streams must be destroyed; NULL accepted */
+void *dev_arena(struct dev *d);
+const char *dev_name(const struct dev *d);
+void dev_stats_get(struct dev *d, struct dev_stats *out);
+
+/* Copies and fills, in issue order per direction; each posts done(sink, cookie, code). */
+void dev_copy_in(struct dev *d, void *dst, const void *src, uint64_t bytes, void *cookie);
+void dev_copy_out(struct dev *d, void *dst, const void *src, uint64_t bytes, void *cookie);
+/* On the inward stream. */
+void dev_fill(struct dev *d, void *dst, uint8_t byte, uint64_t bytes, void *cookie);
+
+int dev_stream_create(struct dev *d, struct dev_stream **out);
+void dev_stream_destroy(struct dev_stream *s); /* waits for its work; NULL accepted */
+/* Posts done(sink, cookie, code) once everything issued before it on s has completed. */
+void dev_stream_mark(struct dev_stream *s, void *cookie);
+/* Later work on s waits until g is open. If g is opened with an error, the stream
+ * fails: later jobs are skipped, marks still post (with the code), sync returns it. */
+void dev_stream_wait(struct dev_stream *s, struct dev_gate *g);
+/* Host device: runs fn(arg) on the stream's thread. -ENOTSUP elsewhere. */
+int dev_stream_launch(struct dev_stream *s, dev_job_fn *fn, void *arg);
+/* Blocks the caller until everything issued so far has completed; 0, or the stream's first error. */
+int dev_stream_sync(struct dev_stream *s);
+/* A number unique among the live and dead streams of d; never 0. */
+uint64_t dev_stream_id(const struct dev_stream *s);
+
+/* A gate has one creator; waits keep it alive; dev_gate_open gives the creator's part up. */
+int dev_gate_create(struct dev *d, struct dev_gate **out);
+void dev_gate_open(struct dev_gate *g, const struct base_error *error); /* error NULL: success */
+
+#endif

@@ -1,0 +1,38 @@
+/*
+ * mem: memory of the machine. Owns arenas of pinned, page-aligned host memory on
+ * the right NUMA node, and what is known of the machine. Knows nothing of tensors.
+ */
+#ifndef OFL_MEM_H
+#define OFL_MEM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    MEM_REQUIRE_PINNED = 1u << 0, /* fail with -OFL_EPINNED rather than run pageable */
+};
+
+struct mem_arena {
+    void *base; /* 2 MiB aligned when bytes >= 2 MiB, else page aligned */
+    uint64_t bytes;
+    uint64_t mapped_bytes;
+    bool pinned;    /* pages stay in RAM from first touch on (mlock on fault) */
+    int node;       /* OS index of the NUMA node it is bound to; -1: not bound */
+    char note[256]; /* why it is not pinned or not bound; "" if it is both */
+};
+
+/* Any thread. On failure *out is zeroed and nothing is left. */
+int mem_arena_create(uint64_t bytes, unsigned flags, struct mem_arena *out);
+void mem_arena_destroy(struct mem_arena *a);
+
+struct mem_machine {
+    uint32_t cores;        /* usable by the calling thread, and so by threads that it starts */
+    uint32_t nodes;        /* NUMA nodes with memory that this process may use */
+    uint64_t memory_bytes; /* of those nodes */
+    uint64_t lock_bytes;   /* RLIMIT_MEMLOCK; UINT64_MAX: no limit */
+    int near_node;         /* OS index of the node nearest to the calling thread's cores; -1: unknown */
+};
+
+void mem_machine_get(struct mem_machine *out);
+
+#endif

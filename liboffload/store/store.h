@@ -1,0 +1,44 @@
+/*
+ * store: the NVMe tier's space. Owns one scratch file, its ranges, and the seal of
+ * what is written there. Knows nothing of tensors; moves no bytes itself: the pager
+ * submits requests on store_file() for the ranges that it took.
+ *
+ * The file has no name (see io_file_open_scratch): nothing of it is left after a
+ * crash, and two jobs in one directory don't meet.
+ */
+#ifndef OFL_STORE_H
+#define OFL_STORE_H
+
+#include <stdint.h>
+
+#include "io/io.h"
+
+struct store;
+
+/* Ranges and requests are multiples of this. */
+#define STORE_BLOCK 4096u
+
+struct store_config {
+    const char *dir;
+    uint64_t bytes;      /* budget; 0: what is free in dir, less 5 % */
+    unsigned file_flags; /* IO_FILE_ */
+};
+
+int store_open(const struct store_config *config, struct store **out);
+void store_close(struct store *s); /* NULL accepted */
+struct io_file *store_file(struct store *s);
+
+/* A range of at least so many bytes (rounded up to STORE_BLOCK), backed by disk space.
+ * -OFL_EBUDGET beyond the budget, -ENOSPC if the file system is full: what names the purpose. */
+int store_take(struct store *s, uint64_t bytes, const char *what, uint64_t *offset);
+void store_give(struct store *s, uint64_t offset, uint64_t bytes);
+
+/* XXH3-64 of the bytes: kept by the owner of the range when it writes them, compared
+ * when they come back. */
+uint64_t store_seal(const void *bytes, uint64_t count);
+
+uint64_t store_budget(const struct store *s);
+uint64_t store_used(const struct store *s);
+uint64_t store_peak(const struct store *s);
+
+#endif

@@ -1,0 +1,268 @@
+/* scheduler: see trace.h. Plans by name, the current position, next uses by binary search. */
+#include "scheduler/trace.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "liboffload/base/error.h"
+
+/* How far ahead a departing step is looked for in its plan before it counts as off-plan. */
+#define RESYNC_EVENTS 64
+
+struct events {
+    struct sched_event *at;
+    uint64_t count, room;
+};
+
+struct plan {
+    char *name;
+    struct events events;
+    /* Uses of each id as positions, ascending: uses[first[id] .. first[id + 1]). */
+    uint64_t *first, *uses;
+    uint32_t ids;
+    struct plan *next;
+};
+
+struct sched {
+    struct plan *plans, *plan; /* plan: the open step's, or of the step closed last */
+    struct events record;
+    uint64_t position; /* in plan: the next event expected */
+    bool in_step, departed;
+    uint64_t *last_use; /* by id: clock of its last use, 0 = never */
+    uint32_t ids;
+    uint64_t clock;
+    struct sched_counts counts;
+};
+
+int sched_create(struct sched **out)
+{
+    *out = calloc(1, sizeof **out);
+    return *out ? 0 : base_fail(-ENOMEM, "create scheduler: out of memory");
+}
+
+static void plan_destroy(struct plan *p)
+{
+    free(p->name);
+    free(p->events.at);
+    free(p->first);
+    free(p->uses);
+    free(p);
+}
+
+void sched_destroy(struct sched *s)
+{
+    if (!s)
+        return;
+    while (s->plans) {
+        struct plan *next = s->plans->next;
+
+        plan_destroy(s->plans);
+        s->plans = next;
+    }
+    free(s->record.at);
+    free(s->last_use);
+    free(s);
+}
+
+static int events_push(struct events *e, struct sched_event event)
+{
+    if (e->count == e->room) {
+        uint64_t room = e->room ? 2 * e->room : 256;
+        struct sched_event *more = realloc(e->at, room * sizeof *more);
+
+        if (!more)
+            return base_fail(-ENOMEM, "record step: %llu events: out of memory", (unsigned long long)room);
+        e->at = more;
+        e->room = room;
+    }
+    e->at[e->count++] = event;
+    return 0;
+}
+
+static bool same(struct sched_event a, struct sched_event b)
+{
+    return a.id == b.id && a.where == b.where;
+}
+
+int sched_step_begin(struct sched *s, const char *name)
+{
+    struct plan *p;
+
+    if (s->in_step)
+        return base_fail(-EBUSY, "begin step %s: another step is open", name);
+    for (p = s->plans; p && strcmp(p->name, name) != 0; p = p->next)
+        ;
+    if (!p) {
+        p = calloc(1, sizeof *p);
+        if (!p || !(p->name = strdup(name))) {
+            free(p);
+            return base_fail(-ENOMEM, "begin step %s: out of memory", name);
+        }
+        p->next = s->plans;
+        s->plans = p;
+    }
+    s->plan = p;
+    s->in_step = true;
+    s->departed = p->events.count == 0;
+    s->position = 0;
+    s->record.count = 0;
+    return 0;
+}
+
+/* Builds the per-id index of positions by counting sort. */
+static int plan_index(struct plan *p)
+{
+    uint32_t ids = 0;
+    uint64_t *first, *uses;
+
+    for (uint64_t i = 0; i < p->events.count; i++)
+        if (p->events.at[i].id >= ids)
+            ids = p->events.at[i].id + 1;
+    first = calloc((size_t)ids + 2, sizeof *first);
+    uses = malloc((p->events.count + 1) * sizeof *uses);
+    if (!first || !uses) {
+        free(first);
+        free(uses);
+        return base_fail(-ENOMEM, "plan step %s: out of memory", p->name);
+    }
+    for (uint64_t i = 0; i < p->events.count; i++)
+        first[p->events.at[i].id + 2]++;
+    for (uint32_t i = 0; i < ids; i++)
+        first[i + 2] += first[i + 1];
+    /* first[id + 1] is now the cursor of id; when all are placed it is the start of id + 1. */
+    for (uint64_t i = 0; i < p->events.count; i++)
+        uses[first[p->events.at[i].id + 1]++] = i;
+    free(p->first);
+    free(p->uses);
+    p->first = first;
+    p->uses = uses;
+    p->ids = ids;
+    return 0;
+}
+
+int sched_step_end(struct sched *s)
+{
+    struct plan *p = s->plan;
+
+    if (!s->in_step)
+        return base_fail(-EINVAL, "end step: no step is open");
+    s->in_step = false;
+    s->counts.steps++;
+    if (s->departed || s->position != p->events.count) {
+        struct events old = p->events;
+
+        p->events = s->record;
+        s->record = old;
+        if (plan_index(p) < 0) {
+            p->events.count = 0;
+            p->ids = 0;
+            return -ENOMEM;
+        }
+    }
+    s->position = 0; /* what follows is predicted to be the same step again */
+    return 0;
+}
+
+bool sched_in_step(const struct sched *s)
+{
+    return s->in_step;
+}
+
+static int touch(struct sched *s, uint32_t id)
+{
+    if (id >= s->ids) {
+        uint32_t ids = id + 64;
+        uint64_t *more = realloc(s->last_use, ids * sizeof *more);
+
+        if (!more)
+            return base_fail(-ENOMEM, "record step: out of memory");
+        memset(more + s->ids, 0, (ids - s->ids) * sizeof *more);
+        s->last_use = more;
+        s->ids = ids;
+    }
+    s->last_use[id] = ++s->clock;
+    return 0;
+}
+
+int sched_use(struct sched *s, struct sched_event event)
+{
+    const struct plan *p = s->plan;
+    int err = touch(s, event.id);
+
+    if (err < 0)
+        return err;
+    if (!s->in_step)
+        return 0;
+    err = events_push(&s->record, event);
+    if (err < 0)
+        return err;
+    if (p->events.count == 0)
+        return 0;
+    for (uint64_t i = s->position; i < p->events.count && i < s->position + RESYNC_EVENTS; i++) {
+        if (!same(p->events.at[i], event))
+            continue;
+        s->departed |= i != s->position;
+        s->position = i + 1;
+        s->counts.planned++;
+        return 1;
+    }
+    s->departed = true;
+    s->counts.off_plan++;
+    return -EAGAIN;
+}
+
+uint64_t sched_next_use(const struct sched *s, uint32_t id)
+{
+    const struct plan *p = s->plan;
+    uint64_t low, high, start;
+
+    if (!p || p->events.count == 0) {
+        uint64_t age = id < s->ids ? s->clock - s->last_use[id] : s->clock;
+
+        return SCHED_NEVER / 2 + age;
+    }
+    if (id >= p->ids || p->first[id] == p->first[id + 1])
+        return SCHED_NEVER;
+    start = low = p->first[id];
+    high = p->first[id + 1];
+    while (low < high) {
+        uint64_t mid = low + (high - low) / 2;
+
+        if (p->uses[mid] < s->position)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    if (low < p->first[id + 1])
+        return p->uses[low] - s->position;
+    return p->uses[start] + p->events.count - s->position;
+}
+
+bool sched_ahead(const struct sched *s, uint64_t k, struct sched_event *out)
+{
+    const struct plan *p = s->plan;
+
+    if (!p || k >= p->events.count)
+        return false;
+    *out = p->events.at[(s->position + k) % p->events.count];
+    return true;
+}
+
+void sched_forget(struct sched *s, uint32_t id)
+{
+    for (struct plan *p = s->plans; p; p = p->next) {
+        if (id >= p->ids || p->first[id] == p->first[id + 1])
+            continue;
+        /* Positions would shift: a plan that named it is no plan any more. */
+        p->events.count = 0;
+        p->ids = 0;
+        if (p == s->plan)
+            s->position = 0;
+    }
+}
+
+void sched_counts_get(const struct sched *s, struct sched_counts *out)
+{
+    *out = s->counts;
+}

@@ -1,0 +1,60 @@
+/*
+ * scheduler: what a step uses, in order, and what follows from it. Ids and event
+ * counts only: no threads, no clock, no bytes moved. Deterministic.
+ *
+ * A step is recorded as a sequence of events, each "id is used on this tier". The
+ * finished record is the plan for the next step of that name. While a step runs, its
+ * events are matched against the plan; from the position reached, the plan tells how
+ * far away the next use of an id is (for eviction: farthest first, Belady 1966) and
+ * which uses come next (for prefetch). Distances count events; the plan is cyclic,
+ * since a training step is followed by the same step.
+ */
+#ifndef OFL_SCHEDULER_TRACE_H
+#define OFL_SCHEDULER_TRACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define SCHED_NEVER UINT64_MAX
+
+enum sched_where { SCHED_ON_DEVICE, SCHED_ON_HOST };
+
+struct sched_event {
+    uint32_t id;
+    uint8_t where;    /* enum sched_where */
+    uint8_t no_fetch; /* the use overwrites: old bytes are not needed */
+};
+
+struct sched;
+
+int sched_create(struct sched **out);
+void sched_destroy(struct sched *s); /* NULL accepted */
+
+/* Opens a step. The plan of that name, if there is one, becomes current. */
+int sched_step_begin(struct sched *s, const char *name);
+/* Closes it; the record becomes the plan of that name if the step departed from the old one. */
+int sched_step_end(struct sched *s);
+bool sched_in_step(const struct sched *s);
+
+/* Notes one use. Outside a step it only ages ids (for the fallback order). Returns 1 if the
+ * plan predicted it, 0 if there is no plan or no step, -EAGAIN if it departs from the plan,
+ * -ENOMEM. */
+int sched_use(struct sched *s, struct sched_event event);
+
+/* Events from now to the next use of id; SCHED_NEVER if the plan has none. Without a plan
+ * the least recently used id counts as farthest: SCHED_NEVER / 2 less its age rank. */
+uint64_t sched_next_use(const struct sched *s, uint32_t id);
+
+/* The k-th event after the current position, wrapping round; false if there is no plan or k
+ * reaches a whole round. */
+bool sched_ahead(const struct sched *s, uint64_t k, struct sched_event *out);
+
+/* id is gone: it must not be predicted any more. */
+void sched_forget(struct sched *s, uint32_t id);
+
+struct sched_counts {
+    uint64_t steps, planned, off_plan;
+};
+void sched_counts_get(const struct sched *s, struct sched_counts *out);
+
+#endif

@@ -1,0 +1,726 @@
+/*
+ * Proves that the list of a Llama's tensors is the one of Hugging Face, that a directory with
+ * anything missing, left over or of another size is refused by name, that what is written
+ * reads back byte for byte, and that a writing that fails at any point leaves nothing.
+ *
+ * Negative controls: every refused directory is an accepted one with a single change
+ * (opens_what_is_right); the check for left-overs is shown one (left_overs_are_seen); the
+ * byte comparison is shown a wrong byte (comparison_sees_a_byte).
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "examples/llama/checkpoint.h"
+#include "examples/llama/config.h"
+#include "examples/llama/writer.h"
+#include "liboffload/store/safetensors.h"
+#include "tests/model_fixture.h"
+
+#define STORY "../shared/models/story"
+
+static char root[] = "/tmp/ofl-test-checkpoint-XXXXXX";
+static struct ofl_ctx *ctx;
+
+static const struct llama_config small = {.shape = {.layers = 2,
+                                                    .hidden = 16,
+                                                    .heads = 4,
+                                                    .kv_heads = 2,
+                                                    .head_dim = 6,
+                                                    .ffn = 20,
+                                                    .vocab = 35,
+                                                    .max_positions = 64,
+                                                    .rms_eps = 1e-5f,
+                                                    .rope_theta = 1e4f,
+                                                    .rope = {.factor = 1.0f},
+                                                    .tied = true},
+                                          .bos_id = 1,
+                                          .eos_count = 2,
+                                          .eos_ids = {2, 3},
+                                          .initializer_range = 0.02f};
+
+/* ---- the list ---------------------------------------------------------- */
+
+static void lists_the_tensors(void **state)
+{
+    static const struct {
+        const char *name;
+        uint64_t rows, columns;
+        enum llama_role role;
+        int layer;
+    } expect[] = {
+        {"model.embed_tokens.weight", 35, 16, LLAMA_EMBED, -1},
+        {"model.layers.0.input_layernorm.weight", 16, 0, LLAMA_INPUT_NORM, 0},
+        {"model.layers.0.self_attn.q_proj.weight", 24, 16, LLAMA_Q, 0},
+        {"model.layers.0.self_attn.k_proj.weight", 12, 16, LLAMA_K, 0},
+        {"model.layers.0.self_attn.v_proj.weight", 12, 16, LLAMA_V, 0},
+        {"model.layers.0.self_attn.o_proj.weight", 16, 24, LLAMA_O, 0},
+        {"model.layers.0.post_attention_layernorm.weight", 16, 0, LLAMA_POST_NORM, 0},
+        {"model.layers.0.mlp.gate_proj.weight", 20, 16, LLAMA_GATE, 0},
+        {"model.layers.0.mlp.up_proj.weight", 20, 16, LLAMA_UP, 0},
+        {"model.layers.0.mlp.down_proj.weight", 16, 20, LLAMA_DOWN, 0},
+        {"model.norm.weight", 16, 0, LLAMA_NORM, -1},
+        {"lm_head.weight", 35, 16, LLAMA_HEAD, -1},
+    };
+    const size_t n = sizeof expect / sizeof expect[0];
+    struct llama_shape shape = small.shape;
+    struct llama_tensor_desc d;
+
+    (void)state;
+    shape.layers = 1;
+    assert_int_equal(llama_tensor_count(&shape), n - 1);
+    assert_int_equal(llama_tensor_at(&shape, (uint32_t)n - 1, &d), -EINVAL);
+    assert_int_equal(llama_tensor_index(&shape, LLAMA_HEAD, 0), 0);
+    shape.tied = false;
+    assert_int_equal(llama_tensor_count(&shape), n);
+    assert_int_equal(llama_tensor_at(&shape, (uint32_t)n, &d), -EINVAL);
+    for (uint32_t i = 0; i < n; i++) {
+        assert_int_equal(llama_tensor_at(&shape, i, &d), 0);
+        assert_string_equal(d.name, expect[i].name);
+        assert_int_equal(d.role, expect[i].role);
+        assert_int_equal(d.layer, expect[i].layer);
+        assert_int_equal(d.dims, expect[i].columns ? 2 : 1);
+        assert_int_equal(d.shape[0], expect[i].rows);
+        assert_int_equal(d.shape[1], expect[i].columns);
+        assert_int_equal(d.elems, expect[i].rows * (expect[i].columns ? expect[i].columns : 1));
+    }
+}
+
+static void indices_are_inverse(void **state)
+{
+    struct llama_shape shape = small.shape;
+    struct llama_tensor_desc d;
+
+    (void)state;
+    shape.layers = 126;
+    shape.tied = false;
+    for (uint32_t i = 0; i < llama_tensor_count(&shape); i++) {
+        assert_int_equal(llama_tensor_at(&shape, i, &d), 0);
+        assert_int_equal(llama_tensor_index(&shape, d.role, d.layer < 0 ? 0 : (uint32_t)d.layer), i);
+    }
+    assert_string_equal(d.name, "lm_head.weight");
+}
+
+/* ---- opening ----------------------------------------------------------- */
+
+/* Both files of a right directory of two shards, and what a case changes in it. */
+enum { SHARD_A, SHARD_B, MAP };
+
+static const struct {
+    const char *what;
+    const char *changes[3]; /* merged, key by key; "-" removes */
+    int code;               /* 0: still right */
+    const char *words[3];
+} cases[] = {
+    {"as it is", {NULL}, 0, {NULL}},
+    {"old tables", {"{\"model.layers.0.self_attn.rotary_emb.inv_freq\":[\"F64\",3]}", NULL, NULL}, 0, {NULL}},
+    {"lm_head of a tied model",
+     {"{\"model.embed_tokens.weight\":\"-\",\"lm_head.weight\":[\"F32\",35,16]}", NULL,
+      "{\"model.embed_tokens.weight\":\"-\",\"lm_head.weight\":\"a.safetensors\"}"},
+     0,
+     {NULL}},
+    {"both names of a tied model",
+     {NULL, "{\"lm_head.weight\":[\"F32\",35,16]}", "{\"lm_head.weight\":\"b.safetensors\"}"},
+     0,
+     {NULL}},
+    {"bf16 and f16",
+     {"{\"model.embed_tokens.weight\":[\"BF16\",35,16]}", "{\"model.norm.weight\":[\"F16\",16]}", NULL},
+     0,
+     {NULL}},
+    {"tensor missing",
+     {NULL, "{\"model.norm.weight\":\"-\"}", "{\"model.norm.weight\":\"-\"}"},
+     -OFL_EFORMAT,
+     {"model.norm.weight", "missing"}},
+    {"mapped, but not there",
+     {NULL, "{\"model.norm.weight\":\"-\"}", NULL},
+     -OFL_EFORMAT,
+     {"model.norm.weight", "b.safe"}},
+    {"there, but not mapped",
+     {NULL, NULL, "{\"model.norm.weight\":\"-\"}"},
+     -OFL_EFORMAT,
+     {"model.norm.weight", "b.safe"}},
+    {"in two files",
+     {"{\"model.norm.weight\":[\"F32\",16]}", NULL, NULL},
+     -OFL_EFORMAT,
+     {"model.norm.weight", "b.safe"}},
+    {"in the other file",
+     {NULL, NULL, "{\"model.norm.weight\":\"a.safetensors\"}"},
+     -OFL_EFORMAT,
+     {"model.norm.weight", "a.safe"}},
+    {"transposed",
+     {NULL, "{\"model.layers.1.mlp.down_proj.weight\":[\"F32\",20,16]}", NULL},
+     -OFL_EFORMAT,
+     {"down_proj", "[20, 16]", "[16, 20]"}},
+    {"too many dimensions",
+     {NULL, "{\"model.norm.weight\":[\"F32\",16,1]}", NULL},
+     -OFL_EFORMAT,
+     {"model.norm.weight", "[16, 1]", "[16]"}},
+    {"integers",
+     {NULL, "{\"model.norm.weight\":[\"I32\",16]}", NULL},
+     -OFL_EFORMAT,
+     {"model.norm.weight", "i32"}},
+    {"one layer too many",
+     {NULL, "{\"model.layers.2.mlp.up_proj.weight\":[\"F32\",20,16]}",
+      "{\"model.layers.2.mlp.up_proj.weight\":\"b.safetensors\"}"},
+     -OFL_EFORMAT,
+     {"model.layers.2.mlp.up_proj.weight", "2 layers"}},
+    {"another spelling",
+     {NULL, "{\"model.layers.01.mlp.up_proj.weight\":[\"F32\",20,16]}",
+      "{\"model.layers.01.mlp.up_proj.weight\":\"b.safetensors\"}"},
+     -OFL_EFORMAT,
+     {"model.layers.01.mlp.up_proj.weight"}},
+    {"biases",
+     {NULL, "{\"model.layers.0.self_attn.q_proj.bias\":[\"F32\",24]}",
+      "{\"model.layers.0.self_attn.q_proj.bias\":\"b.safetensors\"}"},
+     -OFL_EFORMAT,
+     {"q_proj.bias"}},
+    {"no such shard",
+     {NULL, "{\"model.norm.weight\":\"-\"}", "{\"model.norm.weight\":\"c.safetensors\"}"},
+     -ENOENT,
+     {"c.safetensors"}},
+    {"a path",
+     {NULL, NULL, "{\"model.norm.weight\":\"../b.safetensors\"}"},
+     -OFL_EFORMAT,
+     {"../b.safetensors"}},
+    {"an absolute path",
+     {NULL, NULL, "{\"model.norm.weight\":\"/etc/passwd\"}"},
+     -OFL_EFORMAT,
+     {"/etc/passwd"}},
+    {"a folder below",
+     {NULL, NULL, "{\"model.norm.weight\":\"x/b.safetensors\"}"},
+     -OFL_EFORMAT,
+     {"x/b.safe"}},
+    {"no name", {NULL, NULL, "{\"model.norm.weight\":\"\"}"}, -OFL_EFORMAT, {"model.norm.weight", "plain"}},
+    {"not a string",
+     {NULL, NULL, "{\"model.norm.weight\":7}"},
+     -OFL_EFORMAT,
+     {"model.norm.weight", "string"}},
+};
+
+static void put_case(const char *dir, size_t n)
+{
+    json_t *parts[3] = {json_object(), json_object(), json_object()};
+    struct llama_tensor_desc d;
+
+    for (uint32_t i = 0; llama_tensor_at(&small.shape, i, &d) == 0; i++) {
+        int shard = i < 9 ? SHARD_A : SHARD_B;
+
+        json_object_set_new(parts[shard], d.name, files_tensor("F32", d.dims, d.shape));
+        json_object_set_new(parts[MAP], d.name,
+                            json_string(shard == SHARD_A ? "a.safetensors" : "b.safetensors"));
+    }
+    for (int p = 0; p < 3; p++)
+        files_change(parts[p], cases[n].changes[p]);
+    files_put_safetensors(dir, "a.safetensors", parts[SHARD_A]);
+    files_put_safetensors(dir, "b.safetensors", parts[SHARD_B]);
+    files_put_json(dir, "model.safetensors.index.json",
+                   json_pack("{s:{s:i}, s:O}", "metadata", "total_size", 1, "weight_map", parts[MAP]));
+    for (int p = 0; p < 3; p++)
+        json_decref(parts[p]);
+}
+
+static void check_found(const struct llama_checkpoint *ck, const struct llama_shape *shape, const char *what)
+{
+    struct llama_tensor_desc d;
+    struct ofl_source_entry e = {0};
+    struct ofl_source *source;
+    enum ofl_dtype dtype;
+    const char *name;
+
+    for (uint32_t i = 0; llama_tensor_at(shape, i, &d) == 0; i++) {
+        assert_int_equal(llama_checkpoint_find(ck, i, &source, &name, &dtype), 0);
+        if (strcmp(name, d.name) != 0 &&
+            (i != 0 || !strstr(what, "lm_head") || strcmp(name, "lm_head.weight") != 0))
+            fail_msg("%s: %s is %s", what, d.name, name);
+        assert_int_equal(ofl_source_find(source, name, &e), 0);
+        assert_int_equal(e.dtype, dtype);
+        assert_int_equal(e.elems, d.elems);
+    }
+    assert_int_equal(llama_checkpoint_find(ck, llama_tensor_count(shape), &source, &name, &dtype), -EINVAL);
+}
+
+static void opens_what_is_right(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct llama_checkpoint *ck = NULL;
+        char *dir = files_dir(root, "open"), error[1024] = "";
+        int rc;
+
+        put_case(dir, i);
+        rc = llama_checkpoint_open(ctx, dir, &small.shape, &ck, error, sizeof error);
+        if (rc != cases[i].code)
+            fail_msg("%s: %d instead of %d: %s", cases[i].what, rc, cases[i].code, error);
+        for (size_t w = 0; w < 3 && cases[i].words[w]; w++)
+            if (!strstr(error, cases[i].words[w]))
+                fail_msg("%s: no %s in the sentence: %s", cases[i].what, cases[i].words[w], error);
+        if (rc == 0) {
+            check_found(ck, &small.shape, cases[i].what);
+            assert_int_equal(llama_checkpoint_close(ck), 0);
+        } else {
+            assert_non_null(strstr(error, dir));
+        }
+        files_remove(dir);
+    }
+    assert_int_equal(llama_checkpoint_close(NULL), 0);
+}
+
+static void refuses_directories(void **state)
+{
+    static const struct {
+        const char *file, *text;
+        int code;
+        const char *word;
+    } bad[] = {
+        {NULL, NULL, -ENOENT, "neither"},
+        {"model.safetensors", "short", -OFL_EFORMAT, "model.safetensors"},
+        {"model.safetensors.index.json", "{", -OFL_EFORMAT, "index.json"},
+        {"model.safetensors.index.json", "{}", -OFL_EFORMAT, "weight_map"},
+        {"model.safetensors.index.json", "{\"weight_map\":{}}", -OFL_EFORMAT, "weight_map"},
+        {"model.safetensors.index.json", "{\"weight_map\":[\"a\"]}", -OFL_EFORMAT, "weight_map"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char *dir = files_dir(root, "bad"), error[1024] = "";
+        struct llama_checkpoint *ck = NULL;
+
+        if (bad[i].file)
+            files_put(dir, bad[i].file, bad[i].text, strlen(bad[i].text));
+        assert_int_equal(llama_checkpoint_open(ctx, dir, &small.shape, &ck, error, sizeof error),
+                         bad[i].code);
+        if (!strstr(error, bad[i].word) || !strstr(error, dir))
+            fail_msg("case %zu: %s", i, error);
+        assert_null(ck);
+        files_remove(dir);
+    }
+}
+
+static void opens_the_story(void **state)
+{
+    struct llama_checkpoint *ck = NULL;
+    struct llama_config config;
+    char error[1024] = "";
+
+    (void)state;
+    if (access(STORY, R_OK) != 0) {
+        fprintf(stderr, "no %s here\n", STORY);
+        skip();
+    }
+    assert_int_equal(llama_config_load(STORY, &config, error, sizeof error), 0);
+    assert_true(config.shape.tied && config.shape.layers == 2 && config.shape.vocab == 2048);
+    assert_int_equal(llama_param_count(&config.shape), 656000);
+    if (llama_checkpoint_open(ctx, STORY, &config.shape, &ck, error, sizeof error) != 0)
+        fail_msg("%s", error);
+    check_found(ck, &config.shape, "lm_head of a tied model");
+    assert_int_equal(llama_checkpoint_close(ck), 0);
+    config.shape.tied = false; /* the embedding is then missing */
+    assert_int_equal(llama_checkpoint_open(ctx, STORY, &config.shape, &ck, error, sizeof error),
+                     -OFL_EFORMAT);
+    assert_non_null(strstr(error, "model.embed_tokens.weight"));
+}
+
+/* ---- writing ----------------------------------------------------------- */
+
+struct script {
+    const struct llama_shape *shape;
+    uint64_t elem_bytes, most_bytes, calls, done_bytes, total_bytes;
+    uint64_t fail_at; /* the call of read that fails; 0: none */
+    bool silent;      /* without a sentence of its own */
+    uint64_t stop_at; /* bytes at which progress says stop; 0: never */
+    int add_files;    /* 0: a file; else the code that it fails with */
+};
+
+static unsigned char pattern(uint32_t tensor, uint64_t byte)
+{
+    return (unsigned char)((byte * 0x9E3779B97F4A7C15u + tensor * 0xD6E8FEB86659FD93u) >> 56);
+}
+
+static int script_read(void *arg, uint32_t tensor, uint64_t first, uint64_t elems, void *buf, char *error,
+                       size_t error_bytes)
+{
+    struct script *s = arg;
+    struct llama_tensor_desc d;
+
+    if (++s->calls == s->fail_at) {
+        if (!s->silent)
+            snprintf(error, error_bytes, "the script says no");
+        return -EIO;
+    }
+    assert_int_equal(llama_tensor_at(s->shape, tensor, &d), 0);
+    assert_true(elems > 0 && first + elems <= d.elems);
+    s->most_bytes = elems * s->elem_bytes > s->most_bytes ? elems * s->elem_bytes : s->most_bytes;
+    for (uint64_t i = 0; i < elems * s->elem_bytes; i++)
+        ((unsigned char *)buf)[i] = pattern(tensor, first * s->elem_bytes + i);
+    return 0;
+}
+
+static int script_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
+{
+    struct script *s = arg;
+
+    assert_true(done_bytes > s->done_bytes && done_bytes <= total_bytes);
+    s->done_bytes = done_bytes;
+    s->total_bytes = total_bytes;
+    return s->stop_at && done_bytes >= s->stop_at ? -ECANCELED : 0;
+}
+
+static int script_add(void *arg, const char *dir, char *error, size_t error_bytes)
+{
+    struct script *s = arg;
+
+    (void)error;
+    (void)error_bytes;
+    files_put(dir, "added.txt", "added", 5);
+    return s->add_files;
+}
+
+static struct llama_writer writer(const char *dir, const struct llama_config *config, enum ofl_dtype dtype,
+                                  struct script *script)
+{
+    *script = (struct script){.shape = &config->shape, .elem_bytes = ofl_dtype_bytes(dtype)};
+    return (struct llama_writer){.dir = dir,
+                                 .config = config,
+                                 .dtype = dtype,
+                                 .read = script_read,
+                                 .progress = script_progress,
+                                 .add_files = script_add,
+                                 .arg = script};
+}
+
+/* NULL, or the first tensor whose bytes in the file are not the script's. */
+static const char *difference(const char *dir, const struct llama_shape *shape, enum ofl_dtype dtype)
+{
+    static char text[160];
+    struct store_safetensors *s = NULL;
+    struct llama_tensor_desc d;
+    const char *result = NULL;
+    size_t bytes = 0;
+    char *path = files_path(dir, "model.safetensors");
+    unsigned char *file = files_get(path, &bytes);
+
+    assert_int_equal(store_safetensors_open(path, &s), 0);
+    assert_int_equal(s->count, llama_tensor_count(shape));
+    for (uint32_t i = 0; !result && llama_tensor_at(shape, i, &d) == 0; i++) {
+        const struct store_entry *e = store_safetensors_find(s, d.name);
+
+        snprintf(text, sizeof text, "%s", d.name);
+        if (!e || e->dtype != dtype || e->dims != d.dims || e->shape[0] != d.shape[0] || e->elems != d.elems)
+            result = text;
+        for (uint64_t b = 0; !result && b < e->bytes; b++)
+            if (file[e->offset + b] != pattern(i, b))
+                result = text;
+    }
+    store_safetensors_close(s);
+    free(file);
+    free(path);
+    return result;
+}
+
+static void check_small_files(const char *dir, const struct llama_config *config)
+{
+    struct llama_config got;
+    char error[1024] = "", *path = files_path(dir, "generation_config.json"), mode[8];
+    json_t *generation = json_load_file(path, 0, NULL);
+    mode_t mask = umask(0);
+    struct stat st;
+
+    umask(mask);
+    assert_int_equal(llama_config_load(dir, &got, error, sizeof error), 0);
+    assert_memory_equal(&got.shape.layers, &config->shape.layers, 8 * sizeof(uint32_t));
+    assert_int_equal(json_array_size(json_object_get(generation, "eos_token_id")), 2);
+    assert_int_equal(json_integer_value(json_object_get(generation, "bos_token_id")), 1);
+    json_decref(generation);
+    free(path);
+    path = files_path(dir, "added.txt");
+    assert_int_equal(access(path, R_OK), 0);
+    free(path);
+    assert_int_equal(stat(dir, &st), 0);
+    snprintf(mode, sizeof mode, "%o", (unsigned)(st.st_mode & 0777));
+    if ((st.st_mode & 0777) != (0777 & ~mask))
+        fail_msg("mode %s", mode);
+}
+
+static void check_raw_header(const char *dir)
+{
+    static const char start[] = "{\"__metadata__\":{\"format\":\"pt\"},\"model.embed_tokens.weight\":{";
+    char *path = files_path(dir, "model.safetensors");
+    size_t bytes = 0;
+    unsigned char *file = files_get(path, &bytes);
+
+    assert_true(bytes > 8 + sizeof start);
+    assert_int_equal(file[0] % 8, 0); /* the length, little-endian: the data is aligned */
+    assert_memory_equal(file + 8, start, sizeof start - 1);
+    free(file);
+    free(path);
+}
+
+static void writes_what_it_is_given(void **state)
+{
+    static const enum ofl_dtype dtypes[] = {OFL_F32, OFL_BF16, OFL_F16};
+
+    (void)state;
+    for (int n = 0; n < 6; n++) {
+        struct llama_config config = small;
+        char *parent = files_dir(root, "write"), *dir = files_path(parent, n == 5 ? "out//" : "out"),
+             error[1024] = "";
+        struct llama_checkpoint *ck = NULL;
+        struct script script;
+        struct llama_writer w = writer(dir, &config, dtypes[n / 2], &script);
+
+        config.shape.tied = n % 2 == 0;
+        if (n == 1)
+            config.shape.vocab = 70001; /* chunks within a tensor */
+        if (n == 2)
+            assert_int_equal(mkdir(dir, 0755), 0); /* empty: may be used */
+        assert_int_equal(llama_writer_check(dir, error, sizeof error), 0);
+        if (llama_checkpoint_write(&w, error, sizeof error) != 0)
+            fail_msg("%s", error);
+        if (difference(dir, &config.shape, w.dtype))
+            fail_msg("%d: %s differs", n, difference(dir, &config.shape, w.dtype));
+        assert_int_equal(script.done_bytes, llama_param_count(&config.shape) * script.elem_bytes);
+        assert_int_equal(script.done_bytes, script.total_bytes);
+        assert_true(script.most_bytes <= LLAMA_WRITE_CHUNK_BYTES);
+        assert_int_equal(script.most_bytes == LLAMA_WRITE_CHUNK_BYTES, n == 1);
+        check_small_files(dir, &config);
+        check_raw_header(dir);
+        assert_int_equal(llama_checkpoint_open(ctx, dir, &config.shape, &ck, error, sizeof error), 0);
+        check_found(ck, &config.shape, "written");
+        assert_int_equal(llama_checkpoint_close(ck), 0);
+        assert_int_equal(files_count(parent), 1);
+        free(dir);
+        files_remove(parent);
+    }
+}
+
+static void comparison_sees_a_byte(void **state)
+{
+    char *parent = files_dir(root, "byte"), *dir = files_path(parent, "out"), error[1024] = "", *path;
+    struct script script;
+    struct llama_writer w = writer(dir, &small, OFL_F32, &script);
+    unsigned char byte;
+    int fd;
+
+    (void)state;
+    assert_int_equal(llama_checkpoint_write(&w, error, sizeof error), 0);
+    assert_null(difference(dir, &small.shape, OFL_F32));
+    path = files_path(dir, "model.safetensors");
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_int_equal(pread(fd, &byte, 1, lseek(fd, 0, SEEK_END) - 1), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, lseek(fd, 0, SEEK_END) - 1), 1);
+    close(fd);
+    assert_string_equal(difference(dir, &small.shape, OFL_F32), "model.norm.weight");
+    free(path);
+    free(dir);
+    files_remove(parent);
+}
+
+static void copies_the_tokenizer(void **state)
+{
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                                        "generation_config.json"};
+    char *parent = files_dir(root, "copy"), *dir = files_path(parent, "out"), *from = files_dir(root, "from");
+    char error[1024] = "";
+    struct script script;
+    struct llama_writer w = writer(dir, &small, OFL_F32, &script);
+
+    (void)state;
+    for (int i = 0; i < 4; i++)
+        files_put(from, names[i], names[i], strlen(names[i]));
+    files_put(from, "private.txt", "x", 1);
+    w.copy_from_dir = from;
+    w.progress = NULL;
+    w.add_files = NULL;
+    assert_int_equal(llama_checkpoint_write(&w, error, sizeof error), 0);
+    for (int i = 0; i < 4; i++) {
+        char *path = files_path(dir, names[i]);
+        size_t bytes = 0;
+        unsigned char *file = files_get(path, &bytes);
+
+        assert_int_equal(bytes, strlen(names[i]));
+        assert_memory_equal(file, names[i], bytes);
+        free(file);
+        free(path);
+    }
+    assert_int_equal(files_count(dir), 4 + 2); /* and config.json, model.safetensors */
+    free(dir);
+    files_remove(parent);
+    files_remove(from);
+}
+
+/* ---- failures ---------------------------------------------------------- */
+
+static int limited_write(const struct llama_writer *w, uint64_t file_bytes, char *error, size_t error_bytes)
+{
+    struct rlimit before, limit;
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    int rc;
+
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = before;
+    limit.rlim_cur = file_bytes;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    rc = llama_checkpoint_write(w, error, error_bytes);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, handler);
+    return rc;
+}
+
+static void expect_nothing(const char *what, const char *parent, size_t count, int rc, int code,
+                           const char *error, const char *word)
+{
+    if (rc != code)
+        fail_msg("%s: %d instead of %d: %s", what, rc, code, error);
+    if (!strstr(error, word))
+        fail_msg("%s: no %s in the sentence: %s", what, word, error);
+    if (files_count(parent) != count)
+        fail_msg("%s: %zu entries in the directory instead of %zu", what, files_count(parent), count);
+}
+
+static void failures_leave_nothing(void **state)
+{
+    char *parent = files_dir(root, "fail"), *dir = files_path(parent, "out"), *from = files_dir(root, "from"),
+         *in_the_way = files_path(from, "tokenizer.json"), error[1024];
+    struct llama_config config = small, broken = small;
+    struct script script;
+    struct llama_writer w;
+
+    (void)state;
+    for (uint64_t at = 1; at <= llama_tensor_count(&config.shape); at += 5) {
+        w = writer(dir, &config, OFL_F32, &script);
+        script.fail_at = at;
+        expect_nothing("read", parent, 0, llama_checkpoint_write(&w, error, sizeof error), -EIO, error,
+                       "script says");
+    }
+    w = writer(dir, &config, OFL_F32, &script);
+    script.fail_at = 2, script.silent = true;
+    expect_nothing("silent read", parent, 0, llama_checkpoint_write(&w, error, sizeof error), -EIO, error,
+                   "model.layers.0.input_layernorm.weight");
+    w = writer(dir, &config, OFL_F32, &script);
+    script.stop_at = 5000;
+    expect_nothing("cancel", parent, 0, llama_checkpoint_write(&w, error, sizeof error), -ECANCELED, error,
+                   "stopped");
+    w = writer(dir, &config, OFL_F32, &script);
+    script.add_files = -ENOSPC;
+    expect_nothing("hook", parent, 0, llama_checkpoint_write(&w, error, sizeof error), -ENOSPC, error,
+                   "No space");
+    w = writer(dir, &config, OFL_F32, &script);
+    expect_nothing("limit", parent, 0, limited_write(&w, 8192, error, sizeof error), -EFBIG, error,
+                   "model.safetensors");
+    expect_nothing("low limit", parent, 0, limited_write(&w, 100, error, sizeof error), -EFBIG, error,
+                   "config.json");
+    w = writer(dir, &config, OFL_F32, &script);
+    w.copy_from_dir = from;
+    assert_int_equal(mkdir(in_the_way, 0755), 0);
+    expect_nothing("copy", parent, 0, llama_checkpoint_write(&w, error, sizeof error), -EISDIR, error,
+                   in_the_way);
+    w = writer(dir, &config, OFL_I32, &script);
+    expect_nothing("dtype", parent, 0, llama_checkpoint_write(&w, error, sizeof error), -EINVAL, error,
+                   "dtype");
+    broken.shape.kv_heads = 3;
+    w = writer(dir, &broken, OFL_F32, &script);
+    expect_nothing("config", parent, 0, llama_checkpoint_write(&w, error, sizeof error), -OFL_EFORMAT, error,
+                   "num_key_value_heads");
+    w = writer(dir, &config, OFL_F32, &script);
+    expect_nothing("control", parent, 1, llama_checkpoint_write(&w, error, sizeof error), 0, "", "");
+    free(in_the_way);
+    free(dir);
+    files_remove(parent);
+    files_remove(from);
+}
+
+static void left_overs_are_seen(void **state)
+{
+    char *parent = files_dir(root, "left"), *left = files_path(parent, "out.partial-abcdef");
+
+    (void)state;
+    assert_int_equal(files_count(parent), 0);
+    assert_int_equal(mkdir(left, 0755), 0);
+    assert_int_equal(files_count(parent), 1);
+    free(left);
+    files_remove(parent);
+}
+
+/* Directories that must not be written to: refused before anything is made or read. */
+static void refuses_places(void **state)
+{
+    static const struct {
+        const char *dir;
+        int code;
+    } places[] = {{"full", -EEXIST}, {"full/", -EEXIST},    {"link", -EEXIST},
+                  {"file", -EEXIST}, {"none/out", -ENOENT}, {".", -EINVAL},
+                  {"..", -EINVAL},   {"full/..", -EINVAL},  {"file/out", -ENOTDIR}};
+    char *parent = files_dir(root, "places"), *full = files_path(parent, "full"),
+         *link = files_path(parent, "link");
+    struct llama_config config = small;
+    struct script script;
+
+    (void)state;
+    assert_int_equal(mkdir(full, 0755), 0);
+    files_put(full, "keep", "keep", 4);
+    files_put(parent, "file", "", 0);
+    assert_int_equal(symlink("full", link), 0);
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        char *dir = files_path(parent, places[i].dir), error[1024] = "";
+        struct llama_writer w = writer(dir, &config, OFL_F32, &script);
+
+        assert_int_equal(llama_writer_check(dir, error, sizeof error), places[i].code);
+        error[0] = '\0';
+        expect_nothing(places[i].dir, parent, 3, llama_checkpoint_write(&w, error, sizeof error),
+                       places[i].code, error, parent);
+        assert_int_equal(script.calls, 0);
+        assert_int_equal(files_count(full), 1);
+        free(dir);
+    }
+    assert_int_equal(llama_writer_check("", NULL, 0), -EINVAL);
+    assert_int_equal(llama_writer_check("/", NULL, 0), -EINVAL);
+    free(full);
+    free(link);
+    files_remove(parent);
+}
+
+static int setup(void **state)
+{
+    struct ofl_config config = {.size = sizeof config, .device_bytes = 1 << 20, .host_bytes = 4 << 20};
+
+    (void)state;
+    return mkdtemp(root) ? ofl_open(&config, &ctx) : -1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    files_remove(strdup(root));
+    return ofl_close(ctx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lists_the_tensors),      cmocka_unit_test(indices_are_inverse),
+        cmocka_unit_test(opens_what_is_right),    cmocka_unit_test(refuses_directories),
+        cmocka_unit_test(opens_the_story),        cmocka_unit_test(writes_what_it_is_given),
+        cmocka_unit_test(comparison_sees_a_byte), cmocka_unit_test(copies_the_tokenizer),
+        cmocka_unit_test(failures_leave_nothing), cmocka_unit_test(left_overs_are_seen),
+        cmocka_unit_test(refuses_places),
+    };
+
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

@@ -1,0 +1,125 @@
+#!/bin/bash
+# Checks every #include against the order of the rooms:
+#
+#     base <- io, scheduler, mem, device <- store <- core <- optim <- examples, bench
+#
+# Rooms side by side don't know each other. Examples and benches see the public header
+# only. What a room may include is written in allowed(), below, and nowhere else.
+#
+#     tools/layers.sh [ROOT]        prints the lines that offend; exit 1 if there are any
+#     tools/layers.sh --self-test   proves that planted violations are found
+set -euo pipefail
+
+# Prints what a file may include, as prefixes of paths; "*" is anything.
+allowed() {
+    local base='include/ liboffload/base/'
+    local store="$base io/ scheduler/ liboffload/mem/ liboffload/device/ liboffload/store/"
+    case "$1" in
+    include/*) echo include/ ;;
+    liboffload/base/*) echo "$base" ;;
+    io/*) echo "$base io/" ;;
+    scheduler/*) echo "$base scheduler/" ;;
+    liboffload/mem/*) echo "$base liboffload/mem/" ;;
+    liboffload/device/*) echo "$base liboffload/device/" ;;
+    liboffload/store/*) echo "$store" ;;
+    liboffload/core/*) echo "$store liboffload/core/" ;;
+    liboffload/optim/*) echo "$store liboffload/core/ liboffload/optim/" ;;
+    examples/*) echo 'include/offload.h examples/' ;;
+    bench/*) echo 'include/offload.h examples/ bench/ io/io.h' ;;
+    tests/*) echo '*' ;;
+    *) echo '' ;; # a folder that is not a room: no includes of ours
+    esac
+}
+
+# The scheduler has no threads, no clock and no system calls.
+scheduler_forbidden='pthread.h threads.h stdatomic.h time.h unistd.h fcntl.h sys/ linux/'
+
+# Prints one line for each offending include under $1.
+offences() {
+    local root=$1 file number name open may prefix ok
+    while IFS= read -r file; do
+        may=$(allowed "$file")
+        while IFS=$'\t' read -r number open name; do
+            ok=
+            if [ "$open" = '<' ]; then
+                ok=1
+                for prefix in include/ io/ scheduler/ liboffload/ examples/ bench/ tests/; do
+                    [[ $name != "$prefix"* ]] || ok=
+                done
+                for prefix in $scheduler_forbidden; do
+                    [[ $file != scheduler/* || $name != "$prefix"* ]] || ok=
+                done
+            else
+                for prefix in $may; do
+                    if [ "$prefix" = '*' ] || [[ $name == "$prefix"* && $name != *..* ]]; then
+                        ok=1
+                    fi
+                done
+            fi
+            [ -n "$ok" ] || echo "$file:$number: may not include $name (allowed here: ${may:-nothing of ours})"
+        done < <(sed -n -E '/^[[:space:]]*#[[:space:]]*include[[:space:]]*["<]/{=;s/^[^"<]*(["<])([^">]*).*/\1\t\2/p}' \
+            "$root/$file" | paste - -)
+    done < <(cd "$root" && find include io scheduler liboffload examples bench tests \
+        -name '*.[ch]' -type f 2>/dev/null | sort)
+}
+
+# Plants one include in a tree of its own, and expects it to be found (bad) or not (good).
+expect() {
+    local verdict=$1 file=$2 line=$3 tree found
+    tree=$(mktemp -d)
+    mkdir -p "$tree/$(dirname "$file")"
+    printf '/* planted */\n%s\n' "$line" >"$tree/$file"
+    found=$(offences "$tree" || true)
+    rm -r "$tree"
+    case "$verdict:${found:+found}" in
+    bad:found)
+        [[ $found == "$file:2: "* ]] && return
+        ;;
+    good:) return ;;
+    esac
+    echo "layers: self-test: $line in $file should be $verdict; reported: ${found:-nothing}" >&2
+    return 1
+}
+
+self_test() {
+    local failed=0
+    expect bad liboffload/base/a.c '#include "liboffload/mem/mem.h"' || failed=1
+    expect bad liboffload/base/a.c '#include "io/io.h"' || failed=1
+    expect bad io/a.c '#include "scheduler/plan.h"' || failed=1
+    expect bad io/a.h '#include "liboffload/device/device.h"' || failed=1
+    expect bad scheduler/a.c '#include "io/io.h"' || failed=1
+    expect bad scheduler/a.c '#  include <pthread.h>' || failed=1
+    expect bad scheduler/a.c '#include <sys/mman.h>' || failed=1
+    expect bad liboffload/mem/a.c '#include "liboffload/device/device.h"' || failed=1
+    expect bad liboffload/device/a.c '#include "io/io.h"' || failed=1
+    expect bad liboffload/store/a.c '#include "liboffload/core/core.h"' || failed=1
+    expect bad liboffload/core/a.c '#include "liboffload/optim/optim.h"' || failed=1
+    expect bad liboffload/core/a.c '#include "../optim/optim.h"' || failed=1
+    expect bad liboffload/core/a.c '#include <liboffload/optim/optim.h>' || failed=1
+    expect bad liboffload/core/a.c '#include "core.h"' || failed=1
+    expect bad examples/a.c '#include "liboffload/base/error.h"' || failed=1
+    expect bad examples/llama/a.h '#include "io/io.h"' || failed=1
+    expect bad bench/a.c '#include "io/queue.h"' || failed=1
+    expect bad include/a.h '#include "liboffload/base/error.h"' || failed=1
+    expect good liboffload/base/a.c '#include "include/offload.h"' || failed=1
+    expect good io/a.c '#include "liboffload/base/error.h"' || failed=1
+    expect good io/a.c '#include <pthread.h>' || failed=1
+    expect good scheduler/a.c '#include <stdint.h>' || failed=1
+    expect good liboffload/store/a.c '#include "io/io.h"' || failed=1
+    expect good liboffload/optim/a.c '#include "liboffload/core/core.h"' || failed=1
+    expect good examples/a.c '#include "examples/llama/model.h"' || failed=1
+    expect good examples/a.c '#include <openblas/cblas.h>' || failed=1
+    expect good bench/a.c '#include "io/io.h"' || failed=1
+    expect good tests/a.c '#include "liboffload/core/core.h"' || failed=1
+    [ $failed -eq 0 ] && echo 'layers: self-test passed'
+}
+
+if [ "${1-}" = --self-test ]; then
+    self_test
+    exit
+fi
+found=$(offences "${1:-$(dirname "$0")/..}")
+if [ -n "$found" ]; then
+    echo "$found"
+    exit 1
+fi

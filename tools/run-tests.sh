@@ -1,0 +1,125 @@
+#!/bin/bash
+# Runs the tests of one build: the program of every tests/test_*.c (cmocka), and every
+# tests/*.sh (exit 0: passed; 77: skipped, its last line of output says why; else failed;
+# it finds the build in OFL_BUILD_DIR). One line for each, the output of what failed, the
+# reasons of what was skipped. The last line is "N passed, N failed, N skipped".
+# Exit 1 on failures, or if nothing ran.
+#
+#     tools/run-tests.sh BUILD_DIR      CHECK=pattern: only tests whose name contains it
+#
+# A crash, a time-out and a program that ends before its last test are failures.
+set -euo pipefail
+
+limit_s=${OFL_TEST_LIMIT:-300}
+cd "$(dirname "$0")/.."
+export OFL_BUILD_DIR=${1:?usage: tools/run-tests.sh BUILD_DIR}
+export LC_ALL=C
+pattern=${CHECK-}
+
+passed=0 failed=0 skipped=0 child=
+output=$(mktemp) reasons=$(mktemp)
+trap 'rm -f "$output" "$reasons"' EXIT
+trap '[ -z "$child" ] || kill "$child" 2>/dev/null; exit 130' INT TERM
+
+# Runs "$@" under the limit; sets status and seconds. In the background, so that a signal
+# to this script is acted on at once; the shell has such children ignore SIGINT: undone.
+limited() {
+    local start=${EPOCHREALTIME/./} ms
+    env --default-signal timeout -k 10 "$limit_s" "$@" >"$output" 2>&1 </dev/null &
+    child=$!
+    status=0
+    wait "$child" || status=$?
+    child=
+    ms=$(((${EPOCHREALTIME/./} - start) / 1000))
+    printf -v seconds '%d.%02d s' $((ms / 1000)) $((ms % 1000 / 10))
+}
+
+# Reads the output of a cmocka program; prints the numbers of tests announced, passed, failed
+# and skipped, then the test that never ended. Writes the skipped ones to $reasons, each with
+# the last other line that it printed. The summary after the tests repeats names: left out.
+count() {
+    awk -v reasons="$reasons" '
+    /\[==========\] Running [0-9]+ test/ { sub(/.*Running /, ""); announced += $1; listing = 0; next }
+    /\[==========\] [0-9]+ test/ { listing = 1; next }
+    listing { next }
+    /\[ RUN      \]/ { sub(/.*\[ RUN      \] /, ""); running = $0; why = ""; next }
+    /\[       OK \]/ { passed++; running = ""; next }
+    /\[  FAILED  \]/ { failed++; running = ""; next }
+    /\[  SKIPPED \]/ { skipped++; print running (why == "" ? "" : ": " why) >reasons; running = ""; next }
+    NF { why = $0 }
+    END { print announced + 0, passed + 0, failed + 0, skipped + 0, running }' "$output"
+}
+
+# Adds to the totals, and ends the line of test $1: passed, failed, skipped, a remark.
+report() {
+    local name=$1 p=$2 f=$3 s=$4 remark=$5 verdict=ok
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    [ "$s" -eq 0 ] || verdict="ok, $s skipped"
+    [ "$p" -gt 0 ] || [ "$s" -eq 0 ] || verdict=skipped
+    [ "$f" -eq 0 ] || verdict=FAILED
+    printf '%5d %9s  %s%s\n' $((p + f + s)) "$seconds" "$verdict" "${remark:+: $remark}"
+    [ ! -s "$reasons" ] || sed 's/^/    skipped /' "$reasons"
+    [ "$f" -eq 0 ] || sed "s/^/    $name: /" "$output"
+}
+
+ended() {
+    case $status in
+    124 | 137) echo "no end after $limit_s s, or killed" ;;
+    *)
+        if [ "$status" -gt 128 ]; then
+            echo "ended by SIG$(kill -l $((status - 128)))"
+        else
+            echo "exit status $status"
+        fi
+        ;;
+    esac
+}
+
+run_program() {
+    local name=$1 announced p f s unfinished remark=
+    printf '%-30s' "$name"
+    : >"$reasons"
+    limited "$OFL_BUILD_DIR/tests/$name"
+    read -r announced p f s unfinished < <(count)
+    if [ "$f" -eq 0 ] && [ "$status" -ne 0 ]; then
+        f=1
+        remark="$(ended)${unfinished:+ in $unfinished}"
+    elif [ $((p + f + s)) -lt "$announced" ] || [ "$announced" -eq 0 ]; then
+        f=$((f + 1))
+        remark="$((p + f - 1 + s)) of $announced tests ran${unfinished:+, $unfinished did not end}: $(ended)"
+    fi
+    report "$name" "$p" "$f" "$s" "$remark"
+}
+
+run_script() {
+    local name=$1
+    printf '%-30s' "$name"
+    : >"$reasons"
+    limited "tests/$name"
+    case $status in
+    0) report "$name" 1 0 0 '' ;;
+    77)
+        sed '/^$/d' "$output" | tail -n 1 >"$reasons"
+        report "$name" 0 0 1 ''
+        ;;
+    *) report "$name" 0 1 0 "$(ended)" ;;
+    esac
+}
+
+shopt -s nullglob
+for source in tests/test_*.c; do
+    name=$(basename "$source" .c)
+    if [[ $name == *"$pattern"* ]]; then
+        run_program "$name"
+    fi
+done
+for script in tests/*.sh; do
+    name=$(basename "$script")
+    if [[ $name == *"$pattern"* ]]; then
+        run_script "$name"
+    fi
+done
+
+echo
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ] && [ $((passed + skipped)) -gt 0 ]
