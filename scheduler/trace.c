@@ -257,8 +257,10 @@ void sched_forget(struct sched *s, uint32_t id)
         /* Positions would shift: a plan that named it is no plan any more. */
         p->events.count = 0;
         p->ids = 0;
-        if (p == s->plan)
+        if (p == s->plan) {
             s->position = 0;
+            s->departed = true;
+        }
     }
 }
 

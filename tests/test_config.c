@@ -361,6 +361,48 @@ static void saves_what_it_reads(void **state)
     assert_non_null(strstr(error, file));
 }
 
+/* Numbers as people write them: not 9.99999975e-06, and one id is not a list. */
+static void saves_plain_numbers(void **state)
+{
+    struct llama_config c = expected_base();
+    char text[4096] = "", error[512];
+    FILE *f;
+
+    (void)state;
+    unlink(file);
+    assert_int_equal(llama_config_save(file, &c, OFL_F32, error, sizeof error), 0);
+    f = fopen(file, "r");
+    assert_non_null(f);
+    assert_true(fread(text, 1, sizeof text - 1, f) > 0);
+    fclose(f);
+    assert_non_null(strstr(text, "\"rms_norm_eps\": 1e-5,"));
+    assert_non_null(strstr(text, "\"rope_theta\": 500000.0,"));
+    assert_non_null(strstr(text, "\"eos_token_id\": 2,"));
+    assert_non_null(strstr(text, "\"torch_dtype\": \"float32\""));
+}
+
+/* Configurations that did not come from a file. */
+static void checks_structs(void **state)
+{
+    struct llama_config good_one = expected_base(), c;
+    char error[512];
+
+    (void)state;
+    assert_int_equal(llama_config_check(&good_one, "x", error, sizeof error), 0);
+    for (int i = 0; i < 8; i++) { /* layers to max_positions */
+        c = good_one, ((uint32_t *)&c.shape)[i] = 0;
+        assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -OFL_EFORMAT);
+        c = good_one, ((uint32_t *)&c.shape)[i] = UINT32_MAX;
+        assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -OFL_EFORMAT);
+    }
+    c = good_one, c.bos_id = 2048;
+    assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -OFL_EFORMAT);
+    c = good_one, c.eos_count = LLAMA_EOS_MAX + 1;
+    assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -OFL_EFORMAT);
+    c = good_one, c.eos_ids[0] = 2048;
+    assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -OFL_EFORMAT);
+}
+
 static void comparison_sees_differences(void **state)
 {
     struct llama_config a = expected_base(), b;
@@ -447,6 +489,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_good_configurations),   cmocka_unit_test(refuses_bad_configurations),
         cmocka_unit_test(refuses_bad_files),           cmocka_unit_test(saves_what_it_reads),
+        cmocka_unit_test(saves_plain_numbers),         cmocka_unit_test(checks_structs),
         cmocka_unit_test(comparison_sees_differences), cmocka_unit_test(presets_have_their_sizes),
     };
 

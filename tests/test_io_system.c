@@ -222,7 +222,7 @@ static int reserve_and_write_too_much(const char *where)
             continue;
         CHECK(io_queue_open(&config, &q) == 0);
         CHECK(io_test_transfer(q, &r) == -ENOSPC);
-        CHECK(r.done_bytes > 1 << 20 && r.done_bytes < wanted);
+        CHECK(r.done_bytes < wanted); /* 0 where a direct write fails as a whole */
         CHECK(strstr(r.error.text, "offset 0, 25165824 bytes: wrote "));
         CHECK(strstr(r.error.text, ": No space left on device"));
         io_queue_close(q);

@@ -6,7 +6,7 @@
 Needs torch and transformers. The models are transformers' LlamaForCausalLM in f32 with eager
 attention. Their weights are not stored: both sides make them from a hash, as small multiples of
 powers of two that F32, BF16 and F16 all hold exactly. Each tensor of results is stored as its
-Euclidean norm and every stride-th value. tests/test_block.c reads the file.
+Euclidean norm and every stride-th value. tests/test_block_golden.c reads the file.
 """
 
 import sys

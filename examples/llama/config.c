@@ -290,9 +290,16 @@ int llama_config_check(const struct llama_config *config, const char *source, ch
     if (s->rope.kind == LLAMA_ROPE_LLAMA3 && !(s->rope.low_freq_factor < s->rope.high_freq_factor))
         return REFUSE(r, "read %s: low_freq_factor %g is not below high_freq_factor %g", source,
                       (double)s->rope.low_freq_factor, (double)s->rope.high_freq_factor);
-    if (config->bos_id < -1 || config->bos_id >= (int32_t)s->vocab || config->eos_count > LLAMA_EOS_MAX)
-        return REFUSE(r, "read %s: bos_token_id %" PRId32 " or %" PRIu32 " ids of eos_token_id: out of range",
-                      source, config->bos_id, config->eos_count);
+    if (config->bos_id < -1 || config->bos_id >= (int32_t)s->vocab)
+        return REFUSE(r, "read %s: bos_token_id is %" PRId32 ": outside the vocabulary of %" PRIu32, source,
+                      config->bos_id, s->vocab);
+    if (config->eos_count > LLAMA_EOS_MAX)
+        return REFUSE(r, "read %s: eos_token_id has %" PRIu32 " ids, at most %d are supported", source,
+                      config->eos_count, LLAMA_EOS_MAX);
+    for (uint32_t i = 0; i < config->eos_count; i++)
+        if (config->eos_ids[i] < 0 || config->eos_ids[i] >= (int32_t)s->vocab)
+            return REFUSE(r, "read %s: eos_token_id is %" PRId32 ": outside the vocabulary of %" PRIu32,
+                          source, config->eos_ids[i], s->vocab);
     return 0;
 }
 

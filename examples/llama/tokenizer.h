@@ -22,7 +22,8 @@
  *
  * Deliberately not applied: post_processor (no start token is added), truncation,
  * padding. The known differences from Hugging Face are the Unicode version of
- * PCRE2's character classes, and U+180E, which its \s includes.
+ * PCRE2's character classes, and U+180E, which its \s includes. Decoding is that of
+ * tokenizers 0.22: 0.23 doesn't skip special tokens that are normalized.
  */
 #ifndef LLAMA_TOKENIZER_H
 #define LLAMA_TOKENIZER_H

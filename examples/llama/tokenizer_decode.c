@@ -148,7 +148,7 @@ static int byte_unmap(const struct list *in, struct list *out, bool alone)
             rc = tok_buffer_add(&all, text, bytes);
         }
     }
-    if (rc == 0)
+    if (rc == 0 && all.used > 0)
         rc = alone ? tok_buffer_add(&out->text, all.data, all.used)
                    : tok_utf8_repair(&out->text, all.data, all.used);
     tok_buffer_free(&all);

@@ -203,7 +203,7 @@ static int split_marks(struct encoding *e, size_t at, const char *text, size_t b
         size_t seek = from ? from + mark->bytes : 0;
         if (from == 0 && bytes >= mark->bytes && memcmp(text, mark->text, mark->bytes) == 0)
             seek = mark->bytes;
-        const char *next = seek < bytes ? memmem(text + seek, bytes - seek, mark->text, mark->bytes) : NULL;
+        const char *next = seek < bytes ? tok_find(text + seek, bytes - seek, mark) : NULL;
         size_t end = next ? (size_t)(next - text) : bytes;
         rc = encode_piece(e, at + 1, text + from, end - from, first && from == 0);
         from = end;

@@ -166,6 +166,8 @@ int tok_pairs_init(struct tok_pairs *pairs, size_t entries);
 void tok_pairs_set(struct tok_pairs *pairs, uint32_t left, uint32_t right, uint32_t value);
 uint32_t tok_pairs_find(const struct tok_pairs *pairs, uint32_t left, uint32_t right);
 int tok_text_copy(struct tok_text *out, const char *text, size_t bytes);
+/* Where a pattern, which is not empty, first is; or NULL. */
+const char *tok_find(const char *text, size_t bytes, const struct tok_text *pattern);
 /* Appends text to out, with each pattern replaced. */
 int tok_replace(struct tok_buffer *out, const char *text, size_t bytes, const struct tok_text *pattern,
                 const struct tok_text *content);

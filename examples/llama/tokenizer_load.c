@@ -64,10 +64,9 @@ int tok_load_bool(struct tok_load *l, const json_t *object, const char *where, c
     const json_t *value = json_object_get(object, key);
     char field[240];
 
-    if ((!value || json_is_null(value)) && otherwise >= 0) {
-        *out = otherwise;
+    *out = otherwise > 0;
+    if ((!value || json_is_null(value)) && otherwise >= 0)
         return 0;
-    }
     if (!json_is_boolean(value)) {
         snprintf(field, sizeof field, "%s.%s", where, key);
         return tok_load_fail_field(l, -EINVAL, field, value, "it must be true or false");
@@ -95,13 +94,12 @@ static int fail_token(struct tok_load *l, const char *field, const char *token, 
     return tok_load_fail(l, -EINVAL, "%s: the token %s %s", field, shown, cause);
 }
 
-static int set_word(struct tok_load *l, uint32_t id, const json_t *value, const char *text)
+static int set_word(struct tok_load *l, uint32_t id, const char *text, size_t bytes)
 {
-    size_t bytes = value ? json_string_length(value) : strlen(text);
     struct tok_word *word = &l->t->words[id];
     struct tok_text copy;
 
-    if (bytes > UINT32_MAX || tok_text_copy(&copy, value ? json_string_value(value) : text, bytes) < 0)
+    if (bytes > UINT32_MAX || tok_text_copy(&copy, text, bytes) < 0)
         return fail_memory(l);
     word->text = (char *)copy.text;
     word->bytes = (uint32_t)bytes;
@@ -152,7 +150,7 @@ static int load_vocab(struct tok_load *l, json_t *vocab)
         uint32_t id = (uint32_t)json_integer_value(value), code;
         if (t->words[id].text)
             return fail_token(l, "model.vocab", text, "has the id of another token");
-        rc = set_word(l, id, NULL, text);
+        rc = set_word(l, id, text, strlen(text));
         if (rc < 0)
             return rc;
         tok_map_add(&t->map, t->words, id);
@@ -376,7 +374,7 @@ static int load_added(struct tok_load *l, const json_t *token, const char *where
     if (known == TOK_NONE && word->text)
         return tok_load_fail_field(l, -EINVAL, field, content, "another token has its id");
     if (known == TOK_NONE)
-        rc = set_word(l, added->id, content, NULL);
+        rc = set_word(l, added->id, text, bytes);
     if (rc < 0)
         return rc;
     word->special = special && bytes > 0;
@@ -387,6 +385,8 @@ static int load_added(struct tok_load *l, const json_t *token, const char *where
                           (uint32_t)(added - t->added));
     for (size_t i = 0; i < 2; i++)
         tok_buffer_free(&normal[i]);
+    if (rc == -ENOMEM)
+        return fail_memory(l);
     return rc < 0 ? tok_load_fail_field(l, rc, field, content, "it can't be normalized") : 0;
 }
 

@@ -101,13 +101,28 @@ int tok_text_copy(struct tok_text *out, const char *text, size_t bytes)
     return 0;
 }
 
+/* memmem would do, but ThreadSanitizer's reads all of the text each time, where memchr's
+ * stops at what it finds. Patterns are short. */
+const char *tok_find(const char *text, size_t bytes, const struct tok_text *pattern)
+{
+    const char *end = text + bytes;
+
+    while ((size_t)(end - text) >= pattern->bytes) {
+        text = memchr(text, pattern->text[0], (size_t)(end - text) - pattern->bytes + 1);
+        if (!text || memcmp(text, pattern->text, pattern->bytes) == 0)
+            return text;
+        text++;
+    }
+    return NULL;
+}
+
 int tok_replace(struct tok_buffer *out, const char *text, size_t bytes, const struct tok_text *pattern,
                 const struct tok_text *content)
 {
     const char *at = text, *end = text + bytes, *hit;
     int rc = 0;
 
-    while (rc == 0 && (hit = memmem(at, (size_t)(end - at), pattern->text, pattern->bytes))) {
+    while (rc == 0 && (hit = tok_find(at, (size_t)(end - at), pattern))) {
         rc = tok_buffer_add(out, at, (size_t)(hit - at));
         if (rc == 0)
             rc = tok_buffer_add(out, content->text, content->bytes);

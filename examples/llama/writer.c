@@ -97,9 +97,6 @@ static int check(struct writing *x, const char *dir)
     } else if (errno != ENOENT) {
         return fail_errno(x, "write", x->final, -errno);
     }
-    if (stat(x->parent, &st) != 0)
-        return llama_fail(-errno, x->error, x->error_bytes, "write %s: directory %s: %s", x->final, x->parent,
-                          ofl_strerror(errno));
     if (access(x->parent, W_OK | X_OK) != 0)
         return llama_fail(-errno, x->error, x->error_bytes, "write %s: directory %s can't be written: %s",
                           x->final, x->parent, ofl_strerror(errno));

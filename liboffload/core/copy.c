@@ -212,6 +212,17 @@ void copy_ghost_drop(struct core_copy *c)
     c->tensor->dirty_ghosts--;
 }
 
+bool copy_in_use(const struct pager *p, const struct ofl_tensor *t)
+{
+    if (t->current && (t->current->marks || t->current->waiting))
+        return true;
+    if (t->ghosts)
+        for (const struct core_copy *c = p->ghosts.next; c != &p->ghosts; c = c->next)
+            if (c->tensor == t && (c->marks || c->waiting))
+                return true;
+    return false;
+}
+
 bool copy_drained(const struct pager *p, const struct ofl_tensor *t, uint32_t tile, uint64_t seq)
 {
     if (t->current && t->current->dirty && t->current->seq < seq)

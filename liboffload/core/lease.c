@@ -242,8 +242,8 @@ static int place_batch(struct pager *p, struct ofl_lease *leases, size_t n, bool
 
 static void drop_ghosts(struct pager *p, struct ofl_tensor *t)
 {
-    /* A host work still to come may read what they drain. */
-    if (t->host_done != t->host_issued || !t->dirty_ghosts)
+    /* A host work still to come, or a fill that an earlier use awaits, may read what they drain. */
+    if (t->host_done != t->host_issued || !t->dirty_ghosts || copy_fill_before(p, t, UINT64_MAX))
         return;
     for (struct core_copy *c = p->ghosts.next; c != &p->ghosts; c = c->next)
         if (c->tensor == t)

@@ -182,7 +182,7 @@ static int take_device_home(struct pager *p, struct ofl_tensor *t)
 
 static int take_home(struct pager *p, struct ofl_tensor *t)
 {
-    if (t->source || (t->flags & OFL_TENSOR_TRANSIENT) || t->bytes == 0)
+    if (t->source || (t->flags & OFL_TENSOR_TRANSIENT))
         return 0;
     if (p->home == OFL_NVME) {
         t->file = store_file(p->store);
@@ -217,6 +217,9 @@ int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
 
     if (c && c->leases)
         return base_fail(-OFL_ESTATE, "destroy %s: it is leased", t->name);
+    t->leaving = true;
+    if (copy_in_use(p, t))
+        return -EAGAIN; /* released, but work on streams is still to see the bytes */
     if (c) {
         c->dirty = false;
         copy_evict(p, c);
@@ -282,7 +285,7 @@ static uint64_t prefetch_device(struct pager *p)
     for (k = 0; k < AHEAD_EVENTS && sched_ahead(p->sched, k, &e); k++) {
         struct ofl_tensor *t = p->by_id[e.id];
 
-        if (e.where != SCHED_ON_DEVICE || !t || t->current || t->bytes == 0)
+        if (e.where != SCHED_ON_DEVICE || !t || t->current || t->leaving)
             continue;
         if (!copy_place(p, t, k ? k : 1))
             break;
@@ -303,7 +306,7 @@ static void prefetch_host(struct pager *p, uint64_t from)
         struct tile_claim claim = {.need = NEED_AHEAD, .ahead = k};
         struct ofl_tensor *t = p->by_id[e.id];
 
-        if (!t || e.no_fetch || t->current || !t->file || t->host_tiles == t->tiles_count ||
+        if (!t || t->leaving || e.no_fetch || t->current || !t->file || t->host_tiles == t->tiles_count ||
             t->host_issued != t->host_done || t->dirty_ghosts)
             continue;
         for (uint32_t i = 0; i < t->tiles_count; i++) {

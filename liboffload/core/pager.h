@@ -93,6 +93,7 @@ struct ofl_tensor {
     struct io_file *file; /* the store's, or the source's; NULL: no home below HOST */
     uint64_t file_off;
     struct ofl_source *source;
+    bool leaving;         /* being destroyed: nothing is fetched for it */
     bool host_home;       /* its tiles own their ranges of the host arena for good */
     struct core_copy *current;
     uint32_t dirty_ghosts, ghosts;
@@ -263,6 +264,8 @@ void copy_moved(struct pager *p, struct core_op *op);
 void copy_fail(struct pager *p, struct ofl_tensor *t, const struct base_error *error);
 /* A copy made before that host work still awaits bytes from the tiles. */
 bool copy_fill_before(const struct pager *p, const struct ofl_tensor *t, uint64_t ordinal);
+/* Work on streams has still to pass a use of t. */
+bool copy_in_use(const struct pager *p, const struct ofl_tensor *t);
 /* The tile's newest bytes are below the device, as far as copies older than seq are concerned. */
 bool copy_drained(const struct pager *p, const struct ofl_tensor *t, uint32_t tile, uint64_t seq);
 

@@ -148,6 +148,7 @@ int pager_update(struct pager *p, struct core_update *u)
         if (t->current)
             copy_evict(p, t->current);
         u->ordinal[i] = ++t->host_issued;
+        t->version += u->access[i] != HOST_READ;
         if (sched_use(p->sched, (struct sched_event){t->id, SCHED_ON_HOST, u->access[i] == HOST_OVERWRITE}) ==
             -ENOMEM)
             p->changes++; /* unrecorded: the plan will miss it, nothing else */
@@ -177,6 +178,7 @@ int pager_request(struct pager *p, struct core_request *r)
     if (t->current && (t->current->dirty || writes(r->refs[0].access)))
         copy_evict(p, t->current);
     r->ordinal[0] = ++t->host_issued;
+    t->version += writes(r->refs[0].access);
     r->seq = ++p->seq;
     append_request(p, r);
     return 0;

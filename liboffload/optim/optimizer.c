@@ -470,8 +470,9 @@ static void release_updates(void *arg, int code)
     for (size_t i = 0; i < o->count; i++) {
         struct binding *b = o->bindings[i];
 
-        if (b->applied)
-            b->scale = o->scale;
+        if (!b->update.held)
+            continue;
+        b->scale = o->scale;
         b->update.held = false;
     }
     o->ctx->pager.changes++;

@@ -1,0 +1,54 @@
+/* See core_fixture.h. */
+#include "tests/core_fixture.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char scratch[64];
+
+uint64_t random_next(struct random *r)
+{
+    uint64_t z = r->state += 0x9e3779b97f4a7c15u;
+
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+uint64_t random_below(struct random *r, uint64_t n)
+{
+    return random_next(r) % n;
+}
+
+const char *scratch_make(void)
+{
+    mkdir("build", 0777); /* may be there */
+    strcpy(scratch, "build/scratch-XXXXXX");
+    if (!mkdtemp(scratch)) {
+        perror(scratch);
+        exit(1);
+    }
+    return scratch;
+}
+
+void scratch_remove(void)
+{
+    if (scratch[0] && rmdir(scratch) < 0)
+        perror(scratch); /* not empty: something was left in it */
+    scratch[0] = '\0';
+}
+
+void fixture_log(void *arg, enum ofl_log_level level, const char *text)
+{
+    (void)arg;
+    if (level == OFL_LOG_WARNING)
+        fprintf(stderr, "log: %s\n", text);
+}
+
+unsigned fixture_rounds(unsigned rounds)
+{
+    return getenv("OFL_TEST_LIGHT") ? (rounds + 3) / 4 : rounds;
+}

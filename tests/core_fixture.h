@@ -1,0 +1,27 @@
+/* What the tests of core and optim share: a scratch directory, a seeded generator, contexts. */
+#ifndef OFL_TESTS_CORE_FIXTURE_H
+#define OFL_TESTS_CORE_FIXTURE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "include/offload.h"
+
+struct random {
+    uint64_t state;
+};
+
+uint64_t random_next(struct random *r);
+uint64_t random_below(struct random *r, uint64_t n);
+
+/* A directory below the current one, where direct I/O is likely to work; removed by scratch_remove. */
+const char *scratch_make(void);
+void scratch_remove(void);
+
+/* Prints warnings of the library to stderr. */
+void fixture_log(void *arg, enum ofl_log_level level, const char *text);
+
+/* Rounds of a random test: fewer under a sanitizer (OFL_TEST_LIGHT). */
+unsigned fixture_rounds(unsigned rounds);
+
+#endif

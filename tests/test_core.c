@@ -1,0 +1,489 @@
+/*
+ * core: residency. Random programs of acquires, kernels, releases, reads, writes, creations
+ * and destructions run against a plain model in memory, under budgets that hold a fraction
+ * of the bytes. Every kernel checks every byte that it was promised. The model is a seed and
+ * a mask per tensor, from which any word of its contents follows.
+ *
+ * Kernels run asynchronously on two streams, and the program runs ahead of them, so a wait
+ * that is missing shows as a wrong byte. Negative control: with OFL_BREAK_WAITS the same
+ * program runs kernels on a stream that was not the one leased to; it must see wrong bytes.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "include/offload.h"
+#include "tests/core_fixture.h"
+
+#define TENSORS 40
+#define BATCH 4
+#define STREAMS 2
+
+struct model {
+    struct ofl_tensor *tensor;
+    uint64_t words, seed, mask;
+    bool defined, leased;
+};
+
+struct program {
+    struct ofl_ctx *ctx;
+    struct ofl_stream *streams[STREAMS], *wrong;
+    struct model models[TENSORS];
+    struct random random;
+    uint64_t seed, names;
+    atomic_uint wrong_words;
+    bool break_waits;
+};
+
+static uint64_t word_at(uint64_t seed, uint64_t mask, uint64_t i)
+{
+    return (seed ? (seed + i) * 0x9e3779b97f4a7c15u : 0) ^ mask;
+}
+
+/* ---- kernels ----------------------------------------------------------- */
+
+struct kernel {
+    uint64_t *words, count;
+    uint64_t seed, mask; /* expected, if check */
+    uint64_t new_seed, new_mask;
+    bool check, overwrite, flip;
+    atomic_uint *wrong_words;
+};
+
+static void kernel_run(void *arg)
+{
+    struct kernel *k = arg;
+    unsigned wrong = 0;
+
+    if (k->check)
+        for (uint64_t i = 0; i < k->count; i++)
+            wrong += k->words[i] != word_at(k->seed, k->mask, i);
+    if (wrong)
+        atomic_fetch_add(k->wrong_words, wrong);
+    if (k->overwrite)
+        for (uint64_t i = 0; i < k->count; i++)
+            k->words[i] = word_at(k->new_seed, k->new_mask, i);
+    if (k->flip)
+        for (uint64_t i = 0; i < k->count; i++)
+            k->words[i] ^= k->new_mask;
+    free(k);
+}
+
+static void launch(struct program *p, const struct ofl_lease *l, struct model *m, struct ofl_stream *s)
+{
+    struct kernel *k = calloc(1, sizeof *k);
+
+    assert_non_null(k);
+    *k = (struct kernel){.words = l->ptr,
+                         .count = m->words,
+                         .seed = m->seed,
+                         .mask = m->mask,
+                         .check = l->mode != OFL_OVERWRITE && m->defined,
+                         .overwrite = l->mode == OFL_OVERWRITE,
+                         .flip = l->mode == OFL_UPDATE,
+                         .new_seed = random_next(&p->random) | 1,
+                         .new_mask = random_next(&p->random),
+                         .wrong_words = &p->wrong_words};
+    if (l->mode == OFL_OVERWRITE) {
+        m->seed = k->new_seed;
+        m->mask = k->new_mask;
+        m->defined = true;
+    }
+    if (l->mode == OFL_UPDATE)
+        m->mask ^= k->new_mask;
+    assert_int_equal(ofl_stream_launch(s, kernel_run, k), 0);
+}
+
+/* ---- program steps ----------------------------------------------------- */
+
+static void ok(struct program *p, int err, const char *what)
+{
+    if (err == 0)
+        return;
+    print_error("seed %llu: %s: %d: %s\n", (unsigned long long)p->seed, what, err, ofl_error());
+    fail();
+}
+
+static void make_tensor(struct program *p, struct model *m)
+{
+    char name[32];
+    struct ofl_tensor_desc d = {.size = sizeof d, .name = name, .dtype = OFL_U64};
+
+    snprintf(name, sizeof name, "t%llu", (unsigned long long)p->names++);
+    d.elems = random_below(&p->random, 4) ? 1 + random_below(&p->random, 2000) : 1 + random_below(&p->random, 30000);
+    d.kind = random_below(&p->random, 3) ? OFL_KIND_WEIGHT : OFL_KIND_ACTIVATION;
+    *m = (struct model){.words = d.elems, .defined = true};
+    ok(p, ofl_tensor_create(p->ctx, &d, &m->tensor), "create");
+}
+
+static size_t random_batch(struct program *p, struct ofl_lease *leases, struct model **models)
+{
+    size_t n = 1 + random_below(&p->random, BATCH), count = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        struct model *m = &p->models[random_below(&p->random, TENSORS)];
+        unsigned kind = (unsigned)random_below(&p->random, 10);
+
+        if (m->leased)
+            continue;
+        m->leased = true;
+        models[count] = m;
+        leases[count++] = (struct ofl_lease){.tensor = m->tensor,
+                                             .mode = kind < 5   ? OFL_READ
+                                                     : kind < 8 ? OFL_UPDATE
+                                                                : OFL_OVERWRITE,
+                                             .flags = kind == 4 || kind == 9 ? OFL_LEASE_DROP : 0};
+    }
+    return count;
+}
+
+static void finish_batch(struct program *p, struct ofl_lease *leases, struct model **models, size_t n,
+                         struct ofl_stream *s)
+{
+    ok(p, ofl_release(p->ctx, leases, n, s), "release");
+    for (size_t i = 0; i < n; i++) {
+        models[i]->leased = false;
+        if (leases[i].flags & OFL_LEASE_DROP)
+            models[i]->defined = false;
+    }
+}
+
+static void run_batch(struct program *p, int depth)
+{
+    struct ofl_lease leases[BATCH];
+    struct model *models[BATCH];
+    struct ofl_stream *s = p->streams[random_below(&p->random, STREAMS)];
+    size_t n = random_batch(p, leases, models);
+
+    ok(p, ofl_acquire(p->ctx, leases, n, s), "acquire");
+    for (size_t i = 0; i < n; i++)
+        launch(p, &leases[i], models[i], p->break_waits ? p->wrong : s);
+    if (depth < 1 && random_below(&p->random, 3) == 0)
+        run_batch(p, depth + 1); /* leases within leases */
+    if (p->break_waits)
+        ofl_stream_sync(p->wrong);
+    finish_batch(p, leases, models, n, s);
+}
+
+static void read_back(struct program *p, struct model *m)
+{
+    uint64_t first = random_below(&p->random, m->words), n = 1 + random_below(&p->random, m->words - first);
+    uint64_t *buf = malloc(n * sizeof *buf);
+    unsigned wrong = 0;
+
+    assert_non_null(buf);
+    ok(p, ofl_tensor_read(m->tensor, first * 8, buf, n * 8), "read");
+    for (uint64_t i = 0; m->defined && i < n; i++)
+        wrong += buf[i] != word_at(m->seed, m->mask, first + i);
+    free(buf);
+    atomic_fetch_add(&p->wrong_words, wrong);
+}
+
+static void write_over(struct program *p, struct model *m)
+{
+    uint64_t *buf = malloc(m->words * sizeof *buf);
+    uint64_t half = m->defined && m->words > 1 ? m->words / 2 : 0;
+
+    assert_non_null(buf);
+    if (half) { /* the same words again, in the back: a partial write */
+        for (uint64_t i = half; i < m->words; i++)
+            buf[i] = word_at(m->seed, m->mask, i);
+        ok(p, ofl_tensor_write(m->tensor, half * 8, buf + half, (m->words - half) * 8), "write half");
+    } else {
+        m->seed = random_next(&p->random) | 1;
+        m->mask = 0;
+        m->defined = true;
+        for (uint64_t i = 0; i < m->words; i++)
+            buf[i] = word_at(m->seed, m->mask, i);
+        ok(p, ofl_tensor_write(m->tensor, 0, buf, m->words * 8), "write");
+    }
+    free(buf);
+}
+
+static void run_step(struct program *p)
+{
+    struct model *m = &p->models[random_below(&p->random, TENSORS)];
+    uint64_t kind = random_below(&p->random, 100);
+
+    if (kind < 90) {
+        run_batch(p, 0);
+    } else if (kind < 94) {
+        read_back(p, m);
+    } else if (kind < 97) {
+        write_over(p, m);
+    } else if (kind < 98) {
+        ok(p, ofl_tensor_destroy(m->tensor), "destroy");
+        make_tensor(p, m);
+    } else {
+        ok(p, ofl_stream_sync(p->streams[random_below(&p->random, STREAMS)]), "sync");
+    }
+}
+
+static void open_program(struct program *p, const struct ofl_config *config, uint64_t seed)
+{
+    memset(p, 0, sizeof *p);
+    p->seed = seed;
+    p->random.state = seed;
+    ok(p, ofl_open(config, &p->ctx), "open");
+    for (int i = 0; i < STREAMS; i++)
+        ok(p, ofl_stream_create(p->ctx, &p->streams[i]), "create stream");
+    ok(p, ofl_stream_create(p->ctx, &p->wrong), "create stream");
+    for (int i = 0; i < TENSORS; i++)
+        make_tensor(p, &p->models[i]);
+}
+
+static void check_budgets(struct program *p)
+{
+    struct ofl_stats s = {.size = sizeof s};
+
+    ok(p, ofl_stats_get(p->ctx, &s), "stats");
+    for (int i = 0; i < OFL_TIERS; i++)
+        if (s.peak_bytes[i] > s.budget_bytes[i])
+            fail_msg("seed %llu: tier %d peaked at %llu of %llu bytes", (unsigned long long)p->seed, i,
+                     (unsigned long long)s.peak_bytes[i], (unsigned long long)s.budget_bytes[i]);
+}
+
+static void close_program(struct program *p, bool expect_wrong)
+{
+    for (int i = 0; i < STREAMS; i++)
+        ok(p, ofl_stream_sync(p->streams[i]), "sync");
+    for (int i = 0; i < TENSORS && !expect_wrong; i++)
+        read_back(p, &p->models[i]);
+    check_budgets(p);
+    ok(p, ofl_close(p->ctx), "close");
+    if ((atomic_load(&p->wrong_words) != 0) != expect_wrong)
+        fail_msg("seed %llu: %u wrong words", (unsigned long long)p->seed, atomic_load(&p->wrong_words));
+}
+
+/* ---- the cases --------------------------------------------------------- */
+
+#define MIB (1ull << 20)
+
+static const struct {
+    const char *name;
+    uint64_t device, host, nvme, test_seed;
+    uint32_t flags;
+    bool steps; /* the same sequence again and again, bracketed as steps */
+} cases[] = {
+    {"nvme, smallest host", 1200000, 2 * MIB, 16 * MIB, 0, 0, false},
+    {"nvme, smallest host, poisoned", 1200000, 2 * MIB, 16 * MIB, 0, OFL_POISON, false},
+    {"nvme, short and retried transfers", 1200000, 2 * MIB, 16 * MIB, 7, OFL_POISON, false},
+    {"nvme, thread engine", 1200000, 2 * MIB, 16 * MIB, 0, OFL_USE_THREADS, false},
+    {"nvme, buffered", 1200000, 2 * MIB, 16 * MIB, 0, OFL_USE_BUFFERED, false},
+    {"nvme, steps", 1200000, 2 * MIB, 16 * MIB, 0, OFL_POISON, true},
+    {"nvme, roomy host, steps", 1200000, 6 * MIB, 16 * MIB, 0, 0, true},
+    {"host is home", 1200000, 12 * MIB, 0, 0, OFL_POISON, false},
+    {"host is home, steps", 1200000, 12 * MIB, 0, 0, 0, true},
+    {"device is home", 12 * MIB, 2 * MIB, 0, 0, 0, false},
+};
+
+static struct ofl_config config_of(size_t i, const char *dir)
+{
+    return (struct ofl_config){.size = sizeof(struct ofl_config),
+                               .device_bytes = cases[i].device,
+                               .host_bytes = cases[i].host,
+                               .nvme_dir = cases[i].nvme ? dir : NULL,
+                               .nvme_bytes = cases[i].nvme,
+                               .flags = cases[i].flags,
+                               .test_seed = cases[i].test_seed,
+                               .log = fixture_log};
+}
+
+static void random_programs(void **state)
+{
+    static struct program p;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (uint64_t seed = 1; seed <= 3; seed++) {
+            struct ofl_config config = config_of(i, *state);
+            unsigned rounds = fixture_rounds(1200);
+            struct random again;
+
+            print_message("  %s, seed %llu\n", cases[i].name, (unsigned long long)seed);
+            open_program(&p, &config, seed);
+            again = p.random;
+            for (unsigned k = 0; k < rounds; k++) {
+                if (cases[i].steps && k % 40 == 0) {
+                    if (k)
+                        ok(&p, ofl_step_end(p.ctx), "step end");
+                    /* now and then the step departs from its plan */
+                    if (k % 320)
+                        p.random = again;
+                    ok(&p, ofl_step_begin(p.ctx, "step"), "step begin");
+                }
+                run_step(&p);
+            }
+            if (cases[i].steps)
+                ok(&p, ofl_step_end(p.ctx), "step end");
+            close_program(&p, false);
+        }
+}
+
+/* The kernels run on a stream that waits for nothing: the checks must notice. */
+static void missing_wait_is_seen(void **state)
+{
+    static struct program p;
+    struct ofl_config config = config_of(0, *state);
+
+    open_program(&p, &config, 99);
+    p.break_waits = true;
+    for (unsigned k = 0; k < 300; k++)
+        run_batch(&p, 1);
+    close_program(&p, true);
+}
+
+/* ---- refusals ---------------------------------------------------------- */
+
+static struct ofl_tensor *tensor_of(struct ofl_ctx *ctx, const char *name, uint64_t bytes)
+{
+    struct ofl_tensor_desc d = {.size = sizeof d, .name = name, .dtype = OFL_U8, .elems = bytes};
+    struct ofl_tensor *t;
+
+    assert_int_equal(ofl_tensor_create(ctx, &d, &t), 0);
+    return t;
+}
+
+static void expect_error(int err, int code, const char *part)
+{
+    if (err != code || !strstr(ofl_error(), part))
+        fail_msg("got %d \"%s\", expected %d with \"%s\"", err, ofl_error(), code, part);
+}
+
+static void budgets_refuse_at_once(void **state)
+{
+    struct ofl_config config = config_of(0, *state);
+    struct ofl_tensor_desc huge = {.size = sizeof huge, .name = "huge", .dtype = OFL_U8, .elems = 2000000};
+    struct ofl_lease leases[2] = {{.mode = OFL_READ}, {.mode = OFL_READ}};
+    struct ofl_stream *s;
+    struct ofl_tensor *t;
+    struct ofl_ctx *ctx;
+
+    assert_int_equal(ofl_open(&config, &ctx), 0);
+    assert_int_equal(ofl_stream_create(ctx, &s), 0);
+    expect_error(ofl_tensor_create(ctx, &huge, &t), -OFL_EBUDGET, "create huge: a lease of it takes 2000128 bytes");
+    leases[0].tensor = tensor_of(ctx, "left", 700000);
+    leases[1].tensor = tensor_of(ctx, "right", 700001);
+    expect_error(ofl_acquire(ctx, leases, 2, s), -OFL_EBUDGET, "the largest right with 700001 bytes");
+    assert_non_null(strstr(ofl_error(), "the smallest that holds this is 1400320"));
+    assert_int_equal(ofl_acquire(ctx, leases, 1, s), 0);
+    expect_error(ofl_acquire(ctx, leases + 1, 1, s), -OFL_EBUDGET, "beside 700160 bytes leased");
+    assert_int_equal(ofl_release(ctx, leases, 1, s), 0);
+    assert_int_equal(ofl_acquire(ctx, leases + 1, 1, s), 0);
+    assert_int_equal(ofl_release(ctx, leases + 1, 1, s), 0);
+    assert_int_equal(ofl_close(ctx), 0);
+
+    config.nvme_bytes = MIB;
+    assert_int_equal(ofl_open(&config, &ctx), 0);
+    tensor_of(ctx, "first", 900000);
+    huge.elems = 900000;
+    expect_error(ofl_tensor_create(ctx, &huge, &t), -OFL_EBUDGET, "raise the NVMe budget by at least");
+    assert_int_equal(ofl_close(ctx), 0);
+    config.host_bytes = 1000000;
+    expect_error(ofl_open(&config, &ctx), -OFL_EBUDGET, "the smallest workable is 2097152");
+    config.host_bytes = 0;
+    expect_error(ofl_open(&config, &ctx), -OFL_EBUDGET, "needs host memory");
+    config = config_of(0, "build/no/such/place");
+    expect_error(ofl_open(&config, &ctx), -ENOENT, "build/no/such/place");
+}
+
+static void leases_exclude(void **state)
+{
+    struct ofl_config config = config_of(0, *state);
+    struct ofl_lease a = {.mode = OFL_READ}, b = {.mode = OFL_UPDATE}, twice[2];
+    struct ofl_stream *s;
+    struct ofl_ctx *ctx;
+    char byte;
+
+    assert_int_equal(ofl_open(&config, &ctx), 0);
+    assert_int_equal(ofl_stream_create(ctx, &s), 0);
+    a.tensor = b.tensor = tensor_of(ctx, "shared", 1000);
+    assert_int_equal(ofl_acquire(ctx, &a, 1, s), 0);
+    expect_error(ofl_acquire(ctx, &b, 1, s), -OFL_ESTATE, "acquire shared to update: it is leased already to read");
+    expect_error(ofl_tensor_destroy(a.tensor), -OFL_ESTATE, "it is leased");
+    expect_error(ofl_tensor_read(a.tensor, 0, &byte, 1), -OFL_ESTATE, "it is leased");
+    assert_int_equal(ofl_release(ctx, &a, 1, s), 0);
+    expect_error(ofl_release(ctx, &a, 1, s), -OFL_ESTATE, "not leased by this lease");
+    twice[0] = twice[1] = b;
+    expect_error(ofl_acquire(ctx, twice, 2, s), -OFL_ESTATE, "twice in one batch");
+    twice[0] = twice[1] = a;
+    assert_int_equal(ofl_acquire(ctx, twice, 2, s), 0);
+    assert_ptr_equal(twice[0].ptr, twice[1].ptr);
+    assert_int_equal(ofl_release(ctx, twice, 2, s), 0);
+    expect_error(ofl_tensor_read(a.tensor, 999, &byte, 2), -EINVAL, "it has 1000 bytes");
+    expect_error(ofl_step_end(ctx), -OFL_ESTATE, "no step is open");
+    assert_int_equal(ofl_close(ctx), 0);
+}
+
+/* A plan makes a cyclic scan hit: with room for half of the tensors about half of the
+ * acquires find their bytes, where the least recently used order would find none. */
+static void plan_beats_recency(void **state)
+{
+    struct ofl_config config = {.size = sizeof config,
+                                .device_bytes = 10 * 65536,
+                                .host_bytes = 2 * MIB,
+                                .nvme_dir = *state,
+                                .nvme_bytes = 16 * MIB};
+    struct ofl_stats before = {.size = sizeof before}, after = {.size = sizeof after};
+    struct ofl_tensor *t[20];
+    struct ofl_stream *s;
+    struct ofl_ctx *ctx;
+    char name[8];
+
+    assert_int_equal(ofl_open(&config, &ctx), 0);
+    assert_int_equal(ofl_stream_create(ctx, &s), 0);
+    for (int i = 0; i < 20; i++) {
+        snprintf(name, sizeof name, "t%d", i);
+        t[i] = tensor_of(ctx, name, 65536);
+    }
+    for (int step = 0; step < 12; step++) {
+        if (step == 2)
+            assert_int_equal(ofl_stats_get(ctx, &before), 0);
+        assert_int_equal(ofl_step_begin(ctx, "scan"), 0);
+        for (int i = 0; i < 20; i++) {
+            struct ofl_lease l = {.tensor = t[i], .mode = OFL_READ};
+
+            assert_int_equal(ofl_acquire(ctx, &l, 1, s), 0);
+            assert_int_equal(ofl_release(ctx, &l, 1, s), 0);
+        }
+        assert_int_equal(ofl_stream_sync(s), 0);
+        assert_int_equal(ofl_step_end(ctx), 0);
+    }
+    assert_int_equal(ofl_stats_get(ctx, &after), 0);
+    assert_true(after.off_plan == 0);
+    /* Prefetch turns the rest into hits as well: fills started ahead count as such. */
+    assert_true(after.hits - before.hits >= 100);
+    assert_true(after.device_in_bytes == 0); /* zeros are made on the device */
+    assert_int_equal(ofl_close(ctx), 0);
+}
+
+static int setup(void **state)
+{
+    *state = (void *)(uintptr_t)scratch_make();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    scratch_remove();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(random_programs),       cmocka_unit_test(missing_wait_is_seen),
+        cmocka_unit_test(budgets_refuse_at_once), cmocka_unit_test(leases_exclude),
+        cmocka_unit_test(plan_beats_recency),
+    };
+
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
