@@ -127,7 +127,7 @@ SHARED_SRC := $(wildcard examples/llama/*.c examples/common*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
 TEST_HELPER_SRC := $(filter-out $(TEST_SRC),$(wildcard tests/*.c))
 # Only these tests are linked with the examples (and OpenBLAS).
-EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -l '^.include "examples/' $(TEST_SRC)))
+EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
 C_FILES := $(wildcard include/*.h $(foreach d,$(ROOMS) examples examples/llama bench tests,$(d)/*.c $(d)/*.h))
 SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh)

@@ -217,9 +217,12 @@ static void retry_blocked(struct ofl_ctx *ctx)
     }
 }
 
-static void serve(struct ofl_ctx *ctx)
+/* True if there is more to do that no event will announce. */
+static bool serve(struct ofl_ctx *ctx)
 {
     struct io_request *done[64];
+    uint64_t before;
+    bool more;
     unsigned n;
 
     take_mail(ctx);
@@ -227,10 +230,12 @@ static void serve(struct ofl_ctx *ctx)
         n = io_reap(ctx->io, done, 64);
         for (unsigned i = 0; i < n; i++)
             pager_done(&ctx->pager, done[i]->cookie);
-        pager_pump(&ctx->pager);
-        retry_blocked(ctx);
+        more = pager_pump(&ctx->pager);
         io_flush(ctx->io);
-    } while (n);
+        before = ctx->pager.changes;
+        retry_blocked(ctx);
+    } while (n || ctx->pager.changes != before);
+    return more;
 }
 
 static void *engine(void *arg)
@@ -238,6 +243,7 @@ static void *engine(void *arg)
     struct ofl_ctx *ctx = arg;
     struct pollfd fds[2] = {{.fd = ctx->mail_fd, .events = POLLIN},
                             {.fd = io_queue_fd(ctx->io), .events = POLLIN}};
+    bool more = false;
 
     pthread_setname_np(pthread_self(), "ofl-engine");
     for (;;) {
@@ -250,8 +256,9 @@ static void *engine(void *arg)
             base_error_set(&ctx->pager.broken, -ECANCELED, "the context is closing"); /* nothing new starts */
         if (stopping && ctx->pager.inflight == 0 && ctx->pager.active == 0)
             return NULL;
-        poll(fds, 2, io_queue_pending(ctx->io) || stopping ? TICK_MS : -1);
-        serve(ctx);
+        /* A poll that fails (EINTR) is a wake-up like any other. */
+        poll(fds, 2, more ? 0 : io_queue_pending(ctx->io) || stopping ? TICK_MS : -1);
+        more = serve(ctx);
     }
 }
 

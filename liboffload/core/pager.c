@@ -318,7 +318,7 @@ static void prefetch_host(struct pager *p, uint64_t from)
     }
 }
 
-void pager_pump(struct pager *p)
+bool pager_pump(struct pager *p)
 {
     uint64_t before;
     int rounds = 0;
@@ -336,4 +336,5 @@ void pager_pump(struct pager *p)
             prefetch_host(p, prefetch_device(p));
         tile_write_behind(p);
     } while (p->changes != before && ++rounds < PUMP_ROUNDS);
+    return p->changes != before;
 }

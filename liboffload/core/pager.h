@@ -232,7 +232,8 @@ struct pager {
 /* pager.c: life, inputs, the pump */
 int pager_open(struct pager *p);
 void pager_close(struct pager *p);
-void pager_pump(struct pager *p);
+/* Starts whatever can start. True if it stopped before everything stood still: call again. */
+bool pager_pump(struct pager *p);
 void pager_done(struct pager *p, struct core_op *op);
 void pager_break(struct pager *p, const struct base_error *error);
 int pager_check(const struct pager *p); /* -OFL_EBROKEN with the first error, or 0 */
