@@ -351,6 +351,7 @@ static int open_io(struct ofl_ctx *ctx, const struct ofl_config *c)
     if (c->test_seed) {
         io.fault_seed = c->test_seed;
         io.fault_short = io.fault_again = 100;
+        io.fault_error = c->test_errors;
     }
     if (c->flags & OFL_USE_BUFFERED)
         ctx->file_flags |= IO_FILE_BUFFERED;
