@@ -202,7 +202,7 @@ int sched_use(struct sched *s, struct sched_event event)
     for (uint64_t i = s->position; i < p->events.count && i < s->position + RESYNC_EVENTS; i++) {
         if (!same(p->events.at[i], event))
             continue;
-        s->departed |= i != s->position;
+        s->departed |= i != s->position || p->events.at[i].no_fetch != event.no_fetch;
         s->position = i + 1;
         s->counts.planned++;
         return 1;
@@ -249,8 +249,21 @@ bool sched_ahead(const struct sched *s, uint64_t k, struct sched_event *out)
     return true;
 }
 
+/* The open step's record is the plan to come. */
+static void forget_recorded(struct events *record, uint32_t id)
+{
+    uint64_t kept = 0;
+
+    for (uint64_t i = 0; i < record->count; i++)
+        if (record->at[i].id != id)
+            record->at[kept++] = record->at[i];
+    record->count = kept;
+}
+
 void sched_forget(struct sched *s, uint32_t id)
 {
+    if (s->in_step)
+        forget_recorded(&s->record, id);
     for (struct plan *p = s->plans; p; p = p->next) {
         if (id >= p->ids || p->first[id] == p->first[id + 1])
             continue;

@@ -42,7 +42,7 @@ bool sched_in_step(const struct sched *s);
 int sched_use(struct sched *s, struct sched_event event);
 
 /* Events from now to the next use of id; SCHED_NEVER if the plan has none. Without a plan
- * the least recently used id counts as farthest: SCHED_NEVER / 2 less its age rank. */
+ * the least recently used id counts as farthest: SCHED_NEVER / 2 and its age in uses. */
 uint64_t sched_next_use(const struct sched *s, uint32_t id);
 
 /* The k-th event after the current position, wrapping round; false if there is no plan or k

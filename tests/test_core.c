@@ -440,7 +440,7 @@ static void plan_beats_recency(void **state)
     struct ofl_tensor *t[20];
     struct ofl_stream *s;
     struct ofl_ctx *ctx;
-    char name[8];
+    char name[16];
 
     assert_int_equal(ofl_open(&config, &ctx), 0);
     assert_int_equal(ofl_stream_create(ctx, &s), 0);

@@ -47,7 +47,7 @@ static int rig_open(struct rig *r, const char *dir, uint64_t seed, uint32_t erro
     if (err == 0)
         err = ofl_stream_create(r->ctx, &r->stream);
     for (int i = 0; i < TENSORS && err == 0; i++) {
-        char name[16];
+        char name[32];
         struct ofl_tensor_desc d = {.size = sizeof d, .name = name, .dtype = OFL_U8, .elems = BYTES};
 
         snprintf(name, sizeof name, "tensor-%d", i);

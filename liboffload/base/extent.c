@@ -124,12 +124,14 @@ int base_extents_give(struct base_extents *x, uint64_t offset, uint64_t bytes)
 
 int base_extents_grow(struct base_extents *x, uint64_t span_bytes)
 {
-    uint64_t old = x->span;
+    int err;
 
-    if (span_bytes <= old)
+    if (span_bytes <= x->span)
         return 0;
-    x->span = span_bytes;
-    return base_extents_give(x, old, span_bytes - old);
+    err = base_extents_give(x, x->span, span_bytes - x->span);
+    if (err == 0)
+        x->span = span_bytes;
+    return err;
 }
 
 uint64_t base_extents_free_bytes(const struct base_extents *x)

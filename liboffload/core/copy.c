@@ -10,6 +10,8 @@
 
 /* Tiles that a fill looks ahead of the one that it copies next. */
 #define FILL_AHEAD 16u
+/* Fills that are looked at in a round: the most urgent. None waits for a less urgent one. */
+#define FILLS_AT_ONCE 64u
 
 /* A stretch of the arena: a live copy, or the gap between two. */
 struct place_item {
@@ -363,7 +365,7 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     if (!op)
         return false;
     if (!tile_claim_range(p, t, tile, (struct tile_claim){.need = NEED_WORK})) {
-        pager_op_free(p, op);
+        pager_op_cancel(p, op);
         return false;
     }
     tile_set_dirty(p, t, tile, false);
@@ -478,10 +480,14 @@ static size_t list_fills(struct pager *p)
     struct core_copy *lists[] = {&p->ghosts, &p->live};
     size_t n = 0;
 
+    for (struct ofl_tensor *t = p->tensors; t; t = t->next)
+        t->fill_seq = SCHED_NEVER;
     for (int k = 0; k < 2; k++)
         for (struct core_copy *c = lists[k]->next; c != lists[k]; c = c->next) {
             if (!c->waiting && !fill_pending(c))
                 continue;
+            if (fill_pending(c) && c->seq < c->tensor->fill_seq)
+                c->tensor->fill_seq = c->seq;
             if (n == p->fills_room) {
                 size_t room = n ? 2 * n : 64;
                 struct core_copy **more = realloc(p->fills, room * sizeof(struct core_copy *));
@@ -507,7 +513,7 @@ void copy_advance(struct pager *p)
     for (size_t i = 0; i < n; i++) {
         struct core_copy *c = p->fills[i];
 
-        if (fill_pending(c) && !p->broken.code)
+        if (fill_pending(c) && i < FILLS_AT_ONCE && !p->broken.code)
             fill_advance(p, c);
         else
             range_clear(p, c);

@@ -45,6 +45,12 @@ void pager_op_free(struct pager *p, struct core_op *op)
     p->inflight--;
 }
 
+void pager_op_cancel(struct pager *p, struct core_op *op)
+{
+    p->changes--;
+    pager_op_free(p, op);
+}
+
 /* ---- life -------------------------------------------------------------- */
 
 int pager_open(struct pager *p)
@@ -325,6 +331,7 @@ bool pager_pump(struct pager *p)
 
     do {
         before = p->changes;
+        p->fills_stuck = p->ahead_stuck = false;
         copy_advance(p);
         if (p->broken.code) {
             lease_fail_all(p);

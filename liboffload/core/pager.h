@@ -46,6 +46,7 @@ struct core_tile {
     uint64_t seal;   /* of the bytes in the store, if stored */
     uint32_t len;    /* of that range */
     uint16_t pins;   /* link copies, write-backs and host work that use the range */
+    uint16_t wanted; /* by requests in flight that will pin it: not to be evicted meanwhile */
     uint8_t state;   /* enum tile_state */
     bool dirty;      /* newer than the store */
     bool stored;     /* the store (or the source) has bytes of it */
@@ -98,6 +99,7 @@ struct ofl_tensor {
     struct core_copy *current;
     uint32_t dirty_ghosts, ghosts;
     uint64_t host_issued, host_done, version;
+    uint64_t fill_seq;    /* the oldest copy that awaits bytes, as of this round; SCHED_NEVER if none */
     uint32_t host_tiles;  /* with a range of the host arena, home or not */
     uint32_t moving;      /* operations in flight on its tiles */
     uint32_t refs;        /* what else holds it: optimizers */
@@ -217,6 +219,7 @@ struct pager {
     uint64_t host_bytes, host_peak, dirty_bytes, writing_bytes, arriving_bytes;
     struct base_extents *host_ranges;
     bool starved; /* a claim found no clean idle tile: write-backs must run */
+    bool fills_stuck, ahead_stuck; /* in this round a claim of that need failed: later ones would, too */
     struct core_request requests; /* list head, in order */
     uint32_t active, active_max;  /* update requests */
     struct core_update *updates, **updates_tail;
@@ -239,6 +242,8 @@ void pager_break(struct pager *p, const struct base_error *error);
 int pager_check(const struct pager *p); /* -OFL_EBROKEN with the first error, or 0 */
 struct core_op *pager_op(struct pager *p, enum core_op_type type, struct ofl_tensor *t, uint32_t tile);
 void pager_op_free(struct pager *p, struct core_op *op);
+/* op was not issued after all. */
+void pager_op_cancel(struct pager *p, struct core_op *op);
 int pager_tensor_add(struct pager *p, struct ofl_tensor *t);
 /* -EAGAIN while something of it is in flight. */
 int pager_tensor_remove(struct pager *p, struct ofl_tensor *t);

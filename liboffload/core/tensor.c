@@ -58,6 +58,7 @@ int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, st
     t->tile_bytes = t->tile_elems * each;
     tiles = (t->bytes + t->tile_bytes - 1) / t->tile_bytes;
     t->tiles_count = (uint32_t)tiles;
+    t->fill_seq = SCHED_NEVER;
     t->tiles = tiles <= UINT32_MAX ? calloc(tiles, sizeof *t->tiles) : NULL;
     if (!t->tiles) {
         core_tensor_free(t);

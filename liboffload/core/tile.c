@@ -94,36 +94,18 @@ void tile_unpin(struct pager *p, struct ofl_tensor *t, uint32_t tile)
 
 /* ---- victims ----------------------------------------------------------- */
 
-/* The oldest copy of t that still awaits bytes from its tiles; SCHED_NEVER if none does. */
-static uint64_t oldest_fill(const struct pager *p, const struct ofl_tensor *t)
+static bool may_evict_from(const struct ofl_tensor *t, struct tile_claim claim, uint64_t distance)
 {
-    uint64_t seq = SCHED_NEVER;
-
-    if (t->current && t->current->fill && t->current->fill_done < t->tiles_count)
-        seq = t->current->seq;
-    if (t->ghosts)
-        for (const struct core_copy *c = p->ghosts.next; c != &p->ghosts; c = c->next)
-            if (c->tensor == t && c->waiting && c->fill_done < t->tiles_count && c->seq < seq)
-                seq = c->seq;
-    return seq;
-}
-
-static bool may_evict_from(const struct pager *p, const struct ofl_tensor *t, struct tile_claim claim,
-                           uint64_t distance)
-{
-    uint64_t fill;
-
     if (claim.need == NEED_WORK)
         return true;
-    fill = oldest_fill(p, t);
     if (claim.need == NEED_FILL)
-        return fill > claim.seq;
-    return fill == SCHED_NEVER && distance > claim.ahead;
+        return t->fill_seq > claim.seq;
+    return t->fill_seq == SCHED_NEVER && distance > claim.ahead;
 }
 
 static bool idle(const struct core_tile *x, bool dirty)
 {
-    return x->state == TILE_VALID && x->pins == 0 && !x->writing && x->dirty == dirty;
+    return x->state == TILE_VALID && x->pins == 0 && (dirty || !x->wanted) && !x->writing && x->dirty == dirty;
 }
 
 struct victim {
@@ -146,7 +128,7 @@ static bool choose(struct pager *p, uint64_t min_bytes, bool dirty, struct tile_
         distance = sched_next_use(p->sched, t->id);
         if (found && distance <= farthest)
             continue;
-        if (!may_evict_from(p, t, claim, distance))
+        if (!may_evict_from(t, claim, distance))
             continue;
         for (uint32_t i = t->tiles_count; i-- > 0;) {
             if (!idle(&t->tiles[i], dirty) || t->tiles[i].len < min_bytes)
@@ -180,12 +162,16 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
 
     if (x->state != TILE_NONE || t->host_home)
         return true;
+    if ((claim.need == NEED_FILL && p->fills_stuck) || (claim.need == NEED_AHEAD && p->ahead_stuck))
+        return false;
     for (;;) {
         x->off = base_extents_take(p->host_ranges, bytes);
         if (x->off != BASE_EXTENT_NONE)
             break;
         if (!evict_one(p, bytes, claim)) {
             p->starved |= claim.need != NEED_AHEAD;
+            p->fills_stuck |= claim.need == NEED_FILL;
+            p->ahead_stuck = true;
             return false;
         }
     }
@@ -212,7 +198,7 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     if (!op)
         return false;
     if (!tile_claim_range(p, t, tile, claim)) {
-        pager_op_free(p, op);
+        pager_op_cancel(p, op);
         return false;
     }
     x->state = TILE_ARRIVING;

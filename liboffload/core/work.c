@@ -74,14 +74,22 @@ static void advance_ref(struct pager *p, struct core_request *r, uint32_t i)
     }
 }
 
+static void want(struct core_request *r, int by)
+{
+    for (uint32_t i = 0; i < r->count; i++)
+        r->refs[i].tensor->tiles[r->refs[i].tile].wanted += (uint16_t)by;
+}
+
 static void unlink_request(struct core_request *r)
 {
+    want(r, -1);
     r->prev->next = r->next;
     r->next->prev = r->prev;
 }
 
 static void append_request(struct pager *p, struct core_request *r)
 {
+    want(r, 1);
     r->next = &p->requests;
     r->prev = p->requests.prev;
     p->requests.prev->next = r;

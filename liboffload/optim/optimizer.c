@@ -38,8 +38,8 @@ struct ofl_optimizer {
     size_t count, room, applied;
     struct ofl_adamw settings;
     bool in_step, ended;
-    double norm;  /* of the last ended step, once its job has run */
-    float scale;  /* clip coefficient */
+    double norm; /* of the last ended step, once its job has run */
+    float scale; /* clip coefficient */
     struct optim_coef coef;
     pthread_mutex_t lock;
     pthread_cond_t idle;
@@ -145,17 +145,19 @@ static int create_state(const struct ofl_tensor *weight, const char *suffix, str
     return err;
 }
 
-static int check_bind(const struct ofl_optimizer *o, const struct ofl_tensor *weight, const struct ofl_tensor *grad)
+static int check_bind(const struct ofl_optimizer *o, const struct ofl_tensor *weight,
+                      const struct ofl_tensor *grad)
 {
     if (o->in_step)
         return base_fail(-OFL_ESTATE, "bind %s: an optimizer step is open", weight->name);
     if ((weight->dtype != OFL_F32 && weight->dtype != OFL_BF16) || grad->dtype != OFL_F32 ||
         grad->elems != weight->elems)
-        return base_fail(-EINVAL,
-                         "bind %s: weight %s of %llu elements, gradient %s of %llu: f32 or bf16, and f32, of equal "
-                         "number are wanted",
-                         weight->name, ofl_dtype_name(weight->dtype), (unsigned long long)weight->elems,
-                         ofl_dtype_name(grad->dtype), (unsigned long long)grad->elems);
+        return base_fail(
+            -EINVAL,
+            "bind %s: weight %s of %llu elements, gradient %s of %llu: f32 or bf16, and f32, of equal "
+            "number are wanted",
+            weight->name, ofl_dtype_name(weight->dtype), (unsigned long long)weight->elems,
+            ofl_dtype_name(grad->dtype), (unsigned long long)grad->elems);
     if (weight->source || grad->source || ((weight->flags | grad->flags) & OFL_TENSOR_TRANSIENT))
         return base_fail(-EROFS, "bind %s: a source's or transient tensor can't be trained", weight->name);
     if (find(o, weight))
@@ -207,7 +209,7 @@ int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struc
     int err = check_bind(o, weight, grad);
 
     if (err == 0)
-        err = make_room(o);
+        err = ofl_stream_sync(o->stream); /* the last step's norm job reads the bindings */
     if (err < 0)
         return err;
     b = calloc(1, sizeof *b);
@@ -219,6 +221,8 @@ int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struc
         err = create_state(weight, ".exp_avg_sq", &b->square);
     if (err == 0 && weight->dtype == OFL_BF16)
         err = create_state(weight, ".master", &b->master);
+    if (err == 0)
+        err = make_room(o); /* the engine has answered: it has released the last step's updates */
     if (err < 0) {
         struct base_error why;
 
@@ -298,8 +302,17 @@ static void update_on_device(void *arg)
     struct binding *b = arg;
     bool low = b->master != b->weight, clipped = b->update.held;
 
-    optim_adamw(&b->coef, clipped ? b->optimizer->scale : 1.0f, b->ptr[low ? AT_MASTER : AT_WEIGHT], b->ptr[AT_MEAN],
-                b->ptr[AT_SQUARE], b->ptr[AT_GRAD], low ? b->ptr[AT_WEIGHT] : NULL, b->weight->elems);
+    optim_adamw(&b->coef, clipped ? b->optimizer->scale : 1.0f, b->ptr[low ? AT_MASTER : AT_WEIGHT],
+                b->ptr[AT_MEAN], b->ptr[AT_SQUARE], b->ptr[AT_GRAD], low ? b->ptr[AT_WEIGHT] : NULL,
+                b->weight->elems);
+}
+
+/* Engine thread. */
+static void count_update(void *arg, int code)
+{
+    struct ofl_ctx *ctx = arg;
+
+    ctx->pager.stats.updates += code == 0;
 }
 
 static int queue_on_device(struct binding *b)
@@ -321,6 +334,8 @@ static int queue_on_device(struct binding *b)
     for (uint32_t i = 0; i < n; i++)
         b->ptr[i] = leases[i].ptr;
     err = ofl_stream_launch(o->stream, update_on_device, b);
+    if (err == 0)
+        err = core_stream_call(o->stream, count_update, o->ctx);
     if (err < 0)
         return err;
     return ofl_release(o->ctx, leases, n, o->stream);
@@ -339,6 +354,28 @@ struct queue_call {
     struct binding *only; /* NULL: all that were applied, held */
 };
 
+static bool queued_by(const struct queue_call *q, const struct binding *b)
+{
+    return q->only ? b == q->only : b->applied;
+}
+
+/* Engine thread. All or nothing: a lease in the way is found before anything is queued. */
+static int check_run(struct ofl_ctx *ctx, void *arg)
+{
+    const struct queue_call *q = arg;
+    const struct ofl_optimizer *o = q->optimizer;
+
+    for (size_t i = 0; i < o->count; i++) {
+        const struct core_update *u = &o->bindings[i]->update;
+
+        for (uint32_t k = 0; k < u->count && queued_by(q, o->bindings[i]); k++)
+            if (u->tensors[k]->current && u->tensors[k]->current->leases)
+                return base_fail(-OFL_ESTATE, "update %s: %s is leased", u->tensors[0]->name,
+                                 u->tensors[k]->name);
+    }
+    return pager_check(&ctx->pager);
+}
+
 static int queue_run(struct ofl_ctx *ctx, void *arg)
 {
     struct queue_call *q = arg;
@@ -348,7 +385,7 @@ static int queue_run(struct ofl_ctx *ctx, void *arg)
         struct binding *b = o->bindings[i];
         int err;
 
-        if (q->only ? b != q->only : !b->applied)
+        if (!queued_by(q, b))
             continue;
         b->update.held = !q->only;
         mark_pending(b);
@@ -372,12 +409,13 @@ int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *s)
     if (s->size != sizeof *s)
         return base_fail(s->size > sizeof *s ? -E2BIG : -EINVAL, "begin optimizer step: settings.size is %zu",
                          s->size);
-    if (s->step == 0 || !(s->beta1 >= 0 && s->beta1 < 1) || !(s->beta2 >= 0 && s->beta2 < 1) || !(s->eps >= 0) ||
-        !(s->clip >= 0) || !isfinite(s->lr) || !isfinite(s->weight_decay))
-        return base_fail(-EINVAL,
-                         "begin optimizer step %llu: lr %g, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g: "
-                         "steps count from 1, betas lie in [0, 1), eps and clip are not negative",
-                         (unsigned long long)s->step, s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip);
+    if (s->step == 0 || !(s->beta1 >= 0 && s->beta1 < 1) || !(s->beta2 >= 0 && s->beta2 < 1) ||
+        !(s->eps >= 0) || !(s->clip >= 0) || !isfinite(s->lr) || !isfinite(s->weight_decay))
+        return base_fail(
+            -EINVAL,
+            "begin optimizer step %llu: lr %g, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g: "
+            "steps count from 1, betas lie in [0, 1), eps and clip are not negative",
+            (unsigned long long)s->step, s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip);
     /* The last step's norm job reads what is about to change. Its updates go on. */
     err = ofl_stream_sync(o->stream);
     if (err < 0)
@@ -416,6 +454,7 @@ static int queue_sum(struct binding *b)
 int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
 {
     struct binding *b = find(o, weight);
+    struct queue_call q = {o, b};
     int err;
 
     if (!o->in_step || !b || b->applied)
@@ -426,7 +465,9 @@ int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
     await_updates(o, b);
     b->coef = o->coef;
     b->scale = 1.0f;
-    err = queue_sum(b);
+    err = o->settings.clip > 0 ? 0 : core_call(o->ctx, check_run, &q);
+    if (err == 0)
+        err = queue_sum(b);
     if (err < 0)
         return err;
     b->applied = true;
@@ -435,7 +476,7 @@ int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
         return 0;
     if (core_tensor_on_device(weight))
         return queue_on_device(b);
-    return core_call(o->ctx, queue_run, &(struct queue_call){o, b});
+    return core_call(o->ctx, queue_run, &q);
 }
 
 /* Stream thread: all sums are there. */
@@ -484,6 +525,9 @@ int ofl_optimizer_end(struct ofl_optimizer *o)
 
     if (!o->in_step)
         return base_fail(-OFL_ESTATE, "end optimizer step: none is open");
+    err = o->settings.clip > 0 ? core_call(o->ctx, check_run, &(struct queue_call){o, NULL}) : 0;
+    if (err < 0)
+        return err;
     o->in_step = false;
     o->ended = true;
     err = ofl_stream_launch(o->stream, norm_job, o);

@@ -88,18 +88,24 @@ static int grow(struct store *s, uint64_t bytes, const char *what)
     if (wanted > s->budget)
         wanted = s->budget;
     if (wanted < s->reserved + bytes)
-        return base_fail(-OFL_EBUDGET,
-                         "reserve NVMe space for %s: %llu bytes needed, %llu of %llu bytes in use: raise the NVMe "
-                         "budget by at least %llu bytes",
-                         what, (unsigned long long)bytes, (unsigned long long)s->used,
-                         (unsigned long long)s->budget, (unsigned long long)(s->reserved + bytes - s->budget));
+        return base_fail(
+            -OFL_EBUDGET,
+            "reserve NVMe space for %s: %llu bytes needed, %llu of %llu bytes in use: raise the NVMe "
+            "budget by at least %llu bytes",
+            what, (unsigned long long)bytes, (unsigned long long)s->used, (unsigned long long)s->budget,
+            (unsigned long long)(s->reserved + bytes - s->budget));
     err = io_file_reserve(s->file, wanted);
     if (err == -ENOSPC && wanted > s->reserved + bytes) {
         wanted = s->reserved + bytes;
         err = io_file_reserve(s->file, wanted);
     }
-    if (err < 0)
-        return err;
+    if (err < 0) {
+        struct base_error why;
+
+        base_error_save(&why, err);
+        return base_fail(err, "reserve NVMe space for %s: %llu bytes needed: %.800s", what,
+                         (unsigned long long)bytes, why.text);
+    }
     err = base_extents_grow(s->ranges, wanted);
     if (err == 0)
         s->reserved = wanted;

@@ -1,0 +1,285 @@
+/* common: numbers, complaints, signals, the options of budgets. See common.h. */
+#include "examples/common.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- complaints --------------------------------------------------------- */
+
+int common_fail(int status, const char *format, ...)
+{
+    va_list ap;
+
+    common_progress_clear();
+    fflush(stdout);
+    fprintf(stderr, "%s: ", program_invocation_short_name);
+    va_start(ap, format);
+    vfprintf(stderr, format, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+    return status;
+}
+
+int common_fail_ofl(int status, const char *what)
+{
+    return common_fail(status, "%s: %s", what, ofl_error());
+}
+
+int common_status(int code)
+{
+    switch (-code) {
+    case EIO:
+    case ENOMEM:
+    case OFL_EBROKEN:
+    case OFL_ECHECKSUM:
+    case OFL_EDEADLINE:
+        return EXIT_RUNTIME;
+    case ECANCELED:
+        return EXIT_INTERRUPTED;
+    default:
+        return EXIT_INPUT;
+    }
+}
+
+/* ---- numbers ------------------------------------------------------------ */
+
+int common_parse_bytes(const char *text, uint64_t *out)
+{
+    static const char units[] = "KMGT";
+    double value;
+    char *end;
+    const char *unit;
+    uint64_t factor = 1;
+
+    if (*text < '0' || *text > '9' || text[strspn(text, "0123456789.")] == 'x')
+        return -EINVAL;
+    value = strtod(text, &end);
+    unit = *end ? strchr(units, *end >= 'a' ? *end - 'a' + 'A' : *end) : NULL;
+    if (unit) {
+        factor = 1ull << 10 * (unit - units + 1);
+        end++;
+        if (strcmp(end, "iB") == 0)
+            end += 2;
+    }
+    if (strcmp(end, "B") == 0)
+        end++;
+    if (*end)
+        return -EINVAL;
+    if (value * (double)factor >= 0x1p62)
+        return -ERANGE;
+    /* Whole numbers go without double's rounding. */
+    *out = memchr(text, '.', strlen(text)) || memchr(text, 'e', strlen(text)) ? (uint64_t)(value * (double)factor)
+                                                                                : strtoull(text, NULL, 10) * factor;
+    return 0;
+}
+
+int common_parse_count(const char *text, uint64_t least, uint64_t most, uint64_t *out)
+{
+    char *end;
+    unsigned long long value;
+
+    if (*text < '0' || *text > '9')
+        return -EINVAL;
+    errno = 0;
+    value = strtoull(text, &end, 10);
+    if (*end)
+        return -EINVAL;
+    if (errno || value < least || value > most)
+        return -ERANGE;
+    *out = value;
+    return 0;
+}
+
+int common_parse_number(const char *text, double least, double most, double *out)
+{
+    char *end;
+    double value = strtod(text, &end);
+
+    if (end == text || *end || !isfinite(value))
+        return -EINVAL;
+    if (value < least || value > most)
+        return -ERANGE;
+    *out = value;
+    return 0;
+}
+
+struct common_text common_bytes(uint64_t bytes)
+{
+    static const char *const units[] = {"KiB", "MiB", "GiB", "TiB", "PiB"};
+    struct common_text t;
+    double value = (double)bytes / 1024;
+    size_t unit = 0;
+
+    if (bytes < 1024) {
+        snprintf(t.text, sizeof t.text, "%d B", (int)bytes);
+        return t;
+    }
+    while (value >= 1024 && unit + 1 < sizeof units / sizeof units[0]) {
+        value /= 1024;
+        unit++;
+    }
+    snprintf(t.text, sizeof t.text, value < 10 ? "%.2f %s" : value < 100 ? "%.1f %s" : "%.0f %s", value, units[unit]);
+    return t;
+}
+
+double common_seconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* ---- options of budgets ------------------------------------------------- */
+
+enum { KEY_DEVICE = 0x800, KEY_HOST, KEY_NVME, KEY_IN_MEMORY, KEY_REPORT };
+
+static const struct argp_option budget_options[] = {
+    {NULL, 0, NULL, 0, "Memory (SIZE: bytes, or 512M, 1.5G, ...):", 2},
+    {"device-mem", KEY_DEVICE, "SIZE", 0, "Budget of the device's memory", 2},
+    {"host-mem", KEY_HOST, "SIZE", 0, "Budget of pinned host memory", 2},
+    {"nvme", KEY_NVME, "DIR[:SIZE]", 0,
+     "Directory of the NVMe tier and its budget (default: what is free there, less 5 %)", 2},
+    {"in-memory", KEY_IN_MEMORY, NULL, 0, "Everything in device memory, as much as that takes: the reference", 2},
+    {"report", KEY_REPORT, "FILE", 0, "Write a report in JSON; docs/report.md describes it", 2},
+    {0}};
+
+static void parse_size(struct argp_state *state, const char *name, const char *text, uint64_t *out)
+{
+    if (common_parse_bytes(text, out) < 0 || *out == 0)
+        argp_error(state, "--%s %s: not a size such as 4194304, 512M or 1.5G", name, text);
+}
+
+static error_t parse_nvme(struct argp_state *state, struct common_budget *b, const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    size_t length = strlen(text);
+
+    if (b->nvme_dir) {
+        argp_error(state, "--nvme %s: a second directory, after %s: striping over several is not supported yet", text,
+                   b->nvme_dir);
+        return EINVAL;
+    }
+    if (colon && strchr(colon, '/') == NULL) {
+        length = (size_t)(colon - text);
+        parse_size(state, "nvme DIR", colon + 1, &b->nvme_bytes);
+    }
+    if (length == 0)
+        argp_error(state, "--nvme %s: no directory", text);
+    b->nvme_dir = strndup(text, length);
+    return b->nvme_dir ? 0 : ENOMEM;
+}
+
+static error_t parse_budget(int key, char *arg, struct argp_state *state)
+{
+    struct common_budget *b = state->input;
+
+    switch (key) {
+    case KEY_DEVICE:
+        parse_size(state, "device-mem", arg, &b->device_bytes);
+        return 0;
+    case KEY_HOST:
+        parse_size(state, "host-mem", arg, &b->host_bytes);
+        return 0;
+    case KEY_NVME:
+        return parse_nvme(state, b, arg);
+    case KEY_IN_MEMORY:
+        b->in_memory = true;
+        return 0;
+    case KEY_REPORT:
+        b->report = arg;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp common_budget_argp = {.options = budget_options, .parser = parse_budget};
+
+void common_budget_free(struct common_budget *b)
+{
+    free(b->nvme_dir);
+    b->nvme_dir = NULL;
+}
+
+/* Whether a file could be made or replaced at path. */
+static int writable(const char *path)
+{
+    char dir[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    size_t length = slash ? (size_t)(slash - path) + 1 : 0;
+
+    if (length >= sizeof dir)
+        return -ENAMETOOLONG;
+    memcpy(dir, path, length);
+    strcpy(dir + length, ".");
+    return access(dir, W_OK | X_OK) < 0 ? -errno : 0;
+}
+
+int common_budget_check(const struct common_budget *b)
+{
+    int err;
+
+    if (b->in_memory && (b->device_bytes || b->host_bytes || b->nvme_dir))
+        return common_fail(EXIT_INPUT, "--in-memory takes what it needs: it excludes --device-mem, --host-mem and "
+                                       "--nvme");
+    if (b->host_bytes && b->host_bytes < OFL_HOST_MIN_BYTES)
+        return common_fail(EXIT_INPUT,
+                           "--host-mem of %llu bytes: bytes move through host memory in tiles; the smallest workable "
+                           "--host-mem is %u bytes (%s)",
+                           (unsigned long long)b->host_bytes, OFL_HOST_MIN_BYTES,
+                           common_bytes(OFL_HOST_MIN_BYTES).text);
+    if (b->nvme_dir && access(b->nvme_dir, W_OK | X_OK) < 0)
+        return common_fail(EXIT_INPUT, "--nvme %s: %s", b->nvme_dir, strerror(errno));
+    err = b->report ? writable(b->report) : 0;
+    if (err < 0)
+        return common_fail(EXIT_INPUT, "--report %s: %s", b->report, strerror(-err));
+    return 0;
+}
+
+uint64_t common_memory(void)
+{
+    uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    FILE *f = fopen("/sys/fs/cgroup/memory.max", "re");
+    unsigned long long limit;
+
+    if (!f)
+        return bytes;
+    if (fscanf(f, "%llu", &limit) == 1 && limit < bytes)
+        bytes = limit;
+    fclose(f);
+    return bytes;
+}
+
+/* ---- signals ------------------------------------------------------------ */
+
+static volatile sig_atomic_t stopping;
+
+static void on_signal(int number)
+{
+    (void)number;
+    stopping = 1;
+}
+
+void common_signals(void)
+{
+    struct sigaction stop = {.sa_handler = on_signal, .sa_flags = (int)(SA_RESETHAND | SA_RESTART)};
+
+    sigemptyset(&stop.sa_mask);
+    sigaction(SIGINT, &stop, NULL);
+    sigaction(SIGTERM, &stop, NULL);
+    signal(SIGXFSZ, SIG_IGN);
+}
+
+bool common_stopping(void)
+{
+    return stopping != 0;
+}

@@ -1,0 +1,100 @@
+/*
+ * What the example programs share: numbers and sizes on the command line, the options of
+ * budgets, complaints, signals, progress on stderr, and the JSON report.
+ *
+ * Functions that return an int called status return 0, or the exit status with which the
+ * program is to end, after they have said why on stderr.
+ */
+#ifndef EXAMPLES_COMMON_H
+#define EXAMPLES_COMMON_H
+
+#include <argp.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "include/offload.h"
+
+enum {
+    EXIT_RUNTIME = 1,      /* something failed on the way: I/O, memory */
+    EXIT_INPUT = 2,        /* options, budgets or data that can't work; nothing was written */
+    EXIT_INTERRUPTED = 130 /* by a signal, between two steps */
+};
+
+#define COMMON_ERROR_BYTES 1024
+
+/* ---- complaints --------------------------------------------------------- */
+
+/* Prints "program: sentence" on a line of its own. Returns status. */
+int common_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same for a failed call of the library: what, and ofl_error()'s sentence. */
+int common_fail_ofl(int status, const char *what);
+/* The exit status that suits a library's or system's code during set-up. */
+int common_status(int code);
+
+/* ---- numbers ------------------------------------------------------------ */
+
+/* "512M", "1.5G", "4096", with K, M, G, T powers of 1024; 0 or -EINVAL, -ERANGE. */
+int common_parse_bytes(const char *text, uint64_t *out);
+int common_parse_count(const char *text, uint64_t least, uint64_t most, uint64_t *out);
+/* A finite number. */
+int common_parse_number(const char *text, double least, double most, double *out);
+
+struct common_text {
+    char text[32];
+};
+/* "1.50 GiB" */
+struct common_text common_bytes(uint64_t bytes);
+
+double common_seconds(void); /* of a clock that never goes back */
+
+/* ---- options of budgets ------------------------------------------------- */
+
+struct common_budget {
+    uint64_t device_bytes, host_bytes, nvme_bytes; /* 0: not given */
+    char *nvme_dir;                                /* NULL: none */
+    bool in_memory;
+    const char *report;
+};
+
+/* A child parser for argp; its input is a struct common_budget. */
+extern const struct argp common_budget_argp;
+void common_budget_free(struct common_budget *b);
+/* That the combination makes sense, and that the report could be written. */
+int common_budget_check(const struct common_budget *b);
+/* Bytes of RAM of the machine, or of the memory cgroup where that is less. */
+uint64_t common_memory(void);
+
+/* ---- signals ------------------------------------------------------------ */
+
+/* SIGINT and SIGTERM ask for an end, and the second one ends at once; a file that grows
+ * past a limit gives an error. */
+void common_signals(void);
+bool common_stopping(void);
+
+/* ---- progress ----------------------------------------------------------- */
+
+/* On a terminal: one line, drawn again at most 6 times a second; text is dropped when it comes
+ * sooner. Elsewhere nothing. */
+void common_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Whether common_progress would draw now: for texts that cost something. */
+bool common_progress_due(void);
+/* A line that stays, on stderr. */
+void common_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Removes the drawn line. */
+void common_progress_clear(void);
+/* "loading 1.2 of 3.4 GiB": drawn on a terminal, and a line every 10 seconds elsewhere. */
+void common_progress_bytes(const char *what, uint64_t done, uint64_t total);
+
+/* Prints the library's warnings; the ofl_log_fn of both programs. */
+void common_log(void *arg, enum ofl_log_level level, const char *text);
+
+/* ---- report ------------------------------------------------------------- */
+
+/* Adds budget, peak, moved, the counters and io to a report. */
+int common_report_stats(json_t *report, const struct ofl_stats *stats);
+/* Writes FILE whole or not at all. */
+int common_report_write(const char *path, json_t *report);
+
+#endif

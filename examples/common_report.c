@@ -1,0 +1,169 @@
+/* common: progress on stderr and the JSON report. See common.h. */
+#include "examples/common.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DRAWS_PER_SECOND 6.0
+#define LINE_EVERY_S     10.0
+
+/* ---- progress ----------------------------------------------------------- */
+
+static bool drawn;
+static double last_drawn, last_line;
+
+bool common_progress_due(void)
+{
+    return isatty(STDERR_FILENO) && common_seconds() - last_drawn >= 1 / DRAWS_PER_SECOND;
+}
+
+void common_progress(const char *format, ...)
+{
+    struct winsize window = {0};
+    char text[512];
+    va_list ap;
+
+    if (!common_progress_due())
+        return;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    /* A line that wraps could not be drawn over. */
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 && window.ws_col <= sizeof text)
+        text[window.ws_col - 1] = '\0';
+    fprintf(stderr, "\r\033[K%s", text);
+    fflush(stderr);
+    drawn = true;
+    last_drawn = common_seconds();
+}
+
+void common_progress_clear(void)
+{
+    if (drawn)
+        fputs("\r\033[K", stderr);
+    drawn = false;
+}
+
+void common_line(const char *format, ...)
+{
+    va_list ap;
+
+    common_progress_clear();
+    va_start(ap, format);
+    vfprintf(stderr, format, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+}
+
+void common_progress_bytes(const char *what, uint64_t done, uint64_t total)
+{
+    double now = common_seconds();
+
+    if (last_line == 0)
+        last_line = now;
+    if (common_progress_due()) {
+        common_progress("%s %s of %s", what, common_bytes(done).text, common_bytes(total).text);
+    } else if (!isatty(STDERR_FILENO) && now - last_line >= LINE_EVERY_S) {
+        common_line("%s %s of %s", what, common_bytes(done).text, common_bytes(total).text);
+        last_line = now;
+    }
+}
+
+void common_log(void *arg, enum ofl_log_level level, const char *text)
+{
+    (void)arg;
+    /* Called from the library's threads: one write, and the line being drawn is left alone. */
+    if (level == OFL_LOG_WARNING)
+        fprintf(stderr, "%s%s: warning: %s\n", isatty(STDERR_FILENO) ? "\r\033[K" : "",
+                program_invocation_short_name, text);
+}
+
+/* ---- report ------------------------------------------------------------- */
+
+static json_t *integer(uint64_t value)
+{
+    return json_integer((json_int_t)value);
+}
+
+static json_t *tiers(const uint64_t bytes[OFL_TIERS])
+{
+    return json_pack("{s:o, s:o, s:o}", "device", integer(bytes[OFL_DEVICE]), "host", integer(bytes[OFL_HOST]), "nvme",
+                     integer(bytes[OFL_NVME]));
+}
+
+int common_report_stats(json_t *report, const struct ofl_stats *s)
+{
+    json_t *moved = json_pack("{s:o, s:o, s:o, s:o, s:o}", "source_read", integer(s->source_read_bytes), "nvme_read",
+                              integer(s->nvme_read_bytes), "nvme_write", integer(s->nvme_write_bytes), "device_in",
+                              integer(s->device_in_bytes), "device_out", integer(s->device_out_bytes));
+    json_t *io = json_pack("{s:b, s:b, s:b, s:i, s:o}", "uring", s->io_uring, "direct", s->direct, "pinned", s->pinned,
+                           "numa_node", s->numa_node, "tile_bytes", integer(s->tile_bytes));
+    const struct {
+        const char *name;
+        json_t *value;
+    } fields[] = {{"budget", tiers(s->budget_bytes)},
+                  {"peak", tiers(s->peak_bytes)},
+                  {"moved", moved},
+                  {"stall_s", json_real((double)s->stall_ns * 1e-9)},
+                  {"hits", integer(s->hits)},
+                  {"misses", integer(s->misses)},
+                  {"evictions", integer(s->evictions)},
+                  {"prefetches", integer(s->prefetches)},
+                  {"off_plan", integer(s->off_plan)},
+                  {"updates", integer(s->updates)},
+                  {"io", io}};
+    int err = 0;
+
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
+        err |= json_object_set_new(report, fields[i].name, fields[i].value);
+    return err ? common_fail(EXIT_RUNTIME, "make the report: out of memory") : 0;
+}
+
+static int write_file(FILE *f, json_t *report)
+{
+    int err = json_dumpf(report, f, JSON_INDENT(2) | JSON_REAL_PRECISION(17) | JSON_ENSURE_ASCII);
+
+    errno = errno ? errno : EIO;
+    if (err < 0 || fputc('\n', f) == EOF || fflush(f) == EOF || fsync(fileno(f)) < 0)
+        return -errno;
+    return 0;
+}
+
+int common_report_write(const char *path, json_t *report)
+{
+    size_t room = strlen(path) + sizeof ".XXXXXX";
+    char *temporary = malloc(room);
+    FILE *f = NULL;
+    int fd, err = 0;
+
+    if (!temporary)
+        return common_fail(EXIT_RUNTIME, "write %s: out of memory", path);
+    snprintf(temporary, room, "%s.XXXXXX", path);
+    errno = 0;
+    fd = mkostemp(temporary, O_CLOEXEC);
+    if (fd < 0 || !(f = fdopen(fd, "w"))) {
+        err = -errno;
+        if (fd >= 0)
+            close(fd);
+    }
+    if (f) {
+        fchmod(fd, 0644);
+        errno = 0;
+        err = write_file(f, report);
+        if (fclose(f) == EOF && err == 0)
+            err = -errno;
+    }
+    if (err == 0 && rename(temporary, path) < 0)
+        err = -errno;
+    if (err < 0 && fd >= 0)
+        unlink(temporary);
+    free(temporary);
+    return err < 0 ? common_fail(EXIT_RUNTIME, "write %s: %s", path, strerror(-err)) : 0;
+}

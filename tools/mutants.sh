@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Negative controls of the core: takes one wait, fence, check or limit out of the code at a time, and
+# requires that the tests notice. A mutant that survives is a test that can't fail.
+#   tools/mutants.sh [NAME...]      all, or those named
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+libs="$(pkg-config --libs liburing hwloc libxxhash jansson) -lnuma -lcmocka -lm -pthread"
+flags="-std=gnu11 -D_GNU_SOURCE -O1 -g -w -I."
+
+# name | file | what is looked for (fixed text) | what takes its place | tests that must fail
+list='
+range-not-clear|liboffload/core/copy.c|if (g->seq < c->seq && g->off < c->off + c->len && c->off < g->off + g->len)|if (0)|test_core
+ghost-forgets-readers|liboffload/core/copy.c|if (c->marks \|\| c->moving \|\| c->waiting \|\| fill_pending(c))|if (c->moving \|\| fill_pending(c))|test_core
+drain-before-writers|liboffload/core/copy.c|if (c->drop \|\| c->marks \|\| c->waiting|if (c->drop \|\| c->waiting|test_core
+fill-before-drain|liboffload/core/copy.c|if (!copy_drained(p, t, i, c->seq))|if (0)|test_core
+fill-before-host-work|liboffload/core/copy.c|    if (t->host_done < c->after_host)\n        return;|    (void)t;|test_core test_optimizer
+no-wait-for-bytes|liboffload/core/lease.c|bool bytes = !copy_bytes_ready(c)|bool bytes = 0|test_core
+no-wait-between-streams|liboffload/core/lease.c|return pending && c->mark_stream != stream;|return 0;|test_core
+obsolete-ghost-dropped-early|liboffload/core/lease.c| \|\| copy_fill_before(p, t, UINT64_MAX))|)|test_core
+obsolete-tiles-kept|liboffload/core/lease.c|u->version == t->version \&\& ||test_core
+seal-not-compared|liboffload/core/tile.c|store_seal(p->host + x->off, bytes) != x->seal|0|test_core_faults
+lost-write-ignored|liboffload/core/tile.c|        pager_break(p, \&named);|        ;|test_core_faults
+failed-read-ignored|liboffload/core/tile.c|        copy_fail(p, t, \&named);|        ;|test_core_faults
+work-out-of-order|liboffload/core/work.c|if (t->host_done + 1 != r->ordinal[i] \|\| |if (|test_core test_optimizer
+update-before-older-fill|liboffload/core/work.c|return ref->access == HOST_READ \|\| !copy_fill_before(p, t, r->ordinal[i]);|return true;|test_core test_optimizer
+clip-not-awaited|liboffload/core/work.c|while (u \&\& (u->held \|\| |while (u \&\& (|test_optimizer
+budget-not-checked|liboffload/core/lease.c|if (held + wanted <= p->device_bytes)|if (1)|test_core
+'
+
+build_and_run() { # test -> 0 if it passes
+    # shellcheck disable=SC2086
+    (cd "$work/tree" && gcc $flags "tests/$1.c" tests/core_fixture.c io/*.c scheduler/*.c liboffload/*/*.c \
+        -o "$work/$1" $libs && timeout 40 "$work/$1" >"$work/log" 2>&1)
+}
+
+fresh() {
+    rm -rf "$work/tree"
+    mkdir -p "$work/tree/build"
+    cp -r "$root"/{include,io,scheduler,liboffload,tests} "$work/tree/"
+}
+
+survivors=0 killed=0
+while IFS= read -r line; do
+    [ -n "$line" ] || continue
+    # fields are split at | that is not escaped
+    mapfile -t f < <(python3 - "$line" <<'P'
+import re, sys
+for part in re.split(r'(?<!\\)\|', sys.argv[1]):
+    print(part.replace('\\|', '|').replace('\\&', '&'))
+P
+    )
+    name=${f[0]}
+    if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
+    fresh
+    python3 - "$work/tree/${f[1]}" "${f[2]}" "${f[3]}" <<'P' || { echo "$name: the text to replace is gone: mend tools/mutants.sh"; exit 1; }
+import sys
+path, old, new = sys.argv[1], sys.argv[2].replace('\\n', '\n'), sys.argv[3]
+text = open(path).read()
+if old not in text:
+    sys.exit(1)
+open(path, 'w').write(text.replace(old, new, 1))
+P
+    seen=""
+    for t in ${f[4]}; do
+        for _ in 1 2 3; do
+            if ! build_and_run "$t"; then
+                seen=$t
+                break 2
+            fi
+        done
+    done
+    if [ -n "$seen" ]; then
+        killed=$((killed + 1))
+        echo "$name: noticed by $seen"
+    else
+        survivors=$((survivors + 1))
+        echo "$name: NOT NOTICED by ${f[4]}"
+    fi
+done <<<"$list"
+echo "$killed mutants noticed, $survivors not"
+[ "$survivors" = 0 ]
