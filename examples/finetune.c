@@ -1,0 +1,290 @@
+/*
+ * ofl-finetune: fine-tunes all parameters of a Llama inside hard budgets of device memory,
+ * host memory and NVMe. This file runs the steps and reports them.
+ */
+#include "examples/finetune.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "examples/llama/writer.h"
+
+struct run {
+    const struct options *options;
+    const struct data *data;
+    struct state *state;
+    int32_t *inputs, *targets; /* of one step */
+    json_t *loss, *grad_norm, *step_s;
+    uint64_t tokens;
+};
+
+static int setup_failed(int err, const char *sentence)
+{
+    return common_fail(common_status(err), "%s", sentence);
+}
+
+/* ---- steps ---------------------------------------------------------------- */
+
+static double rate(const struct options *o, uint64_t step)
+{
+    return step < o->warmup ? o->lr * (double)step / (double)o->warmup : o->lr;
+}
+
+static void print_step(const struct run *r, uint64_t step, double loss, double norm, double seconds)
+{
+    const struct options *o = r->options;
+    double tokens = (double)(o->accum * o->batch * o->seq);
+    struct ofl_stats s = {.size = sizeof s};
+
+    if (!isatty(STDERR_FILENO)) {
+        common_line("step %llu/%llu loss %.5f norm %.5f lr %.4g %.0f tokens/s %.3f s", (unsigned long long)step,
+                    (unsigned long long)o->steps, loss, norm, rate(o, step), tokens / seconds, seconds);
+        return;
+    }
+    if (!common_progress_due() || ofl_stats_get(r->state->ctx, &s) < 0)
+        return;
+    common_progress("step %llu/%llu loss %.4f norm %.3f lr %.3g %.0f tokens/s | D %s H %s N %s | stall %.1f s",
+                    (unsigned long long)step, (unsigned long long)o->steps, loss, norm, rate(o, step),
+                    tokens / seconds, common_bytes(s.used_bytes[OFL_DEVICE]).text,
+                    common_bytes(s.used_bytes[OFL_HOST]).text, common_bytes(s.used_bytes[OFL_NVME]).text,
+                    (double)s.stall_ns * 1e-9);
+}
+
+static int run_step(struct run *r, uint64_t step)
+{
+    const struct options *o = r->options;
+    struct ofl_adamw settings = {.size = sizeof settings,
+                                 .lr = rate(o, step),
+                                 .beta1 = o->beta1,
+                                 .beta2 = o->beta2,
+                                 .eps = o->eps,
+                                 .weight_decay = o->weight_decay,
+                                 .clip = o->clip,
+                                 .step = step};
+    uint64_t rows = o->accum * o->batch;
+    double start = common_seconds(), seconds, loss, norm;
+    char error[COMMON_ERROR_BYTES];
+
+    data_slices(r->data, (step - 1) * rows, rows, r->inputs, r->targets);
+    if (llama_trainer_step(r->state->trainer, r->inputs, r->targets, &settings, &loss, &norm, error, sizeof error) < 0)
+        return common_fail(EXIT_RUNTIME, "step %llu: %s", (unsigned long long)step, error);
+    seconds = common_seconds() - start;
+    if (!isfinite(loss) || !isfinite(norm))
+        return common_fail(EXIT_INPUT, "step %llu: the loss is %g, the gradient norm %g: stopped; try a smaller --lr, "
+                                       "or --clip and --warmup",
+                           (unsigned long long)step, loss, norm);
+    r->tokens += rows * o->seq;
+    if (json_array_append_new(r->loss, json_real(loss)) < 0 ||
+        json_array_append_new(r->grad_norm, json_real(norm)) < 0 ||
+        json_array_append_new(r->step_s, json_real(seconds)) < 0)
+        return common_fail(EXIT_RUNTIME, "step %llu: out of memory", (unsigned long long)step);
+    print_step(r, step, loss, norm, seconds);
+    return 0;
+}
+
+static int run_steps(struct run *r)
+{
+    const struct options *o = r->options;
+    int status = 0;
+
+    for (uint64_t step = 1; step <= o->steps && status == 0; step++) {
+        status = run_step(r, step);
+        if (status == 0 && common_stopping())
+            status = common_fail(EXIT_INTERRUPTED, "interrupted after step %llu of %llu: nothing written",
+                                 (unsigned long long)step, (unsigned long long)o->steps);
+    }
+    return status;
+}
+
+/* ---- the end --------------------------------------------------------------- */
+
+static void print_summary(const struct run *r, const struct ofl_stats *s)
+{
+    size_t steps = json_array_size(r->loss);
+    double seconds = 0;
+
+    for (size_t i = 0; i < steps; i++)
+        seconds += json_real_value(json_array_get(r->step_s, i));
+    common_line("%zu steps, loss %.5f -> %.5f, %llu tokens, %.0f tokens/s, stall %.1f of %.1f s", steps,
+                json_real_value(json_array_get(r->loss, 0)), json_real_value(json_array_get(r->loss, steps - 1)),
+                (unsigned long long)r->tokens, (double)r->tokens / seconds, (double)s->stall_ns * 1e-9, seconds);
+    common_line("peak of budget: device %s of %s, host %s of %s, NVMe %s of %s",
+                common_bytes(s->peak_bytes[OFL_DEVICE]).text, common_bytes(s->budget_bytes[OFL_DEVICE]).text,
+                common_bytes(s->peak_bytes[OFL_HOST]).text, common_bytes(s->budget_bytes[OFL_HOST]).text,
+                common_bytes(s->peak_bytes[OFL_NVME]).text, common_bytes(s->budget_bytes[OFL_NVME]).text);
+    common_line("moved: device in %s, out %s; NVMe read %s, written %s; checkpoint read %s",
+                common_bytes(s->device_in_bytes).text, common_bytes(s->device_out_bytes).text,
+                common_bytes(s->nvme_read_bytes).text, common_bytes(s->nvme_write_bytes).text,
+                common_bytes(s->source_read_bytes).text);
+}
+
+static json_t *model_json(const struct run *r)
+{
+    const struct llama_shape *shape = &r->state->config->shape;
+    struct llama_trainer_config config = {*shape, r->options->batch, r->options->seq, r->options->accum,
+                                          r->options->dtype};
+    struct llama_trainer_need need;
+
+    llama_trainer_need(&config, &need);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:I}", "parameters",
+                     (json_int_t)llama_param_count(shape), "layers", (json_int_t)shape->layers, "hidden",
+                     (json_int_t)shape->hidden, "heads", (json_int_t)shape->heads, "kv_heads",
+                     (json_int_t)shape->kv_heads, "head_dim", (json_int_t)shape->head_dim, "ffn",
+                     (json_int_t)shape->ffn, "vocab", (json_int_t)shape->vocab, "tied", shape->tied, "state_bytes",
+                     (json_int_t)need.state_bytes, "activation_bytes", (json_int_t)need.activation_bytes,
+                     "workspace_bytes", (json_int_t)need.workspace_bytes);
+}
+
+static int write_report(struct run *r, const struct ofl_stats *stats, const char *hash)
+{
+    json_t *j = json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:s, s:o, s:o}", "program", "ofl-finetune", "version",
+                          ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "tokens",
+                          (json_int_t)r->tokens, "step_s", r->step_s, "state_hash", hash, "model", model_json(r),
+                          "settings", options_json(r->options));
+    int status = j ? common_report_stats(j, stats) : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+
+    if (status == 0)
+        status = common_report_write(r->options->budget.report, j);
+    json_decref(j);
+    return status;
+}
+
+static int finish(struct run *r)
+{
+    const struct options *o = r->options;
+    struct ofl_stats stats = {.size = sizeof stats};
+    char hash[33];
+    int status = 0;
+
+    /* The training's figures: saving and hashing come after. */
+    if (ofl_stats_get(r->state->ctx, &stats) < 0)
+        return common_fail_ofl(EXIT_RUNTIME, "get statistics");
+    if (o->budget.report)
+        status = state_hash(r->state, hash);
+    if (status == 0 && o->out)
+        status = state_save(r->state);
+    if (status == 0 && o->budget.report)
+        status = write_report(r, &stats, hash);
+    if (status)
+        return status;
+    print_summary(r, &stats);
+    if (o->budget.report)
+        common_line("state hash %s", hash);
+    return 0;
+}
+
+/* ---- set-up ----------------------------------------------------------------- */
+
+static int train(struct state *s, const struct data *data)
+{
+    const struct options *o = s->options;
+    uint64_t tokens = o->accum * o->batch * o->seq;
+    struct run r = {.options = o,
+                    .data = data,
+                    .state = s,
+                    .inputs = calloc(tokens, sizeof *r.inputs),
+                    .targets = calloc(tokens, sizeof *r.targets),
+                    .loss = json_array(),
+                    .grad_norm = json_array(),
+                    .step_s = json_array()};
+    int status = 0;
+
+    if (!r.inputs || !r.targets || !r.loss || !r.grad_norm || !r.step_s)
+        status = common_fail(EXIT_RUNTIME, "train: out of memory");
+    if (status == 0)
+        status = run_steps(&r);
+    if (status == 0)
+        status = finish(&r);
+    json_decref(r.loss);
+    json_decref(r.grad_norm);
+    json_decref(r.step_s);
+    free(r.inputs);
+    free(r.targets);
+    return status;
+}
+
+static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const struct llama_config *config,
+                          const struct llama_trainer_config *trainer, const struct data *data)
+{
+    struct state s = {.ctx = ctx, .options = o, .config = config};
+    char error[COMMON_ERROR_BYTES];
+    int err = llama_trainer_create(ctx, trainer, &s.trainer, error, sizeof error), status;
+
+    if (err < 0)
+        return setup_failed(err, error);
+    status = state_fill(&s);
+    if (status == 0)
+        status = train(&s, data);
+    llama_trainer_destroy(s.trainer);
+    return status;
+}
+
+static int load_config(const struct options *o, struct llama_config *config)
+{
+    char error[COMMON_ERROR_BYTES];
+    int err;
+
+    if (o->model) {
+        err = llama_config_load(o->model, config, error, sizeof error);
+        if (err < 0)
+            return setup_failed(err, error);
+    } else if (llama_preset(o->preset, config) < 0) {
+        return common_fail(EXIT_INPUT, "--preset %s: there is none of that name; --help lists them", o->preset);
+    }
+    if (o->seq > config->shape.max_positions)
+        return common_fail(EXIT_INPUT, "--seq %llu: the model's positions end at %u", (unsigned long long)o->seq,
+                           config->shape.max_positions);
+    if (o->accum * o->batch * o->seq > 1u << 28)
+        return common_fail(EXIT_INPUT, "--accum %llu --batch %llu --seq %llu: a step has 2^28 tokens at most",
+                           (unsigned long long)o->accum, (unsigned long long)o->batch, (unsigned long long)o->seq);
+    if (o->out && (err = llama_writer_check(o->out, error, sizeof error)) < 0)
+        return setup_failed(err, error);
+    return 0;
+}
+
+static int run_all(const struct options *o, struct data *data)
+{
+    struct llama_config config;
+    struct ofl_config open;
+    struct ofl_ctx *ctx;
+    struct llama_trainer_config trainer;
+    int status = common_budget_check(&o->budget), err;
+
+    if (status == 0)
+        status = load_config(o, &config);
+    if (status)
+        return status;
+    trainer = (struct llama_trainer_config){config.shape, o->batch, o->seq, o->accum, o->dtype};
+    status = budget_check(o, &trainer, &open);
+    if (status == 0)
+        status = data_load(o, &config, data);
+    if (status)
+        return status;
+    err = ofl_open(&open, &ctx);
+    if (err < 0)
+        return setup_failed(err, ofl_error());
+    status = run_in_context(ctx, o, &config, &trainer, data);
+    err = ofl_close(ctx);
+    if (err < 0 && status == 0)
+        status = common_fail_ofl(EXIT_RUNTIME, "close");
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options;
+    struct data data = {0};
+    int status = options_parse(argc, argv, &options);
+
+    if (status == 0) {
+        common_signals();
+        common_blas_threads();
+        status = run_all(&options, &data);
+    }
+    data_free(&data);
+    options_free(&options);
+    return status;
+}
