@@ -47,6 +47,9 @@ struct common_text {
 /* "1.50 GiB" */
 struct common_text common_bytes(uint64_t bytes);
 
+/* One OpenBLAS thread per core, unless OPENBLAS_NUM_THREADS says otherwise. Results depend on it. */
+void common_blas_threads(void);
+
 double common_seconds(void); /* of a clock that never goes back */
 
 /* ---- options of budgets ------------------------------------------------- */

@@ -29,8 +29,6 @@ static uint64_t host_all_bytes(const struct llama_trainer_need *need)
         bytes = at_least(need->store_bytes + 4 * (tile + 8192), OFL_HOST_MIN_BYTES);
         if (tile == 8 << 20 || bytes < 64 * tile)
             return bytes;
-        if (need->store_bytes + 4 * (tile + 8192) < 64 * tile)
-            return bytes;
     }
 }
 

@@ -440,15 +440,14 @@ static int queue_sum(struct binding *b)
 {
     struct ofl_optimizer *o = b->optimizer;
     struct ofl_lease lease = {.tensor = b->grad, .mode = OFL_READ};
-    int err = ofl_acquire(o->ctx, &lease, 1, o->stream);
+    int err = ofl_acquire(o->ctx, &lease, 1, o->stream), released;
 
     if (err < 0)
         return err;
     b->grad_ptr = lease.ptr;
     err = ofl_stream_launch(o->stream, sum_job, b);
-    if (err < 0)
-        return err;
-    return ofl_release(o->ctx, &lease, 1, o->stream);
+    released = ofl_release(o->ctx, &lease, 1, o->stream);
+    return err < 0 ? err : released;
 }
 
 int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
