@@ -78,8 +78,9 @@ int common_parse_bytes(const char *text, uint64_t *out)
     if (value * (double)factor >= 0x1p62)
         return -ERANGE;
     /* Whole numbers go without double's rounding. */
-    *out = memchr(text, '.', strlen(text)) || memchr(text, 'e', strlen(text)) ? (uint64_t)(value * (double)factor)
-                                                                                : strtoull(text, NULL, 10) * factor;
+    *out = memchr(text, '.', strlen(text)) || memchr(text, 'e', strlen(text))
+               ? (uint64_t)(value * (double)factor)
+               : strtoull(text, NULL, 10) * factor;
     return 0;
 }
 
@@ -128,7 +129,11 @@ struct common_text common_bytes(uint64_t bytes)
         value /= 1024;
         unit++;
     }
-    snprintf(t.text, sizeof t.text, value < 10 ? "%.2f %s" : value < 100 ? "%.1f %s" : "%.0f %s", value, units[unit]);
+    snprintf(t.text, sizeof t.text,
+             value < 10    ? "%.2f %s"
+             : value < 100 ? "%.1f %s"
+                           : "%.0f %s",
+             value, units[unit]);
     return t;
 }
 
@@ -156,15 +161,32 @@ double common_seconds(void)
 
 enum { KEY_DEVICE = 0x800, KEY_HOST, KEY_NVME, KEY_IN_MEMORY, KEY_REPORT };
 
-static const struct argp_option budget_options[] = {
-    {NULL, 0, NULL, 0, "Memory (SIZE: bytes, or 512M, 1.5G, ...):", 2},
-    {"device-mem", KEY_DEVICE, "SIZE", 0, "Budget of the device's memory", 2},
-    {"host-mem", KEY_HOST, "SIZE", 0, "Budget of pinned host memory", 2},
-    {"nvme", KEY_NVME, "DIR[:SIZE]", 0,
-     "Directory of the NVMe tier and its budget (default: what is free there, less 5 %)", 2},
-    {"in-memory", KEY_IN_MEMORY, NULL, 0, "Everything in device memory, as much as that takes: the reference", 2},
-    {"report", KEY_REPORT, "FILE", 0, "Write a report in JSON; docs/report.md describes it", 2},
-    {0}};
+/* nvme_flags: whether --help shows it. */
+#define BUDGET_OPTIONS(nvme_flags)                                                                           \
+    {                                                                                                        \
+        {NULL, 0, NULL, 0, "Memory (SIZE: bytes, or 512M, 1.5G, ...):", 2},                                  \
+            {"device-mem", KEY_DEVICE, "SIZE", 0, "Budget of the device's memory", 2},                       \
+            {"host-mem", KEY_HOST, "SIZE", 0, "Budget of pinned host memory", 2},                            \
+            {"nvme",                                                                                         \
+             KEY_NVME,                                                                                       \
+             "DIR[:SIZE]",                                                                                   \
+             nvme_flags,                                                                                     \
+             "Directory of the NVMe tier and its budget (default: what is free there, less 5 %)",            \
+             2},                                                                                             \
+            {"in-memory",                                                                                    \
+             KEY_IN_MEMORY,                                                                                  \
+             NULL,                                                                                           \
+             0,                                                                                              \
+             "Everything in device memory, as much as that takes: the reference",                            \
+             2},                                                                                             \
+            {"report", KEY_REPORT, "FILE", 0, "Write a report in JSON; docs/report.md describes it", 5},     \
+        {                                                                                                    \
+            0                                                                                                \
+        }                                                                                                    \
+    }
+
+static const struct argp_option budget_options[] = BUDGET_OPTIONS(0);
+static const struct argp_option read_options[] = BUDGET_OPTIONS(OPTION_HIDDEN);
 
 static void parse_size(struct argp_state *state, const char *name, const char *text, uint64_t *out)
 {
@@ -178,8 +200,9 @@ static error_t parse_nvme(struct argp_state *state, struct common_budget *b, con
     size_t length = strlen(text);
 
     if (b->nvme_dir) {
-        argp_error(state, "--nvme %s: a second directory, after %s: striping over several is not supported yet", text,
-                   b->nvme_dir);
+        argp_error(state,
+                   "--nvme %s: a second directory, after %s: striping over several is not supported yet",
+                   text, b->nvme_dir);
         return EINVAL;
     }
     if (colon && strchr(colon, '/') == NULL) {
@@ -217,6 +240,7 @@ static error_t parse_budget(int key, char *arg, struct argp_state *state)
 }
 
 const struct argp common_budget_argp = {.options = budget_options, .parser = parse_budget};
+const struct argp common_read_argp = {.options = read_options, .parser = parse_budget};
 
 void common_budget_free(struct common_budget *b)
 {
@@ -243,14 +267,15 @@ int common_budget_check(const struct common_budget *b)
     int err;
 
     if (b->in_memory && (b->device_bytes || b->host_bytes || b->nvme_dir))
-        return common_fail(EXIT_INPUT, "--in-memory takes what it needs: it excludes --device-mem, --host-mem and "
-                                       "--nvme");
-    if (b->host_bytes && b->host_bytes < OFL_HOST_MIN_BYTES)
         return common_fail(EXIT_INPUT,
-                           "--host-mem of %llu bytes: bytes move through host memory in tiles; the smallest workable "
-                           "--host-mem is %u bytes (%s)",
-                           (unsigned long long)b->host_bytes, OFL_HOST_MIN_BYTES,
-                           common_bytes(OFL_HOST_MIN_BYTES).text);
+                           "--in-memory takes what it needs: it excludes --device-mem, --host-mem and "
+                           "--nvme");
+    if (b->host_bytes && b->host_bytes < OFL_HOST_MIN_BYTES)
+        return common_fail(
+            EXIT_INPUT,
+            "--host-mem of %llu bytes: bytes move through host memory in tiles; the smallest workable "
+            "--host-mem is %u bytes (%s)",
+            (unsigned long long)b->host_bytes, OFL_HOST_MIN_BYTES, common_bytes(OFL_HOST_MIN_BYTES).text);
     if (b->nvme_dir && access(b->nvme_dir, W_OK | X_OK) < 0)
         return common_fail(EXIT_INPUT, "--nvme %s: %s", b->nvme_dir, strerror(errno));
     err = b->report ? writable(b->report) : 0;

@@ -61,8 +61,9 @@ struct common_budget {
     const char *report;
 };
 
-/* A child parser for argp; its input is a struct common_budget. */
-extern const struct argp common_budget_argp;
+/* Child parsers for argp; the input is a struct common_budget. The second is for programs that only
+ * read weights: it knows --nvme too, for a better complaint than "unknown". */
+extern const struct argp common_budget_argp, common_read_argp;
 void common_budget_free(struct common_budget *b);
 /* That the combination makes sense, and that the report could be written. */
 int common_budget_check(const struct common_budget *b);

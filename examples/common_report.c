@@ -94,17 +94,18 @@ static json_t *integer(uint64_t value)
 
 static json_t *tiers(const uint64_t bytes[OFL_TIERS])
 {
-    return json_pack("{s:o, s:o, s:o}", "device", integer(bytes[OFL_DEVICE]), "host", integer(bytes[OFL_HOST]), "nvme",
-                     integer(bytes[OFL_NVME]));
+    return json_pack("{s:o, s:o, s:o}", "device", integer(bytes[OFL_DEVICE]), "host",
+                     integer(bytes[OFL_HOST]), "nvme", integer(bytes[OFL_NVME]));
 }
 
 int common_report_stats(json_t *report, const struct ofl_stats *s)
 {
-    json_t *moved = json_pack("{s:o, s:o, s:o, s:o, s:o}", "source_read", integer(s->source_read_bytes), "nvme_read",
-                              integer(s->nvme_read_bytes), "nvme_write", integer(s->nvme_write_bytes), "device_in",
-                              integer(s->device_in_bytes), "device_out", integer(s->device_out_bytes));
-    json_t *io = json_pack("{s:b, s:b, s:b, s:i, s:o}", "uring", s->io_uring, "direct", s->direct, "pinned", s->pinned,
-                           "numa_node", s->numa_node, "tile_bytes", integer(s->tile_bytes));
+    json_t *moved =
+        json_pack("{s:o, s:o, s:o, s:o, s:o}", "source_read", integer(s->source_read_bytes), "nvme_read",
+                  integer(s->nvme_read_bytes), "nvme_write", integer(s->nvme_write_bytes), "device_in",
+                  integer(s->device_in_bytes), "device_out", integer(s->device_out_bytes));
+    json_t *io = json_pack("{s:b, s:b, s:b, s:i, s:o}", "uring", s->io_uring, "direct", s->direct, "pinned",
+                           s->pinned, "numa_node", s->numa_node, "tile_bytes", integer(s->tile_bytes));
     const struct {
         const char *name;
         json_t *value;

@@ -40,17 +40,18 @@ static void print_step(const struct run *r, uint64_t step, double loss, double n
     struct ofl_stats s = {.size = sizeof s};
 
     if (!isatty(STDERR_FILENO)) {
-        common_line("step %llu/%llu loss %.5f norm %.5f lr %.4g %.0f tokens/s %.3f s", (unsigned long long)step,
-                    (unsigned long long)o->steps, loss, norm, rate(o, step), tokens / seconds, seconds);
+        common_line("step %llu/%llu loss %.5f norm %.5f lr %.4g %.0f tokens/s %.3f s",
+                    (unsigned long long)step, (unsigned long long)o->steps, loss, norm, rate(o, step),
+                    tokens / seconds, seconds);
         return;
     }
     if (!common_progress_due() || ofl_stats_get(r->state->ctx, &s) < 0)
         return;
-    common_progress("step %llu/%llu loss %.4f norm %.3f lr %.3g %.0f tokens/s | D %s H %s N %s | stall %.1f s",
-                    (unsigned long long)step, (unsigned long long)o->steps, loss, norm, rate(o, step),
-                    tokens / seconds, common_bytes(s.used_bytes[OFL_DEVICE]).text,
-                    common_bytes(s.used_bytes[OFL_HOST]).text, common_bytes(s.used_bytes[OFL_NVME]).text,
-                    (double)s.stall_ns * 1e-9);
+    common_progress(
+        "step %llu/%llu loss %.4f norm %.3f lr %.3g %.0f tokens/s | D %s H %s N %s | stall %.1f s",
+        (unsigned long long)step, (unsigned long long)o->steps, loss, norm, rate(o, step), tokens / seconds,
+        common_bytes(s.used_bytes[OFL_DEVICE]).text, common_bytes(s.used_bytes[OFL_HOST]).text,
+        common_bytes(s.used_bytes[OFL_NVME]).text, (double)s.stall_ns * 1e-9);
 }
 
 static int run_step(struct run *r, uint64_t step)
@@ -69,12 +70,14 @@ static int run_step(struct run *r, uint64_t step)
     char error[COMMON_ERROR_BYTES];
 
     data_slices(r->data, (step - 1) * rows, rows, r->inputs, r->targets);
-    if (llama_trainer_step(r->state->trainer, r->inputs, r->targets, &settings, &loss, &norm, error, sizeof error) < 0)
+    if (llama_trainer_step(r->state->trainer, r->inputs, r->targets, &settings, &loss, &norm, error,
+                           sizeof error) < 0)
         return common_fail(EXIT_RUNTIME, "step %llu: %s", (unsigned long long)step, error);
     seconds = common_seconds() - start;
     if (!isfinite(loss) || !isfinite(norm))
-        return common_fail(EXIT_INPUT, "step %llu: the loss is %g, the gradient norm %g: stopped; try a smaller --lr, "
-                                       "or --clip and --warmup",
+        return common_fail(EXIT_INPUT,
+                           "step %llu: the loss is %g, the gradient norm %g: stopped; try a smaller --lr, "
+                           "or --clip and --warmup",
                            (unsigned long long)step, loss, norm);
     r->tokens += rows * o->seq;
     if (json_array_append_new(r->loss, json_real(loss)) < 0 ||
@@ -109,8 +112,9 @@ static void print_summary(const struct run *r, const struct ofl_stats *s)
     for (size_t i = 0; i < steps; i++)
         seconds += json_real_value(json_array_get(r->step_s, i));
     common_line("%zu steps, loss %.5f -> %.5f, %llu tokens, %.0f tokens/s, stall %.1f of %.1f s", steps,
-                json_real_value(json_array_get(r->loss, 0)), json_real_value(json_array_get(r->loss, steps - 1)),
-                (unsigned long long)r->tokens, (double)r->tokens / seconds, (double)s->stall_ns * 1e-9, seconds);
+                json_real_value(json_array_get(r->loss, 0)),
+                json_real_value(json_array_get(r->loss, steps - 1)), (unsigned long long)r->tokens,
+                (double)r->tokens / seconds, (double)s->stall_ns * 1e-9, seconds);
     common_line("peak of budget: device %s of %s, host %s of %s, NVMe %s of %s",
                 common_bytes(s->peak_bytes[OFL_DEVICE]).text, common_bytes(s->budget_bytes[OFL_DEVICE]).text,
                 common_bytes(s->peak_bytes[OFL_HOST]).text, common_bytes(s->budget_bytes[OFL_HOST]).text,
@@ -133,18 +137,19 @@ static json_t *model_json(const struct run *r)
                      (json_int_t)llama_param_count(shape), "layers", (json_int_t)shape->layers, "hidden",
                      (json_int_t)shape->hidden, "heads", (json_int_t)shape->heads, "kv_heads",
                      (json_int_t)shape->kv_heads, "head_dim", (json_int_t)shape->head_dim, "ffn",
-                     (json_int_t)shape->ffn, "vocab", (json_int_t)shape->vocab, "tied", shape->tied, "state_bytes",
-                     (json_int_t)need.state_bytes, "activation_bytes", (json_int_t)need.activation_bytes,
-                     "workspace_bytes", (json_int_t)need.workspace_bytes);
+                     (json_int_t)shape->ffn, "vocab", (json_int_t)shape->vocab, "tied", shape->tied,
+                     "state_bytes", (json_int_t)need.state_bytes, "activation_bytes",
+                     (json_int_t)need.activation_bytes, "workspace_bytes", (json_int_t)need.workspace_bytes);
 }
 
 static int write_report(struct run *r, const struct ofl_stats *stats, const char *hash)
 {
-    json_t *j = json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:s, s:o, s:o}", "program", "ofl-finetune", "version",
-                          ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "tokens",
-                          (json_int_t)r->tokens, "step_s", r->step_s, "state_hash", hash, "model", model_json(r),
-                          "settings", options_json(r->options));
-    int status = j ? common_report_stats(j, stats) : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+    json_t *j = json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:s, s:o, s:o}", "program", "ofl-finetune",
+                          "version", ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "tokens",
+                          (json_int_t)r->tokens, "step_s", r->step_s, "state_hash", hash, "model",
+                          model_json(r), "settings", options_json(r->options));
+    int status =
+        j ? common_report_stats(j, stats) : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 
     if (status == 0)
         status = common_report_write(r->options->budget.report, j);
@@ -232,14 +237,16 @@ static int load_config(const struct options *o, struct llama_config *config)
         if (err < 0)
             return setup_failed(err, error);
     } else if (llama_preset(o->preset, config) < 0) {
-        return common_fail(EXIT_INPUT, "--preset %s: there is none of that name; --help lists them", o->preset);
+        return common_fail(EXIT_INPUT, "--preset %s: there is none of that name; --help lists them",
+                           o->preset);
     }
     if (o->seq > config->shape.max_positions)
-        return common_fail(EXIT_INPUT, "--seq %llu: the model's positions end at %u", (unsigned long long)o->seq,
-                           config->shape.max_positions);
+        return common_fail(EXIT_INPUT, "--seq %llu: the model's positions end at %u",
+                           (unsigned long long)o->seq, config->shape.max_positions);
     if (o->accum * o->batch * o->seq > 1u << 28)
         return common_fail(EXIT_INPUT, "--accum %llu --batch %llu --seq %llu: a step has 2^28 tokens at most",
-                           (unsigned long long)o->accum, (unsigned long long)o->batch, (unsigned long long)o->seq);
+                           (unsigned long long)o->accum, (unsigned long long)o->batch,
+                           (unsigned long long)o->seq);
     if (o->out && (err = llama_writer_check(o->out, error, sizeof error)) < 0)
         return setup_failed(err, error);
     return 0;

@@ -42,11 +42,12 @@ static int refuse_device(const struct options *o, const struct llama_trainer_nee
 {
     const struct llama_need *d = &need->device;
 
-    return common_fail(EXIT_INPUT,
-                       "--device-mem of %llu bytes: %s needs %llu bytes at once, the largest tensor of it is %s with "
-                       "%llu bytes; the smallest workable --device-mem is %llu bytes (%s)",
-                       (ull)o->budget.device_bytes, d->part, (ull)d->device_bytes, d->largest,
-                       (ull)d->largest_bytes, (ull)d->device_bytes, common_bytes(d->device_bytes).text);
+    return common_fail(
+        EXIT_INPUT,
+        "--device-mem of %llu bytes: %s needs %llu bytes at once, the largest tensor of it is %s with "
+        "%llu bytes; the smallest workable --device-mem is %llu bytes (%s)",
+        (ull)o->budget.device_bytes, d->part, (ull)d->device_bytes, d->largest, (ull)d->largest_bytes,
+        (ull)d->device_bytes, common_bytes(d->device_bytes).text);
 }
 
 static int check_nvme(const struct options *o, const struct llama_trainer_need *need)
@@ -59,40 +60,44 @@ static int check_nvme(const struct options *o, const struct llama_trainer_need *
         return common_fail(EXIT_INPUT, "--nvme %s: %s", b->nvme_dir, strerror(errno));
     available = (uint64_t)fs.f_bavail * fs.f_frsize;
     if (b->nvme_bytes > available)
-        return common_fail(EXIT_INPUT, "--nvme %s: %llu bytes wanted, %llu bytes (%s) free there", b->nvme_dir,
-                           (ull)b->nvme_bytes, (ull)available, common_bytes(available).text);
+        return common_fail(EXIT_INPUT, "--nvme %s: %llu bytes wanted, %llu bytes (%s) free there",
+                           b->nvme_dir, (ull)b->nvme_bytes, (ull)available, common_bytes(available).text);
     if (b->nvme_bytes == 0)
         available -= available / 20;
     else
         available = b->nvme_bytes;
     if (available / 4096 * 4096 < need->store_bytes)
-        return common_fail(EXIT_INPUT,
-                           "--nvme %s: %llu bytes to use%s: all tensors together take %llu bytes; the smallest "
-                           "workable SIZE is %llu (%s)",
-                           b->nvme_dir, (ull)available, b->nvme_bytes ? "" : " (what is free, less 5 %)",
-                           (ull)need->store_bytes, (ull)need->store_bytes, common_bytes(need->store_bytes).text);
+        return common_fail(
+            EXIT_INPUT,
+            "--nvme %s: %llu bytes to use%s: all tensors together take %llu bytes; the smallest "
+            "workable SIZE is %llu (%s)",
+            b->nvme_dir, (ull)available, b->nvme_bytes ? "" : " (what is free, less 5 %)",
+            (ull)need->store_bytes, (ull)need->store_bytes, common_bytes(need->store_bytes).text);
     return 0;
 }
 
 /* Nothing below: the larger memory holds all tensors. */
-static int check_memory(const struct options *o, const struct llama_trainer_need *need, const struct ofl_config *c)
+static int check_memory(const struct options *o, const struct llama_trainer_need *need,
+                        const struct ofl_config *c)
 {
     uint64_t host = host_all_bytes(need);
     bool on_host = c->host_bytes >= c->device_bytes;
 
     if (on_host ? c->host_bytes >= host : c->device_bytes >= need->device_all_bytes)
         return 0;
-    return common_fail(EXIT_INPUT,
-                       "--device-mem of %llu bytes, host memory of %llu bytes, no --nvme: the larger has to hold all "
-                       "tensors; the smallest workable --device-mem for that is %llu bytes (%s), the smallest "
-                       "workable --host-mem is %llu bytes (%s), or give --nvme DIR with %llu bytes (%s)",
-                       (ull)o->budget.device_bytes, (ull)c->host_bytes,
-                       (ull)at_least(need->device_all_bytes, c->host_bytes + 1),
-                       common_bytes(need->device_all_bytes).text, (ull)at_least(host, c->device_bytes),
-                       common_bytes(host).text, (ull)need->store_bytes, common_bytes(need->store_bytes).text);
+    return common_fail(
+        EXIT_INPUT,
+        "--device-mem of %llu bytes, host memory of %llu bytes, no --nvme: the larger has to hold all "
+        "tensors; the smallest workable --device-mem for that is %llu bytes (%s), the smallest "
+        "workable --host-mem is %llu bytes (%s), or give --nvme DIR with %llu bytes (%s)",
+        (ull)o->budget.device_bytes, (ull)c->host_bytes,
+        (ull)at_least(need->device_all_bytes, c->host_bytes + 1), common_bytes(need->device_all_bytes).text,
+        (ull)at_least(host, c->device_bytes), common_bytes(host).text, (ull)need->store_bytes,
+        common_bytes(need->store_bytes).text);
 }
 
-static int all_in_memory(const struct options *o, const struct llama_trainer_need *need, struct ofl_config *out)
+static int all_in_memory(const struct options *o, const struct llama_trainer_need *need,
+                         struct ofl_config *out)
 {
     uint64_t wanted = device_all_bytes(need) + STAGING_BYTES, memory = common_memory();
     uint64_t most = o->budget.in_memory ? memory : memory / 3;
@@ -101,13 +106,14 @@ static int all_in_memory(const struct options *o, const struct llama_trainer_nee
     out->host_bytes = STAGING_BYTES;
     if (wanted <= most)
         return 0;
-    return common_fail(EXIT_INPUT,
-                       "%severything in memory takes %llu bytes (%s), of %s of memory: give --device-mem (at least "
-                       "%llu bytes, %s), --host-mem (at least %u bytes) and --nvme DIR with %llu bytes (%s) free",
-                       o->budget.in_memory ? "--in-memory: " : "no budgets given: ", (ull)wanted,
-                       common_bytes(wanted).text, common_bytes(memory).text, (ull)need->device.device_bytes,
-                       common_bytes(need->device.device_bytes).text, OFL_HOST_MIN_BYTES, (ull)need->store_bytes,
-                       common_bytes(need->store_bytes).text);
+    return common_fail(
+        EXIT_INPUT,
+        "%severything in memory takes %llu bytes (%s), of %s of memory: give --device-mem (at least "
+        "%llu bytes, %s), --host-mem (at least %u bytes) and --nvme DIR with %llu bytes (%s) free",
+        o->budget.in_memory ? "--in-memory: " : "no budgets given: ", (ull)wanted, common_bytes(wanted).text,
+        common_bytes(memory).text, (ull)need->device.device_bytes,
+        common_bytes(need->device.device_bytes).text, OFL_HOST_MIN_BYTES, (ull)need->store_bytes,
+        common_bytes(need->store_bytes).text);
 }
 
 int budget_check(const struct options *o, const struct llama_trainer_config *trainer, struct ofl_config *out)
@@ -121,8 +127,9 @@ int budget_check(const struct options *o, const struct llama_trainer_config *tra
     if (b->in_memory || (!b->device_bytes && !b->host_bytes && !b->nvme_dir))
         return all_in_memory(o, &need, out);
     if (!b->device_bytes)
-        return common_fail(EXIT_INPUT, "--device-mem is needed beside --host-mem and --nvme; the smallest workable is "
-                                       "%llu bytes (%s)",
+        return common_fail(EXIT_INPUT,
+                           "--device-mem is needed beside --host-mem and --nvme; the smallest workable is "
+                           "%llu bytes (%s)",
                            (ull)need.device.device_bytes, common_bytes(need.device.device_bytes).text);
     if (b->device_bytes / 256 * 256 < need.device.device_bytes)
         return refuse_device(o, &need);
@@ -132,8 +139,10 @@ int budget_check(const struct options *o, const struct llama_trainer_config *tra
     out->nvme_bytes = b->nvme_bytes;
     status = b->nvme_dir ? check_nvme(o, &need) : check_memory(o, &need, out);
     if (status == 0 && out->device_bytes + out->host_bytes > common_memory())
-        status = common_fail(EXIT_INPUT, "--device-mem of %llu and --host-mem of %llu bytes: this machine has %s of "
-                                         "memory",
-                             (ull)out->device_bytes, (ull)out->host_bytes, common_bytes(common_memory()).text);
+        status =
+            common_fail(EXIT_INPUT,
+                        "--device-mem of %llu and --host-mem of %llu bytes: this machine has %s of "
+                        "memory",
+                        (ull)out->device_bytes, (ull)out->host_bytes, common_bytes(common_memory()).text);
     return status;
 }

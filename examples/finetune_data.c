@@ -69,17 +69,19 @@ static int check_ids(const char *path, const uint32_t *ids, size_t count, uint32
 {
     for (size_t i = 0; i < count; i++)
         if (ids[i] >= vocab)
-            return common_fail(EXIT_INPUT,
-                               "%s: token %zu has id %u, the model's vocabulary has %u: tokenizer and model don't "
-                               "belong together",
-                               path, i, ids[i], vocab);
+            return common_fail(
+                EXIT_INPUT,
+                "%s: token %zu has id %u, the model's vocabulary has %u: tokenizer and model don't "
+                "belong together",
+                path, i, ids[i], vocab);
     return 0;
 }
 
 static int append(struct data *d, const uint32_t *ids, size_t count, bool narrow)
 {
     size_t total = d->count + count;
-    void *more = narrow ? realloc(d->narrow, total * sizeof *d->narrow) : realloc(d->wide, total * sizeof *d->wide);
+    void *more =
+        narrow ? realloc(d->narrow, total * sizeof *d->narrow) : realloc(d->wide, total * sizeof *d->wide);
 
     if (count == 0)
         return 0;

@@ -30,15 +30,18 @@ enum {
 static const struct argp_option option_list[] = {
     {NULL, 0, NULL, 0, "Model and data:", 1},
     {"model", KEY_MODEL, "DIR", 0,
-     "Hugging Face directory of a Llama: config.json, model.safetensors (or shards with an index), tokenizer.json",
+     "Hugging Face directory of a Llama: config.json, model.safetensors (or shards with an index), "
+     "tokenizer.json",
      1},
     {"preset", KEY_PRESET, "NAME", 0, "Fresh model with a byte tokenizer; the names are listed below", 1},
     {"data", KEY_DATA, "FILE", 0, "Text to train on; more may follow, or the option be repeated", 1},
     {"seq", KEY_SEQ, "N", 0, "Tokens per sequence (default 128)", 1},
     {"batch", KEY_BATCH, "N", 0, "Sequences per micro-batch (default 1)", 1},
     {"accum", KEY_ACCUM, "N", 0, "Micro-batches per step (default 1)", 1},
-    {"shuffle", KEY_SHUFFLE, NULL, 0, "Take slices of the text in an order drawn from --seed, not one after another", 1},
-    {"out", KEY_OUT, "DIR", 0, "Write the result as a Hugging Face directory, which must not exist or be empty", 1},
+    {"shuffle", KEY_SHUFFLE, NULL, 0,
+     "Take slices of the text in an order drawn from --seed, not one after another", 1},
+    {"out", KEY_OUT, "DIR", 0,
+     "Write the result as a Hugging Face directory, which must not exist or be empty", 1},
 
     {NULL, 0, NULL, 0, "Training:", 3},
     {"steps", KEY_STEPS, "N", 0, "Optimizer steps (default 100)", 3},
@@ -59,8 +62,10 @@ static const char before[] = "Fine-tunes all parameters of a Llama inside hard m
 
 static const char after[] =
     "Without --device-mem, --host-mem and --nvme everything is kept in memory, if it fits a third of it. "
-    "With any of them, --device-mem is needed; --host-mem is 64M by default where --nvme is given. Without --nvme "
-    "the larger of the two memories has to hold all tensors. Budgets that can't work are refused at once, with "
+    "With any of them, --device-mem is needed; --host-mem is 64M by default where --nvme is given. Without "
+    "--nvme "
+    "the larger of the two memories has to hold all tensors. Budgets that can't work are refused at once, "
+    "with "
     "the smallest that can.\n"
     "\n"
     "Examples:\n"
@@ -68,20 +73,22 @@ static const char after[] =
     "  ofl-finetune --preset 300m --data text.txt --seq 512 --accum 4 --dtype bf16 \\\n"
     "      --device-mem 512M --host-mem 256M --nvme /mnt/scratch:8G --report run.json\n"
     "\n"
-    "Exit status: 0 done; 1 something failed on the way; 2 options, budgets or data that can't work, or a loss "
-    "that is not a number; 130 ended by SIGINT or SIGTERM after the current step (the second one ends at once). "
+    "Exit status: 0 done; 1 something failed on the way; 2 options, budgets or data that can't work, or a "
+    "loss "
+    "that is not a number; 130 ended by SIGINT or SIGTERM after the current step (the second one ends at "
+    "once). "
     "After 1, 2 and 130 neither --out nor --report is written.";
 
-static void parse_count(struct argp_state *state, const char *name, const char *arg, uint64_t least, uint64_t most,
-                        uint64_t *out)
+static void parse_count(struct argp_state *state, const char *name, const char *arg, uint64_t least,
+                        uint64_t most, uint64_t *out)
 {
     if (common_parse_count(arg, least, most, out) < 0)
-        argp_error(state, "--%s %s: not a whole number from %llu to %llu", name, arg, (unsigned long long)least,
-                   (unsigned long long)most);
+        argp_error(state, "--%s %s: not a whole number from %llu to %llu", name, arg,
+                   (unsigned long long)least, (unsigned long long)most);
 }
 
-static void parse_number(struct argp_state *state, const char *name, const char *arg, double least, double most,
-                         double *out)
+static void parse_number(struct argp_state *state, const char *name, const char *arg, double least,
+                         double most, double *out)
 {
     if (common_parse_number(arg, least, most, out) < 0)
         argp_error(state, "--%s %s: not a number from %g to %g", name, arg, least, most);
@@ -111,7 +118,8 @@ static void parse_dtype(struct argp_state *state, const char *arg, enum ofl_dtyp
 static void parse_end(struct argp_state *state, const struct options *o)
 {
     if (!o->model == !o->preset)
-        argp_error(state, o->model ? "--model and --preset exclude each other" : "--model DIR or --preset NAME is needed");
+        argp_error(state, o->model ? "--model and --preset exclude each other"
+                                   : "--model DIR or --preset NAME is needed");
     if (o->data_count == 0)
         argp_error(state, "--data FILE is needed");
 }
@@ -276,9 +284,12 @@ json_t *options_json(const struct options *o)
     const struct {
         const char *name;
         double value;
-    } numbers[] = {{"lr", o->lr},   {"beta1", o->beta1},
-                   {"beta2", o->beta2}, {"eps", o->eps},
-                   {"weight_decay", o->weight_decay}, {"clip", o->clip}};
+    } numbers[] = {{"lr", o->lr},
+                   {"beta1", o->beta1},
+                   {"beta2", o->beta2},
+                   {"eps", o->eps},
+                   {"weight_decay", o->weight_decay},
+                   {"clip", o->clip}};
 
     for (size_t i = 0; i < o->data_count; i++)
         json_array_append_new(files, text_or_null(o->data[i]));

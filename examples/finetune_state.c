@@ -32,8 +32,8 @@ static int cancelled(void)
 }
 
 /* Writes fill's next elements. source NULL: random. */
-static int fill_piece(struct filling *f, uint32_t index, const struct llama_tensor_desc *d, struct ofl_tensor *source,
-                      enum ofl_dtype dtype, uint64_t first, uint64_t elems)
+static int fill_piece(struct filling *f, uint32_t index, const struct llama_tensor_desc *d,
+                      struct ofl_tensor *source, enum ofl_dtype dtype, uint64_t first, uint64_t elems)
 {
     uint64_t each = ofl_dtype_bytes(dtype);
     char error[COMMON_ERROR_BYTES];
@@ -47,7 +47,8 @@ static int fill_piece(struct filling *f, uint32_t index, const struct llama_tens
             f->values[i] = 1;
     } else {
         /* Each tensor draws from a sequence of its own. */
-        uint64_t seed = (f->state->options->seed + 1) * 0x9E3779B97F4A7C15u ^ (index + 1) * 0xD1B54A32D192ED03u;
+        uint64_t seed =
+            (f->state->options->seed + 1) * 0x9E3779B97F4A7C15u ^ (index + 1) * 0xD1B54A32D192ED03u;
 
         llama_init_normal(f->values, first, elems, seed, f->state->config->initializer_range);
     }
@@ -94,7 +95,8 @@ int state_fill(struct state *s)
     if (!f.values || !f.raw)
         status = common_fail(EXIT_RUNTIME, "load the model: out of memory");
     if (status == 0 && s->options->model) {
-        err = llama_checkpoint_open(s->ctx, s->options->model, &s->config->shape, &f.checkpoint, error, sizeof error);
+        err = llama_checkpoint_open(s->ctx, s->options->model, &s->config->shape, &f.checkpoint, error,
+                                    sizeof error);
         if (err < 0)
             status = common_fail(common_status(err), "%s", error);
     }

@@ -10,7 +10,7 @@
 #include "include/offload.h"
 
 #define TENSORS 16
-#define ELEMS (256u << 10)
+#define ELEMS   (256u << 10)
 
 static void check(int err)
 {
@@ -62,7 +62,8 @@ int main(void)
     check(ofl_tensor_read(tensors[TENSORS - 1], (ELEMS - 1) * sizeof last, &last, sizeof last));
     check(ofl_stats_get(ctx, &stats));
     printf("the last element is %g; %llu MiB went to the drive and %llu MiB came back\n", last,
-           (unsigned long long)(stats.nvme_write_bytes >> 20), (unsigned long long)(stats.nvme_read_bytes >> 20));
+           (unsigned long long)(stats.nvme_write_bytes >> 20),
+           (unsigned long long)(stats.nvme_read_bytes >> 20));
     check(ofl_close(ctx));
     return 0;
 }

@@ -323,7 +323,7 @@ struct ofl_stats {
     uint64_t prefetches;   /* device copies started ahead of their acquire */
     uint64_t off_plan;     /* acquires that the recorded step did not predict */
     uint64_t updates;      /* optimizer updates completed, in tensors */
-    uint64_t stall_ns;     /* streams waiting for bytes */
+    uint64_t stall_ns;     /* the caller's streams, summed: waiting for bytes */
     uint64_t steps;
     uint32_t io_uring, direct, pinned; /* 1: yes; 0: no, and the log says why */
     int32_t numa_node;                 /* that the host arena is bound to; -1: none */

@@ -47,7 +47,7 @@ show_bits() {
         [ "$(grep -c . "$work/ref")" -gt $((2 * steps)) ] || { echo "the reference report is incomplete"; exit 1; }
         local min
         min=$("$build/ofl-finetune" "${base[@]}" --device-mem 1 --host-mem 2M --nvme "$work" 2>&1 |
-            sed -n 's/.*smallest workable --device-mem is \([0-9]*\) bytes.*/\1/p' | head -1)
+            sed -n 's/.*smallest workable --device-mem is \([0-9]*\) bytes.*/\1/p' | head -1) || true # it is refused, and says the number
         [ -n "$min" ] || { echo "no smallest workable budget was stated"; exit 1; }
         local same=0 of=0 again
         for again in $places MIN:2M:y; do

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int make_arrays(const struct llama_shape *shape, struct llama_model *m, char *error, size_t error_bytes)
+static int make_arrays(const struct llama_shape *shape, struct llama_model *m, char *error,
+                       size_t error_bytes)
 {
     *m = (struct llama_model){.shape = shape, .count = llama_tensor_count(shape)};
     m->tensors = calloc(m->count, sizeof *m->tensors);
@@ -50,8 +51,8 @@ int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enu
     return 0;
 }
 
-int llama_model_bind(const struct llama_checkpoint *ck, const struct llama_shape *shape, struct llama_model *out,
-                     char *error, size_t error_bytes)
+int llama_model_bind(const struct llama_checkpoint *ck, const struct llama_shape *shape,
+                     struct llama_model *out, char *error, size_t error_bytes)
 {
     int err = make_arrays(shape, out, error, error_bytes);
 
@@ -92,9 +93,9 @@ void llama_layer_leases(const struct llama_model *m, uint32_t layer, enum ofl_mo
 void llama_layer_weights(const struct llama_model *m, uint32_t layer,
                          const struct ofl_lease leases[LLAMA_LAYER_TENSORS], struct llama_block_weights *out)
 {
-    struct llama_weight *const to[LLAMA_LAYER_TENSORS] = {&out->attn_norm, &out->q,        &out->k,
-                                                          &out->v,         &out->o,        &out->mlp_norm,
-                                                          &out->gate,      &out->up,       &out->down};
+    struct llama_weight *const to[LLAMA_LAYER_TENSORS] = {&out->attn_norm, &out->q,  &out->k,
+                                                          &out->v,         &out->o,  &out->mlp_norm,
+                                                          &out->gate,      &out->up, &out->down};
 
     for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS; i++)
         *to[i] = (struct llama_weight){leases[i].ptr, m->dtypes[llama_layer_first(layer) + i]};

@@ -36,8 +36,8 @@ static struct llama_part part_of(const struct llama_trainer_config *c, const cha
 }
 
 /* Adds a weight, and its gradient if wanted. */
-static void add_weight(struct llama_part *part, const struct llama_trainer_config *c, uint32_t index, bool weight,
-                       bool grad)
+static void add_weight(struct llama_part *part, const struct llama_trainer_config *c, uint32_t index,
+                       bool weight, bool grad)
 {
     struct llama_tensor_desc d;
     char name[sizeof d.name + 8];
@@ -186,7 +186,8 @@ static int create_all(struct llama_trainer *t, char *error, size_t error_bytes)
         err = take_workspace(t);
     if (err < 0)
         return trainer_fail(err, error, error_bytes);
-    err = llama_model_create(t->ctx, shape, t->config.dtype, OFL_KIND_WEIGHT, "", &t->weights, error, error_bytes);
+    err = llama_model_create(t->ctx, shape, t->config.dtype, OFL_KIND_WEIGHT, "", &t->weights, error,
+                             error_bytes);
     if (err == 0)
         err = llama_model_create(t->ctx, shape, OFL_F32, OFL_KIND_GRADIENT, ".grad", &t->grads, error,
                                  error_bytes);
@@ -198,8 +199,8 @@ static int create_all(struct llama_trainer *t, char *error, size_t error_bytes)
     return err < 0 ? trainer_fail(err, error, error_bytes) : 0;
 }
 
-int llama_trainer_create(struct ofl_ctx *ctx, const struct llama_trainer_config *config, struct llama_trainer **out,
-                         char *error, size_t error_bytes)
+int llama_trainer_create(struct ofl_ctx *ctx, const struct llama_trainer_config *config,
+                         struct llama_trainer **out, char *error, size_t error_bytes)
 {
     struct llama_trainer *t = calloc(1, sizeof *t);
     int err = -ENOMEM;
@@ -251,8 +252,8 @@ void llama_trainer_destroy(struct llama_trainer *t)
 
 /* ---- values -------------------------------------------------------------- */
 
-int llama_trainer_set(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems, const float *values,
-                      char *error, size_t error_bytes)
+int llama_trainer_set(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems,
+                      const float *values, char *error, size_t error_bytes)
 {
     struct ofl_tensor *weight = t->weights.tensors[tensor], *master;
     uint16_t rounded[4096];
@@ -282,7 +283,8 @@ struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index)
 {
     uint32_t each = t->config.dtype == OFL_F32 ? 3 : 4, kind = index % each;
     struct ofl_tensor *weight, *state;
-    static const enum ofl_optimizer_state states[] = {OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ, OFL_STATE_MASTER};
+    static const enum ofl_optimizer_state states[] = {OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ,
+                                                      OFL_STATE_MASTER};
 
     if (index / each >= t->weights.count)
         return NULL;

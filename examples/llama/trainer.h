@@ -22,10 +22,10 @@ struct llama_trainer_config {
 };
 
 struct llama_trainer_need {
-    struct llama_need device;       /* the smallest device budget, where the tensors live below it */
-    uint64_t device_all_bytes;      /* the smallest that holds all tensors */
-    uint64_t store_bytes;           /* of all tensors, in blocks of 4096 bytes */
-    uint64_t state_bytes;           /* weights, gradients, masters and moments */
+    struct llama_need device;  /* the smallest device budget, where the tensors live below it */
+    uint64_t device_all_bytes; /* the smallest that holds all tensors */
+    uint64_t store_bytes;      /* of all tensors, in blocks of 4096 bytes */
+    uint64_t state_bytes;      /* weights, gradients, masters and moments */
     uint64_t activation_bytes, workspace_bytes;
 };
 
@@ -41,8 +41,8 @@ int llama_trainer_create(struct ofl_ctx *ctx, const struct llama_trainer_config 
 void llama_trainer_destroy(struct llama_trainer *t);
 
 /* Sets elements of a weight: its master, and the weight rounded to the dtype. Before the first step. */
-int llama_trainer_set(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems, const float *values,
-                      char *error, size_t error_bytes);
+int llama_trainer_set(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems,
+                      const float *values, char *error, size_t error_bytes);
 /* Reads elements of a weight, in the trainer's dtype. */
 int llama_trainer_get(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems, void *out,
                       char *error, size_t error_bytes);

@@ -48,8 +48,9 @@ static void head_job(void *arg)
     const struct trainer_job *j = arg;
     const struct llama_trainer *t = j->trainer;
 
-    t->losses[j->micro] = llama_head_loss(&t->config.shape, rows_of(t), &j->head, &j->head_grads, j->first, j->x,
-                                          t->targets + j->micro * rows_of(t), t->scale, j->dx, t->workspace.ptr);
+    t->losses[j->micro] =
+        llama_head_loss(&t->config.shape, rows_of(t), &j->head, &j->head_grads, j->first, j->x,
+                        t->targets + j->micro * rows_of(t), t->scale, j->dx, t->workspace.ptr);
 }
 
 static void backward_job(void *arg)
@@ -57,8 +58,8 @@ static void backward_job(void *arg)
     const struct trainer_job *j = arg;
     const struct llama_trainer *t = j->trainer;
 
-    llama_block_backward(&t->config.shape, t->config.batch, t->config.seq, &j->weights, &j->grads, j->first, j->x,
-                         j->dx, t->workspace.ptr);
+    llama_block_backward(&t->config.shape, t->config.batch, t->config.seq, &j->weights, &j->grads, j->first,
+                         j->x, j->dx, t->workspace.ptr);
 }
 
 static void embed_backward_job(void *arg)
@@ -72,7 +73,8 @@ static void embed_backward_job(void *arg)
 
 /* ---- one part over all micro-batches -------------------------------------- */
 
-typedef struct ofl_lease activations_fn(const struct llama_trainer *t, uint32_t layer, size_t micro, int which);
+typedef struct ofl_lease activations_fn(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                        int which);
 typedef void describe_fn(const struct part *p, uint32_t layer, struct trainer_job *job);
 
 static struct ofl_lease lease(struct ofl_tensor *tensor, enum ofl_mode mode, uint32_t flags)
@@ -115,7 +117,8 @@ static struct ofl_tensor *x_of(const struct llama_trainer *t, uint32_t layer, si
     return t->x[layer * t->config.accum + micro];
 }
 
-static struct ofl_lease embed_activations(const struct llama_trainer *t, uint32_t layer, size_t micro, int which)
+static struct ofl_lease embed_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                          int which)
 {
     (void)which;
     return lease(x_of(t, layer, micro), OFL_OVERWRITE, 0);
@@ -136,7 +139,8 @@ static int embed(struct llama_trainer *t)
     return run_part(&p, 0, embed_activations, embed_describe);
 }
 
-static struct ofl_lease forward_activations(const struct llama_trainer *t, uint32_t layer, size_t micro, int which)
+static struct ofl_lease forward_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                            int which)
 {
     return which == 0 ? lease(x_of(t, layer, micro), OFL_READ, 0)
                       : lease(x_of(t, layer + 1, micro), OFL_OVERWRITE, 0);
@@ -158,7 +162,8 @@ static int forward(struct llama_trainer *t, uint32_t layer)
 }
 
 /* The layer's input has served when its gradient is there. */
-static struct ofl_lease backward_activations(const struct llama_trainer *t, uint32_t layer, size_t micro, int which)
+static struct ofl_lease backward_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                             int which)
 {
     return which == 0 ? lease(x_of(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
                       : lease(t->dx[micro], OFL_UPDATE, 0);
@@ -186,7 +191,8 @@ static int backward(struct llama_trainer *t, uint32_t layer)
     return err;
 }
 
-static struct ofl_lease head_activations(const struct llama_trainer *t, uint32_t layer, size_t micro, int which)
+static struct ofl_lease head_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                         int which)
 {
     return which == 0 ? lease(x_of(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
                       : lease(t->dx[micro], OFL_OVERWRITE, 0);
@@ -207,7 +213,8 @@ static void head_describe(const struct part *p, uint32_t layer, struct trainer_j
 static int head(struct llama_trainer *t)
 {
     const struct llama_shape *shape = &t->config.shape;
-    uint32_t norm = llama_tensor_index(shape, LLAMA_NORM, 0), matrix = llama_tensor_index(shape, LLAMA_HEAD, 0);
+    uint32_t norm = llama_tensor_index(shape, LLAMA_NORM, 0),
+             matrix = llama_tensor_index(shape, LLAMA_HEAD, 0);
     struct part p = {.t = t, .kernel = head_job, .held = 4, .moving = 2};
     int err;
 
@@ -223,8 +230,8 @@ static int head(struct llama_trainer *t)
     return err;
 }
 
-static struct ofl_lease embed_backward_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
-                                                   int which)
+static struct ofl_lease embed_backward_activations(const struct llama_trainer *t, uint32_t layer,
+                                                   size_t micro, int which)
 {
     (void)layer;
     (void)which;

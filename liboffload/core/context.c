@@ -466,6 +466,8 @@ int ofl_open(const struct ofl_config *config, struct ofl_ctx **out)
     err = start(ctx, &c);
     if (err == 0)
         err = ofl_stream_create(ctx, &ctx->own_stream);
+    if (err == 0)
+        dev_stream_uncounted(ctx->own_stream->dev);
     if (err < 0) {
         struct base_error why;
 

@@ -42,6 +42,7 @@ struct dev {
 struct dev_stream {
     struct dev *dev;
     uint64_t id;
+    _Atomic bool uncounted; /* its waits are not stalls of the user's work */
 };
 
 struct dev_gate {

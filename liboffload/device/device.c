@@ -105,6 +105,11 @@ void dev_stream_destroy(struct dev_stream *s)
         s->dev->backend->stream_destroy(s);
 }
 
+void dev_stream_uncounted(struct dev_stream *s)
+{
+    s->uncounted = true;
+}
+
 void dev_stream_mark(struct dev_stream *s, void *cookie)
 {
     s->dev->backend->stream_mark(s, cookie);

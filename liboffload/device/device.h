@@ -53,6 +53,8 @@ void dev_fill(struct dev *d, void *dst, uint8_t byte, uint64_t bytes, void *cook
 
 int dev_stream_create(struct dev *d, struct dev_stream **out);
 void dev_stream_destroy(struct dev_stream *s); /* waits for its work; NULL accepted */
+/* s is the library's own: its waits and jobs stay out of the statistics. */
+void dev_stream_uncounted(struct dev_stream *s);
 /* Posts done(sink, cookie, code) once everything issued before it on s has completed. */
 void dev_stream_mark(struct dev_stream *s, void *cookie);
 /* Later work on s waits until g is open. If g is opened with an error, the stream

@@ -245,7 +245,8 @@ static void run_job(void *arg)
         return;
     start = base_now_ns();
     job.fn(job.arg);
-    count(&job.stream->host->job_ns, base_now_ns() - start);
+    if (!job.stream->base.uncounted)
+        count(&job.stream->host->job_ns, base_now_ns() - start);
 }
 
 static void run_mark(void *arg)
@@ -273,7 +274,8 @@ static void run_wait(void *arg)
 
         while (!g->open)
             pthread_cond_wait(&g->opened, &g->lock);
-        count(&s->host->stall_ns, base_now_ns() - start);
+        if (!s->base.uncounted)
+            count(&s->host->stall_ns, base_now_ns() - start);
     }
     pthread_mutex_unlock(&g->lock);
     /* opened once: code and text don't change any more */

@@ -69,6 +69,7 @@ int ofl_optimizer_create(struct ofl_ctx *ctx, struct ofl_optimizer **out)
         free(o);
         return err;
     }
+    dev_stream_uncounted(o->stream->dev);
     pthread_mutex_init(&o->lock, NULL);
     pthread_cond_init(&o->idle, NULL);
     o->hook.close = close_hook;
@@ -320,7 +321,7 @@ static int queue_on_device(struct binding *b)
     struct ofl_optimizer *o = b->optimizer;
     struct ofl_lease leases[CORE_UPDATE_TENSORS] = {0};
     uint32_t n = b->update.count;
-    int err;
+    int err, released;
 
     b->update.held = o->settings.clip > 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -336,9 +337,8 @@ static int queue_on_device(struct binding *b)
     err = ofl_stream_launch(o->stream, update_on_device, b);
     if (err == 0)
         err = core_stream_call(o->stream, count_update, o->ctx);
-    if (err < 0)
-        return err;
-    return ofl_release(o->ctx, leases, n, o->stream);
+    released = ofl_release(o->ctx, leases, n, o->stream);
+    return err < 0 ? err : released;
 }
 
 static void mark_pending(struct binding *b)

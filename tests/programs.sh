@@ -1,0 +1,216 @@
+#!/bin/bash
+# Proves what ofl-finetune and ofl-generate promise: known losses and a known text from a real
+# checkpoint; the same losses, norms and state in every placement, down to the smallest budgets
+# that they name, and a refusal one step below; clear messages, exit status 2 and nothing written
+# for what can't work; an end by signal.
+#
+# It can fail: the comparison of reports is shown to see another seed, and the figures of the
+# real checkpoint were computed by PyTorch.
+set -uo pipefail
+
+cd "$(dirname "$0")/.." || exit 1
+bin=${OFL_BUILD_DIR:-build}
+for program in ofl-finetune ofl-generate; do
+    [ -x "$bin/$program" ] || { echo "$bin/$program is not built"; exit 1; }
+done
+bin=$(cd "$bin" && pwd)
+# On disk, not in a tmpfs where direct I/O may be refused.
+work=$(mktemp -d "$bin/programs.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+complain() {
+    echo "FAILED: $*"
+    failures=$((failures + 1))
+}
+
+# Runs a program; sets status; its output is in $work/out and $work/err.
+run() {
+    status=0
+    timeout 120 "$bin/$1" "${@:2}" >"$work/out" 2>"$work/err" || status=$?
+}
+
+wanted() {
+    [ "$status" -eq 0 ] || complain "$*: exit status $status: $(tail -n 1 "$work/err")"
+}
+
+# refuse 'words of the message' program arguments...: exit status 2, that message, nothing written.
+refuse() {
+    local words=$1
+    shift
+    run "$@" --report "$work/refused.json"
+    [ "$status" -eq 2 ] || complain "$*: exit status $status, not 2: $(tail -n 1 "$work/err")"
+    grep -q -e "$words" "$work/err" || complain "$*: no '$words' in: $(cat "$work/err")"
+    [ ! -e "$work/refused.json" ] || complain "$*: left a report"
+    [ -z "$(compgen -G "$work/refused*")" ] || complain "$*: left $(compgen -G "$work/refused*")"
+}
+
+# What must not depend on placement: loss, grad_norm, state_hash.
+essence() {
+    sed -n '/^  "loss": \[/,/^  \]/p; /^  "grad_norm": \[/,/^  \]/p; /^  "state_hash"/p' "$1"
+}
+
+same() {
+    if ! cmp -s <(essence "$1") <(essence "$2"); then
+        complain "$3: other results than in memory"
+        diff <(essence "$1") <(essence "$2")
+    fi
+}
+
+# What a message says after $1: the smallest budget.
+smallest() {
+    sed -n "s/.*$1 is \([0-9]*\).*/\1/p" "$work/err"
+}
+
+yes 'All that is gold does not glitter, not all those who wander are lost. 0123456789' | head -n 200 >"$work/text"
+tiny=(--preset tiny --data "$work/text" --seq 32 --batch 2 --lr 1e-3)
+
+# ---- a real checkpoint ---------------------------------------------------
+
+story=../shared/models/story
+shakespeare=../shared/data/tinyshakespeare.txt
+real=0
+if [ -f "$story/model.safetensors" ] && [ -f "$shakespeare" ]; then
+    real=1
+    expected='5.93651 5.74027 5.89122 6.03554 5.26947 6.04676'
+    run ofl-finetune --model "$story" --data "$shakespeare" --seq 64 --batch 2 --steps 6 --lr 1e-3 \
+        --weight-decay 0 --dtype f32 --in-memory --report "$work/story.json" --out "$work/tuned"
+    wanted story in memory
+    sed -n '/^  "loss": \[/,/^  \]/p' "$work/story.json" | grep -o '[0-9][0-9.]*' |
+        awk -v want="$expected" 'BEGIN { n = split(want, w, " ") }
+            { d = $1 - w[NR]; if (d > 1e-4 || d < -1e-4) bad = 1 } END { exit bad || NR != n }' ||
+        complain "losses are not $expected: $(cat "$work/err")"
+    grep -q '^step 1/6 loss 5.93651 norm 3.52978 ' "$work/err" || complain "first norm is not 3.52978"
+    for file in config.json model.safetensors tokenizer.json; do
+        [ -s "$work/tuned/$file" ] || complain "--out has no $file"
+    done
+
+    text=', a little girl named Lily lived in a small house with her mom, dad, and her dog, Spot'
+    prompt=(--model "$story" --prompt 'Once upon a time' --temperature 0 --max-tokens 40)
+    run ofl-generate "${prompt[@]}" --report "$work/text.json"
+    wanted generate
+    grep -q "^$text" "$work/out" || complain "generated text: $(cat "$work/out")"
+    grep -q '"tokens_per_s": [1-9]' "$work/text.json" || complain "the report lacks tokens_per_s"
+    cp "$work/out" "$work/text.memory"
+    refuse 'smallest workable --device-mem' ofl-generate "${prompt[@]}" --device-mem 4K
+    least=$(smallest --device-mem)
+    run ofl-generate "${prompt[@]}" --device-mem "$least" --host-mem 2M
+    wanted generate with the smallest budgets
+    cmp -s "$work/out" "$work/text.memory" || complain "generated text depends on budgets"
+    refuse 'smallest workable --device-mem' ofl-generate "${prompt[@]}" --device-mem $((least - 1))
+    refuse 'the checkpoint itself' ofl-generate "${prompt[@]}" --nvme "$work"
+    refuse "positions end at 512" ofl-generate "${prompt[@]}" --max-tokens 600
+    # The tuned model loads again.
+    run ofl-generate --model "$work/tuned" --prompt 'Once upon a time' --temperature 0 --max-tokens 8
+    wanted generate from --out
+    refuse 'exists' ofl-finetune "${tiny[@]}" --out "$work/tuned"
+
+    # Damaged checkpoints.
+    mkdir "$work/damaged"
+    cp "$story"/*.json "$work/damaged"
+    refuse 'model.safetensors' ofl-finetune --model "$work/damaged" --data "$shakespeare" --steps 1
+    head -c 100000 "$story/model.safetensors" >"$work/damaged/model.safetensors"
+    refuse 'model.safetensors' ofl-finetune --model "$work/damaged" --data "$shakespeare" --steps 1
+    refuse 'model.safetensors' ofl-generate --model "$work/damaged" --prompt x
+    printf '\377\377\377\377\377\377\377\177{}' >"$work/damaged/model.safetensors"
+    refuse 'model.safetensors' ofl-generate --model "$work/damaged" --prompt x
+    cp "$story/model.safetensors" "$work/damaged"
+    sed 's/"LlamaForCausalLM"/"MambaForCausalLM"/; s/"llama"/"mamba"/' "$story/config.json" >"$work/damaged/config.json"
+    refuse '[Mm]amba' ofl-generate --model "$work/damaged" --prompt x
+fi
+
+# ---- placements ------------------------------------------------------------
+
+refuse 'smallest workable --device-mem' ofl-finetune "${tiny[@]}" --accum 2 --device-mem 4K --nvme "$work"
+device=$(smallest --device-mem)
+refuse 'smallest workable SIZE' ofl-finetune "${tiny[@]}" --accum 2 --device-mem 8M --nvme "$work:4K"
+nvme=$(smallest SIZE)
+refuse 'smallest workable --host-mem' ofl-finetune "${tiny[@]}" --accum 2 --device-mem "$device" --host-mem 5M
+host=$(smallest --host-mem)
+refuse 'smallest workable --device-mem' ofl-finetune "${tiny[@]}" --accum 2 --device-mem 8M --host-mem 2M
+all=$(smallest 'smallest workable --device-mem for that')
+
+for variant in '--dtype f32' '--dtype bf16 --clip 0.5 --shuffle --warmup 3'; do
+    read -r -a options <<<"$variant"
+    options+=("${tiny[@]}" --accum 2 --steps 5)
+    run ofl-finetune "${options[@]}" --in-memory --report "$work/memory.json"
+    wanted "$variant" in memory
+    while read -r -a budgets; do
+        run ofl-finetune "${options[@]}" "${budgets[@]}" --report "$work/placed.json"
+        wanted "$variant" "${budgets[@]}"
+        same "$work/memory.json" "$work/placed.json" "$variant ${budgets[*]}"
+        rm -f "$work/placed.json"
+    done <<END
+--device-mem $device --host-mem 2M --nvme $work:$((nvme * 2))
+--device-mem $((device * 2 + 12345)) --host-mem 6M --nvme $work
+--device-mem $device --host-mem 32M
+--device-mem 64M --host-mem 2M
+END
+done
+grep -q '"nvme": 0' "$work/memory.json" || complain "in memory, and yet a store"
+
+# The smallest that are named work, and one byte less does not.
+options=("${tiny[@]}" --accum 2 --steps 2)
+run ofl-finetune "${options[@]}" --in-memory --report "$work/memory.json"
+while read -r -a budgets; do
+    run ofl-finetune "${options[@]}" "${budgets[@]}" --report "$work/placed.json"
+    wanted "${budgets[@]}"
+    same "$work/memory.json" "$work/placed.json" "${budgets[*]}"
+done <<END
+--device-mem $device --host-mem 2M --nvme $work:$nvme
+--device-mem $device --host-mem $host
+--device-mem $all --host-mem 2M
+END
+refuse 'smallest workable --device-mem' ofl-finetune "${options[@]}" --device-mem $((device - 1)) --nvme "$work"
+refuse 'smallest workable SIZE' ofl-finetune "${options[@]}" --device-mem 8M --nvme "$work:$((nvme - 1))"
+refuse 'smallest workable --host-mem' ofl-finetune "${options[@]}" --device-mem "$device" --host-mem $((host - 1))
+refuse 'smallest workable --device-mem' ofl-finetune "${options[@]}" --device-mem $((all - 1)) --host-mem 2M
+
+# Another seed is another run: the comparison sees it.
+run ofl-finetune "${options[@]}" --seed 2 --in-memory --report "$work/placed.json"
+! cmp -s <(essence "$work/memory.json") <(essence "$work/placed.json") || complain "a seed changes nothing"
+[ "$(essence "$work/memory.json" | wc -l)" -eq 9 ] || complain "the report is laid out otherwise than thought"
+
+# ---- bad input --------------------------------------------------------------
+
+refuse 'not a whole number' ofl-finetune "${tiny[@]}" --steps 0
+refuse 'not a size' ofl-finetune "${tiny[@]}" --device-mem 12Q
+refuse 'f32 or bf16' ofl-finetune "${tiny[@]}" --dtype f16
+refuse 'second directory' ofl-finetune "${tiny[@]}" --device-mem 8M --nvme "$work" --nvme /tmp
+refuse 'No such file' ofl-finetune "${tiny[@]}" --device-mem 8M --nvme "$work/absent"
+refuse 'No such file' ofl-finetune --preset tiny --data "$work/absent"
+refuse 'No such file' ofl-finetune "${tiny[@]}" --out "$work/absent/deeper"
+refuse 'none of that name' ofl-finetune --preset huge --data "$work/text"
+refuse 'needed' ofl-finetune --preset tiny
+refuse 'exclude' ofl-finetune "${tiny[@]}" --model x
+refuse 'smallest workable --host-mem' ofl-finetune "${tiny[@]}" --device-mem 8M --host-mem 1M --nvme "$work"
+refuse 'positions end' ofl-finetune "${tiny[@]}" --seq 4096
+: >"$work/empty"
+refuse '0 tokens' ofl-finetune --preset tiny --data "$work/empty"
+refuse 'step 2: the loss is' ofl-finetune "${tiny[@]}" --lr 1e5 --weight-decay 1e5 --steps 20 --out "$work/refused"
+run ofl-finetune --preset tiny --data "$work/text" --report "$work/absent/r.json"
+[ "$status" -eq 2 ] || complain "--report in no directory: exit status $status"
+run ofl-finetune --help
+wanted --help
+run ofl-generate --version
+wanted --version
+
+# ---- an end by signal --------------------------------------------------------
+
+"$bin/ofl-finetune" "${tiny[@]}" --steps 100000 --out "$work/ended" --report "$work/ended.json" 2>"$work/err" &
+child=$!
+for _ in $(seq 100); do
+    grep -q '^step 2/' "$work/err" && break
+    sleep 0.1
+done
+kill -TERM "$child"
+status=0
+wait "$child" || status=$?
+[ "$status" -eq 130 ] || complain "SIGTERM: exit status $status: $(tail -n 1 "$work/err")"
+[ -z "$(compgen -G "$work/ended*")" ] || complain "SIGTERM left $(compgen -G "$work/ended*")"
+
+[ "$failures" -eq 0 ] || exit 1
+if [ "$real" -eq 0 ]; then
+    echo "all passed but the real checkpoint: $story and $shakespeare are absent"
+    exit 77
+fi
