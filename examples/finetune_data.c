@@ -80,11 +80,11 @@ static int check_ids(const char *path, const uint32_t *ids, size_t count, uint32
 static int append(struct data *d, const uint32_t *ids, size_t count, bool narrow)
 {
     size_t total = d->count + count;
-    void *more =
-        narrow ? realloc(d->narrow, total * sizeof *d->narrow) : realloc(d->wide, total * sizeof *d->wide);
+    void *more;
 
     if (count == 0)
         return 0;
+    more = narrow ? realloc(d->narrow, total * sizeof *d->narrow) : realloc(d->wide, total * sizeof *d->wide);
     if (!more)
         return common_fail(EXIT_RUNTIME, "keep %zu tokens: out of memory", total);
     if (narrow) {

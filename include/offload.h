@@ -138,8 +138,8 @@ struct ofl_config {
     uint32_t flags;
     ofl_log_fn *log;
     void *log_arg;
-    uint64_t test_seed; /* tests: non-zero injects seeded short and retried transfers */
-    uint32_t test_errors;    /* tests: with test_seed, transfers per 1000 that fail with EIO */
+    uint64_t test_seed;   /* tests: non-zero injects seeded short and retried transfers */
+    uint32_t test_errors; /* tests: with test_seed, transfers per 1000 that fail with EIO */
 };
 
 #define OFL_HOST_MIN_BYTES (2u << 20)

@@ -24,7 +24,7 @@
 #include "tests/core_fixture.h"
 
 #define TENSORS 40
-#define BATCH 4
+#define BATCH   4
 #define STREAMS 2
 
 struct model {
@@ -118,7 +118,8 @@ static void make_tensor(struct program *p, struct model *m)
     struct ofl_tensor_desc d = {.size = sizeof d, .name = name, .dtype = OFL_U64};
 
     snprintf(name, sizeof name, "t%llu", (unsigned long long)p->names++);
-    d.elems = random_below(&p->random, 4) ? 1 + random_below(&p->random, 2000) : 1 + random_below(&p->random, 30000);
+    d.elems = random_below(&p->random, 4) ? 1 + random_below(&p->random, 2000)
+                                          : 1 + random_below(&p->random, 30000);
     d.kind = random_below(&p->random, 3) ? OFL_KIND_WEIGHT : OFL_KIND_ACTIVATION;
     *m = (struct model){.words = d.elems, .defined = true};
     ok(p, ofl_tensor_create(p->ctx, &d, &m->tensor), "create");
@@ -373,7 +374,8 @@ static void budgets_refuse_at_once(void **state)
 
     assert_int_equal(ofl_open(&config, &ctx), 0);
     assert_int_equal(ofl_stream_create(ctx, &s), 0);
-    expect_error(ofl_tensor_create(ctx, &huge, &t), -OFL_EBUDGET, "create huge: a lease of it takes 2000128 bytes");
+    expect_error(ofl_tensor_create(ctx, &huge, &t), -OFL_EBUDGET,
+                 "create huge: a lease of it takes 2000128 bytes");
     leases[0].tensor = tensor_of(ctx, "left", 700000);
     leases[1].tensor = tensor_of(ctx, "right", 700001);
     expect_error(ofl_acquire(ctx, leases, 2, s), -OFL_EBUDGET, "the largest right with 700001 bytes");
@@ -411,7 +413,8 @@ static void leases_exclude(void **state)
     assert_int_equal(ofl_stream_create(ctx, &s), 0);
     a.tensor = b.tensor = tensor_of(ctx, "shared", 1000);
     assert_int_equal(ofl_acquire(ctx, &a, 1, s), 0);
-    expect_error(ofl_acquire(ctx, &b, 1, s), -OFL_ESTATE, "acquire shared to update: it is leased already to read");
+    expect_error(ofl_acquire(ctx, &b, 1, s), -OFL_ESTATE,
+                 "acquire shared to update: it is leased already to read");
     expect_error(ofl_tensor_destroy(a.tensor), -OFL_ESTATE, "it is leased");
     expect_error(ofl_tensor_read(a.tensor, 0, &byte, 1), -OFL_ESTATE, "it is leased");
     assert_int_equal(ofl_release(ctx, &a, 1, s), 0);
@@ -485,7 +488,7 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_programs),       cmocka_unit_test(missing_wait_is_seen),
+        cmocka_unit_test(random_programs),        cmocka_unit_test(missing_wait_is_seen),
         cmocka_unit_test(budgets_refuse_at_once), cmocka_unit_test(leases_exclude),
         cmocka_unit_test(plan_beats_recency),
     };

@@ -20,9 +20,9 @@
 #include "include/offload.h"
 #include "tests/core_fixture.h"
 
-#define MIB (1ull << 20)
+#define MIB     (1ull << 20)
 #define TENSORS 24
-#define BYTES (256u << 10)
+#define BYTES   (256u << 10)
 
 struct rig {
     struct ofl_ctx *ctx;

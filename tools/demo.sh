@@ -10,7 +10,7 @@ trap 'rm -rf "$work"' EXIT
 
 device=48M
 host=32M
-steps=${OFL_DEMO_STEPS:-24}
+steps=${OFL_DEMO_STEPS:-40}
 
 find . -path './build*' -prune -o -path './.git' -prune -o -type f \
     \( -name '*.c' -o -name '*.h' -o -name '*.md' \) -print | LC_ALL=C sort | xargs cat >"$work/text"

@@ -273,28 +273,32 @@ static int check_config(const struct ofl_config *c)
         return base_fail(-EINVAL, "open context: config.size is %zu", c->size);
     for (size_t i = sizeof *c; i < c->size; i++)
         if (((const char *)c)[i])
-            return base_fail(-E2BIG, "open context: config of %zu bytes has fields that this version (%zu bytes) lacks",
-                             c->size, sizeof *c);
+            return base_fail(
+                -E2BIG, "open context: config of %zu bytes has fields that this version (%zu bytes) lacks",
+                c->size, sizeof *c);
     if (c->flags & ~known)
         return base_fail(-EINVAL, "open context: unknown flags 0x%x", c->flags & ~known);
     if (c->device_bytes == 0)
         return base_fail(-EINVAL, "open context: the device budget is 0 bytes");
     if (c->host_bytes && c->host_bytes < OFL_HOST_MIN_BYTES)
-        return base_fail(-OFL_EBUDGET, "open context: the host budget is %llu bytes: the smallest workable is %u",
+        return base_fail(-OFL_EBUDGET,
+                         "open context: the host budget is %llu bytes: the smallest workable is %u",
                          (ull)c->host_bytes, OFL_HOST_MIN_BYTES);
     if (c->nvme_dir && c->host_bytes == 0)
-        return base_fail(-OFL_EBUDGET,
-                         "open context: an NVMe tier needs host memory to move bytes through: the smallest workable "
-                         "host budget is %u bytes",
-                         OFL_HOST_MIN_BYTES);
+        return base_fail(
+            -OFL_EBUDGET,
+            "open context: an NVMe tier needs host memory to move bytes through: the smallest workable "
+            "host budget is %u bytes",
+            OFL_HOST_MIN_BYTES);
     if (c->tile_bytes & (c->tile_bytes - 1))
         return base_fail(-EINVAL, "open context: tile_bytes %llu is not a power of two", (ull)c->tile_bytes);
     if (c->tile_bytes && (c->tile_bytes < TILE_MIN_BYTES || c->tile_bytes > (32ull << 20) ||
                           (c->host_bytes && c->tile_bytes * TILES_MIN > c->host_bytes)))
-        return base_fail(-OFL_EBUDGET,
-                         "open context: tile_bytes %llu: must be %llu to 33554432, and %u of them fit the host budget "
-                         "of %llu bytes",
-                         (ull)c->tile_bytes, TILE_MIN_BYTES, TILES_MIN, (ull)c->host_bytes);
+        return base_fail(
+            -OFL_EBUDGET,
+            "open context: tile_bytes %llu: must be %llu to 33554432, and %u of them fit the host budget "
+            "of %llu bytes",
+            (ull)c->tile_bytes, TILE_MIN_BYTES, TILES_MIN, (ull)c->host_bytes);
     return 0;
 }
 
@@ -334,7 +338,8 @@ static int open_store(struct ofl_ctx *ctx, const struct ofl_config *c)
         return err;
     f = store_file(ctx->store);
     if (io_file_block(f) > STORE_BLOCK)
-        return base_fail(-EINVAL, "open store in %s: direct I/O needs blocks of %u bytes, at most %u are supported",
+        return base_fail(-EINVAL,
+                         "open store in %s: direct I/O needs blocks of %u bytes, at most %u are supported",
                          c->nvme_dir, io_file_block(f), STORE_BLOCK);
     if (!io_file_direct(f))
         core_log(ctx, OFL_LOG_WARNING, "store in %s: buffered I/O: %s", c->nvme_dir, io_file_note(f));

@@ -60,8 +60,8 @@ struct window {
 };
 
 /* The shortest run of gaps and evictable copies from item i on that holds bytes. */
-static bool window_at(const struct pager *p, const struct place_item *items, size_t count, size_t i, uint64_t bytes,
-                      uint64_t limit, struct window *w)
+static bool window_at(const struct pager *p, const struct place_item *items, size_t count, size_t i,
+                      uint64_t bytes, uint64_t limit, struct window *w)
 {
     uint64_t total = 0;
 

@@ -121,13 +121,13 @@ static int check_lease(const struct ofl_lease *l, size_t i, const struct ofl_lea
     const struct core_copy *c = t ? t->current : NULL;
 
     if (!t || l->mode < OFL_READ || l->mode > OFL_OVERWRITE || (l->flags & ~OFL_LEASE_DROP))
-        return base_fail(-EINVAL, "acquire: lease %zu: no tensor, or unknown mode %d or flags 0x%x", i, (int)l->mode,
-                         l->flags);
+        return base_fail(-EINVAL, "acquire: lease %zu: no tensor, or unknown mode %d or flags 0x%x", i,
+                         (int)l->mode, l->flags);
     if (t->source && l->mode != OFL_READ)
         return base_fail(-EROFS, "acquire %s to %s: it lives in a source file", t->name, mode_name(l->mode));
     if (c && c->leases && (c->writer || l->mode != OFL_READ))
-        return base_fail(-OFL_ESTATE, "acquire %s to %s: it is leased already to %s", t->name, mode_name(l->mode),
-                         c->writer ? "write" : "read");
+        return base_fail(-OFL_ESTATE, "acquire %s to %s: it is leased already to %s", t->name,
+                         mode_name(l->mode), c->writer ? "write" : "read");
     if (c && c->leases && c->error)
         return base_error_restore(c->error);
     for (size_t k = 0; k < i; k++)
@@ -165,11 +165,12 @@ static int check_budget(struct pager *p, const struct ofl_lease *leases, size_t 
     }
     if (held + wanted <= p->device_bytes)
         return 0;
-    return base_fail(-OFL_EBUDGET,
-                     "acquire %zu tensors: %llu bytes of device memory needed beside %llu bytes leased, the largest "
-                     "%s with %llu bytes: the device budget is %llu bytes; the smallest that holds this is %llu",
-                     n, (ull)wanted, (ull)held, largest ? largest->name : "-", (ull)(largest ? largest->bytes : 0),
-                     (ull)p->device_bytes, (ull)(held + wanted));
+    return base_fail(
+        -OFL_EBUDGET,
+        "acquire %zu tensors: %llu bytes of device memory needed beside %llu bytes leased, the largest "
+        "%s with %llu bytes: the device budget is %llu bytes; the smallest that holds this is %llu",
+        n, (ull)wanted, (ull)held, largest ? largest->name : "-", (ull)(largest ? largest->bytes : 0),
+        (ull)p->device_bytes, (ull)(held + wanted));
 }
 
 /* Gives every tensor of the batch a range, largest first. made[i]: it has a new one. */
@@ -234,10 +235,11 @@ static int place_batch(struct pager *p, struct ofl_lease *leases, size_t n, bool
     if (place_all(p, leases, n, made))
         return 0;
     unhold(p, leases, n, had, made);
-    return base_fail(-OFL_EBUDGET,
-                     "acquire %zu tensors: no contiguous device memory left between leases held (%llu bytes budget): "
-                     "acquire long leases first, or raise the device budget",
-                     n, (ull)p->device_bytes);
+    return base_fail(
+        -OFL_EBUDGET,
+        "acquire %zu tensors: no contiguous device memory left between leases held (%llu bytes budget): "
+        "acquire long leases first, or raise the device budget",
+        n, (ull)p->device_bytes);
 }
 
 static void drop_ghosts(struct pager *p, struct ofl_tensor *t)
@@ -299,7 +301,8 @@ static void wait_abandon(struct ofl_lease *leases, size_t n, struct core_wait *w
 }
 
 /* Makes the gate that the stream waits at, if anything is to be waited for. */
-static int lease_gate(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream, struct dev_gate **gate)
+static int lease_gate(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
+                      struct dev_gate **gate)
 {
     struct core_wait *w = NULL;
     int err = 0;
@@ -342,7 +345,8 @@ static void lease_undo(struct pager *p, struct ofl_lease *leases, size_t n)
     }
 }
 
-int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream, struct dev_gate **gate)
+int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
+                  struct dev_gate **gate)
 {
     bool *flags;
     int err = pager_check(p);
@@ -385,7 +389,8 @@ static int check_release(const struct ofl_lease *l)
     const struct ofl_tensor *t = l->tensor;
 
     if (!t || !l->ptr || !t->current || !t->current->leases || t->current->seq != l->cookie)
-        return base_fail(-OFL_ESTATE, "release %s: it is not leased by this lease", t ? t->name : "(no tensor)");
+        return base_fail(-OFL_ESTATE, "release %s: it is not leased by this lease",
+                         t ? t->name : "(no tensor)");
     return 0;
 }
 
@@ -405,7 +410,8 @@ static void release_one(struct ofl_lease *l, uint64_t stream, struct core_use *u
     }
     if (drop)
         c->dirty = false;
-    *use = (struct core_use){.copy = c, .seq = ++c->mark_seq, .version = t->version, .wrote = wrote, .drop = drop};
+    *use = (struct core_use){
+        .copy = c, .seq = ++c->mark_seq, .version = t->version, .wrote = wrote, .drop = drop};
     l->ptr = NULL;
 }
 

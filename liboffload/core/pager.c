@@ -134,11 +134,12 @@ static int take_id(struct pager *p, struct ofl_tensor *t)
 
 static int refuse_host_home(const struct pager *p, const struct ofl_tensor *t)
 {
-    return base_fail(-OFL_EBUDGET,
-                     "create %s, %llu bytes: the host budget of %llu bytes has %llu left, and there is no NVMe tier: "
-                     "raise the host budget, or give a directory for NVMe",
-                     t->name, (unsigned long long)t->bytes, (unsigned long long)p->host_bytes,
-                     (unsigned long long)base_extents_free_bytes(p->host_ranges));
+    return base_fail(
+        -OFL_EBUDGET,
+        "create %s, %llu bytes: the host budget of %llu bytes has %llu left, and there is no NVMe tier: "
+        "raise the host budget, or give a directory for NVMe",
+        t->name, (unsigned long long)t->bytes, (unsigned long long)p->host_bytes,
+        (unsigned long long)base_extents_free_bytes(p->host_ranges));
 }
 
 /* Without a store the tiles of a tensor own their ranges of the host arena. */
@@ -158,7 +159,8 @@ static int take_host_home(struct pager *p, struct ofl_tensor *t)
             base_extents_give(p->host_ranges, t->tiles[k].off, t->tiles[k].len);
         return refuse_host_home(p, t);
     }
-    if (base_extents_free_bytes(p->host_ranges) < HOST_RESERVE_TILES * (p->tile_bytes + 2 * CORE_HOST_ALIGN)) {
+    if (base_extents_free_bytes(p->host_ranges) <
+        HOST_RESERVE_TILES * (p->tile_bytes + 2 * CORE_HOST_ALIGN)) {
         for (uint32_t i = 0; i < t->tiles_count; i++)
             base_extents_give(p->host_ranges, t->tiles[i].off, t->tiles[i].len);
         return refuse_host_home(p, t);
@@ -176,11 +178,12 @@ static int take_device_home(struct pager *p, struct ofl_tensor *t)
     struct core_copy *c = copy_place(p, t, SCHED_NEVER);
 
     if (!c)
-        return base_fail(-OFL_EBUDGET,
-                         "create %s, %llu bytes: the device budget of %llu bytes has %llu left, and nothing below "
-                         "the device can hold tensors: raise the device budget, or give a directory for NVMe",
-                         t->name, (unsigned long long)t->bytes, (unsigned long long)p->device_bytes,
-                         (unsigned long long)(p->device_bytes - p->device_used));
+        return base_fail(
+            -OFL_EBUDGET,
+            "create %s, %llu bytes: the device budget of %llu bytes has %llu left, and nothing below "
+            "the device can hold tensors: raise the device budget, or give a directory for NVMe",
+            t->name, (unsigned long long)t->bytes, (unsigned long long)p->device_bytes,
+            (unsigned long long)(p->device_bytes - p->device_used));
     c->home = true;
     c->fill = true;
     return 0;

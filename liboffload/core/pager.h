@@ -35,8 +35,8 @@
 #include "liboffload/store/store.h"
 #include "scheduler/trace.h"
 
-#define CORE_HOST_ALIGN 4096u
-#define CORE_DEVICE_ALIGN 256u
+#define CORE_HOST_ALIGN     4096u
+#define CORE_DEVICE_ALIGN   256u
 #define CORE_UPDATE_TENSORS 5
 
 enum tile_state { TILE_NONE, TILE_ARRIVING, TILE_VALID };
@@ -62,21 +62,21 @@ struct core_copy {
     uint64_t seq, off, len;
     uint64_t after_host; /* host works to await before bytes move */
     uint32_t leases;
-    bool writer;         /* the lease is exclusive */
-    bool home;           /* never evicted: the device is this tensor's home */
-    bool ghost, drop;    /* drop: nothing to write back */
+    bool writer;      /* the lease is exclusive */
+    bool home;        /* never evicted: the device is this tensor's home */
+    bool ghost, drop; /* drop: nothing to write back */
     bool dirty;
-    bool clear;          /* no older ghost in the range */
-    bool fill;           /* bytes are to be fetched */
-    bool hollow;         /* placed ahead for an overwrite: has no bytes, and none on their way */
-    bool fetched;        /* started ahead of its acquire */
+    bool clear;   /* no older ghost in the range */
+    bool fill;    /* bytes are to be fetched */
+    bool hollow;  /* placed ahead for an overwrite: has no bytes, and none on their way */
+    bool fetched; /* started ahead of its acquire */
     bool poisoned;
-    uint32_t fill_next, fill_done;   /* tiles issued, landed */
+    uint32_t fill_next, fill_done; /* tiles issued, landed */
     uint32_t drain_next, drain_done;
-    uint32_t moving;     /* link copies in flight */
-    uint32_t marks, write_marks;     /* released uses that have not completed */
-    uint64_t mark_seq, mark_stream;  /* of the latest release; stream 0: several */
-    uint32_t waiting;    /* conditions below that await the bytes */
+    uint32_t moving;                /* link copies in flight */
+    uint32_t marks, write_marks;    /* released uses that have not completed */
+    uint64_t mark_seq, mark_stream; /* of the latest release; stream 0: several */
+    uint32_t waiting;               /* conditions below that await the bytes */
     struct core_cond *conds;
     struct base_error *error; /* the fill failed */
 };
@@ -94,15 +94,15 @@ struct ofl_tensor {
     struct io_file *file; /* the store's, or the source's; NULL: no home below HOST */
     uint64_t file_off;
     struct ofl_source *source;
-    bool leaving;         /* being destroyed: nothing is fetched for it */
-    bool host_home;       /* its tiles own their ranges of the host arena for good */
+    bool leaving;   /* being destroyed: nothing is fetched for it */
+    bool host_home; /* its tiles own their ranges of the host arena for good */
     struct core_copy *current;
     uint32_t dirty_ghosts, ghosts;
     uint64_t host_issued, host_done, version;
-    uint64_t fill_seq;    /* the oldest copy that awaits bytes, as of this round; SCHED_NEVER if none */
-    uint32_t host_tiles;  /* with a range of the host arena, home or not */
-    uint32_t moving;      /* operations in flight on its tiles */
-    uint32_t refs;        /* what else holds it: optimizers */
+    uint64_t fill_seq;   /* the oldest copy that awaits bytes, as of this round; SCHED_NEVER if none */
+    uint32_t host_tiles; /* with a range of the host arena, home or not */
+    uint32_t moving;     /* operations in flight on its tiles */
+    uint32_t refs;       /* what else holds it: optimizers */
 };
 
 enum core_op_type { OP_READ, OP_WRITE, OP_IN, OP_OUT, OP_FILL, OP_MARK, OP_CALL };
@@ -120,7 +120,7 @@ struct core_op {
     struct ofl_tensor *tensor;
     struct core_copy *copy;
     uint32_t tile, uses_count;
-    struct core_use *uses; /* OP_MARK */
+    struct core_use *uses;             /* OP_MARK */
     void (*call)(void *arg, int code); /* OP_CALL: engine thread */
     void *arg;
     struct io_request io;
@@ -137,7 +137,7 @@ struct core_wait {
 struct core_cond {
     struct core_wait *wait;
     struct core_cond *next;
-    bool bytes;         /* awaits the copy's bytes; else the marks up to upto */
+    bool bytes; /* awaits the copy's bytes; else the marks up to upto */
     uint64_t upto;
     uint32_t count;
 };
@@ -160,9 +160,9 @@ struct core_request {
     struct core_tileref refs[CORE_UPDATE_TENSORS];
     uint32_t count, held;
     uint64_t ordinal[CORE_UPDATE_TENSORS]; /* of the host work, by tensor */
-    uint64_t seq;               /* copies older than this count */
-    struct core_update *update; /* NULL: a caller's */
-    void (*done)(struct core_request *r); /* a caller's: tiles are held, or error is set */
+    uint64_t seq;                          /* copies older than this count */
+    struct core_update *update;            /* NULL: a caller's */
+    void (*done)(struct core_request *r);  /* a caller's: tiles are held, or error is set */
     void *arg;
     struct base_error error;
 };
@@ -190,7 +190,8 @@ struct core_env {
     void (*copy_in)(void *arg, void *dst, const void *src, uint64_t bytes, struct core_op *op);
     void (*copy_out)(void *arg, void *dst, const void *src, uint64_t bytes, struct core_op *op);
     void (*fill)(void *arg, void *dst, uint8_t byte, uint64_t bytes, struct core_op *op);
-    void (*work)(void *arg, struct core_request *r); /* runs update->tile on a worker, then pager_request_end */
+    void (*work)(void *arg,
+                 struct core_request *r); /* runs update->tile on a worker, then pager_request_end */
     int (*gate_create)(void *arg, struct dev_gate **gate);
     void (*gate_open)(void *arg, struct dev_gate *gate, const struct base_error *error);
     void (*log)(void *arg, enum ofl_log_level level, const char *text);
@@ -218,10 +219,10 @@ struct pager {
     uint8_t *host;
     uint64_t host_bytes, host_peak, dirty_bytes, writing_bytes, arriving_bytes;
     struct base_extents *host_ranges;
-    bool starved; /* a claim found no clean idle tile: write-backs must run */
+    bool starved;                  /* a claim found no clean idle tile: write-backs must run */
     bool fills_stuck, ahead_stuck; /* in this round a claim of that need failed: later ones would, too */
-    struct core_request requests; /* list head, in order */
-    uint32_t active, active_max;  /* update requests */
+    struct core_request requests;  /* list head, in order */
+    uint32_t active, active_max;   /* update requests */
     struct core_update *updates, **updates_tail;
     /* nvme */
     struct store *store;
@@ -249,9 +250,11 @@ int pager_tensor_add(struct pager *p, struct ofl_tensor *t);
 int pager_tensor_remove(struct pager *p, struct ofl_tensor *t);
 
 /* lease.c: acquire and release */
-int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream, struct dev_gate **gate);
+int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
+                  struct dev_gate **gate);
 /* *mark is to be posted on the stream; NULL for an empty batch. */
-int pager_release(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream, struct core_op **mark);
+int pager_release(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
+                  struct core_op **mark);
 void lease_copy_ready(struct pager *p, struct core_copy *c);
 void lease_mark_done(struct pager *p, struct core_op *op);
 void lease_fail_all(struct pager *p);

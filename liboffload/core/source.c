@@ -35,7 +35,8 @@ int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **o
 
     *out = NULL;
     if (ctx->pager.host_bytes == 0)
-        return base_fail(-OFL_EBUDGET, "open %s: reading it takes host memory, and the host budget is 0 bytes", path);
+        return base_fail(-OFL_EBUDGET,
+                         "open %s: reading it takes host memory, and the host budget is 0 bytes", path);
     s = calloc(1, sizeof *s);
     if (!s)
         return base_fail(-ENOMEM, "open %s: out of memory", path);
@@ -44,8 +45,8 @@ int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **o
     if (err == 0)
         err = io_file_open_read(path, ctx->file_flags, &s->file);
     if (err == 0 && io_file_block(s->file) > CORE_HOST_ALIGN)
-        err = base_fail(-EINVAL, "open %s: direct I/O needs blocks of %u bytes, at most %u are supported", path,
-                        io_file_block(s->file), CORE_HOST_ALIGN);
+        err = base_fail(-EINVAL, "open %s: direct I/O needs blocks of %u bytes, at most %u are supported",
+                        path, io_file_block(s->file), CORE_HOST_ALIGN);
     if (err < 0) {
         io_file_close(s->file);
         store_safetensors_close(s->header);

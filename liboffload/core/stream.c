@@ -14,7 +14,7 @@ const char *ofl_strerror(int code)
     return base_strerror(code);
 }
 
-#define TEXT(x) #x
+#define TEXT(x)          #x
 #define VERSION(a, b, c) TEXT(a) "." TEXT(b) "." TEXT(c)
 
 const char *ofl_version(void)

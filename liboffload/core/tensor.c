@@ -11,9 +11,9 @@ static const struct {
     const char *name;
     uint64_t bytes;
 } dtypes[OFL_DTYPES] = {
-    [OFL_U8] = {"u8", 1},   [OFL_I8] = {"i8", 1},     [OFL_BOOL] = {"bool", 1}, [OFL_I16] = {"i16", 2},
-    [OFL_U16] = {"u16", 2}, [OFL_F16] = {"f16", 2},   [OFL_BF16] = {"bf16", 2}, [OFL_I32] = {"i32", 4},
-    [OFL_U32] = {"u32", 4}, [OFL_F32] = {"f32", 4},   [OFL_I64] = {"i64", 8},   [OFL_U64] = {"u64", 8},
+    [OFL_U8] = {"u8", 1},   [OFL_I8] = {"i8", 1},   [OFL_BOOL] = {"bool", 1}, [OFL_I16] = {"i16", 2},
+    [OFL_U16] = {"u16", 2}, [OFL_F16] = {"f16", 2}, [OFL_BF16] = {"bf16", 2}, [OFL_I32] = {"i32", 4},
+    [OFL_U32] = {"u32", 4}, [OFL_F32] = {"f32", 4}, [OFL_I64] = {"i64", 8},   [OFL_U64] = {"u64", 8},
     [OFL_F64] = {"f64", 8},
 };
 
@@ -35,12 +35,13 @@ int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, st
     struct ofl_tensor *t;
 
     *out = NULL;
-    if (!each || desc->elems == 0 || (unsigned)desc->kind >= OFL_KINDS || (desc->flags & ~OFL_TENSOR_TRANSIENT))
+    if (!each || desc->elems == 0 || (unsigned)desc->kind >= OFL_KINDS ||
+        (desc->flags & ~OFL_TENSOR_TRANSIENT))
         return base_fail(-EINVAL, "create %s: dtype %d, kind %d, %llu elements, flags 0x%x: not a tensor",
                          desc->name, (int)desc->dtype, (int)desc->kind, (ull)desc->elems, desc->flags);
     if (desc->elems > (UINT64_MAX >> 1) / each)
-        return base_fail(-EOVERFLOW, "create %s: %llu elements of %llu bytes: more than any memory", desc->name,
-                         (ull)desc->elems, (ull)each);
+        return base_fail(-EOVERFLOW, "create %s: %llu elements of %llu bytes: more than any memory",
+                         desc->name, (ull)desc->elems, (ull)each);
     t = calloc(1, sizeof *t);
     if (!t || !(t->name = strdup(desc->name))) {
         free(t);
@@ -83,9 +84,10 @@ static int add_run(struct ofl_ctx *ctx, void *arg)
     uint64_t footprint = copy_footprint(t->bytes);
 
     if (footprint > ctx->pager.device_bytes)
-        return base_fail(-OFL_EBUDGET,
-                         "create %s: a lease of it takes %llu bytes of device memory, the device budget is %llu",
-                         t->name, (ull)footprint, (ull)ctx->pager.device_bytes);
+        return base_fail(
+            -OFL_EBUDGET,
+            "create %s: a lease of it takes %llu bytes of device memory, the device budget is %llu", t->name,
+            (ull)footprint, (ull)ctx->pager.device_bytes);
     return pager_tensor_add(&ctx->pager, t);
 }
 
@@ -107,7 +109,8 @@ int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, s
 
     *out = NULL;
     if (desc->size < offsetof(struct ofl_tensor_desc, flags) || desc->size > sizeof d)
-        return base_fail(desc->size > sizeof d ? -E2BIG : -EINVAL, "create tensor: desc.size is %zu", desc->size);
+        return base_fail(desc->size > sizeof d ? -E2BIG : -EINVAL, "create tensor: desc.size is %zu",
+                         desc->size);
     memcpy(&d, desc, desc->size);
     if (!d.name)
         return base_fail(-EINVAL, "create tensor: no name");
@@ -183,7 +186,8 @@ static int access_end_run(struct ofl_ctx *ctx, void *arg)
 }
 
 /* One tile, by way of host memory. skip: first byte within the tile. */
-static int access_tile(struct ofl_tensor *t, uint32_t tile, uint64_t skip, uint8_t *buf, uint64_t bytes, bool write)
+static int access_tile(struct ofl_tensor *t, uint32_t tile, uint64_t skip, uint8_t *buf, uint64_t bytes,
+                       bool write)
 {
     uint64_t whole = tile_count_bytes(t, tile);
     enum core_access how = !write ? HOST_READ : bytes == whole ? HOST_OVERWRITE : HOST_UPDATE;
@@ -267,7 +271,8 @@ static int access_device(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, ui
         while (sem_wait(&l.done) < 0)
             ;
         if (l.code < 0)
-            err = base_fail_errno(l.code, "copy %s: offset %llu, %llu bytes", t->name, (ull)offset, (ull)bytes);
+            err =
+                base_fail_errno(l.code, "copy %s: offset %llu, %llu bytes", t->name, (ull)offset, (ull)bytes);
     }
     released = ofl_release(t->ctx, &lease, 1, s);
     sem_destroy(&l.done);
@@ -280,10 +285,11 @@ static int access_bytes(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, uin
     int err = 0;
 
     if (offset > t->bytes || bytes > t->bytes - offset)
-        return base_fail(-EINVAL, "%s %s: offset %llu, %llu bytes: it has %llu bytes", what, t->name, (ull)offset,
-                         (ull)bytes, (ull)t->bytes);
+        return base_fail(-EINVAL, "%s %s: offset %llu, %llu bytes: it has %llu bytes", what, t->name,
+                         (ull)offset, (ull)bytes, (ull)t->bytes);
     if (t->flags & OFL_TENSOR_TRANSIENT)
-        return base_fail(-OFL_ESTATE, "%s %s: it is transient, and has bytes only while leased", what, t->name);
+        return base_fail(-OFL_ESTATE, "%s %s: it is transient, and has bytes only while leased", what,
+                         t->name);
     if (write && t->source)
         return base_fail(-EROFS, "write %s: it lives in a source file", t->name);
     if (core_tensor_on_device(t))

@@ -105,7 +105,8 @@ static bool may_evict_from(const struct ofl_tensor *t, struct tile_claim claim, 
 
 static bool idle(const struct core_tile *x, bool dirty)
 {
-    return x->state == TILE_VALID && x->pins == 0 && (dirty || !x->wanted) && !x->writing && x->dirty == dirty;
+    return x->state == TILE_VALID && x->pins == 0 && (dirty || !x->wanted) && !x->writing &&
+           x->dirty == dirty;
 }
 
 struct victim {
@@ -115,7 +116,8 @@ struct victim {
 
 /* The idle tile whose next use is farthest, of at least so many bytes. Within a tensor the
  * last tiles go first, so that a fixed front part of it stays. */
-static bool choose(struct pager *p, uint64_t min_bytes, bool dirty, struct tile_claim claim, struct victim *out)
+static bool choose(struct pager *p, uint64_t min_bytes, bool dirty, struct tile_claim claim,
+                   struct victim *out)
 {
     uint64_t farthest = 0;
     bool found = false;
@@ -275,8 +277,8 @@ static void read_done(struct pager *p, struct core_op *op)
     x->state = TILE_VALID;
     if (error->code == 0 && !t->source && store_seal(p->host + x->off, bytes) != x->seal)
         base_error_set(error, -OFL_ECHECKSUM,
-                       "read %s back from the store: tile %u, file offset %llu, %llu bytes: %s", t->name, op->tile,
-                       (unsigned long long)op->io.offset, (unsigned long long)bytes,
+                       "read %s back from the store: tile %u, file offset %llu, %llu bytes: %s", t->name,
+                       op->tile, (unsigned long long)op->io.offset, (unsigned long long)bytes,
                        base_strerror(-OFL_ECHECKSUM));
     if (error->code < 0) {
         struct base_error named;

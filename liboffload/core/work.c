@@ -131,8 +131,8 @@ static void activate(struct pager *p)
         r->update = u;
         r->seq = u->seq;
         for (uint32_t i = 0; i < u->count; i++) {
-            r->refs[i] = (struct core_tileref){.tensor = u->tensors[i], 
-                                            .tile = u->tiles_next, .access = u->access[i]};
+            r->refs[i] =
+                (struct core_tileref){.tensor = u->tensors[i], .tile = u->tiles_next, .access = u->access[i]};
             r->ordinal[i] = u->ordinal[i];
         }
         u->tiles_next++;

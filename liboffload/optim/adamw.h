@@ -11,11 +11,11 @@
 
 /* The scalars of one step, rounded to fp32 once. */
 struct optim_coef {
-    float decay;             /* 1 - lr * weight_decay */
-    float beta1, rest1;      /* beta1, 1 - beta1 */
+    float decay;        /* 1 - lr * weight_decay */
+    float beta1, rest1; /* beta1, 1 - beta1 */
     float beta2, rest2;
-    float rate;              /* lr / (1 - beta1^t) */
-    float root;              /* 1 / sqrt(1 - beta2^t) */
+    float rate; /* lr / (1 - beta1^t) */
+    float root; /* 1 / sqrt(1 - beta2^t) */
     float eps;
 };
 
