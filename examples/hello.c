@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "include/offload.h"
+#include "include/offload.h" /* <offload.h> once installed */
 
 #define TENSORS 16
 #define ELEMS   (256u << 10)

@@ -21,7 +21,8 @@
  *  - Functions return 0 or a negative code: an errno value or an enum ofl_code.
  *    ofl_error() has the sentence that names the object and the numbers. The
  *    library never prints, exits or aborts.
- *  - Structs that the caller fills start with their size. Zero means default.
+ *  - Structs that the caller fills or has filled start with their size. Zero means default.
+ *    A longer struct than this version knows is fine as long as its tail is zero (-E2BIG).
  *  - Strings are copied. Destroyers accept NULL. A failed create leaves nothing.
  *  - Threads: every function says which. "any": from any thread. "step thread":
  *    from the one thread that acquires, releases and brackets steps.
@@ -325,7 +326,8 @@ struct ofl_stats {
     uint64_t updates;      /* optimizer updates completed, in tensors */
     uint64_t stall_ns;     /* the caller's streams, summed: waiting for bytes */
     uint64_t steps;
-    uint32_t io_uring, direct, pinned; /* 1: yes; 0: no, and the log says why */
+    uint32_t io_uring, direct, pinned; /* 1: yes; 0: no, and the log says why, or there is none: direct
+                                          speaks of the store and all sources, pinned of host memory */
     int32_t numa_node;                 /* that the host arena is bound to; -1: none */
 };
 

@@ -35,8 +35,7 @@ echo "A sample from it:"
     --device-mem 24M --host-mem 16M
 echo
 parameters=$(field parameters)
-state=$(part state_bytes total)
-[ -n "$state" ] || state=$(field state_bytes)
+state=$(field state_bytes)
 losses=$(awk '/"loss": \[/ {on = 1; next} on && /\]/ {exit} on {gsub(/[ ,]/, ""); print}' "$work/report.json")
 tokens=$(field tokens)
 seconds=$(awk '/"step_s": \[/ {on = 1; next} on && /\]/ {exit} on {gsub(/[ ,]/, ""); s += $1} END {print s}' "$work/report.json")

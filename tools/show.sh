@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # make show: runs the claims of docs/results.md that fit in ten minutes, and prints what was seen.
-#   tools/show.sh BUILD_DIR [bits|story|cgroup|direct|refuse...]
+#   tools/show.sh BUILD_DIR [bits|story|cgroup|direct|refuse|overlap...]
+# OFL_SHOW_FULL=1: bits runs every placement with every setting (a quarter of an hour on two cores).
 # Parts are called by name, numbers are left bare.
 # shellcheck disable=SC2317,SC2086
 set -euo pipefail
 
 build=${1:-build}
 shift || true
-parts=${*:-story refuse direct cgroup bits}
+parts=${*:-story refuse direct cgroup overlap bits}
 work=$(mktemp -d "$build/show-XXXXXX")
 cgroup=
 failed=0
@@ -33,7 +34,7 @@ number() { # object, name, file
 
 # ---- 1: the same bits in every placement --------------------------------------------------------
 show_bits() {
-    local n=0 bad=0 dtype accum clip base device host nvme
+    local n=0 bad=0 turn=0 dtype accum clip base device host nvme
     local steps=${OFL_SHOW_STEPS:-100}
     local text=$work/text
     cat README.md docs/*.md >"$text"
@@ -49,8 +50,11 @@ show_bits() {
         min=$("$build/ofl-finetune" "${base[@]}" --device-mem 1 --host-mem 2M --nvme "$work" 2>&1 |
             sed -n 's/.*smallest workable --device-mem is \([0-9]*\) bytes.*/\1/p' | head -1) || true # it is refused, and says the number
         [ -n "$min" ] || { echo "no smallest workable budget was stated"; exit 1; }
-        local same=0 of=0 again
+        local same=0 of=0 at=0 again
         for again in $places MIN:2M:y; do
+            # in turns, unless all are wanted: each placement meets two or three of the settings
+            at=$((at + 1))
+            if [ -z "${OFL_SHOW_FULL:-}" ] && [ $(((at + turn) % 4)) != 0 ]; then continue; fi
             IFS=: read -r device host nvme <<<"$again"
             [ "$device" = MIN ] && device=$min
             # a placement smaller than the smallest is none
@@ -68,6 +72,7 @@ show_bits() {
                 [ "$(number peak $tier "$work/run.json")" -le "$(number budget $tier "$work/run.json")" ] || bad=$((bad + 1))
             done
         done
+        turn=$((turn + 1))
         say "bits: $dtype, accum $accum, clip $clip, $steps steps" "$same of $of placements identical to --in-memory"
     done; done; done
     # a negative control: another seed must not give the same bits
@@ -163,6 +168,26 @@ show_direct() {
     say "direct: page cache grew by (arenas excluded)" "$(((after - before) >> 10)) MiB"
     [ $(((after - before) >> 10)) -lt 32 ] || ok=1
     verdict "direct: O_DIRECT, and the page cache does not grow" $ok
+}
+
+# ---- how much of the traffic is hidden ----------------------------------------------------------
+show_overlap() {
+    local text=$work/text kind
+    git ls-files '*.c' '*.h' '*.md' | LC_ALL=C sort | xargs cat >"$text"
+    local base=(--preset 20m --data "$text" --seq 128 --batch 4 --steps 7 --lr 1e-3 --clip 1)
+    for _ in 1 2 3 4; do
+        for kind in memory tiers; do
+            local where=(--in-memory)
+            [ $kind = memory ] || where=(--device-mem 48M --host-mem 32M --nvme "$work")
+            "$build/ofl-finetune" "${base[@]}" "${where[@]}" --report "$work/$kind.json" 2>"$work/log" || { cat "$work/log"; exit 1; }
+            # the median step after two of warm-up
+            awk '/"step_s": \[/ {on = 1; next} on && /\]/ {exit} on {gsub(/[ ,]/, ""); if (++n > 2) print}' "$work/$kind.json" |
+                sort -g | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}' >>"$work/$kind.times"
+        done
+    done
+    paste "$work/memory.times" "$work/tiers.times" | awk '{print $1 / $2}' | sort -g >"$work/ratios"
+    say "overlap: speed with a quarter of the state in memory" "$(awk '{v[NR] = $1} END {printf "%.2f of in-memory (median of %d pairs, %.2f to %.2f)", (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2, NR, v[1], v[NR]}' "$work/ratios")"
+    say "overlap: budgets, state" "80 MiB, $(($(sed -n 's/.*"state_bytes": *\([0-9]*\).*/\1/p' "$work/tiers.json" | head -1) >> 20)) MiB"
 }
 
 # ---- 5: refusals --------------------------------------------------------------------------------

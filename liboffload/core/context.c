@@ -10,7 +10,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "liboffload/base/clock.h"
+#include "liboffload/base/sized.h"
 
 typedef unsigned long long ull;
 
@@ -269,15 +269,11 @@ static int check_config(const struct ofl_config *c)
     const uint32_t known = OFL_FORBID_BUFFERED | OFL_FORBID_THREADS | OFL_FORBID_PAGEABLE | OFL_USE_THREADS |
                            OFL_USE_BUFFERED | OFL_POISON;
 
-    if (c->size < offsetof(struct ofl_config, log))
-        return base_fail(-EINVAL, "open context: config.size is %zu", c->size);
-    for (size_t i = sizeof *c; i < c->size; i++)
-        if (((const char *)c)[i])
-            return base_fail(
-                -E2BIG, "open context: config of %zu bytes has fields that this version (%zu bytes) lacks",
-                c->size, sizeof *c);
     if (c->flags & ~known)
         return base_fail(-EINVAL, "open context: unknown flags 0x%x", c->flags & ~known);
+    if ((c->flags & OFL_USE_BUFFERED && c->flags & OFL_FORBID_BUFFERED) ||
+        (c->flags & OFL_USE_THREADS && c->flags & OFL_FORBID_THREADS))
+        return base_fail(-EINVAL, "open context: flags 0x%x use what they forbid", c->flags);
     if (c->device_bytes == 0)
         return base_fail(-EINVAL, "open context: the device budget is 0 bytes");
     if (c->host_bytes && c->host_bytes < OFL_HOST_MIN_BYTES)
@@ -448,15 +444,17 @@ static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
 
 int ofl_open(const struct ofl_config *config, struct ofl_ctx **out)
 {
-    struct ofl_config c = {0};
+    struct ofl_config c;
     struct ofl_ctx *ctx;
     int err;
 
     *out = NULL;
-    err = check_config(config);
+    err = base_sized_read(&c, sizeof c, offsetof(struct ofl_config, host_bytes), config,
+                          "open context: config");
+    if (err == 0)
+        err = check_config(&c);
     if (err < 0)
         return err;
-    memcpy(&c, config, config->size < sizeof c ? config->size : sizeof c);
     ctx = calloc(1, sizeof *ctx);
     if (!ctx)
         return base_fail(-ENOMEM, "open context: out of memory");
@@ -567,6 +565,12 @@ static int stats_run(struct ofl_ctx *ctx, void *arg)
         s->peak_bytes[OFL_NVME] = store_peak(p->store);
         s->direct = io_file_direct(store_file(p->store));
     }
+    pthread_mutex_lock(&ctx->lists_lock);
+    if (!p->store)
+        s->direct = ctx->sources != NULL;
+    for (const struct ofl_source *x = ctx->sources; x; x = core_source_next(x))
+        s->direct &= core_source_direct(x);
+    pthread_mutex_unlock(&ctx->lists_lock);
     s->tile_bytes = p->tile_bytes;
     sched_counts_get(p->sched, &counts);
     s->steps = counts.steps;
@@ -581,16 +585,11 @@ int ofl_stats_get(struct ofl_ctx *ctx, struct ofl_stats *out)
 {
     struct ofl_stats s;
     struct dev_stats dev;
-    size_t size = out->size;
 
-    if (size < sizeof size || size > sizeof s)
-        return base_fail(-EINVAL, "get statistics: size is %zu", size);
     core_call(ctx, stats_run, &s);
     dev_stats_get(ctx->dev, &dev);
     s.device_in_bytes = dev.in_bytes;
     s.device_out_bytes = dev.out_bytes;
     s.stall_ns = dev.stall_ns;
-    s.size = size;
-    memcpy(out, &s, size);
-    return 0;
+    return base_sized_write(out, &s, sizeof s, "get statistics: stats");
 }

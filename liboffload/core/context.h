@@ -84,5 +84,7 @@ int core_tensor_add(struct ofl_tensor *t);
 bool core_tensor_on_device(const struct ofl_tensor *t);
 /* source.c */
 void core_source_free(struct ofl_source *s);
+bool core_source_direct(const struct ofl_source *s);
+const struct ofl_source *core_source_next(const struct ofl_source *s); /* of the context's list */
 
 #endif

@@ -28,6 +28,16 @@ void core_source_free(struct ofl_source *s)
     free(s);
 }
 
+bool core_source_direct(const struct ofl_source *s)
+{
+    return io_file_direct(s->file);
+}
+
+const struct ofl_source *core_source_next(const struct ofl_source *s)
+{
+    return s->next;
+}
+
 int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **out)
 {
     struct ofl_source *s;

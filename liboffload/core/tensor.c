@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "liboffload/base/sized.h"
 #include "liboffload/core/context.h"
 
 typedef unsigned long long ull;
@@ -103,15 +104,14 @@ bool core_tensor_on_device(const struct ofl_tensor *t)
 
 int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out)
 {
-    struct ofl_tensor_desc d = {0};
+    struct ofl_tensor_desc d;
     struct ofl_tensor *t;
     int err;
 
     *out = NULL;
-    if (desc->size < offsetof(struct ofl_tensor_desc, flags) || desc->size > sizeof d)
-        return base_fail(desc->size > sizeof d ? -E2BIG : -EINVAL, "create tensor: desc.size is %zu",
-                         desc->size);
-    memcpy(&d, desc, desc->size);
+    err = base_sized_read(&d, sizeof d, offsetof(struct ofl_tensor_desc, flags), desc, "create tensor: desc");
+    if (err < 0)
+        return err;
     if (!d.name)
         return base_fail(-EINVAL, "create tensor: no name");
     err = core_tensor_make(ctx, &d, &t);
@@ -149,17 +149,10 @@ int ofl_tensor_destroy(struct ofl_tensor *t)
 
 int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *out)
 {
-    struct ofl_tensor_info info = {.size = out->size,
-                                   .name = t->name,
-                                   .kind = t->kind,
-                                   .dtype = t->dtype,
-                                   .elems = t->elems,
-                                   .bytes = t->bytes};
+    struct ofl_tensor_info info = {
+        .name = t->name, .kind = t->kind, .dtype = t->dtype, .elems = t->elems, .bytes = t->bytes};
 
-    if (out->size < sizeof out->size || out->size > sizeof info)
-        return base_fail(-EINVAL, "get info of %s: size is %zu", t->name, out->size);
-    memcpy(out, &info, out->size);
-    return 0;
+    return base_sized_write(out, &info, sizeof info, "get info of a tensor: info");
 }
 
 /* ---- copies to and from the caller ------------------------------------- */

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "liboffload/base/sized.h"
 #include "liboffload/core/context.h"
 #include "liboffload/optim/adamw.h"
 
@@ -400,28 +401,36 @@ static int queue_run(struct ofl_ctx *ctx, void *arg)
 
 /* ---- the step ---------------------------------------------------------- */
 
-int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *s)
+static int check_settings(const struct ofl_adamw *s)
 {
+    if (s->step && s->beta1 >= 0 && s->beta1 < 1 && s->beta2 >= 0 && s->beta2 < 1 && s->eps >= 0 &&
+        s->clip >= 0 && isfinite(s->lr) && isfinite(s->weight_decay))
+        return 0;
+    return base_fail(
+        -EINVAL,
+        "begin optimizer step %llu: lr %g, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g: "
+        "steps count from 1, betas lie in [0, 1), eps and clip are not negative",
+        (unsigned long long)s->step, s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip);
+}
+
+int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *settings)
+{
+    struct ofl_adamw s;
     int err;
 
     if (o->in_step)
         return base_fail(-OFL_ESTATE, "begin optimizer step: one is open");
-    if (s->size != sizeof *s)
-        return base_fail(s->size > sizeof *s ? -E2BIG : -EINVAL, "begin optimizer step: settings.size is %zu",
-                         s->size);
-    if (s->step == 0 || !(s->beta1 >= 0 && s->beta1 < 1) || !(s->beta2 >= 0 && s->beta2 < 1) ||
-        !(s->eps >= 0) || !(s->clip >= 0) || !isfinite(s->lr) || !isfinite(s->weight_decay))
-        return base_fail(
-            -EINVAL,
-            "begin optimizer step %llu: lr %g, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g: "
-            "steps count from 1, betas lie in [0, 1), eps and clip are not negative",
-            (unsigned long long)s->step, s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip);
+    err = base_sized_read(&s, sizeof s, sizeof s, settings, "begin optimizer step: settings");
+    if (err == 0)
+        err = check_settings(&s);
+    if (err < 0)
+        return err;
     /* The last step's norm job reads what is about to change. Its updates go on. */
     err = ofl_stream_sync(o->stream);
     if (err < 0)
         return err;
-    o->settings = *s;
-    o->coef = optim_coef_make(s);
+    o->settings = s;
+    o->coef = optim_coef_make(&s);
     o->in_step = true;
     o->applied = 0;
     for (size_t i = 0; i < o->count; i++)
