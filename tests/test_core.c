@@ -346,6 +346,43 @@ static void missing_wait_is_seen(void **state)
     close_program(&p, true);
 }
 
+static void nap(void *arg)
+{
+    (void)arg;
+    usleep(5000);
+}
+
+/* A read that was acquired sees the bytes of that moment, though the host writes the tensor
+ * while its fetch is still queued behind others. */
+static void writes_wait_for_older_reads(void **state)
+{
+    static struct program p;
+    struct ofl_config config = config_of(0, *state);
+
+    open_program(&p, &config, 5);
+    for (int i = 0; i < TENSORS; i++) { /* bytes to be fetched, not zeros */
+        p.models[i].defined = false;
+        write_over(&p, &p.models[i]);
+    }
+    for (unsigned round = 0; round < fixture_rounds(40); round++) {
+        /* keeps the ranges of the first tensors in use, so that the last ones' fetches stay queued */
+        assert_int_equal(ofl_stream_launch(p.streams[0], nap, NULL), 0);
+        for (int i = 0; i < TENSORS; i++) {
+            struct model *m = &p.models[i];
+            struct ofl_lease l = {.tensor = m->tensor, .mode = OFL_READ};
+
+            ok(&p, ofl_acquire(p.ctx, &l, 1, p.streams[0]), "acquire");
+            launch(&p, &l, m, p.streams[0]);
+            ok(&p, ofl_release(p.ctx, &l, 1, p.streams[0]), "release");
+        }
+        for (int i = TENSORS; i-- > TENSORS - 4;) {
+            p.models[i].defined = false; /* so that all of it is written, with a new seed */
+            write_over(&p, &p.models[i]);
+        }
+    }
+    close_program(&p, false);
+}
+
 /* ---- refusals ---------------------------------------------------------- */
 
 static struct ofl_tensor *tensor_of(struct ofl_ctx *ctx, const char *name, uint64_t bytes)
@@ -488,8 +525,11 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_programs),        cmocka_unit_test(missing_wait_is_seen),
-        cmocka_unit_test(budgets_refuse_at_once), cmocka_unit_test(leases_exclude),
+        cmocka_unit_test(random_programs),
+        cmocka_unit_test(missing_wait_is_seen),
+        cmocka_unit_test(writes_wait_for_older_reads),
+        cmocka_unit_test(budgets_refuse_at_once),
+        cmocka_unit_test(leases_exclude),
         cmocka_unit_test(plan_beats_recency),
     };
 
