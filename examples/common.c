@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- complaints --------------------------------------------------------- */
@@ -255,8 +256,12 @@ static int writable(const char *path)
     const char *slash = strrchr(path, '/');
     size_t length = slash ? (size_t)(slash - path) + 1 : 0;
 
+    struct stat s;
+
     if (length >= sizeof dir)
         return -ENAMETOOLONG;
+    if (stat(path, &s) == 0 && S_ISDIR(s.st_mode))
+        return -EISDIR;
     memcpy(dir, path, length);
     strcpy(dir + length, ".");
     return access(dir, W_OK | X_OK) < 0 ? -errno : 0;
@@ -304,13 +309,15 @@ static volatile sig_atomic_t stopping;
 
 static void on_signal(int number)
 {
-    (void)number;
+    /* The second signal, of either kind, ends at once. */
+    if (stopping)
+        _exit(128 + number);
     stopping = 1;
 }
 
 void common_signals(void)
 {
-    struct sigaction stop = {.sa_handler = on_signal, .sa_flags = (int)(SA_RESETHAND | SA_RESTART)};
+    struct sigaction stop = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 
     sigemptyset(&stop.sa_mask);
     sigaction(SIGINT, &stop, NULL);

@@ -74,10 +74,8 @@ static const char after[] =
     "      --device-mem 512M --host-mem 256M --nvme /mnt/scratch:8G --report run.json\n"
     "\n"
     "Exit status: 0 done; 1 something failed on the way; 2 options, budgets or data that can't work, or a "
-    "loss "
-    "that is not a number; 130 ended by SIGINT or SIGTERM after the current step (the second one ends at "
-    "once). "
-    "After 1, 2 and 130 neither --out nor --report is written.";
+    "loss that is not a number; 130 ended by SIGINT or SIGTERM after the current step (the second one ends "
+    "at once). After 2 and 130 neither --out nor --report is written; after 1, neither is half-written.";
 
 static void parse_count(struct argp_state *state, const char *name, const char *arg, uint64_t least,
                         uint64_t most, uint64_t *out)
