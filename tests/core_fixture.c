@@ -41,6 +41,19 @@ void scratch_remove(void)
     scratch[0] = '\0';
 }
 
+int scratch_setup(void **state)
+{
+    *state = (void *)(uintptr_t)scratch_make();
+    return 0;
+}
+
+int scratch_teardown(void **state)
+{
+    (void)state;
+    scratch_remove();
+    return 0;
+}
+
 void fixture_log(void *arg, enum ofl_log_level level, const char *text)
 {
     (void)arg;

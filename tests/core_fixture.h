@@ -17,6 +17,9 @@ uint64_t random_below(struct random *r, uint64_t n);
 /* A directory below the current one, where direct I/O is likely to work; removed by scratch_remove. */
 const char *scratch_make(void);
 void scratch_remove(void);
+/* The same as a group's fixtures: *state is the directory. */
+int scratch_setup(void **state);
+int scratch_teardown(void **state);
 
 /* Prints warnings of the library to stderr. */
 void fixture_log(void *arg, enum ofl_log_level level, const char *text);

@@ -27,7 +27,7 @@ complain() {
 # Runs a program; sets status; its output is in $work/out and $work/err.
 run() {
     status=0
-    timeout 120 "$bin/$1" "${@:2}" >"$work/out" 2>"$work/err" || status=$?
+    timeout -k 1 60 "$bin/$1" "${@:2}" >"$work/out" 2>"$work/err" || status=$?
 }
 
 wanted() {
@@ -170,6 +170,16 @@ refuse 'smallest workable --device-mem' ofl-finetune "${options[@]}" --device-me
 run ofl-finetune "${options[@]}" --seed 2 --in-memory --report "$work/placed.json"
 ! cmp -s <(essence "$work/memory.json") <(essence "$work/placed.json") || complain "a seed changes nothing"
 [ "$(essence "$work/memory.json" | wc -l)" -eq 9 ] || complain "the report is laid out otherwise than thought"
+
+# A tensor larger than the host memory that it passes through: it may not wait for tiles of its own.
+large=(--preset 20m --data "$work/text" --seq 16 --steps 1)
+run ofl-finetune "${large[@]}" --in-memory --report "$work/memory.json"
+wanted 20m in memory
+refuse 'smallest workable --device-mem' ofl-finetune "${large[@]}" --device-mem 4K --nvme "$work"
+run ofl-finetune "${large[@]}" --device-mem "$(smallest --device-mem)" --host-mem 2M --nvme "$work" \
+    --report "$work/placed.json"
+wanted 20m with the smallest budgets
+same "$work/memory.json" "$work/placed.json" '20m with the smallest budgets'
 
 # ---- bad input --------------------------------------------------------------
 

@@ -509,19 +509,6 @@ static void plan_beats_recency(void **state)
     assert_int_equal(ofl_close(ctx), 0);
 }
 
-static int setup(void **state)
-{
-    *state = (void *)(uintptr_t)scratch_make();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    scratch_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -533,5 +520,5 @@ int main(void)
         cmocka_unit_test(plan_beats_recency),
     };
 
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

@@ -188,19 +188,6 @@ static void corruption_is_detected(void **state)
     free(garbage);
 }
 
-static int setup(void **state)
-{
-    *state = (void *)(uintptr_t)scratch_make();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    scratch_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -209,5 +196,5 @@ int main(void)
         cmocka_unit_test(corruption_is_detected),
     };
 
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }

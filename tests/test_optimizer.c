@@ -536,19 +536,6 @@ static void a_missing_update_is_seen(void **state)
     plain_free(plain);
 }
 
-static int setup(void **state)
-{
-    *state = (void *)(uintptr_t)scratch_make();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    scratch_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {

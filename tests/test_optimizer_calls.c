@@ -257,19 +257,6 @@ static void scales_do_not_mix(void **state)
     }
 }
 
-static int setup(void **state)
-{
-    *state = (void *)(uintptr_t)scratch_make();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    scratch_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
