@@ -544,5 +544,5 @@ int main(void)
         cmocka_unit_test(same_bits_as_the_plain_loop_bf16),
     };
 
-    return cmocka_run_group_tests_name("optimizer", tests, setup, teardown);
+    return cmocka_run_group_tests_name("optimizer", tests, scratch_setup, scratch_teardown);
 }

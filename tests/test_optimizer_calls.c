@@ -266,5 +266,5 @@ int main(void)
         cmocka_unit_test(scales_do_not_mix),
     };
 
-    return cmocka_run_group_tests_name("optimizer calls", tests, setup, teardown);
+    return cmocka_run_group_tests_name("optimizer calls", tests, scratch_setup, scratch_teardown);
 }
