@@ -39,6 +39,7 @@ struct program {
     struct model models[TENSORS];
     struct random random;
     uint64_t seed, names;
+    uint64_t big_words; /* of the larger tensors, at most */
     atomic_uint wrong_words;
     bool break_waits;
 };
@@ -119,7 +120,7 @@ static void make_tensor(struct program *p, struct model *m)
 
     snprintf(name, sizeof name, "t%llu", (unsigned long long)p->names++);
     d.elems = random_below(&p->random, 4) ? 1 + random_below(&p->random, 2000)
-                                          : 1 + random_below(&p->random, 30000);
+                                          : 1 + random_below(&p->random, p->big_words);
     d.kind = random_below(&p->random, 3) ? OFL_KIND_WEIGHT : OFL_KIND_ACTIVATION;
     *m = (struct model){.words = d.elems, .defined = true};
     ok(p, ofl_tensor_create(p->ctx, &d, &m->tensor), "create");
@@ -215,7 +216,7 @@ static void run_step(struct program *p)
     uint64_t kind = random_below(&p->random, 100);
 
     if (kind < 90) {
-        run_batch(p, 0);
+        run_batch(p, p->big_words > 100000); /* big ones leave no room for leases within leases */
     } else if (kind < 94) {
         read_back(p, m);
     } else if (kind < 97) {
@@ -228,9 +229,10 @@ static void run_step(struct program *p)
     }
 }
 
-static void open_program(struct program *p, const struct ofl_config *config, uint64_t seed)
+static void open_program(struct program *p, const struct ofl_config *config, uint64_t seed, bool big)
 {
     memset(p, 0, sizeof *p);
+    p->big_words = big ? 500000 : 30000;
     p->seed = seed;
     p->random.state = seed;
     ok(p, ofl_open(config, &p->ctx), "open");
@@ -273,17 +275,20 @@ static const struct {
     uint64_t device, host, nvme, test_seed;
     uint32_t flags;
     bool steps; /* the same sequence again and again, bracketed as steps */
+    bool big;   /* tensors larger than the host arena */
 } cases[] = {
-    {"nvme, smallest host", 1200000, 2 * MIB, 16 * MIB, 0, 0, false},
-    {"nvme, smallest host, poisoned", 1200000, 2 * MIB, 16 * MIB, 0, OFL_POISON, false},
-    {"nvme, short and retried transfers", 1200000, 2 * MIB, 16 * MIB, 7, OFL_POISON, false},
-    {"nvme, thread engine", 1200000, 2 * MIB, 16 * MIB, 0, OFL_USE_THREADS, false},
-    {"nvme, buffered", 1200000, 2 * MIB, 16 * MIB, 0, OFL_USE_BUFFERED, false},
-    {"nvme, steps", 1200000, 2 * MIB, 16 * MIB, 0, OFL_POISON, true},
-    {"nvme, roomy host, steps", 1200000, 6 * MIB, 16 * MIB, 0, 0, true},
-    {"host is home", 1200000, 12 * MIB, 0, 0, OFL_POISON, false},
-    {"host is home, steps", 1200000, 12 * MIB, 0, 0, 0, true},
-    {"device is home", 12 * MIB, 2 * MIB, 0, 0, 0, false},
+    {"nvme, smallest host", 1200000, 2 * MIB, 16 * MIB, 0, 0, false, false},
+    {"nvme, smallest host, poisoned", 1200000, 2 * MIB, 16 * MIB, 0, OFL_POISON, false, false},
+    {"nvme, short and retried transfers", 1200000, 2 * MIB, 16 * MIB, 7, OFL_POISON, false, false},
+    {"nvme, thread engine", 1200000, 2 * MIB, 16 * MIB, 0, OFL_USE_THREADS, false, false},
+    {"nvme, buffered", 1200000, 2 * MIB, 16 * MIB, 0, OFL_USE_BUFFERED, false, false},
+    {"nvme, steps", 1200000, 2 * MIB, 16 * MIB, 0, OFL_POISON, true, false},
+    {"nvme, roomy host, steps", 1200000, 6 * MIB, 16 * MIB, 0, 0, true, false},
+    {"host is home", 1200000, 12 * MIB, 0, 0, OFL_POISON, false, false},
+    {"host is home, steps", 1200000, 12 * MIB, 0, 0, 0, true, false},
+    {"device is home", 12 * MIB, 2 * MIB, 0, 0, 0, false, false},
+    {"larger than the host", 18 * MIB, 2 * MIB, 256 * MIB, 0, 0, false, true},
+    {"larger than the host, steps", 18 * MIB, 2 * MIB, 256 * MIB, 0, 0, true, true},
 };
 
 static struct ofl_config config_of(size_t i, const char *dir)
@@ -305,11 +310,11 @@ static void random_programs(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         for (uint64_t seed = 1; seed <= 3; seed++) {
             struct ofl_config config = config_of(i, *state);
-            unsigned rounds = fixture_rounds(1200);
+            unsigned rounds = fixture_rounds(cases[i].big ? 120 : 1200);
             struct random again;
 
             print_message("  %s, seed %llu\n", cases[i].name, (unsigned long long)seed);
-            open_program(&p, &config, seed);
+            open_program(&p, &config, seed, cases[i].big);
             again = p.random;
             for (unsigned k = 0; k < rounds; k++) {
                 if (cases[i].steps && k % 40 == 0) {
@@ -339,7 +344,7 @@ static void missing_wait_is_seen(void **state)
     skip();
 #endif
 
-    open_program(&p, &config, 99);
+    open_program(&p, &config, 99, false);
     p.break_waits = true;
     for (unsigned k = 0; k < 300; k++)
         run_batch(&p, 1);
@@ -359,7 +364,7 @@ static void writes_wait_for_older_reads(void **state)
     static struct program p;
     struct ofl_config config = config_of(0, *state);
 
-    open_program(&p, &config, 5);
+    open_program(&p, &config, 5, false);
     for (int i = 0; i < TENSORS; i++) { /* bytes to be fetched, not zeros */
         p.models[i].defined = false;
         write_over(&p, &p.models[i]);

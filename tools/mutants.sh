@@ -27,6 +27,7 @@ failed-read-ignored|liboffload/core/tile.c|        copy_fail(p, t, \&named);|   
 work-out-of-order|liboffload/core/work.c|if (t->host_done + 1 != r->ordinal[i] \|\| |if (|test_core test_optimizer
 update-before-older-fill|liboffload/core/work.c|return ref->access == HOST_READ \|\| !copy_fill_before(p, t, r->ordinal[i]);|return true;|test_core test_optimizer
 clip-not-awaited|liboffload/core/work.c|while (u \&\& (u->held \|\| |while (u \&\& (|test_optimizer
+own-landed-tiles-kept|liboffload/core/tile.c|return t->fill_seq >= claim.seq;|return t->fill_seq > claim.seq;|test_core
 budget-not-checked|liboffload/core/lease.c|if (held + wanted <= p->device_bytes)|if (1)|test_core
 '
 

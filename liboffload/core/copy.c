@@ -300,7 +300,7 @@ static void fill_tile(struct pager *p, struct core_copy *c, uint32_t tile)
 static void fill_advance(struct pager *p, struct core_copy *c)
 {
     struct ofl_tensor *t = c->tensor;
-    struct tile_claim claim = {.need = NEED_FILL, .seq = c->seq};
+    struct tile_claim claim = {.need = NEED_FILL, .seq = c->seq, .landed = c->fill_done};
     bool clear = range_clear(p, c);
 
     if (t->host_done < c->after_host)
@@ -480,13 +480,17 @@ static size_t list_fills(struct pager *p)
     struct core_copy *lists[] = {&p->ghosts, &p->live};
     size_t n = 0;
 
-    for (struct ofl_tensor *t = p->tensors; t; t = t->next)
+    for (struct ofl_tensor *t = p->tensors; t; t = t->next) {
         t->fill_seq = SCHED_NEVER;
+        t->fill_ahead = false;
+    }
     for (int k = 0; k < 2; k++)
         for (struct core_copy *c = lists[k]->next; c != lists[k]; c = c->next) {
             if (!c->waiting && !fill_pending(c))
                 continue;
-            if (fill_pending(c) && c->seq < c->tensor->fill_seq)
+            if (fill_pending(c) && !c->waiting)
+                c->tensor->fill_ahead = true;
+            else if (fill_pending(c) && c->seq < c->tensor->fill_seq)
                 c->tensor->fill_seq = c->seq;
             if (n == p->fills_room) {
                 size_t room = n ? 2 * n : 64;

@@ -99,7 +99,8 @@ struct ofl_tensor {
     struct core_copy *current;
     uint32_t dirty_ghosts, ghosts;
     uint64_t host_issued, host_done, version;
-    uint64_t fill_seq;   /* the oldest copy that awaits bytes, as of this round; SCHED_NEVER if none */
+    uint64_t fill_seq;   /* as of this round: the oldest copy whose bytes somebody awaits, or SCHED_NEVER */
+    bool fill_ahead;     /* as of this round: a copy is being filled that nobody awaits yet */
     uint32_t host_tiles; /* with a range of the host arena, home or not */
     uint32_t moving;     /* operations in flight on its tiles */
     uint32_t refs;       /* what else holds it: optimizers */
@@ -280,11 +281,13 @@ bool copy_drained(const struct pager *p, const struct ofl_tensor *t, uint32_t ti
 
 /* tile.c: host tiles: ranges, reads, write-backs */
 enum tile_need { NEED_WORK, NEED_FILL, NEED_AHEAD };
-/* who: NEED_WORK may evict any idle tile; NEED_FILL (of the copy with that seq) none that an older fill
- * awaits; NEED_AHEAD only tiles whose next use is further than ahead events away. */
+/* NEED_WORK may evict any idle tile; NEED_FILL (of the copy with that seq) none that an older awaited
+ * fill still needs, but those of its own that have served; NEED_AHEAD only tiles that no fill needs and
+ * whose next use is further than ahead events away. */
 struct tile_claim {
     enum tile_need need;
     uint64_t seq, ahead;
+    uint32_t landed; /* NEED_FILL: tiles of its own tensor before this one have served */
 };
 uint64_t tile_count_bytes(const struct ofl_tensor *t, uint32_t tile);
 void *tile_ptr(const struct pager *p, const struct ofl_tensor *t, uint32_t tile);

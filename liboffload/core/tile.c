@@ -99,8 +99,8 @@ static bool may_evict_from(const struct ofl_tensor *t, struct tile_claim claim, 
     if (claim.need == NEED_WORK)
         return true;
     if (claim.need == NEED_FILL)
-        return t->fill_seq > claim.seq;
-    return t->fill_seq == SCHED_NEVER && distance > claim.ahead;
+        return t->fill_seq >= claim.seq;
+    return t->fill_seq == SCHED_NEVER && !t->fill_ahead && distance > claim.ahead;
 }
 
 static bool idle(const struct core_tile *x, bool dirty)
@@ -123,6 +123,7 @@ static bool choose(struct pager *p, uint64_t min_bytes, bool dirty, struct tile_
     bool found = false;
 
     for (struct ofl_tensor *t = p->tensors; t; t = t->next) {
+        bool own = claim.need == NEED_FILL && t->fill_seq == claim.seq;
         uint64_t distance;
 
         if (t->host_home || t->host_tiles == 0)
@@ -132,7 +133,7 @@ static bool choose(struct pager *p, uint64_t min_bytes, bool dirty, struct tile_
             continue;
         if (!may_evict_from(t, claim, distance))
             continue;
-        for (uint32_t i = t->tiles_count; i-- > 0;) {
+        for (uint32_t i = own ? claim.landed : t->tiles_count; i-- > 0;) {
             if (!idle(&t->tiles[i], dirty) || t->tiles[i].len < min_bytes)
                 continue;
             *out = (struct victim){t, i};
