@@ -388,6 +388,35 @@ static void writes_wait_for_older_reads(void **state)
     close_program(&p, false);
 }
 
+/* One tensor, twice as large as the host arena, and nothing else that could give way. A fill that
+ * can't evict its own tiles once they have landed never ends. */
+static void larger_than_the_host_alone(void **state)
+{
+    static struct program p;
+    struct ofl_config config = {.size = sizeof config,
+                                .device_bytes = 6 * MIB,
+                                .host_bytes = 2 * MIB,
+                                .nvme_dir = *state,
+                                .nvme_bytes = 16 * MIB};
+    struct ofl_tensor_desc d = {.size = sizeof d, .name = "large", .dtype = OFL_U64, .elems = 4 * MIB / 8};
+    struct ofl_lease l = {.mode = OFL_READ};
+    struct model *m = &p.models[0];
+
+    memset(&p, 0, sizeof p);
+    ok(&p, ofl_open(&config, &p.ctx), "open");
+    ok(&p, ofl_stream_create(p.ctx, &p.streams[0]), "create stream");
+    ok(&p, ofl_tensor_create(p.ctx, &d, &m->tensor), "create");
+    m->words = d.elems;
+    write_over(&p, m);
+    l.tensor = m->tensor;
+    ok(&p, ofl_acquire(p.ctx, &l, 1, p.streams[0]), "acquire");
+    launch(&p, &l, m, p.streams[0]);
+    ok(&p, ofl_release(p.ctx, &l, 1, p.streams[0]), "release");
+    ok(&p, ofl_stream_sync(p.streams[0]), "sync");
+    assert_int_equal(atomic_load(&p.wrong_words), 0);
+    ok(&p, ofl_close(p.ctx), "close");
+}
+
 /* ---- refusals ---------------------------------------------------------- */
 
 static struct ofl_tensor *tensor_of(struct ofl_ctx *ctx, const char *name, uint64_t bytes)
@@ -520,6 +549,7 @@ int main(void)
         cmocka_unit_test(random_programs),
         cmocka_unit_test(missing_wait_is_seen),
         cmocka_unit_test(writes_wait_for_older_reads),
+        cmocka_unit_test(larger_than_the_host_alone),
         cmocka_unit_test(budgets_refuse_at_once),
         cmocka_unit_test(leases_exclude),
         cmocka_unit_test(plan_beats_recency),

@@ -110,6 +110,8 @@ show_story() {
     if [ -n "${OFL_PYTHON:-}" ]; then
         "$OFL_PYTHON" tools/check_transformers.py "$work/story" $data "$build" && ok=0 || ok=1
         verdict "story: the output loads in transformers, same loss" $ok
+        "$OFL_PYTHON" tools/check_training.py $model $data "$build" "$work" 2>"$work/log" && ok=0 || ok=1
+        verdict "training: untied, sharded F16, odd shapes, as in PyTorch" $ok
     else
         say "story: the output in transformers" "skipped: set OFL_PYTHON to a Python with torch and transformers"
     fi
