@@ -10,7 +10,7 @@ trap 'rm -rf "$work"' EXIT
 
 device=48M
 host=32M
-steps=${OFL_DEMO_STEPS:-40}
+steps=${OFL_DEMO_STEPS:-24}
 
 find . -path './build*' -prune -o -path './.git' -prune -o -type f \
     \( -name '*.c' -o -name '*.h' -o -name '*.md' \) -print | LC_ALL=C sort | xargs cat >"$work/text"
@@ -42,7 +42,7 @@ seconds=$(awk '/"step_s": \[/ {on = 1; next} on && /\]/ {exit} on {gsub(/[ ,]/, 
 row() { printf '%-24s %s\n' "$1" "$2"; }
 row "model" "$parameters parameters, f32"
 row "training state" "$(mib "$state")"
-row "loss" "$(echo "$losses" | head -1) -> $(echo "$losses" | tail -1) in $steps steps"
+row "loss" "$(echo "$losses" | head -1 | cut -c1-6) -> $(echo "$losses" | tail -1 | cut -c1-6) in $steps steps"
 for tier in device host nvme; do
     row "$tier peak / budget" "$(mib "$(part peak $tier)") / $(mib "$(part budget $tier)")"
 done
