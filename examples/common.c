@@ -249,24 +249,6 @@ void common_budget_free(struct common_budget *b)
     b->nvme_dir = NULL;
 }
 
-/* Whether a file could be made or replaced at path. */
-static int writable(const char *path)
-{
-    char dir[PATH_MAX];
-    const char *slash = strrchr(path, '/');
-    size_t length = slash ? (size_t)(slash - path) + 1 : 0;
-
-    struct stat s;
-
-    if (length >= sizeof dir)
-        return -ENAMETOOLONG;
-    if (stat(path, &s) == 0 && S_ISDIR(s.st_mode))
-        return -EISDIR;
-    memcpy(dir, path, length);
-    strcpy(dir + length, ".");
-    return access(dir, W_OK | X_OK) < 0 ? -errno : 0;
-}
-
 int common_budget_check(const struct common_budget *b)
 {
     int err;
@@ -283,7 +265,7 @@ int common_budget_check(const struct common_budget *b)
             (unsigned long long)b->host_bytes, OFL_HOST_MIN_BYTES, common_bytes(OFL_HOST_MIN_BYTES).text);
     if (b->nvme_dir && access(b->nvme_dir, W_OK | X_OK) < 0)
         return common_fail(EXIT_INPUT, "--nvme %s: %s", b->nvme_dir, strerror(errno));
-    err = b->report ? writable(b->report) : 0;
+    err = b->report ? common_report_check(b->report) : 0;
     if (err < 0)
         return common_fail(EXIT_INPUT, "--report %s: %s", b->report, strerror(-err));
     return 0;

@@ -99,6 +99,10 @@ void common_log(void *arg, enum ofl_log_level level, const char *text);
 /* Adds budget, peak, moved, the counters and io to a report. */
 int common_report_stats(json_t *report, const struct ofl_stats *stats);
 /* Writes FILE whole or not at all. */
+/* Whether it could be written there: 0 or -errno. Writes nothing. */
+int common_report_check(const char *path);
+/* A regular file is replaced whole, at the end of links if path is one; anything else that is
+ * there already (a FIFO, a device, an open descriptor) is written to and stays what it is. */
 int common_report_write(const char *path, json_t *report);
 
 #endif

@@ -127,44 +127,120 @@ int common_report_stats(json_t *report, const struct ofl_stats *s)
     return err ? common_fail(EXIT_RUNTIME, "make the report: out of memory") : 0;
 }
 
-static int write_file(FILE *f, json_t *report)
+static bool is_open_as(int fd, const struct stat *file)
+{
+    struct stat s;
+
+    return fstat(fd, &s) == 0 && s.st_dev == file->st_dev && s.st_ino == file->st_ino;
+}
+
+/*
+ * Where the report for path goes: *whole is the regular file to make or to replace, to be freed;
+ * NULL: what is at path can only be written to, since it is no regular file, or is what stdout or
+ * stderr leads to and holds lines already.
+ */
+static int settle_target(const char *path, char **whole)
+{
+    struct stat s;
+    bool link = lstat(path, &s) == 0 && S_ISLNK(s.st_mode);
+
+    *whole = NULL;
+    if (stat(path, &s) < 0) {
+        if (errno != ENOENT || link) /* a link to nowhere is refused */
+            return -errno;
+        *whole = strdup(path);
+        return *whole ? 0 : -ENOMEM;
+    }
+    if (S_ISDIR(s.st_mode))
+        return -EISDIR;
+    if (!S_ISREG(s.st_mode) || is_open_as(STDOUT_FILENO, &s) || is_open_as(STDERR_FILENO, &s))
+        return 0;
+    *whole = realpath(path, NULL);
+    return *whole ? 0 : -errno;
+}
+
+int common_report_check(const char *path)
+{
+    char *whole, *slash;
+    int err = settle_target(path, &whole);
+
+    if (err < 0)
+        return err;
+    if (!whole)
+        return access(path, W_OK) < 0 ? -errno : 0;
+    slash = strrchr(whole, '/');
+    if (slash)
+        slash[1] = '\0';
+    err = access(slash ? whole : ".", W_OK | X_OK) < 0 ? -errno : 0;
+    free(whole);
+    return err;
+}
+
+static int write_json(FILE *f, json_t *report)
 {
     int err = json_dumpf(report, f, JSON_INDENT(2) | JSON_REAL_PRECISION(17) | JSON_ENSURE_ASCII);
 
     errno = errno ? errno : EIO;
-    if (err < 0 || fputc('\n', f) == EOF || fflush(f) == EOF || fsync(fileno(f)) < 0)
-        return -errno;
-    return 0;
+    return err < 0 || fputc('\n', f) == EOF || fflush(f) == EOF ? -errno : 0;
+}
+
+/* Takes fd, also if it fails. */
+static int write_and_close(int fd, json_t *report, bool durable)
+{
+    FILE *f = fdopen(fd, "w");
+    int err;
+
+    if (!f) {
+        err = -errno;
+        close(fd);
+        return err;
+    }
+    errno = 0;
+    err = write_json(f, report);
+    if (err == 0 && durable && fsync(fd) < 0)
+        err = -errno;
+    if (fclose(f) == EOF && err == 0)
+        err = -errno;
+    return err;
+}
+
+static int write_through(const char *path, json_t *report)
+{
+    int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+
+    return fd < 0 ? -errno : write_and_close(fd, report, false);
+}
+
+/* Beside the old file, then in its place. */
+static int write_whole(const char *path, json_t *report)
+{
+    char *temporary;
+    int fd, err;
+
+    if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
+        return -ENOMEM;
+    fd = mkostemp(temporary, O_CLOEXEC);
+    if (fd < 0) {
+        err = -errno;
+    } else {
+        fchmod(fd, 0644);
+        err = write_and_close(fd, report, true);
+        if (err == 0 && rename(temporary, path) < 0)
+            err = -errno;
+        if (err < 0)
+            unlink(temporary);
+    }
+    free(temporary);
+    return err;
 }
 
 int common_report_write(const char *path, json_t *report)
 {
-    size_t room = strlen(path) + sizeof ".XXXXXX";
-    char *temporary = malloc(room);
-    FILE *f = NULL;
-    int fd, err = 0;
+    char *whole;
+    int err = settle_target(path, &whole);
 
-    if (!temporary)
-        return common_fail(EXIT_RUNTIME, "write %s: out of memory", path);
-    snprintf(temporary, room, "%s.XXXXXX", path);
-    errno = 0;
-    fd = mkostemp(temporary, O_CLOEXEC);
-    if (fd < 0 || !(f = fdopen(fd, "w"))) {
-        err = -errno;
-        if (fd >= 0)
-            close(fd);
-    }
-    if (f) {
-        fchmod(fd, 0644);
-        errno = 0;
-        err = write_file(f, report);
-        if (fclose(f) == EOF && err == 0)
-            err = -errno;
-    }
-    if (err == 0 && rename(temporary, path) < 0)
-        err = -errno;
-    if (err < 0 && fd >= 0)
-        unlink(temporary);
-    free(temporary);
+    if (err == 0)
+        err = whole ? write_whole(whole, report) : write_through(path, report);
+    free(whole);
     return err < 0 ? common_fail(EXIT_RUNTIME, "write %s: %s", path, strerror(-err)) : 0;
 }

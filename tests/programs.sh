@@ -200,6 +200,25 @@ refuse '0 tokens' ofl-finetune --preset tiny --data "$work/empty"
 refuse 'step 2: the loss is' ofl-finetune "${tiny[@]}" --lr 1e5 --weight-decay 1e5 --steps 20 --out "$work/refused"
 run ofl-finetune --preset tiny --data "$work/text" --report "$work/absent/r.json"
 [ "$status" -eq 2 ] || complain "--report in no directory: exit status $status"
+# What is there and is no regular file is written to, never replaced; a link stays a link.
+mkfifo "$work/fifo"
+cat "$work/fifo" >"$work/through" &
+reader=$!
+run ofl-finetune "${tiny[@]}" --steps 1 --in-memory --report "$work/fifo"
+wanted --report to a FIFO
+[ -p "$work/fifo" ] || complain "--report replaced a FIFO by a file"
+kill "$reader" 2>/dev/null && [ ! -s "$work/through" ] && complain "--report wrote nothing to the FIFO"
+wait "$reader" 2>/dev/null
+grep -q '"state_hash"' "$work/through" || complain "the FIFO got no report"
+: >"$work/behind"
+ln -s behind "$work/link"
+run ofl-finetune "${tiny[@]}" --steps 1 --in-memory --report "$work/link"
+wanted --report through a link
+[ -L "$work/link" ] || complain "--report replaced a link by a file"
+grep -q '"state_hash"' "$work/behind" || complain "what the link leads to got no report"
+ln -s absent/file "$work/dangling"
+run ofl-finetune "${tiny[@]}" --steps 1 --in-memory --report "$work/dangling"
+[ "$status" -eq 2 ] || complain "--report through a link to nowhere: exit status $status"
 run ofl-finetune --help
 wanted --help
 run ofl-generate --version

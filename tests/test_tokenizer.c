@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -376,6 +378,7 @@ static void byte_tokenizer(void **state)
 {
     char all[256 + 16], *saved, *expected;
     size_t count, bytes, more;
+    struct rlimit whole;
     struct tokenizer *t;
     const char *piece;
     uint32_t *ids;
@@ -402,6 +405,8 @@ static void byte_tokenizer(void **state)
     tokenizer_close(t);
 
     /* What is saved is the file that Hugging Face made the goldens from. */
+    assert_int_equal(tokenizer_save_bytes(tokenizer_path), -EEXIST); /* never over another's file */
+    assert_int_equal(unlink(tokenizer_path), 0);
     assert_int_equal(tokenizer_save_bytes(tokenizer_path), 0);
     saved = read_all(tokenizer_path, &bytes);
     expected = read_all(GOLDEN "bytes.json", &more);
@@ -410,7 +415,14 @@ static void byte_tokenizer(void **state)
     free(saved);
     free(expected);
     assert_int_equal(tokenizer_save_bytes("/nonexistent/tokenizer.json"), -ENOENT);
-    assert_int_equal(access("/dev/full", W_OK) == 0 ? tokenizer_save_bytes("/dev/full") : -ENOSPC, -ENOSPC);
+    assert_int_equal(unlink(tokenizer_path), 0);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &whole), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &(struct rlimit){1024, whole.rlim_max}), 0);
+    assert_int_equal(tokenizer_save_bytes(tokenizer_path), -EFBIG);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &whole), 0);
+    assert_int_equal(access(tokenizer_path, F_OK), -1); /* no half of one */
+    write_all("", 0);
 }
 
 static void *encode_often(void *argument)

@@ -129,7 +129,7 @@ int tokenizer_save_bytes(const char *path)
     json_decref(root);
     if (!text)
         return -ENOMEM;
-    file = fopen(path, "we");
+    file = fopen(path, "wxe"); /* new: what is removed below is ours */
     if (!file) {
         rc = -errno;
     } else {

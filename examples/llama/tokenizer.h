@@ -44,7 +44,8 @@ int tokenizer_open(const char *path, struct tokenizer **out, char *error, size_t
 int tokenizer_bytes(struct tokenizer **out);
 
 /* Writes the tokenizer of tokenizer_bytes as a tokenizer.json, which Hugging Face
- * loads with the same ids. Not atomic: a failed write removes the file. */
+ * loads with the same ids. The file must not exist yet (-EEXIST); a failed write
+ * leaves none. */
 int tokenizer_save_bytes(const char *path);
 
 /* NULL is accepted. */
