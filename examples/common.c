@@ -172,7 +172,8 @@ enum { KEY_DEVICE = 0x800, KEY_HOST, KEY_NVME, KEY_IN_MEMORY, KEY_REPORT };
              KEY_NVME,                                                                                       \
              "DIR[:SIZE]",                                                                                   \
              nvme_flags,                                                                                     \
-             "Directory of the NVMe tier and its budget (default: what is free there, less 5 %)",            \
+             "Directory of the NVMe tier and its budget (default: what is free there, less 5 %); "           \
+             "given several times: striped over all, with shares by their speed",                            \
              2},                                                                                             \
             {"in-memory",                                                                                    \
              KEY_IN_MEMORY,                                                                                  \
@@ -198,22 +199,25 @@ static void parse_size(struct argp_state *state, const char *name, const char *t
 static error_t parse_nvme(struct argp_state *state, struct common_budget *b, const char *text)
 {
     const char *colon = strrchr(text, ':');
+    struct ofl_nvme *n = &b->nvme[b->nvme_count];
     size_t length = strlen(text);
 
-    if (b->nvme_dir) {
-        argp_error(state,
-                   "--nvme %s: a second directory, after %s: striping over several is not supported yet",
-                   text, b->nvme_dir);
+    if (b->nvme_count == OFL_NVME_MAX) {
+        argp_error(state, "--nvme %s: one more than the %d directories that can be striped", text,
+                   OFL_NVME_MAX);
         return EINVAL;
     }
     if (colon && strchr(colon, '/') == NULL) {
         length = (size_t)(colon - text);
-        parse_size(state, "nvme DIR", colon + 1, &b->nvme_bytes);
+        parse_size(state, "nvme DIR", colon + 1, &n->bytes);
     }
     if (length == 0)
         argp_error(state, "--nvme %s: no directory", text);
-    b->nvme_dir = strndup(text, length);
-    return b->nvme_dir ? 0 : ENOMEM;
+    n->dir = strndup(text, length);
+    if (!n->dir)
+        return ENOMEM;
+    b->nvme_count++;
+    return 0;
 }
 
 static error_t parse_budget(int key, char *arg, struct argp_state *state)
@@ -245,15 +249,15 @@ const struct argp common_read_argp = {.options = read_options, .parser = parse_b
 
 void common_budget_free(struct common_budget *b)
 {
-    free(b->nvme_dir);
-    b->nvme_dir = NULL;
+    while (b->nvme_count)
+        free((char *)b->nvme[--b->nvme_count].dir);
 }
 
 int common_budget_check(const struct common_budget *b)
 {
     int err;
 
-    if (b->in_memory && (b->device_bytes || b->host_bytes || b->nvme_dir))
+    if (b->in_memory && (b->device_bytes || b->host_bytes || b->nvme_count))
         return common_fail(EXIT_INPUT,
                            "--in-memory takes what it needs: it excludes --device-mem, --host-mem and "
                            "--nvme");
@@ -263,8 +267,9 @@ int common_budget_check(const struct common_budget *b)
             "--host-mem of %llu bytes: bytes move through host memory in tiles; the smallest workable "
             "--host-mem is %u bytes (%s)",
             (unsigned long long)b->host_bytes, OFL_HOST_MIN_BYTES, common_bytes(OFL_HOST_MIN_BYTES).text);
-    if (b->nvme_dir && access(b->nvme_dir, W_OK | X_OK) < 0)
-        return common_fail(EXIT_INPUT, "--nvme %s: %s", b->nvme_dir, strerror(errno));
+    for (uint32_t i = 0; i < b->nvme_count; i++)
+        if (access(b->nvme[i].dir, W_OK | X_OK) < 0)
+            return common_fail(EXIT_INPUT, "--nvme %s: %s", b->nvme[i].dir, strerror(errno));
     err = b->report ? common_report_check(b->report) : 0;
     if (err < 0)
         return common_fail(EXIT_INPUT, "--report %s: %s", b->report, strerror(-err));

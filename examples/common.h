@@ -55,8 +55,9 @@ double common_seconds(void); /* of a clock that never goes back */
 /* ---- options of budgets ------------------------------------------------- */
 
 struct common_budget {
-    uint64_t device_bytes, host_bytes, nvme_bytes; /* 0: not given */
-    char *nvme_dir;                                /* NULL: none */
+    uint64_t device_bytes, host_bytes;  /* 0: not given */
+    struct ofl_nvme nvme[OFL_NVME_MAX]; /* as given; the directories are owned */
+    uint32_t nvme_count;
     bool in_memory;
     const char *report;
 };
@@ -96,9 +97,10 @@ void common_log(void *arg, enum ofl_log_level level, const char *text);
 
 /* ---- report ------------------------------------------------------------- */
 
+/* What each drive has done so far, for common_report_stats, which takes it; NULL: no memory. */
+json_t *common_drives_json(struct ofl_ctx *ctx);
 /* Adds budget, peak, moved, the counters and io to a report. */
-int common_report_stats(json_t *report, const struct ofl_stats *stats);
-/* Writes FILE whole or not at all. */
+int common_report_stats(json_t *report, const struct ofl_stats *stats, json_t *drives);
 /* Whether it could be written there: 0 or -errno. Writes nothing. */
 int common_report_check(const char *path);
 /* A regular file is replaced whole, at the end of links if path is one; anything else that is

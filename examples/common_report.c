@@ -98,14 +98,52 @@ static json_t *tiers(const uint64_t bytes[OFL_TIERS])
                      integer(bytes[OFL_HOST]), "nvme", integer(bytes[OFL_NVME]));
 }
 
-int common_report_stats(json_t *report, const struct ofl_stats *s)
+static json_t *seconds(uint64_t ns)
+{
+    return json_real((double)ns * 1e-9);
+}
+
+static json_t *direction(uint64_t bytes, uint64_t transfers, uint64_t p50, uint64_t p99, uint64_t p999)
+{
+    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "bytes", integer(bytes), "transfers", integer(transfers),
+                     "p50_s", seconds(p50), "p99_s", seconds(p99), "p999_s", seconds(p999));
+}
+
+json_t *common_drives_json(struct ofl_ctx *ctx)
+{
+    json_t *drives = json_array();
+    struct ofl_path_stats s = {.size = sizeof s};
+    int err = 0;
+
+    for (uint32_t i = 0; ofl_path_stats_get(ctx, i, &s) == 0; i++) {
+        double days = (double)s.since_ns / 86400e9;
+
+        err |= json_array_append_new(
+            drives,
+            json_pack(
+                "{s:s*, s:o, s:o, s:o, s:o, s:o, s:f}", "name", s.name, "read",
+                direction(s.read_bytes, s.read_transfers, s.read_p50_ns, s.read_p99_ns, s.read_p999_ns),
+                "write",
+                direction(s.write_bytes, s.write_transfers, s.write_p50_ns, s.write_p99_ns, s.write_p999_ns),
+                "errors", integer(s.errors), "busy_s", seconds(s.busy_ns), "empty_s", seconds(s.empty_ns),
+                "write_bytes_per_day", days > 0 ? (double)s.write_bytes / days : 0));
+    }
+    if (err) {
+        json_decref(drives);
+        return NULL;
+    }
+    return drives;
+}
+
+int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drives)
 {
     json_t *moved =
         json_pack("{s:o, s:o, s:o, s:o, s:o}", "source_read", integer(s->source_read_bytes), "nvme_read",
                   integer(s->nvme_read_bytes), "nvme_write", integer(s->nvme_write_bytes), "device_in",
                   integer(s->device_in_bytes), "device_out", integer(s->device_out_bytes));
-    json_t *io = json_pack("{s:b, s:b, s:b, s:i, s:o}", "uring", s->io_uring, "direct", s->direct, "pinned",
-                           s->pinned, "numa_node", s->numa_node, "tile_bytes", integer(s->tile_bytes));
+    json_t *io = json_pack("{s:b, s:b, s:b, s:b, s:i, s:o, s:o}", "uring", s->io_uring, "direct", s->direct,
+                           "pinned", s->pinned, "registered", s->registered, "numa_node", s->numa_node,
+                           "tile_bytes", integer(s->tile_bytes), "drives", drives);
     const struct {
         const char *name;
         json_t *value;

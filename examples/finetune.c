@@ -142,14 +142,15 @@ static json_t *model_json(const struct run *r)
                      (json_int_t)need.activation_bytes, "workspace_bytes", (json_int_t)need.workspace_bytes);
 }
 
-static int write_report(struct run *r, const struct ofl_stats *stats, const char *hash)
+/* Takes drives. */
+static int write_report(struct run *r, const struct ofl_stats *stats, json_t *drives, const char *hash)
 {
     json_t *j = json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:s, s:o, s:o}", "program", "ofl-finetune",
                           "version", ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "tokens",
                           (json_int_t)r->tokens, "step_s", r->step_s, "state_hash", hash, "model",
                           model_json(r), "settings", options_json(r->options));
-    int status =
-        j ? common_report_stats(j, stats) : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+    int status = j ? common_report_stats(j, stats, drives)
+                   : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 
     if (status == 0)
         status = common_report_write(r->options->budget.report, j);
@@ -161,18 +162,24 @@ static int finish(struct run *r)
 {
     const struct options *o = r->options;
     struct ofl_stats stats = {.size = sizeof stats};
+    json_t *drives = NULL;
     char hash[33];
     int status = 0;
 
     /* The training's figures: saving and hashing come after. */
     if (ofl_stats_get(r->state->ctx, &stats) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "get statistics");
-    if (o->budget.report)
+    if (o->budget.report) {
+        drives = common_drives_json(r->state->ctx);
         status = state_hash(r->state, hash);
+    }
     if (status == 0 && o->out)
         status = state_save(r->state);
-    if (status == 0 && o->budget.report)
-        status = write_report(r, &stats, hash);
+    if (status == 0 && o->budget.report) {
+        status = write_report(r, &stats, drives, hash);
+        drives = NULL;
+    }
+    json_decref(drives);
     if (status)
         return status;
     print_summary(r, &stats);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 typedef unsigned long long ull;
@@ -50,29 +51,51 @@ static int refuse_device(const struct options *o, const struct llama_trainer_nee
         (ull)d->device_bytes, common_bytes(d->device_bytes).text);
 }
 
+/* Directories on one file system without a SIZE share what is free there, as the library does it. */
+static uint64_t sharers(const struct common_budget *b, const dev_t *device, uint32_t i)
+{
+    uint64_t n = 0;
+
+    for (uint32_t k = 0; k < b->nvme_count; k++)
+        n += device[k] == device[i] && b->nvme[k].bytes == 0;
+    return n;
+}
+
 static int check_nvme(const struct options *o, const struct llama_trainer_need *need)
 {
     const struct common_budget *b = &o->budget;
-    struct statvfs fs;
-    uint64_t available;
+    uint64_t unit = b->nvme_count > 1 ? 1 << 20 : 4096, total = 0, available[OFL_NVME_MAX];
+    dev_t device[OFL_NVME_MAX];
 
-    if (statvfs(b->nvme_dir, &fs) < 0)
-        return common_fail(EXIT_INPUT, "--nvme %s: %s", b->nvme_dir, strerror(errno));
-    available = (uint64_t)fs.f_bavail * fs.f_frsize;
-    if (b->nvme_bytes > available)
-        return common_fail(EXIT_INPUT, "--nvme %s: %llu bytes wanted, %llu bytes (%s) free there",
-                           b->nvme_dir, (ull)b->nvme_bytes, (ull)available, common_bytes(available).text);
-    if (b->nvme_bytes == 0)
-        available -= available / 20;
-    else
-        available = b->nvme_bytes;
-    if (available / 4096 * 4096 < need->store_bytes)
+    for (uint32_t i = 0; i < b->nvme_count; i++) {
+        struct statvfs fs;
+        struct stat st;
+
+        if (statvfs(b->nvme[i].dir, &fs) < 0 || stat(b->nvme[i].dir, &st) < 0)
+            return common_fail(EXIT_INPUT, "--nvme %s: %s", b->nvme[i].dir, strerror(errno));
+        available[i] = (uint64_t)fs.f_bavail * fs.f_frsize;
+        device[i] = st.st_dev;
+        if (b->nvme[i].bytes > available[i])
+            return common_fail(EXIT_INPUT, "--nvme %s: %llu bytes wanted, %llu bytes (%s) free there",
+                               b->nvme[i].dir, (ull)b->nvme[i].bytes, (ull)available[i],
+                               common_bytes(available[i]).text);
+    }
+    for (uint32_t i = 0; i < b->nvme_count; i++) {
+        uint64_t bytes = b->nvme[i].bytes;
+
+        if (bytes == 0)
+            bytes = (available[i] - available[i] / 20) / sharers(b, device, i);
+        total += bytes / unit * unit;
+    }
+    if (total < need->store_bytes)
         return common_fail(
             EXIT_INPUT,
-            "--nvme %s: %llu bytes to use%s: all tensors together take %llu bytes; the smallest "
-            "workable SIZE is %llu (%s)",
-            b->nvme_dir, (ull)available, b->nvme_bytes ? "" : " (what is free, less 5 %)",
-            (ull)need->store_bytes, (ull)need->store_bytes, common_bytes(need->store_bytes).text);
+            "--nvme %s%s: %llu bytes to use%s: all tensors together take %llu bytes; the smallest "
+            "workable SIZE is %llu (%s)%s",
+            b->nvme[0].dir, b->nvme_count > 1 ? " and others" : "", (ull)total,
+            b->nvme[0].bytes ? "" : " (what is free, less 5 %)", (ull)need->store_bytes,
+            (ull)need->store_bytes, common_bytes(need->store_bytes).text,
+            b->nvme_count > 1 ? " over all, each in whole MiB" : "");
     return 0;
 }
 
@@ -124,7 +147,7 @@ int budget_check(const struct options *o, const struct llama_trainer_config *tra
 
     llama_trainer_need(trainer, &need);
     *out = (struct ofl_config){.size = sizeof *out, .log = common_log};
-    if (b->in_memory || (!b->device_bytes && !b->host_bytes && !b->nvme_dir))
+    if (b->in_memory || (!b->device_bytes && !b->host_bytes && !b->nvme_count))
         return all_in_memory(o, &need, out);
     if (!b->device_bytes)
         return common_fail(EXIT_INPUT,
@@ -134,10 +157,10 @@ int budget_check(const struct options *o, const struct llama_trainer_config *tra
     if (b->device_bytes / 256 * 256 < need.device.device_bytes)
         return refuse_device(o, &need);
     out->device_bytes = b->device_bytes;
-    out->host_bytes = b->host_bytes ? b->host_bytes : b->nvme_dir ? HOST_BYTES : STAGING_BYTES;
-    out->nvme_dir = b->nvme_dir;
-    out->nvme_bytes = b->nvme_bytes;
-    status = b->nvme_dir ? check_nvme(o, &need) : check_memory(o, &need, out);
+    out->host_bytes = b->host_bytes ? b->host_bytes : b->nvme_count ? HOST_BYTES : STAGING_BYTES;
+    out->nvme = b->nvme;
+    out->nvme_count = b->nvme_count;
+    status = b->nvme_count ? check_nvme(o, &need) : check_memory(o, &need, out);
     if (status == 0 && out->device_bytes + out->host_bytes > common_memory())
         status =
             common_fail(EXIT_INPUT,

@@ -273,7 +273,7 @@ static json_t *text_or_null(const char *text)
 
 json_t *options_json(const struct options *o)
 {
-    json_t *files = json_array(), *j = json_object();
+    json_t *files = json_array(), *nvme = json_array(), *j = json_object();
     const struct {
         const char *name;
         uint64_t value;
@@ -291,6 +291,9 @@ json_t *options_json(const struct options *o)
 
     for (size_t i = 0; i < o->data_count; i++)
         json_array_append_new(files, text_or_null(o->data[i]));
+    for (uint32_t i = 0; i < o->budget.nvme_count; i++)
+        json_array_append_new(nvme, json_pack("{s:o, s:I}", "dir", text_or_null(o->budget.nvme[i].dir),
+                                              "bytes", (json_int_t)o->budget.nvme[i].bytes));
     json_object_set_new(j, "model", text_or_null(o->model));
     json_object_set_new(j, "preset", text_or_null(o->preset));
     json_object_set_new(j, "data", files);
@@ -304,7 +307,6 @@ json_t *options_json(const struct options *o)
     json_object_set_new(j, "in_memory", json_boolean(o->budget.in_memory));
     json_object_set_new(j, "device_mem", json_integer((json_int_t)o->budget.device_bytes));
     json_object_set_new(j, "host_mem", json_integer((json_int_t)o->budget.host_bytes));
-    json_object_set_new(j, "nvme", text_or_null(o->budget.nvme_dir));
-    json_object_set_new(j, "nvme_mem", json_integer((json_int_t)o->budget.nvme_bytes));
+    json_object_set_new(j, "nvme", nvme);
     return j;
 }

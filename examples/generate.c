@@ -289,7 +289,9 @@ static json_t *model_json(const struct run *r, const struct llama_generator_need
                      (json_int_t)need->workspace_bytes);
 }
 
-static int write_report(struct run *r, const struct llama_generator_need *need, const struct ofl_stats *stats)
+/* Takes drives. */
+static int write_report(struct run *r, const struct llama_generator_need *need, const struct ofl_stats *stats,
+                        json_t *drives)
 {
     json_t *j = json_pack("{s:s, s:s, s:o, s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o}", "program",
                           "ofl-generate", "version", ofl_version(), "text", text_json(&r->text), "end",
@@ -297,7 +299,7 @@ static int write_report(struct run *r, const struct llama_generator_need *need, 
                           (json_int_t)r->prompt_tokens, "generated_tokens", (json_int_t)r->generated,
                           "prefill_s", r->prefill_s, "decode_s", r->decode_s, "tokens_per_s", tokens_per_s(r),
                           "model", model_json(r, need), "settings", options_json(r->options));
-    int status = j ? common_report_stats(j, stats) : out_of_memory();
+    int status = j ? common_report_stats(j, stats, drives) : out_of_memory();
 
     if (status == 0)
         status = common_report_write(r->options->budget.report, j);
@@ -325,7 +327,7 @@ static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_gener
     if (ofl_stats_get(ctx, &stats) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "get statistics");
     print_summary(r, &stats);
-    return r->options->budget.report ? write_report(r, need, &stats) : 0;
+    return r->options->budget.report ? write_report(r, need, &stats, common_drives_json(ctx)) : 0;
 }
 
 /* ---- set-up ------------------------------------------------------------------ */
@@ -388,11 +390,11 @@ static int run_all(struct run *r)
     char error[COMMON_ERROR_BYTES];
     int status = 0, err;
 
-    if (r->options->budget.nvme_dir)
+    if (r->options->budget.nvme_count)
         return common_fail(EXIT_INPUT,
                            "--nvme %s: weights are read from the checkpoint itself, and nothing else "
                            "needs a drive; leave it out",
-                           r->options->budget.nvme_dir);
+                           r->options->budget.nvme[0].dir);
     status = common_budget_check(&r->options->budget);
     if (status)
         return status;

@@ -31,8 +31,12 @@ static void add_one(void *data)
 
 int main(void)
 {
-    struct ofl_config config = {
-        .size = sizeof config, .device_bytes = 4 << 20, .host_bytes = 8 << 20, .nvme_dir = "."};
+    struct ofl_nvme here = {.dir = "."};
+    struct ofl_config config = {.size = sizeof config,
+                                .device_bytes = 4 << 20,
+                                .host_bytes = 8 << 20,
+                                .nvme = &here,
+                                .nvme_count = 1};
     struct ofl_stats stats = {.size = sizeof stats};
     struct ofl_tensor *tensors[TENSORS];
     struct ofl_stream *stream;

@@ -7,8 +7,9 @@
  * device pointers, enqueues its kernels, and releases them. Each tier has a hard
  * byte budget; the library moves the bytes, and overlaps the moves with compute.
  *
+ *     struct ofl_nvme scratch = {.dir = "/mnt/scratch"};
  *     struct ofl_config config = {.size = sizeof config, .device_bytes = 64 << 20,
- *                                 .host_bytes = 128 << 20, .nvme_dir = "/mnt/scratch"};
+ *                                 .host_bytes = 128 << 20, .nvme = &scratch, .nvme_count = 1};
  *     struct ofl_lease lease = {.tensor = weight, .mode = OFL_READ};
  *
  *     ofl_open(&config, &ctx);
@@ -30,7 +31,7 @@
  * Caveats
  *  - Leases that are held together must fit device_bytes together. What can't
  *    fit is refused at once (-OFL_EBUDGET), with the numbers.
- *  - Without nvme_dir the larger of device_bytes and host_bytes must hold all tensors.
+ *  - Without an NVMe directory the larger of device_bytes and host_bytes must hold all tensors.
  *  - The store is scratch: it vanishes with the context. Read out what is to be kept.
  *  - One accelerator kind so far: "host", an emulated accelerator in RAM with an
  *    arena, streams and copy threads of its own.
@@ -119,6 +120,7 @@ enum {
     OFL_FORBID_PAGEABLE = 1u << 2, /* fail rather than use memory that can't be pinned */
     OFL_USE_THREADS = 1u << 3,     /* use the thread engine even where io_uring works */
     OFL_USE_BUFFERED = 1u << 4,    /* use buffered I/O even where direct I/O works */
+    OFL_NO_MEASURE = 1u << 6,      /* take drives as they are: no measurement where no profile is kept */
     OFL_POISON = 1u << 5,          /* debug: fill device memory with 0xFF when its bytes become undefined */
 };
 
@@ -127,13 +129,22 @@ enum ofl_log_level { OFL_LOG_WARNING, OFL_LOG_INFO, OFL_LOG_DEBUG };
 /* Called from any thread of the library, one at a time. Must not call back into it. */
 typedef void ofl_log_fn(void *arg, enum ofl_log_level level, const char *text);
 
+/* A directory of the store. Several are striped, with shares by their measured speed: about half
+ * a second each at ofl_open. */
+struct ofl_nvme {
+    const char *dir;
+    uint64_t bytes; /* budget; 0: what is free there, less 5 % */
+};
+
+#define OFL_NVME_MAX 8
+
 struct ofl_config {
     size_t size;
     const char *device;    /* NULL: "host" */
     uint64_t device_bytes; /* budget of the device arena, > 0 */
     uint64_t host_bytes;   /* budget of the pinned arena; at least OFL_HOST_MIN_BYTES, or 0: none */
-    const char *nvme_dir;  /* directory of the store; NULL: no NVMe tier */
-    uint64_t nvme_bytes;   /* budget of the store; 0: what is free there, less 5 % */
+    const struct ofl_nvme *nvme; /* directories of the store, at most OFL_NVME_MAX */
+    uint32_t nvme_count;         /* 0: no NVMe tier */
     uint64_t tile_bytes;   /* 0: chosen from host_bytes, 64 KiB to 8 MiB; else a power of two */
     uint32_t workers;      /* threads for host-side tile work; 0: one per core */
     uint32_t flags;
@@ -329,10 +340,27 @@ struct ofl_stats {
     uint32_t io_uring, direct, pinned; /* 1: yes; 0: no, and the log says why, or there is none: direct
                                           speaks of the store and all sources, pinned of host memory */
     int32_t numa_node;                 /* that the host arena is bound to; -1: none */
+    uint32_t registered;               /* 1: host memory is registered with io_uring: I/O pins no pages */
+    uint32_t paths;                    /* drives that I/O went to: see ofl_path_stats_get */
 };
 
 /* any. Fields beyond *out's size are left out. */
 OFL_API int ofl_stats_get(struct ofl_ctx *ctx, struct ofl_stats *out);
+
+/* One drive. Latencies are of single transfers, from hand-over to completion, to 1/8. */
+struct ofl_path_stats {
+    size_t size;
+    char name[64]; /* a directory or file on it */
+    uint64_t read_bytes, write_bytes, read_transfers, write_transfers;
+    uint64_t errors; /* transfers that failed for good */
+    uint64_t read_p50_ns, read_p99_ns, read_p999_ns, write_p50_ns, write_p99_ns, write_p999_ns;
+    uint64_t busy_ns;  /* something was in flight */
+    uint64_t empty_ns; /* nothing was, between the first transfer and the last */
+    uint64_t since_ns; /* from the first transfer until now */
+};
+
+/* any. Drive `index` of ofl_stats.paths; -ENOENT beyond. Wear: write_bytes over since_ns. */
+OFL_API int ofl_path_stats_get(struct ofl_ctx *ctx, uint32_t index, struct ofl_path_stats *out);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 /*
  * Engines, inside the io room: how a transfer reaches the kernel and how its
  * result comes back. An engine knows descriptors, buffers and results; classes,
- * depth, deadlines, resubmission and error sentences are the queue's.
+ * windows, deadlines, resubmission and error sentences are the queue's.
  */
 #ifndef OFL_IO_ENGINE_H
 #define OFL_IO_ENGINE_H
@@ -10,8 +10,8 @@
 
 #include "io/io.h"
 
-#define IO_TRANSFER_MAX (1ull << 30) /* the kernel moves at most 2 GiB less a page per call */
-#define IO_DEPTH_MAX    4096u
+#define IO_PIECE_MAX (1u << 30) /* the kernel moves at most 2 GiB less a page per call */
+#define IO_DEPTH_MAX 4096u
 
 /* One read or write, of one piece of one request. The queue owns it, and keeps it until the
  * engine has returned it or is closed: longer than the request, if that missed its deadline. */
@@ -19,6 +19,7 @@ struct io_transfer {
     /* the queue's, for the engine */
     enum io_op op;
     int fd;
+    int slot;       /* of the registered file; -1: fd */
     uint32_t block; /* 1: buffered */
     void *buf;
     uint64_t offset;
@@ -26,17 +27,28 @@ struct io_transfer {
     /* the engine's, for the queue: bytes moved, or -errno */
     int64_t result;
 
-    struct io_transfer *next;    /* whoever holds it */
-    struct io_request *request;  /* the queue's; NULL once the request has been given up */
-    uint32_t asked_bytes;        /* the queue's: bytes, whatever a decorator did to it */
-    uint32_t fault, fault_bytes; /* the fault decorator's */
+    struct io_transfer *next; /* whoever holds it */
+
+    /* the queue's: what the transfer is for */
+    struct io_request *request; /* NULL once the request has been given up */
+    struct io_member *member;
+    struct io_path *path;
+    uint64_t at, want; /* the piece: [at, at + want) of the request */
+    uint32_t skip;     /* bytes that are read in front of it */
+    void *bounce;      /* aligned memory for a piece that is not */
+    uint64_t charged;  /* to the path's window */
+    uint64_t start_ns;
+    uint32_t asked_bytes; /* bytes, whatever a decorator did to it */
+    bool handed_over;     /* the engine has it */
+
+    uint32_t fault, fault_bytes, fault_rounds; /* the fault decorator's */
 };
 
 struct io_backend;
 
 /* Called by the owner of the queue only, from one thread at a time. */
 struct io_backend_ops {
-    /* Takes t; it may wait for flush. Never more than the depth that the backend was opened with
+    /* Takes t; it may wait for flush. Never more than the count that the backend was opened with
      * are unfinished. 0, or -errno: t was not taken, and its request fails. */
     int (*start)(struct io_backend *b, struct io_transfer *t);
     /* Hands what was started to the kernel. 0, or -errno: some are left for the next flush. */
@@ -45,6 +57,19 @@ struct io_backend_ops {
     unsigned (*collect)(struct io_backend *b, struct io_transfer **done, unsigned max);
     /* Waits until no transfer touches its buffer any more; results are lost. Frees b. */
     void (*close)(struct io_backend *b);
+
+    /* The rest may be NULL. */
+
+    /* flush, then wait until there is something to collect, or for timeout_ns. NULL: the event
+     * descriptor is to be waited for. */
+    int (*wait)(struct io_backend *b, uint64_t timeout_ns);
+    /* From now on the event descriptor is written to. NULL: it always is. */
+    int (*arm)(struct io_backend *b);
+    /* Asks for an early end of t, which still is to be collected. */
+    void (*cancel)(struct io_backend *b, struct io_transfer *t);
+    int (*register_buffers)(struct io_backend *b, void *base, uint64_t bytes);
+    /* The slot, or -errno. */
+    int (*register_file)(struct io_backend *b, int fd);
 };
 
 struct io_backend {
@@ -53,10 +78,10 @@ struct io_backend {
 
 /* Backends write to event_fd, the queue's eventfd, when a transfer has finished.
  * 0 or -errno with the sentence set. */
-int io_backend_uring(uint32_t depth, int event_fd, struct io_backend **out);
-int io_backend_threads(uint32_t depth, int event_fd, struct io_backend **out);
+int io_backend_uring(uint32_t count, uint32_t flags, int event_fd, struct io_backend **out);
+int io_backend_threads(uint32_t count, int event_fd, struct io_backend **out);
 /* Owns inner once it has succeeded. */
-int io_backend_fault(const struct io_queue_config *config, int event_fd, struct io_backend *inner,
+int io_backend_fault(const struct io_faults *faults, int event_fd, struct io_backend *inner,
                      struct io_backend **out);
 
 uint32_t io_threads_depth_max(void); /* threads beyond this buy nothing */
@@ -93,6 +118,24 @@ static inline struct io_transfer *io_transfers_pop(struct io_transfers *l)
         t->next = NULL;
     }
     return t;
+}
+
+/* Takes t out of l; false if it is not there. */
+static inline bool io_transfers_remove(struct io_transfers *l, struct io_transfer *t)
+{
+    struct io_transfer **at = &l->head, *before = NULL;
+
+    while (*at && *at != t) {
+        before = *at;
+        at = &(*at)->next;
+    }
+    if (!*at)
+        return false;
+    *at = t->next;
+    if (l->tail == t)
+        l->tail = before;
+    t->next = NULL;
+    return true;
 }
 
 #endif

@@ -1,7 +1,8 @@
 /*
- * The fault decorator: an engine in front of another that cuts transfers short,
- * fails them, asks for a retry or withholds their completion, as often as the
- * queue's configuration says, from a seed. For tests.
+ * The fault decorator: an engine in front of another that cuts transfers short, fails
+ * them, asks for a retry, holds completions back so that others overtake them, withholds
+ * them for good, or changes what was read, as often as it is told to, from a seed. For
+ * tests.
  */
 #include "io/engine.h"
 
@@ -9,15 +10,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum fault { FAULT_NONE, FAULT_SHORT, FAULT_SHORT_UNALIGNED, FAULT_LATE };
+#define ROUNDS_MAX 8u /* collections that a delayed completion misses at most */
+
+enum fault { FAULT_NONE, FAULT_SHORT, FAULT_SHORT_UNALIGNED, FAULT_LATE, FAULT_CORRUPT };
 
 struct faulty {
     struct io_backend base;
     struct io_backend *inner;
     int event_fd;
     uint64_t random;
-    uint32_t per_short, per_error, per_again, per_late;
+    struct io_faults faults;
     struct io_transfers done; /* failed without asking inner */
+    struct io_transfers held; /* finished, to be returned in some rounds */
 };
 
 /* splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014) */
@@ -46,24 +50,41 @@ static void cut(struct faulty *f, struct io_transfer *t)
     t->fault = t->block > 1 && draw(f) % 2 ? FAULT_SHORT_UNALIGNED : FAULT_SHORT;
 }
 
+/* How t fails without being tried; 0: it does not. */
+static int refusal(struct faulty *f, const struct io_transfer *t)
+{
+    const struct io_faults *c = &f->faults;
+
+    if (t->offset < c->bad_offset + c->bad_bytes && c->bad_offset < t->offset + t->bytes)
+        return -EIO;
+    if (strikes(f, c->error))
+        return -EIO;
+    if (strikes(f, c->no_space) && t->op == IO_WRITE)
+        return -ENOSPC;
+    if (strikes(f, c->again))
+        return draw(f) % 2 ? -EAGAIN : -EINTR;
+    return 0;
+}
+
 static int fault_start(struct io_backend *b, struct io_transfer *t)
 {
     struct faulty *f = (struct faulty *)b;
 
     t->fault = FAULT_NONE;
     t->fault_bytes = t->bytes;
-    t->result = strikes(f, f->per_error)   ? -EIO
-                : strikes(f, f->per_again) ? (draw(f) % 2 ? -EAGAIN : -EINTR)
-                                           : 0;
+    t->fault_rounds = strikes(f, f->faults.delay) ? 1 + (uint32_t)(draw(f) % ROUNDS_MAX) : 0;
+    t->result = refusal(f, t);
     if (t->result < 0) {
         io_transfers_push(&f->done, t);
         io_event_signal(f->event_fd);
         return 0;
     }
-    if (strikes(f, f->per_late))
+    if (strikes(f, f->faults.late))
         t->fault = FAULT_LATE;
-    else if (strikes(f, f->per_short))
+    else if (strikes(f, f->faults.cut_short))
         cut(f, t);
+    else if (strikes(f, f->faults.corrupt))
+        t->fault = FAULT_CORRUPT;
     return f->inner->ops->start(f->inner, t);
 }
 
@@ -78,6 +99,8 @@ static int fault_flush(struct io_backend *b)
 static void reveal(struct faulty *f, struct io_transfer *t)
 {
     t->bytes = t->fault_bytes;
+    if (t->fault == FAULT_CORRUPT && t->op == IO_READ && t->result > 0)
+        ((unsigned char *)t->buf)[draw(f) % (uint64_t)t->result] ^= (unsigned char)(1u << draw(f) % 8);
     if (t->fault == FAULT_SHORT_UNALIGNED && t->result > 0) {
         uint64_t most = (uint64_t)t->result < t->block ? (uint64_t)t->result : t->block;
         uint32_t less = (uint32_t)(draw(f) % most);
@@ -89,6 +112,29 @@ static void reveal(struct faulty *f, struct io_transfer *t)
     }
 }
 
+/* What has missed its rounds. The owner must come back for the rest. */
+static unsigned release_held(struct faulty *f, struct io_transfer **done, unsigned max)
+{
+    struct io_transfer *t = f->held.head;
+    unsigned n = 0;
+
+    f->held = (struct io_transfers){0};
+    while (t) {
+        struct io_transfer *next = t->next;
+
+        if (t->fault_rounds > 0 && --t->fault_rounds > 0)
+            io_transfers_push(&f->held, t);
+        else if (n < max)
+            done[n++] = t;
+        else
+            io_transfers_push(&f->held, t);
+        t = next;
+    }
+    if (f->held.head)
+        io_event_signal(f->event_fd);
+    return n;
+}
+
 static unsigned fault_collect(struct io_backend *b, struct io_transfer **done, unsigned max)
 {
     struct faulty *f = (struct faulty *)b;
@@ -96,6 +142,7 @@ static unsigned fault_collect(struct io_backend *b, struct io_transfer **done, u
 
     while (n < max && (done[n] = io_transfers_pop(&f->done)))
         n++;
+    n += release_held(f, done + n, max - n);
     /* until inner has no more: the queue takes a short answer for the end */
     while (n < max && (got = f->inner->ops->collect(f->inner, done + n, max - n)) > 0) {
         struct io_transfer **batch = done + n;
@@ -105,10 +152,63 @@ static unsigned fault_collect(struct io_backend *b, struct io_transfer **done, u
             if (batch[i]->fault == FAULT_LATE)
                 continue;
             reveal(f, batch[i]);
+            if (batch[i]->fault_rounds) {
+                io_transfers_push(&f->held, batch[i]);
+                io_event_signal(f->event_fd);
+                continue;
+            }
             done[n++] = batch[i];
         }
     }
     return n;
+}
+
+static int fault_wait(struct io_backend *b, uint64_t timeout_ns)
+{
+    struct faulty *f = (struct faulty *)b;
+
+    if (f->done.head || f->held.head)
+        return f->inner->ops->flush(f->inner);
+    return f->inner->ops->wait(f->inner, timeout_ns);
+}
+
+static int fault_arm(struct io_backend *b)
+{
+    struct faulty *f = (struct faulty *)b;
+
+    return f->inner->ops->arm ? f->inner->ops->arm(f->inner) : 0;
+}
+
+static bool is_in(const struct io_transfers *l, const struct io_transfer *t)
+{
+    const struct io_transfer *at = l->head;
+
+    while (at && at != t)
+        at = at->next;
+    return at != NULL;
+}
+
+static void fault_cancel(struct io_backend *b, struct io_transfer *t)
+{
+    struct faulty *f = (struct faulty *)b;
+
+    /* What inner has finished, or never saw, can't be cancelled any more. */
+    if (f->inner->ops->cancel && !is_in(&f->done, t) && !is_in(&f->held, t))
+        f->inner->ops->cancel(f->inner, t);
+}
+
+static int fault_register_buffers(struct io_backend *b, void *base, uint64_t bytes)
+{
+    struct faulty *f = (struct faulty *)b;
+
+    return f->inner->ops->register_buffers ? f->inner->ops->register_buffers(f->inner, base, bytes) : 0;
+}
+
+static int fault_register_file(struct io_backend *b, int fd)
+{
+    struct faulty *f = (struct faulty *)b;
+
+    return f->inner->ops->register_file ? f->inner->ops->register_file(f->inner, fd) : -EOPNOTSUPP;
 }
 
 static void fault_close(struct io_backend *b)
@@ -119,28 +219,42 @@ static void fault_close(struct io_backend *b)
     free(f);
 }
 
+/* Without inner's own wait, the event descriptor has to do. */
 static const struct io_backend_ops fault_ops = {
     .start = fault_start,
     .flush = fault_flush,
     .collect = fault_collect,
     .close = fault_close,
+    .arm = fault_arm,
+    .cancel = fault_cancel,
+    .register_buffers = fault_register_buffers,
+    .register_file = fault_register_file,
 };
 
-int io_backend_fault(const struct io_queue_config *config, int event_fd, struct io_backend *inner,
+static const struct io_backend_ops fault_wait_ops = {
+    .start = fault_start,
+    .flush = fault_flush,
+    .collect = fault_collect,
+    .close = fault_close,
+    .wait = fault_wait,
+    .arm = fault_arm,
+    .cancel = fault_cancel,
+    .register_buffers = fault_register_buffers,
+    .register_file = fault_register_file,
+};
+
+int io_backend_fault(const struct io_faults *faults, int event_fd, struct io_backend *inner,
                      struct io_backend **out)
 {
     struct faulty *f = calloc(1, sizeof *f);
 
     if (!f)
         return base_fail_errno(-ENOMEM, "open I/O fault decorator");
-    f->base.ops = &fault_ops;
+    f->base.ops = inner->ops->wait ? &fault_wait_ops : &fault_ops;
     f->inner = inner;
     f->event_fd = event_fd;
-    f->random = config->fault_seed;
-    f->per_short = config->fault_short;
-    f->per_error = config->fault_error;
-    f->per_again = config->fault_again;
-    f->per_late = config->fault_late;
+    f->random = faults->seed;
+    f->faults = *faults;
     *out = &f->base;
     return 0;
 }

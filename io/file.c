@@ -1,7 +1,7 @@
 /*
  * Files: see io.h. Owns how a file is opened (direct or buffered, named or
- * nameless), what alignment it asks for, and how disk space is reserved.
- * Moves no bytes: the queue does.
+ * nameless), what alignment it asks for, and how disk space is reserved and
+ * given back. Several directories: stripe.c. Moves no bytes: the queue does.
  */
 #include "io/file.h"
 
@@ -22,6 +22,7 @@
 #include "io/io.h"
 
 #define BLOCK_DEFAULT 4096u          /* every drive's logical block divides it */
+#define PAGE          4096u          /* holes of less are not given back by common file systems */
 #define BLOCK_MAX     (1024u * 1024) /* more than this is not an alignment but an error */
 
 /* Alignment that direct I/O on fd needs; 0 if the kernel says that it can't be done. */
@@ -74,70 +75,125 @@ static int check_flags(const char *what, const char *path, unsigned flags)
 }
 
 /*
- * Settles whether f is direct. refused: NULL if fd was opened with O_DIRECT,
- * else why not. Leaves fd's own flag in agreement with f->direct.
+ * Settles whether m is direct. refused: NULL if fd was opened with O_DIRECT,
+ * else why not. Leaves fd's own flag in agreement with m->direct.
  */
-static int settle_direct(struct io_file *f, const char *what, unsigned flags, const char *refused)
+static int settle_direct(struct io_member *m, const char *what, unsigned flags, const char *refused)
 {
     uint32_t block = 1;
     int rc;
 
     if (!refused) {
-        refused = direct_in_name_only(f->fd, &block);
-        if (refused && (rc = set_direct(f->fd, false)) < 0)
-            return base_fail_errno(rc, "%s %s: switch direct I/O off", what, f->path);
+        refused = direct_in_name_only(m->fd, &block);
+        if (refused && (rc = set_direct(m->fd, false)) < 0)
+            return base_fail_errno(rc, "%s %s: switch direct I/O off", what, m->path);
     }
-    f->direct = !refused;
-    f->block = f->direct ? block : 1;
-    if (f->direct)
+    m->direct = !refused;
+    m->block = m->direct ? block : 1;
+    if (m->direct)
         return 0;
     if (flags & IO_FILE_REQUIRE_DIRECT)
-        return base_fail(-OFL_EDIRECT, "%s %s: direct I/O is required: %s", what, f->path, refused);
-    snprintf(f->note, sizeof f->note, "buffered: %s", refused);
+        return base_fail(-OFL_EDIRECT, "%s %s: direct I/O is required: %s", what, m->path, refused);
+    snprintf(m->note, sizeof m->note, "buffered: %s", refused);
     return 0;
 }
 
-static int take_size(struct io_file *f, const char *what)
+static int take_size(struct io_member *m, const char *what)
 {
     struct stat st;
 
-    if (fstat(f->fd, &st) < 0)
-        return base_fail_errno(-errno, "%s %s", what, f->path);
+    if (fstat(m->fd, &st) < 0)
+        return base_fail_errno(-errno, "%s %s", what, m->path);
     if (!S_ISREG(st.st_mode))
-        return base_fail(-EINVAL, "%s %s: not a regular file", what, f->path);
-    f->bytes = (uint64_t)st.st_size;
+        return base_fail(-EINVAL, "%s %s: not a regular file", what, m->path);
+    m->bytes = (uint64_t)st.st_size;
+    m->device = st.st_dev;
     return 0;
 }
 
-int io_file_open_read(const char *path, unsigned flags, struct io_file **out)
+static void member_init(struct io_member *m)
+{
+    *m = (struct io_member){.fd = -1, .cached_fd = -1, .limit_bytes = UINT64_MAX, .weight = 1};
+}
+
+static int open_to_read(struct io_member *m, const char *path, unsigned flags)
 {
     static const char what[] = "open";
     const char *refused = flags & IO_FILE_BUFFERED ? "asked for" : NULL;
-    struct io_file *f;
     struct stat st;
-    int rc = check_flags(what, path, flags);
+    int rc;
 
-    *out = NULL;
-    if (rc < 0)
-        return rc;
     /* before open, which would wait for a writer on a FIFO */
     if (stat(path, &st) < 0)
         return base_fail_errno(-errno, "%s %s", what, path);
     if (!S_ISREG(st.st_mode))
         return base_fail(S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL, "%s %s: not a regular file", what, path);
-    if (!(f = calloc(1, sizeof *f)) || !(f->path = strdup(path))) {
-        free(f);
+    if (!(m->path = strdup(path)))
         return base_fail_errno(-ENOMEM, "%s %s", what, path);
-    }
-    f->fd = open(path, O_RDONLY | O_CLOEXEC | (refused ? 0 : O_DIRECT));
-    if (f->fd < 0 && !refused && errno == EINVAL) {
+    m->fd = open(path, O_RDONLY | O_CLOEXEC | (refused ? 0 : O_DIRECT));
+    if (m->fd < 0 && !refused && errno == EINVAL) {
         refused = "the file system refuses O_DIRECT";
-        f->fd = open(path, O_RDONLY | O_CLOEXEC);
+        m->fd = open(path, O_RDONLY | O_CLOEXEC);
     }
-    if (f->fd < 0)
-        rc = base_fail_errno(-errno, "%s %s", what, path);
-    else if ((rc = take_size(f, what)) == 0)
-        rc = settle_direct(f, what, flags, refused);
+    if (m->fd < 0)
+        return base_fail_errno(-errno, "%s %s", what, path);
+    rc = take_size(m, what);
+    return rc < 0 ? rc : settle_direct(m, what, flags, refused);
+}
+
+/* A file of so many members, all closed. */
+static struct io_file *file_create(unsigned count)
+{
+    struct io_file *f = calloc(1, sizeof *f);
+
+    if (f)
+        f->member = calloc(count, sizeof *f->member);
+    if (!f || !f->member) {
+        free(f);
+        return NULL;
+    }
+    f->count = count;
+    for (unsigned i = 0; i < count; i++)
+        member_init(&f->member[i]);
+    return f;
+}
+
+/* What f is as a whole, once its members are open. */
+static int file_settle(struct io_file *f, unsigned flags)
+{
+    f->require_direct = flags & IO_FILE_REQUIRE_DIRECT;
+    f->block = 1;
+    for (unsigned i = 0; i < f->count; i++) {
+        struct io_member *m = &f->member[i];
+        char *path = f->path;
+
+        if (m->block > f->block)
+            f->block = m->block;
+        if (m->note[0] && !f->note[0])
+            memcpy(f->note, m->note, sizeof f->note);
+        if (asprintf(&f->path, "%s%s%s", path ? path : "", path ? " + " : "", m->path) < 0) {
+            f->path = path;
+            return base_fail_errno(-ENOMEM, "open %s", m->path);
+        }
+        free(path);
+    }
+    return 0;
+}
+
+int io_file_open_read(const char *path, unsigned flags, struct io_file **out)
+{
+    struct io_file *f;
+    int rc = check_flags("open", path, flags);
+
+    *out = NULL;
+    if (rc < 0)
+        return rc;
+    if (!(f = file_create(1)))
+        return base_fail_errno(-ENOMEM, "open %s", path);
+    rc = open_to_read(&f->member[0], path, flags);
+    if (rc == 0)
+        rc = file_settle(f, flags);
+    f->bytes = f->member[0].bytes;
     if (rc < 0)
         io_file_close(f);
     else
@@ -184,32 +240,54 @@ static int open_nameless(const char *dir, bool direct, const char **refused)
     return -errno;
 }
 
-int io_file_open_scratch(const char *dir, unsigned flags, struct io_file **out)
+static int open_scratch(struct io_member *m, const char *dir, unsigned flags)
 {
     static const char what[] = "create scratch file in";
     const char *refused = flags & IO_FILE_BUFFERED ? "asked for" : NULL;
-    struct io_file *f;
     struct stat st;
-    int rc = check_flags(what, dir, flags);
+    int rc;
 
-    *out = NULL;
-    if (rc < 0)
-        return rc;
     if (stat(dir, &st) < 0)
         return base_fail_errno(-errno, "%s %s", what, dir);
     if (!S_ISDIR(st.st_mode))
         return base_fail_errno(-ENOTDIR, "%s %s", what, dir);
-    f = calloc(1, sizeof *f);
-    if (!f || asprintf(&f->path, "%s/(scratch)", dir) < 0) {
-        free(f);
+    if (asprintf(&m->path, "%s/(scratch)", dir) < 0) {
+        m->path = NULL;
         return base_fail_errno(-ENOMEM, "%s %s", what, dir);
     }
+    m->fd = open_nameless(dir, !refused, &refused);
+    if (m->fd < 0) {
+        rc = m->fd;
+        m->fd = -1;
+        return base_fail_errno(rc, "%s %s", what, dir);
+    }
+    rc = take_size(m, what);
+    return rc < 0 ? rc : settle_direct(m, what, flags, refused);
+}
+
+int io_file_open_striped(const struct io_stripe *stripes, unsigned count, unsigned flags,
+                         struct io_file **out)
+{
+    struct io_file *f;
+    int rc;
+
+    *out = NULL;
+    if (count == 0 || count > IO_STRIPE_MAX)
+        return base_fail(-EINVAL, "create striped scratch file: %u directories, 1 to %u are possible", count,
+                         IO_STRIPE_MAX);
+    rc = check_flags("create scratch file in", stripes[0].dir, flags);
+    if (rc < 0)
+        return rc;
+    if (!(f = file_create(count)))
+        return base_fail_errno(-ENOMEM, "create scratch file in %s", stripes[0].dir);
     f->writable = true;
-    f->fd = open_nameless(dir, !refused, &refused);
-    if (f->fd < 0)
-        rc = base_fail_errno(f->fd, "%s %s", what, dir);
-    else if ((rc = take_size(f, what)) == 0)
-        rc = settle_direct(f, what, flags, refused);
+    for (unsigned i = 0; i < count && rc == 0; i++) {
+        f->member[i].weight = stripes[i].weight > 0 ? stripes[i].weight : 1;
+        f->member[i].limit_bytes = stripes[i].limit_bytes ? stripes[i].limit_bytes : UINT64_MAX;
+        rc = open_scratch(&f->member[i], stripes[i].dir, flags);
+    }
+    if (rc == 0)
+        rc = file_settle(f, flags);
     if (rc < 0)
         io_file_close(f);
     else
@@ -217,71 +295,107 @@ int io_file_open_scratch(const char *dir, unsigned flags, struct io_file **out)
     return rc;
 }
 
+int io_file_open_scratch(const char *dir, unsigned flags, struct io_file **out)
+{
+    const struct io_stripe one = {.dir = dir};
+
+    return io_file_open_striped(&one, 1, flags, out);
+}
+
+static void member_close(struct io_member *m)
+{
+    if (m->fd >= 0)
+        close(m->fd);
+    if (m->cached_fd >= 0)
+        close(m->cached_fd);
+    free(m->path);
+}
+
 void io_file_close(struct io_file *f)
 {
     if (!f)
         return;
-    if (f->fd >= 0)
-        close(f->fd);
+    for (unsigned i = 0; i < f->count; i++)
+        member_close(&f->member[i]);
+    free(f->member);
+    free(f->units);
     free(f->path);
     free(f);
 }
 
-int io_file_size_now(const struct io_file *f, uint64_t *bytes)
+int io_member_size_now(const struct io_member *m, uint64_t *bytes)
 {
     struct stat st;
 
-    if (fstat(f->fd, &st) < 0)
+    if (fstat(m->fd, &st) < 0)
         return -errno;
     *bytes = (uint64_t)st.st_size;
     return 0;
 }
 
-static uint64_t free_bytes(int fd)
+int io_member_cached_fd(struct io_member *m)
+{
+    char name[40];
+
+    if (m->cached_fd >= 0)
+        return m->cached_fd;
+    /* through /proc, since the file has no name */
+    snprintf(name, sizeof name, "/proc/self/fd/%d", m->fd);
+    m->cached_fd = open(name, O_RDWR | O_CLOEXEC);
+    return m->cached_fd < 0 ? -errno : m->cached_fd;
+}
+
+uint64_t io_member_free_bytes(const struct io_member *m)
 {
     struct statvfs fs;
 
-    return fstatvfs(fd, &fs) == 0 ? (uint64_t)fs.f_bavail * fs.f_frsize : 0;
+    return fstatvfs(m->fd, &fs) == 0 ? (uint64_t)fs.f_bavail * fs.f_frsize : 0;
 }
 
-/* Grows the file from `from` to `to`; 0 or -errno, with the old size restored. */
-static int grow(const struct io_file *f, uint64_t from, uint64_t to)
+int io_member_grow(struct io_member *m, uint64_t bytes)
 {
     struct io_sigxfsz guard;
     int rc;
 
+    if (bytes > INT64_MAX)
+        return -EFBIG;
     io_sigxfsz_block(&guard);
     do
-        rc = fallocate(f->fd, 0, (off_t)from, (off_t)(to - from)) < 0 ? -errno : 0;
+        rc = fallocate(m->fd, 0, (off_t)m->bytes, (off_t)(bytes - m->bytes)) < 0 ? -errno : 0;
     while (rc == -EINTR);
     if (rc == -EOPNOTSUPP || rc == -ENOSYS) {
         /* can't be reserved: at least don't promise what is not there now */
-        rc = free_bytes(f->fd) < to - from ? -ENOSPC : ftruncate(f->fd, (off_t)to) < 0 ? -errno : 0;
+        rc = io_member_free_bytes(m) < bytes - m->bytes ? -ENOSPC
+             : ftruncate(m->fd, (off_t)bytes) < 0       ? -errno
+                                                        : 0;
     } else if (rc < 0) {
         /* A failed fallocate may keep what it got. Should this fail too, the first error
          * still is the one to report, and closing the file gives the space back. */
-        int undone = ftruncate(f->fd, (off_t)from);
+        int undone = ftruncate(m->fd, (off_t)m->bytes);
 
         (void)undone;
     }
     io_sigxfsz_restore(&guard);
+    if (rc == 0)
+        m->bytes = bytes;
     return rc;
 }
 
-int io_file_reserve(struct io_file *f, uint64_t bytes)
+void io_member_shrink(struct io_member *m, uint64_t bytes)
 {
-    struct rlimit limit = {0};
-    int rc;
+    if (bytes < m->bytes && ftruncate(m->fd, (off_t)bytes) == 0)
+        m->bytes = bytes;
+}
 
-    if (!f->writable)
-        return base_fail(-EBADF, "reserve %s: %" PRIu64 " bytes: file is open for reading only", f->path,
-                         bytes);
-    if (bytes <= f->bytes)
-        return 0;
-    rc = bytes > INT64_MAX ? -EFBIG : grow(f, f->bytes, bytes);
+static int reserve_single(struct io_file *f, uint64_t bytes)
+{
+    struct io_member *m = &f->member[0];
+    struct rlimit limit = {0};
+    int rc = bytes > m->limit_bytes ? -ENOSPC : io_member_grow(m, bytes);
+
     if (rc == -ENOSPC)
         return base_fail(rc, "reserve %s: %" PRIu64 " bytes wanted, %" PRIu64 " held, %" PRIu64 " free: %s",
-                         f->path, bytes, f->bytes, free_bytes(f->fd), base_strerror(rc));
+                         f->path, bytes, f->bytes, io_member_free_bytes(m), base_strerror(rc));
     if (rc == -EFBIG && getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         return base_fail(
             rc, "reserve %s: %" PRIu64 " bytes wanted, file-size limit (ulimit -f) %" PRIu64 " bytes: %s",
@@ -289,6 +403,47 @@ int io_file_reserve(struct io_file *f, uint64_t bytes)
     if (rc < 0)
         return base_fail_errno(rc, "reserve %s: %" PRIu64 " bytes", f->path, bytes);
     f->bytes = bytes;
+    return 0;
+}
+
+int io_file_reserve(struct io_file *f, uint64_t bytes)
+{
+    if (!f->writable)
+        return base_fail(-EBADF, "reserve %s: %" PRIu64 " bytes: file is open for reading only", f->path,
+                         bytes);
+    if (bytes <= f->bytes)
+        return 0;
+    return f->count > 1 ? io_stripe_reserve(f, bytes) : reserve_single(f, bytes);
+}
+
+int io_file_trim(struct io_file *f, uint64_t offset, uint64_t bytes)
+{
+    uint64_t end = offset > UINT64_MAX - bytes || offset + bytes > f->bytes ? f->bytes : offset + bytes;
+
+    if (!f->writable)
+        return base_fail(-EBADF, "trim %s: file is open for reading only", f->path);
+    offset = (offset + PAGE - 1) / PAGE * PAGE;
+    end = end / PAGE * PAGE;
+    while (offset < end) {
+        unsigned member;
+        uint64_t run, at = io_file_locate(f, offset, &member, &run);
+
+        if (run > end - offset)
+            run = end - offset;
+        if (fallocate(f->member[member].fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
+                      (off_t)run) < 0)
+            return base_fail_errno(-errno, "trim %s: offset %" PRIu64 ", %" PRIu64 " bytes",
+                                   f->member[member].path, at, run);
+        offset += run;
+    }
+    return 0;
+}
+
+int io_file_sync(struct io_file *f)
+{
+    for (unsigned i = 0; i < f->count; i++)
+        if (fdatasync(f->member[i].fd) < 0)
+            return base_fail_errno(-errno, "sync %s", f->member[i].path);
     return 0;
 }
 
@@ -309,10 +464,32 @@ uint32_t io_file_block(const struct io_file *f)
 
 bool io_file_direct(const struct io_file *f)
 {
-    return f->direct;
+    for (unsigned i = 0; i < f->count; i++)
+        if (!f->member[i].direct)
+            return false;
+    return true;
 }
 
 const char *io_file_note(const struct io_file *f)
 {
     return f->note;
+}
+
+unsigned io_file_parts(const struct io_file *f)
+{
+    return f->count;
+}
+
+void io_file_part(const struct io_file *f, unsigned index, struct io_part_info *out)
+{
+    const struct io_member *m = &f->member[index];
+
+    *out = (struct io_part_info){.dir = m->path,
+                                 .bytes = m->bytes,
+                                 .read_bytes = m->moved_bytes[IO_READ],
+                                 .write_bytes = m->moved_bytes[IO_WRITE],
+                                 .weight = m->weight,
+                                 .direct = m->direct,
+                                 .full = m->full};
+    memcpy(out->note, m->note, sizeof out->note);
 }

@@ -1,6 +1,6 @@
 /*
- * Files, inside the io room: what an open file is, and the guard against
- * SIGXFSZ. The queue and the tests see this; other rooms see io/io.h.
+ * Files, inside the io room: what an open file is, where its bytes lie, and the
+ * guard against SIGXFSZ. The queue and the tests see this; other rooms see io/io.h.
  */
 #ifndef OFL_IO_FILE_H
 #define OFL_IO_FILE_H
@@ -11,17 +11,70 @@
 #include <stdint.h>
 #include <time.h>
 
-struct io_file {
+#include "io/io.h"
+
+/* One descriptor: the whole of a file, or its part in one directory. */
+struct io_member {
     int fd;
-    bool direct, writable;
-    uint32_t block; /* 1 if buffered */
-    uint64_t bytes; /* size at open, then what was reserved */
-    char *path;     /* as opened; scratch files: "<dir>/(scratch)" */
+    int cached_fd; /* the same file without O_DIRECT, for parts of pages; -1 until it is needed */
+    bool direct, full;
+    uint32_t block;       /* 1 if buffered */
+    uint64_t device;      /* st_dev */
+    uint64_t bytes;       /* size at open, then what was reserved */
+    uint64_t limit_bytes; /* never more than this */
+    double weight;
+    uint64_t moved_bytes[2]; /* by enum io_op; the queue's owner counts */
+    int slot;                /* in the registered files of queue slot_queue */
+    uint64_t slot_queue;     /* 0: of none */
+    char *path;              /* as opened; scratch files: "<dir>/(scratch)" */
     char note[160];
 };
 
+/* Where IO_STRIPE_BYTES of a striped file lie. */
+struct io_unit {
+    uint32_t member, at; /* at: in units */
+};
+
+struct io_file {
+    struct io_member *member;
+    unsigned count;
+    bool writable, require_direct;
+    uint32_t block; /* the largest of the members' */
+    uint64_t bytes;
+    struct io_unit *units; /* NULL: member 0 holds everything */
+    uint64_t unit_count;
+    char *path;
+    char note[160];
+};
+
+/* A descriptor for writes of parts of pages, or -errno. */
+int io_member_cached_fd(struct io_member *m);
+/* Grows m from m->bytes to `bytes`, or leaves it as it was. 0 or -errno, no sentence. */
+int io_member_grow(struct io_member *m, uint64_t bytes);
+/* Back to `bytes`, as far as the file system takes it. */
+void io_member_shrink(struct io_member *m, uint64_t bytes);
+uint64_t io_member_free_bytes(const struct io_member *m);
 /* Size of the file now; it may have been truncated since it was opened. 0 or -errno. */
-int io_file_size_now(const struct io_file *f, uint64_t *bytes);
+int io_member_size_now(const struct io_member *m, uint64_t *bytes);
+int io_stripe_reserve(struct io_file *f, uint64_t bytes);
+
+/* Where byte `offset` of f lies: in which member, at which offset of it, and how many bytes from
+ * there on are in one piece. The caller stays below f->bytes if f is striped. */
+static inline uint64_t io_file_locate(const struct io_file *f, uint64_t offset, unsigned *member,
+                                      uint64_t *run)
+{
+    const struct io_unit *u;
+
+    if (!f->units) {
+        *member = 0;
+        *run = UINT64_MAX - offset;
+        return offset;
+    }
+    u = &f->units[offset / IO_STRIPE_BYTES];
+    *member = u->member;
+    *run = IO_STRIPE_BYTES - offset % IO_STRIPE_BYTES;
+    return (uint64_t)u->at * IO_STRIPE_BYTES + offset % IO_STRIPE_BYTES;
+}
 
 /*
  * The kernel kills a thread that writes past RLIMIT_FSIZE with SIGXFSZ, unless

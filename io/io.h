@@ -1,10 +1,10 @@
 /*
- * io: bytes and files. Owns open files, the request queue and its engines.
- * Knows nothing of tensors, tiers or devices.
+ * io: bytes and files. Owns open files, striping over several paths, the request
+ * queue and its engines. Knows nothing of tensors, tiers or devices.
  *
  * A queue is shared by everybody in a context. Requests are submitted by one
  * thread (the owner), complete in any order, and are collected by the same
- * thread. Nothing here blocks the owner except io_queue_close.
+ * thread. Nothing here blocks the owner except io_wait and io_queue_close.
  */
 #ifndef OFL_IO_H
 #define OFL_IO_H
@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "io/histogram.h"
 #include "liboffload/base/error.h"
 
 /* ---- files ------------------------------------------------------------- */
@@ -31,64 +32,163 @@ int io_file_open_read(const char *path, unsigned flags, struct io_file **out);
  * closed, also after kill -9, and two jobs can't meet in it. */
 int io_file_open_scratch(const char *dir, unsigned flags, struct io_file **out);
 
+/*
+ * A scratch file whose bytes lie in several directories, IO_STRIPE_BYTES at a time, in
+ * proportion to their weights (any unit, for instance bytes per second). A directory that is
+ * full, or has reached its limit, gets no more: the others take its share, and its note says so.
+ */
+#define IO_STRIPE_MAX   8u
+#define IO_STRIPE_BYTES (1u << 20)
+
+struct io_stripe {
+    const char *dir;
+    double weight;        /* > 0; 0: 1 */
+    uint64_t limit_bytes; /* at most so many bytes here; 0: what is free */
+};
+
+int io_file_open_striped(const struct io_stripe *stripes, unsigned count, unsigned flags,
+                         struct io_file **out);
+
 void io_file_close(struct io_file *f); /* NULL accepted */
 
 /* Grows the file so that [0, bytes) is backed by disk space; -ENOSPC if the
- * file system is full, with nothing reserved beyond what was. Never shrinks. */
+ * file systems are full, with nothing reserved beyond what was. Never shrinks. */
 int io_file_reserve(struct io_file *f, uint64_t bytes);
+/* Gives the space of whole blocks inside the range back to the file system: they read as zeros,
+ * and a later write may find no space. Nothing that is in flight may touch them. */
+int io_file_trim(struct io_file *f, uint64_t offset, uint64_t bytes);
+int io_file_sync(struct io_file *f); /* fdatasync of all its parts; blocks */
 
 const char *io_file_path(const struct io_file *f);
 uint64_t io_file_bytes(const struct io_file *f);
-uint32_t io_file_block(const struct io_file *f); /* alignment of offset, length and buffer; 1 if buffered */
-bool io_file_direct(const struct io_file *f);
+uint32_t io_file_block(const struct io_file *f);   /* alignment that costs no copy; 1 if buffered */
+bool io_file_direct(const struct io_file *f);      /* every part of it */
 const char *io_file_note(const struct io_file *f); /* why it is not direct; "" if it is */
+
+/* A file's part in one directory; count is 1 unless it is striped. */
+struct io_part_info {
+    const char *dir; /* of a file that was opened to read: its path */
+    uint64_t bytes;  /* reserved there, or the file's size */
+    uint64_t read_bytes, write_bytes;
+    double weight;
+    bool direct, full;
+    char note[160];
+};
+
+unsigned io_file_parts(const struct io_file *f);
+void io_file_part(const struct io_file *f, unsigned index, struct io_part_info *out);
 
 /* ---- requests ---------------------------------------------------------- */
 
 enum io_op { IO_READ, IO_WRITE };
 
-/* Served in this order; a class waits while a lower one has requests queued. */
+/* Served in this order, on each drive: a class waits while a lower one has requests queued there. */
 enum io_class { IO_DEMAND, IO_PREFETCH, IO_WRITEBACK, IO_CLASSES };
 
-/* The owner fills the first part and keeps the struct and the buffer alive until
- * the request comes back from io_reap. */
+struct io_request;
+
+/* What a request wants of one part of its file: the queue's. */
+struct io_share {
+    struct io_request *request;
+    struct io_member *member;
+    struct io_path *path;
+    struct io_share *next, *prev; /* in the path's class */
+    uint64_t at;                  /* everything of this share before it has been started */
+    bool waiting;
+};
+
+/*
+ * The owner fills the first part and keeps the struct and the buffer alive until
+ * the request comes back from io_reap.
+ *
+ * Any size, offset, length and address. What is aligned to io_file_block moves without a copy;
+ * reads of anything else fetch the blocks around it and are trimmed. Writes of parts of a 4 KiB
+ * page go through the page cache, unless IO_FILE_REQUIRE_DIRECT: then they are -EINVAL.
+ */
 struct io_request {
     enum io_op op;
     enum io_class class;
     struct io_file *file;
     void *buf;
     uint64_t offset;
-    uint64_t bytes;      /* any size: split, and resubmitted after short transfers */
-    uint64_t need_bytes; /* reads: at least this many up to the end of file is success; 0: all bytes */
+    uint64_t bytes;
+    uint64_t need_bytes;  /* reads: at least this many up to the end of file is success; 0: all bytes */
+    uint64_t deadline_ns; /* from its submission; 0: the queue's */
     void *cookie;
 
     /* result: error.code 0, or negative with the sentence naming file, offset, bytes, errno */
-    uint64_t done_bytes;
+    uint64_t done_bytes; /* moved; on success all of them, or up to the end of file */
+    uint64_t elapsed_ns; /* from submission to its last completion */
     struct base_error error;
 
     /* the queue's */
-    struct io_request *next;
-    uint64_t submit_ns;
+    struct io_request *next, *prev;
+    struct io_share share, *shares; /* shares: &share, or one for each part of a striped file */
+    unsigned share_count, open;     /* open: shares not used up, and transfers that are not settled */
+    uint64_t submit_ns, expire_ns, eof_at;
+    const char *culprit, *cause; /* of error.code */
+    bool live, cancelled;
 };
 
 enum io_engine { IO_ENGINE_AUTO, IO_ENGINE_URING, IO_ENGINE_THREADS };
 
+enum {
+    IO_QUEUE_SQPOLL = 1u << 0, /* a kernel thread takes what is submitted */
+    IO_QUEUE_IOPOLL = 1u << 1, /* completions are polled for: direct files only, and io_wait only */
+    IO_QUEUE_DEFER = 1u << 2,  /* completions are processed in the owner's calls only; the thread that
+                                  opens the queue must be its owner and close it */
+};
+
+/* Of 1000 transfers, how many meet what; seeded. Tests only. */
+struct io_faults {
+    uint64_t seed;                  /* 0: no faults at all */
+    uint32_t cut_short;             /* ends early (and is resubmitted) */
+    uint32_t error;                 /* fails with EIO */
+    uint32_t no_space;              /* a write fails with ENOSPC */
+    uint32_t again;                 /* EAGAIN or EINTR, to be retried */
+    uint32_t late;                  /* its completion is withheld until io_queue_close */
+    uint32_t delay;                 /* its completion is held back for some collections, and overtaken */
+    uint32_t corrupt;               /* reads: one byte comes back changed, without an error */
+    uint64_t bad_offset, bad_bytes; /* transfers that touch this range of a file fail with EIO */
+};
+
 struct io_queue_config {
     enum io_engine engine; /* AUTO: io_uring, else threads with a note */
-    uint32_t depth;        /* transfers in flight at once; 0: 32; threads: at most 16 */
+    uint32_t flags;
+    uint32_t depth;        /* transfers in flight at once on each drive; 0: 64; threads: at most 16 */
+    uint32_t piece_bytes;  /* requests move in pieces of at most this; 0: 1 MiB */
+    uint64_t window_bytes; /* of prefetch and write-back in flight on each drive, so that demand is
+                              served soon; one piece at least always is. 0: 8 MiB */
     uint64_t deadline_ns;  /* a request older than this fails with -OFL_EDEADLINE; 0: 60 s */
-    uint64_t fault_seed;   /* tests only: non-zero puts the fault decorator in front */
-    uint32_t fault_short;  /* per 1000 transfers: ends early (and is resubmitted) */
-    uint32_t fault_error;  /* per 1000 transfers: fails with EIO */
-    uint32_t fault_again;  /* per 1000 transfers: EAGAIN or EINTR, to be retried */
-    uint32_t fault_late;   /* per 1000 transfers: completion is withheld until io_queue_close */
+    struct io_faults faults;
 };
 
 struct io_stats {
     uint64_t read_bytes, write_bytes; /* of requests completed without error */
     uint64_t read_ops, write_ops;     /* those requests */
     uint64_t resubmits;               /* after short transfers, EAGAIN, EINTR */
-    uint32_t inflight_max;
+    uint64_t copied_bytes;            /* through a buffer of the queue, for want of alignment */
+    uint32_t inflight_max;            /* transfers */
+    bool registered_buffers;          /* at least one region */
+};
+
+/* One drive (one device number), as the queue sees it. Latencies are those of single transfers,
+ * from their hand-over to the engine to their collection. */
+struct io_path_stats {
+    char name[64]; /* a directory or file on it */
+    uint64_t device;
+    uint64_t transfers[2], bytes[2]; /* by enum io_op */
+    uint64_t errors;                 /* transfers that failed for good */
+    uint64_t busy_ns;                /* something was in flight */
+    uint64_t empty_ns;               /* nothing was, between the first and the last transfer */
+    uint64_t since_ns;               /* from the first transfer until now: for bytes written per day */
+    struct io_histogram latency[2];  /* nanoseconds */
+};
+
+/* What a drive was measured to want: see io/profile.h. */
+struct io_tuning {
+    uint32_t piece_bytes, depth;
+    uint64_t window_bytes;
 };
 
 struct io_queue;
@@ -100,10 +200,23 @@ void io_queue_close(struct io_queue *q);
 enum io_engine io_queue_engine(const struct io_queue *q);
 const char *io_queue_note(const struct io_queue *q); /* why it is not io_uring; "" if it is */
 
+/* Transfers on the drive that dir lies on follow t from now on; zero fields: the queue's own. */
+int io_queue_tune(struct io_queue *q, const char *dir, const struct io_tuning *t);
+/* Buffers inside [base, base + bytes) are registered with the kernel: transfers of them pin no
+ * pages. The memory must stay mapped until io_queue_close. -errno with the reason where limits
+ * forbid it: everything works as before. 0 and no effect with threads. */
+int io_queue_register(struct io_queue *q, void *base, uint64_t bytes);
+/* The file's descriptors are registered: the kernel keeps the file until io_queue_close. */
+int io_queue_attach(struct io_queue *q, struct io_file *f);
+
 /* Queues r. Never blocks, never fails: what is wrong with r comes back from io_reap. */
 void io_submit(struct io_queue *q, struct io_request *r);
 /* Hands what is queued to the kernel, in class order, up to depth. Call once per batch. */
 void io_flush(struct io_queue *q);
+/* Starts no more of r, and asks the kernel to give up what is in flight of it. r comes back from
+ * io_reap as soon as nothing touches its buffer: -ECANCELED, or its result if it was faster.
+ * No effect on a request that has come back already. */
+void io_cancel(struct io_queue *q, struct io_request *r);
 /*
  * Collects up to max finished requests; never blocks; refills the depth. Call it at least once a
  * second even if the fd stays silent: deadlines are checked here and in io_flush.
@@ -113,10 +226,15 @@ void io_flush(struct io_queue *q);
  * io_queue_close. Its late completion is dropped, and until then it takes up one of the depth.
  */
 unsigned io_reap(struct io_queue *q, struct io_request **done, unsigned max);
+/* As io_reap, but waits up to timeout_ns while nothing has finished: for owners that wait for
+ * nothing else. One system call hands over and waits. */
+unsigned io_wait(struct io_queue *q, struct io_request **done, unsigned max, uint64_t timeout_ns);
 /* Readable while io_reap may have something (an eventfd; io_reap clears it). */
-int io_queue_fd(const struct io_queue *q);
+int io_queue_fd(struct io_queue *q);
 /* Requests submitted and not yet reaped. */
 unsigned io_queue_pending(const struct io_queue *q);
 void io_queue_stats(const struct io_queue *q, struct io_stats *out);
+unsigned io_queue_paths(const struct io_queue *q);
+void io_queue_path_stats(const struct io_queue *q, unsigned index, struct io_path_stats *out);
 
 #endif

@@ -108,16 +108,34 @@ static void threads_close(struct io_backend *b)
     free(p);
 }
 
+/* What no thread has taken yet comes back at once; the rest can't be stopped. */
+static void threads_cancel(struct io_backend *b, struct io_transfer *t)
+{
+    struct threads *p = (struct threads *)b;
+    bool found;
+
+    pthread_mutex_lock(&p->lock);
+    found = io_transfers_remove(&p->started, t) || io_transfers_remove(&p->todo, t);
+    if (found) {
+        t->result = -ECANCELED;
+        io_transfers_push(&p->done, t);
+    }
+    pthread_mutex_unlock(&p->lock);
+    if (found)
+        io_event_signal(p->event_fd);
+}
+
 static const struct io_backend_ops threads_ops = {
     .start = threads_start,
     .flush = threads_flush,
     .collect = threads_collect,
     .close = threads_close,
+    .cancel = threads_cancel,
 };
 
-int io_backend_threads(uint32_t depth, int event_fd, struct io_backend **out)
+int io_backend_threads(uint32_t count, int event_fd, struct io_backend **out)
 {
-    uint32_t want = depth < THREADS_MAX ? depth : THREADS_MAX;
+    uint32_t want = count < THREADS_MAX ? count : THREADS_MAX;
     struct threads *p = calloc(1, sizeof *p + want * sizeof p->thread[0]);
     sigset_t all, saved;
     int rc;

@@ -1,8 +1,8 @@
 /*
  * The io_uring engine: owns one ring. Its eventfd is the queue's.
  *
- * The ring is set up without IORING_SETUP_SINGLE_ISSUER, since the thread that
- * opens a queue need not be its owner. Note that the kernel cancels what a
+ * The ring is set up without IORING_SETUP_SINGLE_ISSUER unless IO_QUEUE_DEFER asks for
+ * it, since the thread that opens a queue need not be its owner. Note that the kernel cancels what a
  * thread has in flight when that thread ends: an owner collects first.
  */
 #include "io/engine.h"
@@ -23,31 +23,72 @@
 
 #include "io/file.h"
 
+#define BUFFERS_MAX  1024u /* registered regions, of at most REGION_BYTES: the kernel's limit */
+#define REGION_BYTES (1ull << 30)
+#define FILES_MAX    256u
+#define IDLE_MS      50u /* after which the submission thread sleeps */
+
+struct region {
+    char *base;
+    uint64_t bytes;
+};
+
 struct uring {
     struct io_backend base;
     struct io_uring ring;
-    unsigned unfinished; /* started, not collected */
-    bool writes;         /* among what was started since the last complete flush */
+    int event_fd;
+    unsigned unfinished;    /* started, not collected */
+    unsigned cancels;       /* cancellations, not collected */
+    bool writes;            /* among what was started since the last complete flush */
+    struct region *regions; /* by address */
+    unsigned region_count, file_count;
+    bool has_buffers, has_files; /* the ring's tables are there */
 };
+
+/* The registered region that holds the whole of t's buffer, or -1. */
+static int find_region(const struct uring *u, const struct io_transfer *t)
+{
+    unsigned low = 0, high = u->region_count;
+    const char *buf = t->buf;
+
+    while (low < high) {
+        unsigned mid = (low + high) / 2;
+        const struct region *r = &u->regions[mid];
+
+        if (buf < r->base)
+            high = mid;
+        else if (buf >= r->base + r->bytes)
+            low = mid + 1;
+        else
+            return (uint64_t)(buf - r->base) + t->bytes <= r->bytes ? (int)mid : -1;
+    }
+    return -1;
+}
 
 static int uring_start(struct io_backend *b, struct io_transfer *t)
 {
     struct uring *u = (struct uring *)b;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+    int fd = t->slot >= 0 ? t->slot : t->fd, region = find_region(u, t);
 
-    /* the ring has an entry for every transfer of the depth, so this is the queue's mistake */
+    /* the ring has an entry for every transfer, so this is the queue's mistake */
     if (!sqe)
         return -EBUSY;
-    if (t->op == IO_READ) {
-        io_uring_prep_read(sqe, t->fd, t->buf, t->bytes, t->offset);
-    } else {
-        io_uring_prep_write(sqe, t->fd, t->buf, t->bytes, t->offset);
-        u->writes = true;
-    }
+    if (t->op == IO_READ && region >= 0)
+        io_uring_prep_read_fixed(sqe, fd, t->buf, t->bytes, t->offset, region);
+    else if (t->op == IO_READ)
+        io_uring_prep_read(sqe, fd, t->buf, t->bytes, t->offset);
+    else if (region >= 0)
+        io_uring_prep_write_fixed(sqe, fd, t->buf, t->bytes, t->offset, region);
+    else
+        io_uring_prep_write(sqe, fd, t->buf, t->bytes, t->offset);
+    if (t->slot >= 0)
+        sqe->flags |= IOSQE_FIXED_FILE;
     /* Buffered transfers copy: that is for the kernel's workers, not for the owner's thread. */
     if (t->block == 1)
         sqe->flags |= IOSQE_ASYNC;
     io_uring_sqe_set_data(sqe, t);
+    u->writes |= t->op == IO_WRITE;
     u->unfinished++;
     return 0;
 }
@@ -65,38 +106,161 @@ static int submit_all(struct io_uring *ring)
     return 0;
 }
 
+static int submit_and_wait(struct io_uring *ring, uint64_t timeout_ns)
+{
+    struct __kernel_timespec t = {.tv_sec = (int64_t)(timeout_ns / 1000000000u),
+                                  .tv_nsec = (long long)(timeout_ns % 1000000000u)};
+    struct io_uring_cqe *cqe;
+    int rc = io_uring_submit_and_wait_timeout(ring, &cqe, 1, &t, NULL);
+
+    return rc == -ETIME || rc == -EINTR || rc == -EAGAIN ? 0 : rc < 0 ? rc : 0;
+}
+
+/* The kernel may run a write, and raise SIGXFSZ, inside the call: only where there is a limit. */
+static bool guard(struct uring *u, struct io_sigxfsz *g)
+{
+    struct rlimit limit;
+
+    if (!u->writes || getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
+        return false;
+    io_sigxfsz_block(g);
+    return true;
+}
+
 static int uring_flush(struct io_backend *b)
 {
     struct uring *u = (struct uring *)b;
-    struct io_sigxfsz guard;
+    struct io_sigxfsz g;
+    bool guarded;
     int rc;
 
-    if (!u->writes)
-        return submit_all(&u->ring);
-    /* the kernel may run a write, and raise the signal, inside the call */
-    io_sigxfsz_block(&guard);
+    if (!io_uring_sq_ready(&u->ring))
+        return 0;
+    guarded = guard(u, &g);
     rc = submit_all(&u->ring);
-    io_sigxfsz_restore(&guard);
+    if (guarded)
+        io_sigxfsz_restore(&g);
     if (rc == 0)
         u->writes = false;
     return rc;
 }
 
+static int uring_wait(struct io_backend *b, uint64_t timeout_ns)
+{
+    struct uring *u = (struct uring *)b;
+    struct io_sigxfsz g;
+    bool guarded = guard(u, &g);
+    int rc = submit_and_wait(&u->ring, timeout_ns);
+
+    if (guarded)
+        io_sigxfsz_restore(&g);
+    u->writes = u->writes && io_uring_sq_ready(&u->ring);
+    return rc;
+}
+
+static int uring_arm(struct io_backend *b)
+{
+    struct uring *u = (struct uring *)b;
+
+    return io_uring_register_eventfd(&u->ring, u->event_fd);
+}
+
 static unsigned uring_collect(struct io_backend *b, struct io_transfer **done, unsigned max)
 {
     struct uring *u = (struct uring *)b;
-    struct io_uring_cqe *cqe;
-    unsigned n = 0;
+    struct io_uring_cqe *cqes[64];
+    unsigned n = 0, got;
 
-    while (n < max && io_uring_peek_cqe(&u->ring, &cqe) == 0) {
-        struct io_transfer *t = io_uring_cqe_get_data(cqe);
+    do {
+        unsigned room = max - n < 64 ? max - n : 64;
 
-        t->result = cqe->res;
-        io_uring_cqe_seen(&u->ring, cqe);
-        done[n++] = t;
-    }
+        got = io_uring_peek_batch_cqe(&u->ring, cqes, room);
+        for (unsigned i = 0; i < got; i++) {
+            struct io_transfer *t = io_uring_cqe_get_data(cqes[i]);
+
+            if (!t) {
+                u->cancels--;
+                continue;
+            }
+            t->result = cqes[i]->res;
+            done[n++] = t;
+        }
+        io_uring_cq_advance(&u->ring, got);
+    } while (got && n < max);
     u->unfinished -= n;
     return n;
+}
+
+/* Best effort: transfers that the drive has can rarely be called back. */
+static void uring_cancel(struct io_backend *b, struct io_transfer *t)
+{
+    struct uring *u = (struct uring *)b;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+
+    if (!sqe)
+        return;
+    io_uring_prep_cancel(sqe, t, 0);
+    io_uring_sqe_set_data(sqe, NULL);
+    u->cancels++;
+}
+
+static int add_region(struct uring *u, char *base, uint64_t bytes)
+{
+    struct iovec iov = {.iov_base = base, .iov_len = bytes};
+    struct region *all = u->regions;
+    unsigned at = u->region_count;
+    int rc;
+
+    if (at == BUFFERS_MAX)
+        return -ENOSPC;
+    if (at && base < all[at - 1].base + all[at - 1].bytes)
+        return -EINVAL; /* found by address: in order, and apart */
+    all = realloc(all, (at + 1) * sizeof *all);
+    if (!all)
+        return -ENOMEM;
+    u->regions = all;
+    rc = io_uring_register_buffers_update_tag(&u->ring, at, &iov, NULL, 1);
+    if (rc < 0)
+        return rc;
+    all[at] = (struct region){base, bytes};
+    u->region_count++;
+    return 0;
+}
+
+static int uring_register_buffers(struct io_backend *b, void *base, uint64_t bytes)
+{
+    struct uring *u = (struct uring *)b;
+    struct rlimit limit = {0};
+    int rc = 0;
+
+    if (!u->has_buffers) {
+        rc = io_uring_register_buffers_sparse(&u->ring, BUFFERS_MAX);
+        u->has_buffers = rc == 0;
+    }
+    for (uint64_t at = 0; at < bytes && rc == 0; at += REGION_BYTES)
+        rc = add_region(u, (char *)base + at, bytes - at < REGION_BYTES ? bytes - at : REGION_BYTES);
+    if (rc == -ENOMEM && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < bytes)
+        return base_fail(
+            rc, "register buffers of %" PRIu64 " bytes: RLIMIT_MEMLOCK (ulimit -l) is %" PRIu64 " bytes: %s",
+            bytes, (uint64_t)limit.rlim_cur, base_strerror(rc));
+    return rc < 0 ? base_fail_errno(rc, "register buffers of %" PRIu64 " bytes", bytes) : 0;
+}
+
+static int uring_register_file(struct io_backend *b, int fd)
+{
+    struct uring *u = (struct uring *)b;
+    int rc;
+
+    if (!u->has_files) {
+        rc = io_uring_register_files_sparse(&u->ring, FILES_MAX);
+        if (rc < 0)
+            return rc;
+        u->has_files = true;
+    }
+    if (u->file_count == FILES_MAX)
+        return -ENOSPC;
+    rc = io_uring_register_files_update(&u->ring, u->file_count, &fd, 1);
+    return rc < 0 ? rc : (int)u->file_count++;
 }
 
 static void uring_close(struct io_backend *b)
@@ -105,17 +269,21 @@ static void uring_close(struct io_backend *b)
     struct io_uring_cqe *cqe;
 
     /* what the kernel never got (sq_ready) can't touch a buffer */
-    while (u->unfinished > io_uring_sq_ready(&u->ring)) {
+    while (u->unfinished + u->cancels > io_uring_sq_ready(&u->ring)) {
         int rc = io_uring_wait_cqe(&u->ring, &cqe);
 
         if (rc == -EINTR || rc == -EAGAIN)
             continue;
         if (rc < 0)
             break;
+        if (io_uring_cqe_get_data(cqe))
+            u->unfinished--;
+        else
+            u->cancels--;
         io_uring_cqe_seen(&u->ring, cqe);
-        u->unfinished--;
     }
     io_uring_queue_exit(&u->ring);
+    free(u->regions);
     free(u);
 }
 
@@ -124,6 +292,11 @@ static const struct io_backend_ops uring_ops = {
     .flush = uring_flush,
     .collect = uring_collect,
     .close = uring_close,
+    .wait = uring_wait,
+    .arm = uring_arm,
+    .cancel = uring_cancel,
+    .register_buffers = uring_register_buffers,
+    .register_file = uring_register_file,
 };
 
 /* 0 if the kernel's io_uring has the two operations. */
@@ -196,28 +369,49 @@ static int refuse(int code)
     }
 }
 
-int io_backend_uring(uint32_t depth, int event_fd, struct io_backend **out)
+/* A ring as asked for. Without flags: completions that wait for the owner's next call instead of
+ * interrupting it, where the kernel knows that (5.19). */
+static int open_ring(uint32_t count, uint32_t flags, struct io_uring *ring)
+{
+    struct io_uring_params p = {0};
+    uint32_t entries = count < IO_DEPTH_MAX ? count * 2 : count; /* room for cancellations */
+    int rc;
+
+    if (flags & IO_QUEUE_SQPOLL) {
+        p.flags |= IORING_SETUP_SQPOLL;
+        p.sq_thread_idle = IDLE_MS;
+    } else if (flags & IO_QUEUE_DEFER) {
+        p.flags |= IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+    } else {
+        p.flags |= IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+    }
+    if (flags & IO_QUEUE_IOPOLL)
+        p.flags |= IORING_SETUP_IOPOLL;
+    rc = io_uring_queue_init_params(entries, ring, &p);
+    return rc == -EINVAL && !flags ? io_uring_queue_init(entries, ring, 0) : rc;
+}
+
+int io_backend_uring(uint32_t count, uint32_t flags, int event_fd, struct io_backend **out)
 {
     struct uring *u = calloc(1, sizeof *u);
     int rc;
 
     if (!u)
         return base_fail_errno(-ENOMEM, "open io_uring");
-    rc = io_uring_queue_init(depth, &u->ring, 0);
+    rc = open_ring(count, flags, &u->ring);
     if (rc < 0) {
         free(u);
         return refuse(rc);
     }
-    rc = io_uring_ring_dontfork(&u->ring); /* a forked child must not share the ring's memory */
-    if (rc == 0)
+    rc = io_uring_ring_dontfork(&u->ring);     /* a forked child must not share the ring's memory */
+    if (rc == 0 && !(flags & IO_QUEUE_IOPOLL)) /* which takes no empty operation */
         rc = prove(&u->ring);
-    if (rc == 0)
-        rc = io_uring_register_eventfd(&u->ring, event_fd);
     if (rc < 0) {
         io_uring_queue_exit(&u->ring);
         free(u);
         return refuse(rc);
     }
+    u->event_fd = event_fd;
     u->base.ops = &uring_ops;
     *out = &u->base;
     return 0;
@@ -225,9 +419,10 @@ int io_backend_uring(uint32_t depth, int event_fd, struct io_backend **out)
 
 #else
 
-int io_backend_uring(uint32_t depth, int event_fd, struct io_backend **out)
+int io_backend_uring(uint32_t count, uint32_t flags, int event_fd, struct io_backend **out)
 {
-    (void)depth;
+    (void)count;
+    (void)flags;
     (void)event_fd;
     (void)out;
     return base_fail(-ENOSYS, "open io_uring: this library was built without liburing");

@@ -54,6 +54,14 @@ int scratch_teardown(void **state)
     return 0;
 }
 
+const struct ofl_nvme *fixture_nvme(const char *dir, uint64_t bytes)
+{
+    static struct ofl_nvme nvme;
+
+    nvme = (struct ofl_nvme){dir, bytes};
+    return &nvme;
+}
+
 void fixture_log(void *arg, enum ofl_log_level level, const char *text)
 {
     (void)arg;

@@ -21,6 +21,9 @@ void scratch_remove(void);
 int scratch_setup(void **state);
 int scratch_teardown(void **state);
 
+/* For a config: one directory with so many bytes. Valid until the next call. */
+const struct ofl_nvme *fixture_nvme(const char *dir, uint64_t bytes);
+
 /* Prints warnings of the library to stderr. */
 void fixture_log(void *arg, enum ofl_log_level level, const char *text);
 

@@ -130,6 +130,7 @@ host=$(smallest --host-mem)
 refuse 'smallest workable --device-mem' ofl-finetune "${tiny[@]}" --accum 2 --device-mem 8M --host-mem 2M
 all=$(smallest 'smallest workable --device-mem for that')
 
+mkdir "$work/second"
 for variant in '--dtype f32' '--dtype bf16 --clip 0.5 --shuffle --warmup 3'; do
     read -r -a options <<<"$variant"
     options+=("${tiny[@]}" --accum 2 --steps 5)
@@ -142,6 +143,7 @@ for variant in '--dtype f32' '--dtype bf16 --clip 0.5 --shuffle --warmup 3'; do
         rm -f "$work/placed.json"
     done <<END
 --device-mem $device --host-mem 2M --nvme $work:$((nvme * 2))
+--device-mem $device --host-mem 2M --nvme $work:$((nvme / 2 + 2097152)) --nvme $work/second:$((nvme + 2097152))
 --device-mem $((device * 2 + 12345)) --host-mem 6M --nvme $work
 --device-mem $device --host-mem 32M
 --device-mem 64M --host-mem 2M
@@ -186,7 +188,8 @@ same "$work/memory.json" "$work/placed.json" '20m with the smallest budgets'
 refuse 'not a whole number' ofl-finetune "${tiny[@]}" --steps 0
 refuse 'not a size' ofl-finetune "${tiny[@]}" --device-mem 12Q
 refuse 'f32 or bf16' ofl-finetune "${tiny[@]}" --dtype f16
-refuse 'second directory' ofl-finetune "${tiny[@]}" --device-mem 8M --nvme "$work" --nvme /tmp
+refuse 'one more than the 8 directories' ofl-finetune "${tiny[@]}" --device-mem 8M --nvme "$work" --nvme "$work" \
+    --nvme "$work" --nvme "$work" --nvme "$work" --nvme "$work" --nvme "$work" --nvme "$work" --nvme "$work"
 refuse 'No such file' ofl-finetune "${tiny[@]}" --device-mem 8M --nvme "$work/absent"
 refuse 'No such file' ofl-finetune --preset tiny --data "$work/absent"
 refuse 'No such file' ofl-finetune "${tiny[@]}" --out "$work/absent/deeper"

@@ -296,8 +296,8 @@ static struct ofl_config config_of(size_t i, const char *dir)
     return (struct ofl_config){.size = sizeof(struct ofl_config),
                                .device_bytes = cases[i].device,
                                .host_bytes = cases[i].host,
-                               .nvme_dir = cases[i].nvme ? dir : NULL,
-                               .nvme_bytes = cases[i].nvme,
+                               .nvme = fixture_nvme(dir, cases[i].nvme),
+                               .nvme_count = cases[i].nvme > 0,
                                .flags = cases[i].flags,
                                .test_seed = cases[i].test_seed,
                                .log = fixture_log};
@@ -396,8 +396,8 @@ static void larger_than_the_host_alone(void **state)
     struct ofl_config config = {.size = sizeof config,
                                 .device_bytes = 6 * MIB,
                                 .host_bytes = 2 * MIB,
-                                .nvme_dir = *state,
-                                .nvme_bytes = 16 * MIB};
+                                .nvme = fixture_nvme(*state, 16 * MIB),
+                                .nvme_count = 1};
     struct ofl_tensor_desc d = {.size = sizeof d, .name = "large", .dtype = OFL_U64, .elems = 4 * MIB / 8};
     struct ofl_lease l = {.mode = OFL_READ};
     struct model *m = &p.models[0];
@@ -458,7 +458,7 @@ static void budgets_refuse_at_once(void **state)
     assert_int_equal(ofl_release(ctx, leases + 1, 1, s), 0);
     assert_int_equal(ofl_close(ctx), 0);
 
-    config.nvme_bytes = MIB;
+    config.nvme = fixture_nvme(*state, MIB);
     assert_int_equal(ofl_open(&config, &ctx), 0);
     tensor_of(ctx, "first", 900000);
     huge.elems = 900000;
@@ -508,8 +508,8 @@ static void plan_beats_recency(void **state)
     struct ofl_config config = {.size = sizeof config,
                                 .device_bytes = 10 * 65536,
                                 .host_bytes = 2 * MIB,
-                                .nvme_dir = *state,
-                                .nvme_bytes = 16 * MIB};
+                                .nvme = fixture_nvme(*state, 16 * MIB),
+                                .nvme_count = 1};
     struct ofl_stats before = {.size = sizeof before}, after = {.size = sizeof after};
     struct ofl_tensor *t[20];
     struct ofl_stream *s;

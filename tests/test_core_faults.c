@@ -36,8 +36,8 @@ static int rig_open(struct rig *r, const char *dir, uint64_t seed, uint32_t erro
     struct ofl_config config = {.size = sizeof config,
                                 .device_bytes = 3 * BYTES,
                                 .host_bytes = 2 * MIB,
-                                .nvme_dir = dir,
-                                .nvme_bytes = 16 * MIB,
+                                .nvme = fixture_nvme(dir, 16 * MIB),
+                                .nvme_count = 1,
                                 .test_seed = seed,
                                 .test_errors = errors};
     int err;

@@ -35,18 +35,18 @@ static void direct_is_direct_and_scratch_is_nameless(void **state)
     (void)state;
     assert_int_equal(io_file_open_scratch(io_test.dir, 0, &f), 0);
     assert_int_equal(io_test_entries_in(io_test.dir), 0);
-    assert_int_equal(fstat(f->fd, &st), 0);
+    assert_int_equal(fstat(f->member[0].fd, &st), 0);
     assert_int_equal(st.st_mode & 07777, 0600);
     assert_int_equal(st.st_nlink, 0);
-    assert_int_equal(fcntl(f->fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+    assert_int_equal(fcntl(f->member[0].fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
     assert_int_equal(io_file_direct(f), io_test.direct);
-    assert_int_equal((fcntl(f->fd, F_GETFL) & O_DIRECT) != 0, io_test.direct);
+    assert_int_equal((fcntl(f->member[0].fd, F_GETFL) & O_DIRECT) != 0, io_test.direct);
     assert_int_equal(*io_file_note(f) == '\0', io_test.direct);
     if (io_test.direct)
         assert_true(io_file_block(f) >= 512 && io_file_block(f) % 512 == 0);
     io_file_close(f);
     assert_int_equal(io_file_open_scratch(io_test.dir, IO_FILE_BUFFERED, &f), 0);
-    assert_int_equal(fcntl(f->fd, F_GETFL) & O_DIRECT, 0);
+    assert_int_equal(fcntl(f->member[0].fd, F_GETFL) & O_DIRECT, 0);
     assert_int_equal(io_file_block(f), 1);
     assert_string_equal(io_file_note(f), "buffered: asked for");
     io_file_close(f);
@@ -67,13 +67,13 @@ static void reserve_grows_and_never_shrinks(void **state)
     assert_int_equal(io_file_reserve(f, 1 << 20), 0);
     assert_int_equal(io_file_reserve(f, 4096), 0);
     assert_int_equal(io_file_bytes(f), 1 << 20);
-    assert_int_equal(fstat(f->fd, &st), 0);
+    assert_int_equal(fstat(f->member[0].fd, &st), 0);
     assert_int_equal(st.st_size, 1 << 20);
     assert_true((uint64_t)st.st_blocks * 512 >= 1 << 20); /* backed, not a hole */
     assert_int_equal(io_file_reserve(f, UINT64_MAX), -EFBIG);
     /* more than any drive holds: refused, and nothing of it kept */
     assert_true(io_file_reserve(f, 1ull << 60) < 0);
-    assert_int_equal(fstat(f->fd, &st), 0);
+    assert_int_equal(fstat(f->member[0].fd, &st), 0);
     assert_int_equal(st.st_size, 1 << 20);
     io_file_close(f);
     assert_int_equal(io_file_open_read(io_test_make_source("s", 10), 0, &source), 0);
@@ -138,7 +138,7 @@ static int unguarded_write(void *arg)
     static _Alignas(4096) char buf[4096];
 
     CHECK(limit_file_size() == 0);
-    (void)!pwrite(f->fd, buf, sizeof buf, 1 << 20);
+    (void)!pwrite(f->member[0].fd, buf, sizeof buf, 1 << 20);
     return 0;
 }
 
@@ -209,10 +209,10 @@ static int reserve_and_write_too_much(const char *where)
     CHECK(strstr(base_error_text(), where) && strstr(base_error_text(), "25165824 bytes wanted, 0 held, 1"));
     CHECK(strstr(base_error_text(), " free: No space left on device"));
     /* ext4 leaves what it got: all of the drive */
-    CHECK(fstat(f->fd, &st) == 0 && st.st_size == 0 && st.st_blocks == 0);
+    CHECK(fstat(f->member[0].fd, &st) == 0 && st.st_size == 0 && st.st_blocks == 0);
     CHECK(io_file_reserve(f, 1 << 20) == 0);
     CHECK(io_file_reserve(f, wanted) == -ENOSPC && strstr(base_error_text(), "1048576 held"));
-    CHECK(fstat(f->fd, &st) == 0 && st.st_size == 1 << 20);
+    CHECK(fstat(f->member[0].fd, &st) == 0 && st.st_size == 1 << 20);
     for (int engine = IO_ENGINE_URING; engine <= IO_ENGINE_THREADS; engine++) {
         struct io_queue_config config = {.engine = (enum io_engine)engine};
         struct io_request r = {.op = IO_WRITE, .file = f, .buf = buf, .bytes = wanted};
@@ -244,7 +244,7 @@ static int on_a_full_tmpfs(void *arg)
     CHECK(strstr(base_error_text(), "direct I/O is required"));
     CHECK(io_file_open_scratch(io_test.dir, 0, &f) == 0);
     CHECK(!io_file_direct(f) && io_file_block(f) == 1 && strstr(io_file_note(f), "memory"));
-    CHECK((fcntl(f->fd, F_GETFL) & O_DIRECT) == 0);
+    CHECK((fcntl(f->member[0].fd, F_GETFL) & O_DIRECT) == 0);
     io_file_close(f);
     return reserve_and_write_too_much(io_test.dir);
 }
@@ -376,9 +376,9 @@ static int without_tmpfile(void *path)
     CHECK(open(io_test.dir, O_TMPFILE | O_RDWR, 0600) < 0 && errno == EOPNOTSUPP);
     CHECK(io_file_open_scratch(io_test.dir, 0, &file) == 0);
     CHECK(io_test_entries_in(io_test.dir) == before);
-    CHECK(fstat(file->fd, &st) == 0 && st.st_nlink == 0 && (st.st_mode & 07777) == 0600);
+    CHECK(fstat(file->member[0].fd, &st) == 0 && st.st_nlink == 0 && (st.st_mode & 07777) == 0600);
     CHECK(io_file_direct(file) == io_test.direct);
-    CHECK(((fcntl(file->fd, F_GETFL) & O_DIRECT) != 0) == io_test.direct);
+    CHECK(((fcntl(file->member[0].fd, F_GETFL) & O_DIRECT) != 0) == io_test.direct);
     io_file_close(file);
     return 0;
 }
@@ -395,7 +395,7 @@ static int without_fallocate(void *path)
         return rc;
     CHECK(io_file_open_scratch(io_test.dir, 0, &file) == 0);
     CHECK(io_file_reserve(file, 1 << 20) == 0);
-    CHECK(fstat(file->fd, &st) == 0 && st.st_size == 1 << 20);
+    CHECK(fstat(file->member[0].fd, &st) == 0 && st.st_size == 1 << 20);
     CHECK(io_file_reserve(file, 1ull << 60) == -ENOSPC); /* not even promised */
     CHECK(io_file_bytes(file) == 1 << 20);
     io_file_close(file);

@@ -421,8 +421,8 @@ static struct ofl_config config_of(size_t i, const char *dir)
     return (struct ofl_config){.size = sizeof(struct ofl_config),
                                .device_bytes = places[i].device,
                                .host_bytes = places[i].host,
-                               .nvme_dir = places[i].nvme ? dir : NULL,
-                               .nvme_bytes = places[i].nvme,
+                               .nvme = fixture_nvme(dir, places[i].nvme),
+                               .nvme_count = places[i].nvme > 0,
                                .flags = places[i].flags,
                                .test_seed = places[i].test_seed,
                                .log = fixture_log};

@@ -69,8 +69,8 @@ static struct small small_open(size_t place, const char *dir)
     struct ofl_config config = {.size = sizeof config,
                                 .device_bytes = places[place].device,
                                 .host_bytes = places[place].host,
-                                .nvme_dir = places[place].nvme ? dir : NULL,
-                                .nvme_bytes = places[place].nvme,
+                                .nvme = fixture_nvme(dir, places[place].nvme),
+                                .nvme_count = places[place].nvme > 0,
                                 .log = fixture_log};
     struct small s;
 

@@ -37,7 +37,8 @@ typedef unsigned long long ull;
 
 static struct store *open_store(const char *dir, uint64_t bytes)
 {
-    struct store_config c = {.dir = dir, .bytes = bytes};
+    struct store_path path = {dir, bytes};
+    struct store_config c = {.paths = &path, .count = 1};
     struct store *s;
 
     if (store_open(&c, &s) < 0)
@@ -75,7 +76,7 @@ struct program {
 static void mark(struct program *p, const struct range *r)
 {
     uint64_t last = r->offset + blocks(r->bytes) - STORE_BLOCK, places[2] = {r->offset, last};
-    int fd = store_file(p->store)->fd;
+    int fd = store_file(p->store)->member[0].fd;
 
     for (uint64_t i = 0; i < STORE_BLOCK / 8; i++)
         memcpy(p->block + 8 * i, &r->mark, 8);
@@ -86,7 +87,7 @@ static void mark(struct program *p, const struct range *r)
 static bool intact(struct program *p, const struct range *r)
 {
     uint64_t last = r->offset + blocks(r->bytes) - STORE_BLOCK, places[2] = {r->offset, last}, word;
-    int fd = store_file(p->store)->fd;
+    int fd = store_file(p->store)->member[0].fd;
     bool good = true;
 
     for (int i = 0; i < 2; i++) {
@@ -229,21 +230,22 @@ static void what_is_asked_for_suffices(void **state)
 
 static void bad_places_are_refused(void **state)
 {
-    struct store_config c = {.dir = "build/no/such/place"};
+    struct store_path path = {.dir = "build/no/such/place"};
+    struct store_config c = {.paths = &path, .count = 1};
     struct statvfs fs;
     struct store *s = (struct store *)&c;
 
     expect_error(store_open(&c, &s), -ENOENT, "build/no/such/place");
     assert_null(s);
-    c.dir = "/dev/null";
-    expect_error(store_open(&c, &s), -ENOTDIR, "/dev/null");
-    c.dir = *state;
-    assert_int_equal(statvfs(c.dir, &fs), 0);
-    c.bytes = 2 * (uint64_t)fs.f_blocks * fs.f_frsize;
+    path.dir = "README.md"; /* no directory */
+    expect_error(store_open(&c, &s), -ENOTDIR, "README.md");
+    path.dir = *state;
+    assert_int_equal(statvfs(path.dir, &fs), 0);
+    path.bytes = 2 * (uint64_t)fs.f_blocks * fs.f_frsize;
     expect_error(store_open(&c, &s), -ENOSPC, " bytes free");
     assert_null(s);
-    c.bytes = 0; /* what is free, less 5 % */
-    s = open_store(c.dir, 0);
+    path.bytes = 0; /* what is free, less 5 % */
+    s = open_store(path.dir, 0);
     assert_true(store_budget(s) > 0);
     assert_true(store_budget(s) < (uint64_t)fs.f_blocks * fs.f_frsize);
     store_close(s);
@@ -315,8 +317,8 @@ static void nameless_and_private(void **state)
     umask(mask);
     assert_int_equal(store_take(a, 100000, "a", &at), 0);
     assert_int_equal(entries(dir), 0);
-    assert_int_equal(fstat(store_file(a)->fd, &of_a), 0);
-    assert_int_equal(fstat(store_file(b)->fd, &of_b), 0);
+    assert_int_equal(fstat(store_file(a)->member[0].fd, &of_a), 0);
+    assert_int_equal(fstat(store_file(b)->member[0].fd, &of_b), 0);
     assert_int_equal(of_a.st_mode & 07777, 0600);
     assert_int_equal(of_a.st_nlink, 0);
     assert_true(of_a.st_ino != of_b.st_ino);               /* two jobs don't meet */

@@ -25,7 +25,7 @@ allowed() {
     liboffload/core/*) echo "$store liboffload/core/" ;;
     liboffload/optim/*) echo "$store liboffload/core/ liboffload/optim/" ;;
     examples/*) echo 'include/offload.h examples/' ;;
-    bench/*) echo 'include/offload.h examples/ bench/ io/io.h' ;;
+    bench/*) echo 'include/offload.h examples/common.h bench/ io/io.h io/histogram.h io/drive.h io/profile.h' ;;
     tests/*) echo '*' ;;
     *) echo '' ;; # a folder that is not a room: no includes of ours
     esac

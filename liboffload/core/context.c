@@ -267,7 +267,7 @@ static void *engine(void *arg)
 static int check_config(const struct ofl_config *c)
 {
     const uint32_t known = OFL_FORBID_BUFFERED | OFL_FORBID_THREADS | OFL_FORBID_PAGEABLE | OFL_USE_THREADS |
-                           OFL_USE_BUFFERED | OFL_POISON;
+                           OFL_USE_BUFFERED | OFL_POISON | OFL_NO_MEASURE;
 
     if (c->flags & ~known)
         return base_fail(-EINVAL, "open context: unknown flags 0x%x", c->flags & ~known);
@@ -280,7 +280,13 @@ static int check_config(const struct ofl_config *c)
         return base_fail(-OFL_EBUDGET,
                          "open context: the host budget is %llu bytes: the smallest workable is %u",
                          (ull)c->host_bytes, OFL_HOST_MIN_BYTES);
-    if (c->nvme_dir && c->host_bytes == 0)
+    if (c->nvme_count > OFL_NVME_MAX)
+        return base_fail(-EINVAL, "open context: %u NVMe directories, at most %u are possible", c->nvme_count,
+                         OFL_NVME_MAX);
+    for (uint32_t i = 0; i < c->nvme_count; i++)
+        if (!c->nvme || !c->nvme[i].dir || !c->nvme[i].dir[0])
+            return base_fail(-EINVAL, "open context: NVMe directory %u has no name", i);
+    if (c->nvme_count && c->host_bytes == 0)
         return base_fail(
             -OFL_EBUDGET,
             "open context: an NVMe tier needs host memory to move bytes through: the smallest workable "
@@ -324,48 +330,6 @@ static int open_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
     return err;
 }
 
-static int open_store(struct ofl_ctx *ctx, const struct ofl_config *c)
-{
-    struct store_config store = {.dir = c->nvme_dir, .bytes = c->nvme_bytes, .file_flags = ctx->file_flags};
-    struct io_file *f;
-    int err = store_open(&store, &ctx->store);
-
-    if (err < 0)
-        return err;
-    f = store_file(ctx->store);
-    if (io_file_block(f) > STORE_BLOCK)
-        return base_fail(-EINVAL,
-                         "open store in %s: direct I/O needs blocks of %u bytes, at most %u are supported",
-                         c->nvme_dir, io_file_block(f), STORE_BLOCK);
-    if (!io_file_direct(f))
-        core_log(ctx, OFL_LOG_WARNING, "store in %s: buffered I/O: %s", c->nvme_dir, io_file_note(f));
-    return 0;
-}
-
-static int open_io(struct ofl_ctx *ctx, const struct ofl_config *c)
-{
-    struct io_queue_config io = {.engine = c->flags & OFL_USE_THREADS ? IO_ENGINE_THREADS : IO_ENGINE_AUTO};
-    int err;
-
-    if (c->flags & OFL_FORBID_THREADS)
-        io.engine = IO_ENGINE_URING;
-    if (c->test_seed) {
-        io.fault_seed = c->test_seed;
-        io.fault_short = io.fault_again = 100;
-        io.fault_error = c->test_errors;
-    }
-    if (c->flags & OFL_USE_BUFFERED)
-        ctx->file_flags |= IO_FILE_BUFFERED;
-    if (c->flags & OFL_FORBID_BUFFERED)
-        ctx->file_flags |= IO_FILE_REQUIRE_DIRECT;
-    err = io_queue_open(&io, &ctx->io);
-    if (err == 0 && io_queue_note(ctx->io)[0])
-        core_log(ctx, OFL_LOG_WARNING, "I/O by threads: %s", io_queue_note(ctx->io));
-    if (err == 0 && c->nvme_dir)
-        err = open_store(ctx, c);
-    return err;
-}
-
 static void open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t workers)
 {
     struct pager *p = &ctx->pager;
@@ -387,7 +351,7 @@ static void open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t
     p->tile_bytes = choose_tile(c);
     p->store = ctx->store;
     p->poison = c->flags & OFL_POISON;
-    p->home = c->nvme_dir ? OFL_NVME : c->host_bytes >= c->device_bytes ? OFL_HOST : OFL_DEVICE;
+    p->home = c->nvme_count ? OFL_NVME : c->host_bytes >= c->device_bytes ? OFL_HOST : OFL_DEVICE;
     /* Half of the arena at most is held by updates in flight, so that moves always find room. */
     most = p->host_bytes / 2 / (CORE_UPDATE_TENSORS * p->tile_bytes);
     p->active_max = most < 1 ? 1 : most > 2 * workers + 2 ? 2 * workers + 2 : (uint32_t)most;
@@ -426,7 +390,7 @@ static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
                  (ull)(c->host_bytes + c->device_bytes), (ull)machine.memory_bytes);
     err = open_memory(ctx, c);
     if (err == 0)
-        err = open_io(ctx, c);
+        err = core_io_open(ctx, c);
     if (err == 0)
         err = base_pool_create(workers, "ofl-work", &ctx->pool);
     if (err < 0)
@@ -542,54 +506,4 @@ void core_hook_remove(struct ofl_ctx *ctx, struct core_hook *h)
     if (*at)
         *at = h->next;
     pthread_mutex_unlock(&ctx->lists_lock);
-}
-
-/* ---- statistics -------------------------------------------------------- */
-
-static int stats_run(struct ofl_ctx *ctx, void *arg)
-{
-    struct pager *p = &ctx->pager;
-    struct ofl_stats *s = arg;
-    struct sched_counts counts;
-
-    *s = p->stats;
-    s->budget_bytes[OFL_DEVICE] = p->device_bytes;
-    s->used_bytes[OFL_DEVICE] = p->device_used;
-    s->peak_bytes[OFL_DEVICE] = p->device_peak;
-    s->budget_bytes[OFL_HOST] = p->host_bytes;
-    s->used_bytes[OFL_HOST] = p->host_bytes - base_extents_free_bytes(p->host_ranges);
-    s->peak_bytes[OFL_HOST] = p->host_peak;
-    if (p->store) {
-        s->budget_bytes[OFL_NVME] = store_budget(p->store);
-        s->used_bytes[OFL_NVME] = store_used(p->store);
-        s->peak_bytes[OFL_NVME] = store_peak(p->store);
-        s->direct = io_file_direct(store_file(p->store));
-    }
-    pthread_mutex_lock(&ctx->lists_lock);
-    if (!p->store)
-        s->direct = ctx->sources != NULL;
-    for (const struct ofl_source *x = ctx->sources; x; x = core_source_next(x))
-        s->direct &= core_source_direct(x);
-    pthread_mutex_unlock(&ctx->lists_lock);
-    s->tile_bytes = p->tile_bytes;
-    sched_counts_get(p->sched, &counts);
-    s->steps = counts.steps;
-    s->off_plan = counts.off_plan;
-    s->io_uring = io_queue_engine(ctx->io) == IO_ENGINE_URING;
-    s->pinned = ctx->arena.pinned;
-    s->numa_node = p->host_bytes ? ctx->arena.node : -1;
-    return 0;
-}
-
-int ofl_stats_get(struct ofl_ctx *ctx, struct ofl_stats *out)
-{
-    struct ofl_stats s;
-    struct dev_stats dev;
-
-    core_call(ctx, stats_run, &s);
-    dev_stats_get(ctx->dev, &dev);
-    s.device_in_bytes = dev.in_bytes;
-    s.device_out_bytes = dev.out_bytes;
-    s.stall_ns = dev.stall_ns;
-    return base_sized_write(out, &s, sizeof s, "get statistics: stats");
 }

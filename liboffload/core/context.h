@@ -45,6 +45,7 @@ struct ofl_ctx {
     struct store *store;
     struct base_pool *pool;
     unsigned file_flags;
+    bool registered; /* the arena, with the ring */
     ofl_log_fn *log;
     void *log_arg;
     pthread_mutex_t log_lock;
@@ -75,6 +76,9 @@ void core_log(struct ofl_ctx *ctx, enum ofl_log_level level, const char *fmt, ..
 int core_stream_call(struct ofl_stream *s, void (*call)(void *arg, int code), void *arg);
 void core_hook_add(struct ofl_ctx *ctx, struct core_hook *h);
 void core_hook_remove(struct ofl_ctx *ctx, struct core_hook *h);
+
+/* storage.c: queue, store; part of opening. */
+int core_io_open(struct ofl_ctx *ctx, const struct ofl_config *c);
 
 /* tensor.c: makes the internal object without adding it. */
 int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out);

@@ -3,10 +3,12 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <xxhash.h>
 
 #include "include/offload.h"
+#include "io/profile.h"
 #include "liboffload/base/extent.h"
 
 /* The file grows by this much at once (less near the budget's end). */
@@ -23,46 +25,93 @@ static uint64_t round_up(uint64_t bytes)
     return (bytes + STORE_BLOCK - 1) / STORE_BLOCK * STORE_BLOCK;
 }
 
-static int free_space(const char *dir, uint64_t *bytes)
+static int free_space(const char *dir, uint64_t *bytes, dev_t *device)
 {
     struct statvfs fs;
+    struct stat st;
 
-    if (statvfs(dir, &fs) < 0)
+    if (statvfs(dir, &fs) < 0 || stat(dir, &st) < 0)
         return base_fail_errno(-errno, "open store in %s", dir);
     *bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    *device = st.st_dev;
     return 0;
+}
+
+/* What each path may hold. Paths on one file system without a budget share what is free there. */
+static int settle_budgets(const struct store_config *config, uint64_t *budgets)
+{
+    uint64_t available[IO_STRIPE_MAX] = {0};
+    dev_t device[IO_STRIPE_MAX] = {0};
+    int err = 0;
+
+    for (unsigned i = 0; i < config->count && err == 0; i++)
+        err = free_space(config->paths[i].dir, &available[i], &device[i]);
+    for (unsigned i = 0; i < config->count && err == 0; i++) {
+        const struct store_path *path = &config->paths[i];
+        unsigned sharers = 0;
+
+        for (unsigned k = 0; k < config->count; k++)
+            sharers += device[k] == device[i] && config->paths[k].bytes == 0;
+        if (path->bytes > available[i])
+            return base_fail(-ENOSPC, "open store in %s: %llu bytes wanted, %llu bytes free: %s", path->dir,
+                             (unsigned long long)path->bytes, (unsigned long long)available[i],
+                             base_strerror(-ENOSPC));
+        budgets[i] = path->bytes ? path->bytes : (available[i] - available[i] / 20) / sharers;
+        budgets[i] -= budgets[i] % (config->count > 1 ? IO_STRIPE_BYTES : STORE_BLOCK);
+    }
+    return err;
+}
+
+/* Every byte of the store is written about as often as it is read, so a path's share goes by the
+ * time that it takes for both. Equal shares if one of them can't be measured. */
+static void weigh(struct io_stripe *stripes, unsigned count)
+{
+    double weight[IO_STRIPE_MAX];
+
+    for (unsigned i = 0; i < count; i++) {
+        double read_bps, write_bps;
+
+        if (io_profile_measure_rates(stripes[i].dir, &read_bps, &write_bps) < 0 || read_bps <= 0 ||
+            write_bps <= 0)
+            return;
+        weight[i] = 1 / (1 / read_bps + 1 / write_bps);
+    }
+    for (unsigned i = 0; i < count; i++)
+        stripes[i].weight = weight[i];
+}
+
+static int open_file(struct store *s, const struct store_config *config)
+{
+    struct io_stripe stripes[IO_STRIPE_MAX] = {0};
+    uint64_t budgets[IO_STRIPE_MAX] = {0};
+    int err = settle_budgets(config, budgets);
+
+    if (err < 0)
+        return err;
+    for (unsigned i = 0; i < config->count; i++) {
+        stripes[i] = (struct io_stripe){.dir = config->paths[i].dir, .limit_bytes = budgets[i]};
+        s->budget += budgets[i];
+    }
+    if (config->count > 1)
+        weigh(stripes, config->count);
+    return io_file_open_striped(stripes, config->count, config->file_flags, &s->file);
 }
 
 int store_open(const struct store_config *config, struct store **out)
 {
     struct store *s = calloc(1, sizeof *s);
-    uint64_t available = 0;
     int err;
 
     *out = NULL;
     if (!s)
-        return base_fail(-ENOMEM, "open store in %s: out of memory", config->dir);
-    err = io_file_open_scratch(config->dir, config->file_flags, &s->file);
+        return base_fail(-ENOMEM, "open store in %s: out of memory", config->paths[0].dir);
+    err = open_file(s, config);
+    if (err == 0)
+        err = base_extents_create(0, &s->ranges);
     if (err < 0)
-        goto fail;
-    err = free_space(config->dir, &available);
-    if (err < 0)
-        goto fail;
-    if (config->bytes > available) {
-        err = base_fail(-ENOSPC, "open store in %s: %llu bytes wanted, %llu bytes free: %s", config->dir,
-                        (unsigned long long)config->bytes, (unsigned long long)available,
-                        base_strerror(-ENOSPC));
-        goto fail;
-    }
-    s->budget = config->bytes ? config->bytes : available - available / 20;
-    s->budget -= s->budget % STORE_BLOCK;
-    err = base_extents_create(0, &s->ranges);
-    if (err < 0)
-        goto fail;
-    *out = s;
-    return 0;
-fail:
-    store_close(s);
+        store_close(s);
+    else
+        *out = s;
     return err;
 }
 

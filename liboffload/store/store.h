@@ -1,5 +1,5 @@
 /*
- * store: the NVMe tier's space. Owns one scratch file, its ranges, and the seal of
+ * store: the NVMe tier's space. Owns one scratch file (in several directories: striped), its ranges, and the seal of
  * what is written there. Knows nothing of tensors; moves no bytes itself: the pager
  * submits requests on store_file() for the ranges that it took.
  *
@@ -18,12 +18,18 @@ struct store;
 /* Ranges and requests are multiples of this. */
 #define STORE_BLOCK 4096u
 
-struct store_config {
+struct store_path {
     const char *dir;
-    uint64_t bytes;      /* budget; 0: what is free in dir, less 5 % */
+    uint64_t bytes; /* budget; 0: what is free in dir, less 5 % */
+};
+
+struct store_config {
+    const struct store_path *paths;
+    unsigned count;      /* 1 to IO_STRIPE_MAX */
     unsigned file_flags; /* IO_FILE_ */
 };
 
+/* Several paths get shares by their speed, which takes about half a second each to measure. */
 int store_open(const struct store_config *config, struct store **out);
 void store_close(struct store *s); /* NULL accepted */
 struct io_file *store_file(struct store *s);

@@ -1,0 +1,107 @@
+/* storage: opens what a context moves bytes to and from drives with: queue, store, profiles. */
+#include <errno.h>
+
+#include "io/profile.h"
+#include "liboffload/core/context.h"
+
+typedef unsigned long long ull;
+
+/* Stores from this size on are worth the seconds, and the bytes written, of a measurement. */
+#define MEASURE_BYTES (4ull << 30)
+
+/* What is known of the drive decides how it is driven. A store that pays for a measurement gets
+ * one where no profile is kept. */
+static void tune(struct ofl_ctx *ctx, const struct ofl_config *c, const char *dir, uint64_t bytes)
+{
+    unsigned measure = bytes >= MEASURE_BYTES && !(c->flags & (OFL_NO_MEASURE | OFL_USE_BUFFERED));
+    struct io_profile profile;
+
+    if (io_profile_get(dir, measure ? IO_PROFILE_MEASURE : 0, NULL, NULL, &profile) < 0) {
+        core_log(ctx, OFL_LOG_INFO, "%s: no profile: %s", dir, base_error_text());
+        return;
+    }
+    if (profile.origin == IO_PROFILE_DEFAULT)
+        return;
+    if (io_queue_tune(ctx->io, dir, &profile.tuning) == 0)
+        core_log(ctx, OFL_LOG_INFO,
+                 "%s: drive %s: read %.2f GB/s, write %.2f GB/s; pieces of %u bytes, %llu in flight", dir,
+                 profile.origin == IO_PROFILE_MEASURED ? "measured" : "measured earlier",
+                 profile.read_bps / 1e9, profile.write_bps / 1e9, profile.tuning.piece_bytes,
+                 (ull)profile.tuning.window_bytes);
+}
+
+static void log_parts(struct ofl_ctx *ctx, struct io_file *f)
+{
+    for (unsigned i = 0; i < io_file_parts(f); i++) {
+        struct io_part_info part;
+
+        io_file_part(f, i, &part);
+        if (!part.direct)
+            core_log(ctx, OFL_LOG_WARNING, "store in %s: buffered I/O: %s", part.dir, part.note);
+        if (io_file_parts(f) > 1)
+            core_log(ctx, OFL_LOG_INFO, "store in %s: share %g of the bytes, by its speed", part.dir,
+                     part.weight);
+    }
+}
+
+static int open_store(struct ofl_ctx *ctx, const struct ofl_config *c)
+{
+    struct store_path paths[OFL_NVME_MAX];
+    struct store_config store = {.paths = paths, .count = c->nvme_count, .file_flags = ctx->file_flags};
+    struct io_file *f;
+    int err;
+
+    for (uint32_t i = 0; i < c->nvme_count; i++)
+        paths[i] = (struct store_path){c->nvme[i].dir, c->nvme[i].bytes};
+    err = store_open(&store, &ctx->store);
+    if (err < 0)
+        return err;
+    f = store_file(ctx->store);
+    if (io_file_block(f) > STORE_BLOCK)
+        return base_fail(-EINVAL,
+                         "open store in %s: direct I/O needs blocks of %u bytes, at most %u are supported",
+                         c->nvme[0].dir, io_file_block(f), STORE_BLOCK);
+    log_parts(ctx, f);
+    for (uint32_t i = 0; i < c->nvme_count; i++)
+        tune(ctx, c, c->nvme[i].dir, store_budget(ctx->store) / c->nvme_count);
+    if (io_queue_attach(ctx->io, f) < 0)
+        core_log(ctx, OFL_LOG_INFO, "%s", base_error_text()); /* costs a look-up a transfer */
+    return 0;
+}
+
+/* Host memory moves to and from drives only: registered, it is pinned once instead of each time. */
+static void register_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
+{
+    struct io_stats stats;
+
+    if (c->host_bytes && io_queue_register(ctx->io, ctx->arena.base, c->host_bytes) < 0)
+        core_log(ctx, OFL_LOG_INFO, "%s: each transfer pins its pages", base_error_text());
+    io_queue_stats(ctx->io, &stats);
+    ctx->registered = stats.registered_buffers;
+}
+
+int core_io_open(struct ofl_ctx *ctx, const struct ofl_config *c)
+{
+    struct io_queue_config io = {.engine = c->flags & OFL_USE_THREADS ? IO_ENGINE_THREADS : IO_ENGINE_AUTO};
+    int err;
+
+    if (c->flags & OFL_FORBID_THREADS)
+        io.engine = IO_ENGINE_URING;
+    if (c->test_seed) {
+        io.faults.seed = c->test_seed;
+        io.faults.cut_short = io.faults.again = io.faults.delay = 100;
+        io.faults.error = c->test_errors;
+    }
+    if (c->flags & OFL_USE_BUFFERED)
+        ctx->file_flags |= IO_FILE_BUFFERED;
+    if (c->flags & OFL_FORBID_BUFFERED)
+        ctx->file_flags |= IO_FILE_REQUIRE_DIRECT;
+    err = io_queue_open(&io, &ctx->io);
+    if (err == 0 && io_queue_note(ctx->io)[0])
+        core_log(ctx, OFL_LOG_WARNING, "I/O by threads: %s", io_queue_note(ctx->io));
+    if (err == 0)
+        register_memory(ctx, c);
+    if (err == 0 && c->nvme_count)
+        err = open_store(ctx, c);
+    return err;
+}
