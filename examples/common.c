@@ -276,17 +276,50 @@ int common_budget_check(const struct common_budget *b)
     return 0;
 }
 
+/* The least of bytes and of the limits in the files `name` of the cgroup and all above it. */
+static uint64_t least_limit(uint64_t bytes, const char *root, const char *cgroup, const char *name)
+{
+    char path[PATH_MAX];
+    size_t length = strlen(cgroup);
+
+    for (;;) {
+        unsigned long long limit;
+        FILE *f = NULL;
+
+        if (snprintf(path, sizeof path, "%s%.*s/%s", root, (int)length, cgroup, name) < (int)sizeof path)
+            f = fopen(path, "re");
+        if (f && fscanf(f, "%llu", &limit) == 1 && limit < bytes) /* "max" is no number */
+            bytes = limit;
+        if (f)
+            fclose(f);
+        if (length == 0)
+            return bytes;
+        while (length && cgroup[--length] != '/')
+            ;
+    }
+}
+
 uint64_t common_memory(void)
 {
     uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    FILE *f = fopen("/sys/fs/cgroup/memory.max", "re");
-    unsigned long long limit;
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    char line[PATH_MAX];
 
-    if (!f)
-        return bytes;
-    if (fscanf(f, "%llu", &limit) == 1 && limit < bytes)
-        bytes = limit;
-    fclose(f);
+    /* "0::/path" is the one of version 2, "N:memory:/path" one of version 1. */
+    while (f && fgets(line, sizeof line, f)) {
+        char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
+
+        if (!path)
+            continue;
+        *path++ = '\0';
+        path[strcspn(path, "\n")] = '\0';
+        if (controllers[1] == '\0')
+            bytes = least_limit(bytes, "/sys/fs/cgroup", path, "memory.max");
+        else if (strcmp(controllers + 1, "memory") == 0)
+            bytes = least_limit(bytes, "/sys/fs/cgroup/memory", path, "memory.limit_in_bytes");
+    }
+    if (f)
+        fclose(f);
     return bytes;
 }
 

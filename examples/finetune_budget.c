@@ -99,6 +99,18 @@ static int check_nvme(const struct options *o, const struct llama_trainer_need *
     return 0;
 }
 
+/* The largest tile that leaves this much host memory room for all tensors. The library would choose
+ * by the budget alone, and its reserve of four tiles grows with them. */
+static uint64_t host_tile_bytes(const struct llama_trainer_need *need, uint64_t host_bytes)
+{
+    uint64_t tile = 64 << 10;
+
+    while (tile < 8 << 20 && 64 * tile <= host_bytes &&
+           need->store_bytes + 4 * (2 * tile + 8192) <= host_bytes)
+        tile *= 2;
+    return tile;
+}
+
 /* Nothing below: the larger memory holds all tensors. */
 static int check_memory(const struct options *o, const struct llama_trainer_need *need,
                         const struct ofl_config *c)
@@ -161,6 +173,8 @@ int budget_check(const struct options *o, const struct llama_trainer_config *tra
     out->nvme = b->nvme;
     out->nvme_count = b->nvme_count;
     status = b->nvme_count ? check_nvme(o, &need) : check_memory(o, &need, out);
+    if (!b->nvme_count && out->host_bytes >= out->device_bytes)
+        out->tile_bytes = host_tile_bytes(&need, out->host_bytes);
     if (status == 0 && out->device_bytes + out->host_bytes > common_memory())
         status =
             common_fail(EXIT_INPUT,

@@ -146,7 +146,7 @@ static error_t parse_training(int key, char *arg, struct argp_state *state)
         parse_number(state, "beta2", arg, 0, BETA_MOST, &o->beta2);
         return 0;
     case KEY_EPS:
-        parse_number(state, "eps", arg, 0, 1, &o->eps);
+        parse_number(state, "eps", arg, 1e-30, 1, &o->eps); /* 0: 0/0 where nothing has a gradient */
         return 0;
     case KEY_DECAY:
         parse_number(state, "weight-decay", arg, 0, 1e6, &o->weight_decay);

@@ -28,7 +28,7 @@ struct filling {
 static int cancelled(void)
 {
     common_progress_clear();
-    return EXIT_INTERRUPTED;
+    return common_fail(EXIT_INTERRUPTED, "interrupted: nothing written");
 }
 
 /* Writes fill's next elements. source NULL: random. */
@@ -147,6 +147,26 @@ static int list_state(struct state *s, struct named **out, uint32_t *count, uint
     return 0;
 }
 
+#define NOT_FINITE                                                                                           \
+    "after the last step: %s holds a value that is not a finite number: nothing written; try a smaller "     \
+    "--lr, or --clip and --warmup"
+
+/* The last step's loss came before its update: only the state itself shows what that did. */
+static bool all_finite(enum ofl_dtype dtype, const void *data, uint64_t bytes)
+{
+    const uint16_t *half = data;
+    const uint32_t *single = data;
+    bool finite = true;
+
+    if (dtype == OFL_BF16)
+        for (uint64_t i = 0; i < bytes / 2; i++)
+            finite &= (half[i] & 0x7f80) != 0x7f80;
+    if (dtype == OFL_F32)
+        for (uint64_t i = 0; i < bytes / 4; i++)
+            finite &= (single[i] & 0x7f800000) != 0x7f800000;
+    return finite;
+}
+
 static int hash_tensor(XXH3_state_t *x, const struct named *n, void *piece, uint64_t *done, uint64_t total)
 {
     XXH3_128bits_update(x, n->info.name, strlen(n->info.name));
@@ -155,6 +175,8 @@ static int hash_tensor(XXH3_state_t *x, const struct named *n, void *piece, uint
 
         if (ofl_tensor_read(n->tensor, at, piece, bytes) < 0)
             return common_fail_ofl(EXIT_RUNTIME, "hash the state");
+        if (!all_finite(n->info.dtype, piece, bytes))
+            return common_fail(EXIT_INPUT, NOT_FINITE, n->info.name);
         XXH3_128bits_update(x, piece, bytes);
         *done += bytes;
         common_progress_bytes("hashing", *done, total);
@@ -195,8 +217,14 @@ static int save_read(void *arg, uint32_t tensor, uint64_t first, uint64_t elems,
                      size_t error_bytes)
 {
     struct state *s = arg;
+    struct llama_tensor_desc d;
+    int err = llama_trainer_get(s->trainer, tensor, first, elems, buf, error, error_bytes);
 
-    return llama_trainer_get(s->trainer, tensor, first, elems, buf, error, error_bytes);
+    if (err < 0 || all_finite(s->options->dtype, buf, elems * ofl_dtype_bytes(s->options->dtype)))
+        return err;
+    llama_tensor_at(&s->config->shape, tensor, &d);
+    snprintf(error, error_bytes, NOT_FINITE, d.name);
+    return -EDOM;
 }
 
 static int save_progress(void *arg, uint64_t done, uint64_t total)
@@ -262,5 +290,5 @@ int state_save(struct state *s)
 
     if (err == -ECANCELED)
         return cancelled();
-    return err < 0 ? common_fail(EXIT_RUNTIME, "%s", error) : 0;
+    return err < 0 ? common_fail(err == -EDOM ? EXIT_INPUT : EXIT_RUNTIME, "%s", error) : 0;
 }

@@ -325,7 +325,8 @@ OFL_API int ofl_optimizer_norm(struct ofl_optimizer *o, double *norm);
 
 struct ofl_stats {
     size_t size;
-    uint64_t budget_bytes[OFL_TIERS], used_bytes[OFL_TIERS], peak_bytes[OFL_TIERS];
+    uint64_t budget_bytes[OFL_TIERS], used_bytes[OFL_TIERS];
+    uint64_t peak_bytes[OFL_TIERS]; /* NVME: disk space, reserved up to 64 MiB ahead of use */
     uint64_t tile_bytes;
     uint64_t source_read_bytes;                 /* source files -> HOST, alignment included */
     uint64_t nvme_read_bytes, nvme_write_bytes; /* store <-> HOST */

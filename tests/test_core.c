@@ -388,33 +388,93 @@ static void writes_wait_for_older_reads(void **state)
     close_program(&p, false);
 }
 
-/* One tensor, twice as large as the host arena, and nothing else that could give way. A fill that
- * can't evict its own tiles once they have landed never ends. */
+/* A safetensors file with m's words as tensor "large". */
+static void make_source(const char *path, const struct model *m)
+{
+    char header[200];
+    FILE *f = fopen(path, "w");
+    uint64_t length;
+
+    assert_non_null(f);
+    length = (uint64_t)snprintf(header, sizeof header,
+                                "{\"large\":{\"dtype\":\"U64\",\"shape\":[%llu],\"data_offsets\":[0,%llu]}}",
+                                (unsigned long long)m->words, (unsigned long long)m->words * 8);
+    fwrite(&length, sizeof length, 1, f);
+    fwrite(header, 1, length, f);
+    for (uint64_t i = 0; i < m->words; i++) {
+        uint64_t word = word_at(m->seed, m->mask, i);
+
+        fwrite(&word, sizeof word, 1, f);
+    }
+    assert_int_equal(fclose(f), 0);
+}
+
+/* What the device's memory is filled with, to push the large tensor out. */
+static void push_out(struct program *p, struct ofl_tensor *transient)
+{
+    struct ofl_lease l = {.tensor = transient, .mode = OFL_OVERWRITE};
+
+    ok(p, ofl_acquire(p->ctx, &l, 1, p->streams[0]), "acquire the other");
+    ok(p, ofl_release(p->ctx, &l, 1, p->streams[0]), "release the other");
+}
+
+/*
+ * One tensor, twice as large as the host arena, and nothing else that could give way: of the store,
+ * then of a source. A fill that can't evict its own tiles never ends: the first time those that
+ * have landed, later, when the arena is full of its last tiles, those that it does not need yet.
+ */
 static void larger_than_the_host_alone(void **state)
 {
     static struct program p;
-    struct ofl_config config = {.size = sizeof config,
-                                .device_bytes = 6 * MIB,
-                                .host_bytes = 2 * MIB,
-                                .nvme = fixture_nvme(*state, 16 * MIB),
-                                .nvme_count = 1};
-    struct ofl_tensor_desc d = {.size = sizeof d, .name = "large", .dtype = OFL_U64, .elems = 4 * MIB / 8};
-    struct ofl_lease l = {.mode = OFL_READ};
-    struct model *m = &p.models[0];
+    char path[300];
 
-    memset(&p, 0, sizeof p);
-    ok(&p, ofl_open(&config, &p.ctx), "open");
-    ok(&p, ofl_stream_create(p.ctx, &p.streams[0]), "create stream");
-    ok(&p, ofl_tensor_create(p.ctx, &d, &m->tensor), "create");
-    m->words = d.elems;
-    write_over(&p, m);
-    l.tensor = m->tensor;
-    ok(&p, ofl_acquire(p.ctx, &l, 1, p.streams[0]), "acquire");
-    launch(&p, &l, m, p.streams[0]);
-    ok(&p, ofl_release(p.ctx, &l, 1, p.streams[0]), "release");
-    ok(&p, ofl_stream_sync(p.streams[0]), "sync");
-    assert_int_equal(atomic_load(&p.wrong_words), 0);
-    ok(&p, ofl_close(p.ctx), "close");
+    snprintf(path, sizeof path, "%s/large.safetensors", (char *)*state);
+    for (int from_source = 0; from_source < 2; from_source++) {
+        struct ofl_config config = {.size = sizeof config,
+                                    .device_bytes = 5 * MIB,
+                                    .host_bytes = 2 * MIB,
+                                    .nvme = fixture_nvme(*state, 32 * MIB),
+                                    .nvme_count = 1};
+        struct ofl_tensor_desc d = {
+            .size = sizeof d, .name = "large", .dtype = OFL_U64, .elems = 4 * MIB / 8};
+        struct ofl_tensor_desc other = {.size = sizeof other,
+                                        .name = "other",
+                                        .dtype = OFL_U8,
+                                        .elems = 5 * MIB,
+                                        .flags = OFL_TENSOR_TRANSIENT};
+        struct ofl_lease l = {.mode = OFL_READ};
+        struct model *m = &p.models[0];
+        struct ofl_tensor *transient;
+        struct ofl_source *source;
+
+        memset(&p, 0, sizeof p);
+        m->words = d.elems;
+        ok(&p, ofl_open(&config, &p.ctx), "open");
+        ok(&p, ofl_stream_create(p.ctx, &p.streams[0]), "create stream");
+        ok(&p, ofl_tensor_create(p.ctx, &other, &transient), "create the other");
+        if (from_source) {
+            m->seed = 77, m->defined = true;
+            make_source(path, m);
+            ok(&p, ofl_source_open(p.ctx, path, &source), "open source");
+            ok(&p, ofl_source_bind(source, "large", OFL_KIND_WEIGHT, &m->tensor), "bind");
+        } else {
+            ok(&p, ofl_tensor_create(p.ctx, &d, &m->tensor), "create");
+            write_over(&p, m);
+        }
+        l.tensor = m->tensor;
+        for (unsigned round = 0; round < 6; round++) {
+            ok(&p, ofl_step_begin(p.ctx, "round"), "begin");
+            ok(&p, ofl_acquire(p.ctx, &l, 1, p.streams[0]), "acquire");
+            launch(&p, &l, m, p.streams[0]);
+            ok(&p, ofl_release(p.ctx, &l, 1, p.streams[0]), "release");
+            push_out(&p, transient);
+            ok(&p, ofl_step_end(p.ctx), "end");
+        }
+        ok(&p, ofl_stream_sync(p.streams[0]), "sync");
+        assert_int_equal(atomic_load(&p.wrong_words), 0);
+        ok(&p, ofl_close(p.ctx), "close");
+    }
+    unlink(path);
 }
 
 /* ---- refusals ---------------------------------------------------------- */

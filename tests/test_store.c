@@ -208,6 +208,22 @@ static void budget_refuses_with_the_numbers(void **state)
     store_close(NULL);
 }
 
+/* Space is reserved in strides: what is free at the end of the last one counts. */
+static void whole_budget_can_be_taken(void **state)
+{
+    const uint64_t budget = 64 * MIB + 2 * STORE_BLOCK;
+    struct store *s = open_store(*state, budget);
+    uint64_t at;
+
+    assert_int_equal(store_take(s, 60 * MIB, "first", &at), 0);
+    assert_int_equal(store_reserved(s), 64 * MIB);
+    assert_int_equal(store_take(s, 4 * MIB + 2 * STORE_BLOCK, "second", &at), 0);
+    assert_int_equal(at, 60 * MIB);
+    assert_int_equal(store_used(s), budget);
+    assert_int_equal(store_take(s, 1, "third", &at), -OFL_EBUDGET);
+    store_close(s);
+}
+
 /* What the message asks for is enough. */
 static void what_is_asked_for_suffices(void **state)
 {
@@ -384,6 +400,7 @@ int main(void)
         cmocka_unit_test(ranges_never_overlap),
         cmocka_unit_test(overlap_is_seen),
         cmocka_unit_test(budget_refuses_with_the_numbers),
+        cmocka_unit_test(whole_budget_can_be_taken),
         cmocka_unit_test(what_is_asked_for_suffices),
         cmocka_unit_test(bad_places_are_refused),
         cmocka_unit_test(full_file_system),

@@ -139,6 +139,13 @@ uint64_t base_extents_free_bytes(const struct base_extents *x)
     return x->free;
 }
 
+uint64_t base_extents_tail(const struct base_extents *x)
+{
+    const struct range *last = x->count ? &x->ranges[x->count - 1] : NULL;
+
+    return last && last->offset + last->bytes == x->span ? last->bytes : 0;
+}
+
 uint64_t base_extents_largest(const struct base_extents *x)
 {
     uint64_t largest = 0;

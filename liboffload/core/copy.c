@@ -315,6 +315,8 @@ static void fill_advance(struct pager *p, struct core_copy *c)
         if (!copy_drained(p, t, i, c->seq))
             return;
         if (x->state == TILE_NONE && x->stored) {
+            if (!clear)
+                return; /* a drain is still to free the range, and would evict what is read too early */
             if (!tile_read_start(p, t, i, claim, c->waiting ? IO_DEMAND : IO_PREFETCH))
                 return;
         } else if (x->state != TILE_ARRIVING && clear && i == c->fill_next) {

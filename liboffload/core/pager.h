@@ -287,6 +287,7 @@ enum tile_need { NEED_WORK, NEED_FILL, NEED_AHEAD };
 struct tile_claim {
     enum tile_need need;
     uint64_t seq, ahead;
+    uint32_t tile;   /* that is claimed */
     uint32_t landed; /* NEED_FILL: tiles of its own tensor before this one have served */
 };
 uint64_t tile_count_bytes(const struct ofl_tensor *t, uint32_t tile);

@@ -21,7 +21,7 @@ static int stats_run(struct ofl_ctx *ctx, void *arg)
     if (p->store) {
         s->budget_bytes[OFL_NVME] = store_budget(p->store);
         s->used_bytes[OFL_NVME] = store_used(p->store);
-        s->peak_bytes[OFL_NVME] = store_peak(p->store);
+        s->peak_bytes[OFL_NVME] = store_reserved(p->store);
         s->direct = io_file_direct(store_file(p->store));
     }
     pthread_mutex_lock(&ctx->lists_lock);

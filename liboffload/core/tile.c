@@ -133,7 +133,9 @@ static bool choose(struct pager *p, uint64_t min_bytes, bool dirty, struct tile_
             continue;
         if (!may_evict_from(t, claim, distance))
             continue;
-        for (uint32_t i = own ? claim.landed : t->tiles_count; i-- > 0;) {
+        for (uint32_t i = t->tiles_count; i-- > 0;) {
+            if (own && i >= claim.landed && i <= claim.tile)
+                continue;
             if (!idle(&t->tiles[i], dirty) || t->tiles[i].len < min_bytes)
                 continue;
             *out = (struct victim){t, i};
@@ -167,6 +169,7 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
         return true;
     if ((claim.need == NEED_FILL && p->fills_stuck) || (claim.need == NEED_AHEAD && p->ahead_stuck))
         return false;
+    claim.tile = tile;
     for (;;) {
         x->off = base_extents_take(p->host_ranges, bytes);
         if (x->off != BASE_EXTENT_NONE)

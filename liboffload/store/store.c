@@ -131,21 +131,22 @@ struct io_file *store_file(struct store *s)
 
 static int grow(struct store *s, uint64_t bytes, const char *what)
 {
-    uint64_t wanted = s->reserved + (bytes > STRIDE ? bytes : STRIDE);
+    uint64_t missing = bytes - base_extents_tail(s->ranges);
+    uint64_t wanted = s->reserved + (missing > STRIDE ? missing : STRIDE);
     int err;
 
     if (wanted > s->budget)
         wanted = s->budget;
-    if (wanted < s->reserved + bytes)
+    if (wanted < s->reserved + missing)
         return base_fail(
             -OFL_EBUDGET,
             "reserve NVMe space for %s: %llu bytes needed, %llu of %llu bytes in use: raise the NVMe "
             "budget by at least %llu bytes",
             what, (unsigned long long)bytes, (unsigned long long)s->used, (unsigned long long)s->budget,
-            (unsigned long long)(s->reserved + bytes - s->budget));
+            (unsigned long long)(s->reserved + missing - s->budget));
     err = io_file_reserve(s->file, wanted);
-    if (err == -ENOSPC && wanted > s->reserved + bytes) {
-        wanted = s->reserved + bytes;
+    if ((err == -ENOSPC || err == -EFBIG || err == -EDQUOT) && wanted > s->reserved + missing) {
+        wanted = s->reserved + missing;
         err = io_file_reserve(s->file, wanted);
     }
     if (err < 0) {
@@ -205,4 +206,9 @@ uint64_t store_used(const struct store *s)
 uint64_t store_peak(const struct store *s)
 {
     return s->peak;
+}
+
+uint64_t store_reserved(const struct store *s)
+{
+    return s->reserved;
 }

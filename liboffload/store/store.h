@@ -45,6 +45,7 @@ uint64_t store_seal(const void *bytes, uint64_t count);
 
 uint64_t store_budget(const struct store *s);
 uint64_t store_used(const struct store *s);
-uint64_t store_peak(const struct store *s);
+uint64_t store_peak(const struct store *s);     /* of the ranges in use */
+uint64_t store_reserved(const struct store *s); /* disk space taken, which never shrinks */
 
 #endif
