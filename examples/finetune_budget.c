@@ -170,6 +170,9 @@ int budget_check(const struct options *o, const struct llama_trainer_config *tra
         return refuse_device(o, &need);
     out->device_bytes = b->device_bytes;
     out->host_bytes = b->host_bytes ? b->host_bytes : b->nvme_count ? HOST_BYTES : STAGING_BYTES;
+    /* The library measures for stores of 4 GiB; without a SIZE it can't know that so little is needed. */
+    if (need.store_bytes < 4ull << 30)
+        out->flags |= OFL_NO_MEASURE;
     out->nvme = b->nvme;
     out->nvme_count = b->nvme_count;
     status = b->nvme_count ? check_nvme(o, &need) : check_memory(o, &need, out);

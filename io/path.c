@@ -22,7 +22,7 @@ struct io_path *io_path_get(struct io_queue *q, uint64_t device, const char *nam
         return NULL;
     path->device = path->stats.device = device;
     snprintf(path->stats.name, sizeof path->stats.name, "%s", name);
-    path->tuning = q->tuning;
+    io_path_tune(q, path, &(struct io_tuning){0}); /* the queue's, within bounds */
     all[q->path_count++] = path;
     return path;
 }

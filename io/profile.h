@@ -34,16 +34,21 @@ struct io_profile {
 };
 
 enum {
-    IO_PROFILE_MEASURE = 1u << 0, /* where none is kept: takes seconds, and writes some hundred MB */
+    IO_PROFILE_MEASURE = 1u << 0, /* where none is kept: takes about 3 s, and writes during one of them */
     IO_PROFILE_ANEW = 1u << 1,    /* even if one is kept */
 };
 
-/* For the drive that directory dir lies on. progress may be NULL; it is called between the
- * measurements with a share from 0 to 1, and ends them if it returns false (-ECANCELED). */
+/*
+ * For the drive that directory dir lies on. progress may be NULL; it is called between the
+ * measurements with a share from 0 to 1, and ends them if it returns false (-ECANCELED). 0, with
+ * origin DEFAULT and a note, where it can't be measured: no direct I/O, less than 64 MiB to write
+ * in, a failed transfer. -errno if dir can't be looked at.
+ */
 int io_profile_get(const char *dir, unsigned flags, bool (*progress)(void *arg, double share), void *arg,
                    struct io_profile *out);
 /* A quick look, about 0.2 s each: bytes per second of reading and writing in dir right now. For
- * shares between paths, where what was kept may be stale. */
+ * shares between paths, where what was kept may be stale. -errno where io_profile_get would not
+ * measure either. */
 int io_profile_measure_rates(const char *dir, double *read_bps, double *write_bps);
 
 #endif

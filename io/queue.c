@@ -223,10 +223,11 @@ static void end_piece(struct io_queue *q, struct io_transfer *t, enum io_verdict
     struct io_request *r = t->request;
 
     if (verdict == IO_PIECE_FAILED) {
-        t->path->stats.errors++;
+        t->path->stats.errors += code != -ECANCELED; /* which is no fault of the drive */
         note_error(r, code, cause, t->member);
     }
-    if (verdict != IO_PIECE_DONE)
+    /* A part that ends says nothing of the others: what they hold before that is still to be read. */
+    if (verdict == IO_PIECE_FAILED || (verdict == IO_PIECE_END && r->share_count == 1))
         stop(q, r);
     release(q, t);
     close_one(q, r);
@@ -307,11 +308,25 @@ static struct io_share *next_share(const struct io_path *path)
     return NULL;
 }
 
+/* Each drive is sure of half of its part of the engine's depth, so that one that is slow, or hangs,
+ * can't end up with all of it. */
+static bool may_take(const struct io_queue *q, const struct io_path *path)
+{
+    uint32_t sure = q->transfer_count / (2 * q->path_count), owed = 0;
+
+    if (path->inflight >= path->tuning.depth || !q->unused.head)
+        return false;
+    for (unsigned i = 0; i < q->path_count; i++)
+        if (q->path[i] != path && q->path[i]->inflight < sure)
+            owed += sure - q->path[i]->inflight;
+    return path->inflight < sure || q->transfer_count - q->inflight > owed;
+}
+
 static void fill_path(struct io_queue *q, struct io_path *path)
 {
     struct io_share *s;
 
-    while (q->unused.head && path->inflight < path->tuning.depth && (s = next_share(path))) {
+    while (may_take(q, path) && (s = next_share(path))) {
         start(q, s);
         if (++q->started % BUNDLE == 0)
             q->flush_code = q->backend->ops->flush(q->backend);
@@ -486,6 +501,7 @@ unsigned io_reap(struct io_queue *q, struct io_request **done, unsigned max)
 unsigned io_wait(struct io_queue *q, struct io_request **done, unsigned max, uint64_t timeout_ns)
 {
     uint64_t end_ns;
+    unsigned n;
 
     turn(q);
     end_ns = timeout_ns < UINT64_MAX - q->now_ns ? q->now_ns + timeout_ns : UINT64_MAX;
@@ -506,7 +522,9 @@ unsigned io_wait(struct io_queue *q, struct io_request **done, unsigned max, uin
         turn(q);
     }
     q->flush_code = q->backend->ops->flush(q->backend);
-    return take_done(q, done, max);
+    n = take_done(q, done, max);
+    announce(q);
+    return n;
 }
 
 /* ---- opening ------------------------------------------------------------- */
@@ -566,10 +584,18 @@ static uint32_t count_transfers(uint32_t depth)
 
 static int open_engine(struct io_queue *q, const struct io_queue_config *config)
 {
+    int rc = -ENOSYS;
+
     q->transfer_count = count_transfers(q->tuning.depth);
     if (config->engine != IO_ENGINE_THREADS) {
         q->engine = IO_ENGINE_URING;
-        if (io_backend_uring(q->transfer_count, config->flags, q->event_fd, &q->backend) == 0)
+        rc = io_backend_uring(q->transfer_count, config->flags, q->event_fd, &q->backend);
+        if (rc == -ENOMEM && q->transfer_count > q->tuning.depth) {
+            /* A small RLIMIT_MEMLOCK has room for a ring of one drive's depth. */
+            q->transfer_count = q->tuning.depth;
+            rc = io_backend_uring(q->transfer_count, config->flags, q->event_fd, &q->backend);
+        }
+        if (rc == 0)
             return 0;
         if (config->engine == IO_ENGINE_URING)
             return -OFL_EURING; /* with the engine's sentence */
@@ -716,9 +742,10 @@ int io_queue_fd(struct io_queue *q)
     if (!q->armed) {
         int rc = q->backend->ops->arm ? q->backend->ops->arm(q->backend) : 0;
 
-        /* Where the ring can't announce, the owner's regular look at it has to do. */
+        /* What has finished until now was not announced; and where the ring can't announce, the
+         * owner's regular look at it has to do. */
         q->armed = true;
-        if (rc < 0 || q->done_head)
+        if (rc < 0 || q->done_head || q->inflight)
             io_event_signal(q->event_fd);
     }
     return q->event_fd;

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "io/file.h"
 
@@ -82,7 +83,8 @@ static int64_t grow_member(struct io_member *m, uint64_t units)
 }
 
 /* Appends `count` units to the map, interleaved in proportion to what the members got. */
-static void lay_out(struct io_file *f, const uint64_t *before, const struct grants *got, uint64_t count)
+static void lay_out(struct io_file *f, const struct io_member *before, const struct grants *got,
+                    uint64_t count)
 {
     uint64_t used[IO_STRIPE_MAX] = {0};
 
@@ -99,27 +101,27 @@ static void lay_out(struct io_file *f, const uint64_t *before, const struct gran
             }
         }
         f->units[f->unit_count++] =
-            (struct io_unit){.member = best, .at = (uint32_t)(before[best] + used[best])};
+            (struct io_unit){.member = best, .at = (uint32_t)(units_of(&before[best]) + used[best])};
         used[best]++;
     }
 }
 
 /* The members as they were; the space goes back as far as the file system takes it. */
-static void roll_back(struct io_file *f, const uint64_t *before)
+static void roll_back(struct io_file *f, const struct io_member *before)
 {
     for (unsigned i = 0; i < f->count; i++) {
         struct io_member *m = &f->member[i];
 
-        if (m->bytes > before[i] * IO_STRIPE_BYTES)
-            m->full = false;
-        io_member_shrink(m, before[i] * IO_STRIPE_BYTES);
+        io_member_shrink(m, before[i].bytes);
+        m->full = before[i].full;
+        memcpy(m->note, before[i].note, sizeof m->note);
     }
 }
 
 int io_stripe_reserve(struct io_file *f, uint64_t bytes)
 {
     uint64_t count = (bytes + IO_STRIPE_BYTES - 1) / IO_STRIPE_BYTES - f->unit_count, left = count;
-    uint64_t before[IO_STRIPE_MAX];
+    struct io_member before[IO_STRIPE_MAX];
     struct grants got = {0}, ask;
     struct io_unit *units;
     int code = -ENOSPC;
@@ -130,8 +132,7 @@ int io_stripe_reserve(struct io_file *f, uint64_t bytes)
     if (!units && count)
         return base_fail_errno(-ENOMEM, "reserve %s: map of %" PRIu64 " bytes", f->path, bytes);
     f->units = count ? units : f->units;
-    for (unsigned i = 0; i < f->count; i++)
-        before[i] = units_of(&f->member[i]);
+    memcpy(before, f->member, f->count * sizeof *before);
     while (left && share_out(f, left, &ask)) {
         for (unsigned i = 0; i < f->count; i++) {
             int64_t n = ask.units[i] ? grow_member(&f->member[i], ask.units[i]) : 0;

@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <sched.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "liboffload/base/clock.h"
 
@@ -39,6 +40,7 @@
 #define NOISE_MOST    0.25 /* a setting that is slower by more is worse in any case */
 #define DEPTH_LEAST   64u  /* for small requests, which the window doesn't limit */
 #define SQPOLL_CORES  4u   /* its thread takes one of them */
+#define SQPOLL_END_US 50000u
 
 #define COUNT(a) (sizeof(a) / sizeof(a)[0])
 
@@ -334,6 +336,9 @@ static int try_flags(struct tuner *t, const bool *tried, unsigned round, struct 
         load.flags = flag_sets[which];
         if (tried[which])
             rc = run(t, &load, &rates[which]);
+        /* its thread spins for some 25 ms after the ring was closed, at the expense of the next run */
+        if (tried[which] && (load.flags & IO_QUEUE_SQPOLL))
+            (void)usleep(SQPOLL_END_US);
     }
     return rc;
 }

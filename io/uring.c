@@ -31,6 +31,7 @@
 struct region {
     char *base;
     uint64_t bytes;
+    unsigned index; /* in the kernel's table */
 };
 
 struct uring {
@@ -60,7 +61,7 @@ static int find_region(const struct uring *u, const struct io_transfer *t)
         else if (buf >= r->base + r->bytes)
             low = mid + 1;
         else
-            return (uint64_t)(buf - r->base) + t->bytes <= r->bytes ? (int)mid : -1;
+            return (uint64_t)(buf - r->base) + t->bytes <= r->bytes ? (int)r->index : -1;
     }
     return -1;
 }
@@ -207,22 +208,26 @@ static void uring_cancel(struct io_backend *b, struct io_transfer *t)
 static int add_region(struct uring *u, char *base, uint64_t bytes)
 {
     struct iovec iov = {.iov_base = base, .iov_len = bytes};
-    struct region *all = u->regions;
-    unsigned at = u->region_count;
+    unsigned at = 0, index = u->region_count;
+    struct region *all;
     int rc;
 
-    if (at == BUFFERS_MAX)
+    if (index == BUFFERS_MAX)
         return -ENOSPC;
-    if (at && base < all[at - 1].base + all[at - 1].bytes)
-        return -EINVAL; /* found by address: in order, and apart */
-    all = realloc(all, (at + 1) * sizeof *all);
+    while (at < index && u->regions[at].base < base)
+        at++;
+    if ((at > 0 && base < u->regions[at - 1].base + u->regions[at - 1].bytes) ||
+        (at < index && base + bytes > u->regions[at].base))
+        return -EINVAL; /* found by address: apart */
+    all = realloc(u->regions, (index + 1) * sizeof *all);
     if (!all)
         return -ENOMEM;
     u->regions = all;
-    rc = io_uring_register_buffers_update_tag(&u->ring, at, &iov, NULL, 1);
+    rc = io_uring_register_buffers_update_tag(&u->ring, index, &iov, NULL, 1);
     if (rc < 0)
         return rc;
-    all[at] = (struct region){base, bytes};
+    memmove(all + at + 1, all + at, (index - at) * sizeof *all);
+    all[at] = (struct region){base, bytes, index};
     u->region_count++;
     return 0;
 }
@@ -282,6 +287,9 @@ static void uring_close(struct io_backend *b)
             u->cancels--;
         io_uring_cqe_seen(&u->ring, cqe);
     }
+    /* A ring goes in its own time, and would keep files (and their space) until then. */
+    if (u->has_files)
+        (void)io_uring_unregister_files(&u->ring);
     io_uring_queue_exit(&u->ring);
     free(u->regions);
     free(u);
@@ -374,7 +382,7 @@ static int refuse(int code)
 static int open_ring(uint32_t count, uint32_t flags, struct io_uring *ring)
 {
     struct io_uring_params p = {0};
-    uint32_t entries = count < IO_DEPTH_MAX ? count * 2 : count; /* room for cancellations */
+    uint32_t entries = count * 2; /* room for cancellations */
     int rc;
 
     if (flags & IO_QUEUE_SQPOLL) {

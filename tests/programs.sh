@@ -210,7 +210,9 @@ volume() {
 }
 clipped=$(volume 1)
 unclipped=$(volume 0)
-[ -n "$clipped" ] && [ -n "$unclipped" ] && [ $((unclipped * 10)) -le $((clipped * 14)) ] || complain "reads $unclipped bytes without clipping, $clipped with"
+if [ -z "$clipped" ] || [ $((unclipped * 10)) -gt $((clipped * 14)) ]; then
+    complain "reads $unclipped bytes without clipping, $clipped with"
+fi
 
 refuse 'one more than the 8 directories' ofl-finetune "${tiny[@]}" --device-mem 8M --nvme "$work" --nvme "$work" \
     --nvme "$work" --nvme "$work" --nvme "$work" --nvme "$work" --nvme "$work" --nvme "$work" --nvme "$work"

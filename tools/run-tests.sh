@@ -13,6 +13,7 @@ set -euo pipefail
 limit_s=${OFL_TEST_LIMIT:-300}
 cd "$(dirname "$0")/.."
 export OFL_BUILD_DIR=${1:?usage: tools/run-tests.sh BUILD_DIR}
+export OFL_PROFILE_DIR=$OFL_BUILD_DIR/profiles # tests leave nothing in the user's cache
 export LC_ALL=C
 pattern=${CHECK-}
 
