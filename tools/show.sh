@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # make show: runs the claims of docs/results.md that fit in ten minutes, and prints what was seen.
-#   tools/show.sh BUILD_DIR [bits|story|cgroup|direct|refuse|overlap...]
+#   tools/show.sh BUILD_DIR [bits|story|cgroup|direct|refuse|overlap|nvme|tensors|demand|stripe...]
 # OFL_SHOW_FULL=1: bits runs every placement with every setting (a quarter of an hour on two cores).
 # Parts are called by name, numbers are left bare.
 # shellcheck disable=SC2317,SC2086
@@ -8,7 +8,7 @@ set -euo pipefail
 
 build=${1:-build}
 shift || true
-parts=${*:-story refuse direct cgroup overlap bits}
+parts=${*:-story refuse direct cgroup overlap tensors demand stripe nvme bits}
 work=$(mktemp -d "$build/show-XXXXXX")
 cgroup=
 failed=0
@@ -31,6 +31,9 @@ bits() { awk '/"(loss|grad_norm)": \[/ {on = 1} on || /"state_hash"/ {print} on 
 number() { # object, name, file
     awk -v object="\"$1\":" -v name="\"$2\":" '$1 == object {on = 1} on && $1 == name {gsub(/,/, "", $2); print $2; exit}' "$3"
 }
+
+# shellcheck source=tools/show_nvme.sh
+. tools/show_nvme.sh
 
 # ---- 1: the same bits in every placement --------------------------------------------------------
 show_bits() {
