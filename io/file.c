@@ -416,12 +416,13 @@ int io_file_reserve(struct io_file *f, uint64_t bytes)
     return f->count > 1 ? io_stripe_reserve(f, bytes) : reserve_single(f, bytes);
 }
 
-int io_file_trim(struct io_file *f, uint64_t offset, uint64_t bytes)
+/* What fallocate can do to the whole blocks inside a range, part by part. */
+static int change(struct io_file *f, const char *what, int mode, uint64_t offset, uint64_t bytes)
 {
     uint64_t end = offset > UINT64_MAX - bytes || offset + bytes > f->bytes ? f->bytes : offset + bytes;
 
     if (!f->writable)
-        return base_fail(-EBADF, "trim %s: file is open for reading only", f->path);
+        return base_fail(-EBADF, "%s %s: file is open for reading only", what, f->path);
     offset = (offset + PAGE - 1) / PAGE * PAGE;
     end = end / PAGE * PAGE;
     while (offset < end) {
@@ -430,13 +431,22 @@ int io_file_trim(struct io_file *f, uint64_t offset, uint64_t bytes)
 
         if (run > end - offset)
             run = end - offset;
-        if (fallocate(f->member[member].fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
-                      (off_t)run) < 0)
-            return base_fail_errno(-errno, "trim %s: offset %" PRIu64 ", %" PRIu64 " bytes",
+        if (fallocate(f->member[member].fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)run) < 0)
+            return base_fail_errno(-errno, "%s %s: offset %" PRIu64 ", %" PRIu64 " bytes", what,
                                    f->member[member].path, at, run);
         offset += run;
     }
     return 0;
+}
+
+int io_file_trim(struct io_file *f, uint64_t offset, uint64_t bytes)
+{
+    return change(f, "trim", FALLOC_FL_PUNCH_HOLE, offset, bytes);
+}
+
+int io_file_zero(struct io_file *f, uint64_t offset, uint64_t bytes)
+{
+    return change(f, "zero", FALLOC_FL_ZERO_RANGE, offset, bytes);
 }
 
 int io_file_sync(struct io_file *f)

@@ -57,6 +57,9 @@ int io_file_reserve(struct io_file *f, uint64_t bytes);
 /* Gives the space of whole blocks inside the range back to the file system: they read as zeros,
  * and a later write may find no space. Nothing that is in flight may touch them. */
 int io_file_trim(struct io_file *f, uint64_t offset, uint64_t bytes);
+/* Makes the whole blocks inside the range read as zeros without giving up their space: as just
+ * reserved. -EOPNOTSUPP where the file system can't do that. */
+int io_file_zero(struct io_file *f, uint64_t offset, uint64_t bytes);
 int io_file_sync(struct io_file *f); /* fdatasync of all its parts; blocks */
 
 const char *io_file_path(const struct io_file *f);

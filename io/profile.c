@@ -111,6 +111,12 @@ static bool take_number(const json_t *j, const char *name, double most, double *
     return json_is_number(value) && isfinite(*out) && *out > 0 && *out <= most;
 }
 
+/* The same for what may be unknown. */
+static bool take_number_or_0(const json_t *j, const char *name, double most, double *out)
+{
+    return take_number(j, name, most, out) || (json_is_number(json_object_get(j, name)) && *out == 0);
+}
+
 /* Figures that no measurement gives are none of ours. */
 static bool take_figures(const json_t *j, struct io_profile *p)
 {
@@ -128,6 +134,7 @@ static bool take_figures(const json_t *j, struct io_profile *p)
         !take_number(j, "write_bps", 1e15, &p->write_bps) ||
         !take_number(j, "mixed_bps", 1e15, &p->mixed_bps) ||
         !take_number(j, "first_write_ratio", 1e6, &p->first_write_ratio) ||
+        !take_number_or_0(j, "unwritten_ratio", 1e6, &p->unwritten_ratio) ||
         !take_number(j, "measure_s", 1e6, &p->measure_s) || !note)
         return false;
     p->tuning.piece_bytes = (uint32_t)piece;
@@ -192,16 +199,16 @@ static json_t *text(const char *value)
 /* NULL without memory. The drive is in it for people who open the file. */
 static char *write_text(const struct io_profile *p, const char *key)
 {
-    json_t *j =
-        json_pack("{s:s, s:i, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:o, "
-                  "s:f, s:o, s:o}",
-                  "format", FORMAT, "version", VERSION, "key", key, "drive", text(p->drive.name), "model",
-                  text(p->drive.model), "link", text(p->drive.link), "filesystem", text(p->drive.filesystem),
-                  "piece_bytes", integer(p->tuning.piece_bytes), "depth", integer(p->tuning.depth),
-                  "window_bytes", integer(p->tuning.window_bytes), "flags", integer(p->flags), "read_bps",
-                  p->read_bps, "write_bps", p->write_bps, "mixed_bps", p->mixed_bps, "first_write_ratio",
-                  p->first_write_ratio, "read_latency_ns", integer(p->read_latency_ns), "measure_s",
-                  p->measure_s, "measured_at", integer(p->measured_at), "note", text(p->note));
+    json_t *j = json_pack("{s:s, s:i, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:o, "
+                          "s:f, s:f, s:o, s:o}",
+                          "format", FORMAT, "version", VERSION, "key", key, "drive", text(p->drive.name),
+                          "model", text(p->drive.model), "link", text(p->drive.link), "filesystem",
+                          text(p->drive.filesystem), "piece_bytes", integer(p->tuning.piece_bytes), "depth",
+                          integer(p->tuning.depth), "window_bytes", integer(p->tuning.window_bytes), "flags",
+                          integer(p->flags), "read_bps", p->read_bps, "write_bps", p->write_bps, "mixed_bps",
+                          p->mixed_bps, "first_write_ratio", p->first_write_ratio, "read_latency_ns",
+                          integer(p->read_latency_ns), "unwritten_ratio", p->unwritten_ratio, "measure_s",
+                          p->measure_s, "measured_at", integer(p->measured_at), "note", text(p->note));
     /* 17 digits give the same double back */
     char *out = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17) | JSON_ENSURE_ASCII) : NULL;
 

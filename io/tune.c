@@ -193,6 +193,32 @@ static int fill(struct tuner *t)
     return rc;
 }
 
+/* Writes a part of the file that was made as if it had just been reserved: the drive knows these
+ * blocks, the file system does not. All of it, since what is not written can't be read from the drive. */
+static int measure_unwritten(struct tuner *t)
+{
+    uint64_t bytes = (uint64_t)(t->p->write_bps * WRITE_S) / MIB * MIB;
+    struct io_load load = {
+        .write = true, .once = true, .block_bytes = MIB, .window_bytes = 8 * MIB, .seconds = 10 * WRITE_S};
+    struct io_load_rate rate;
+    double best = 0;
+
+    load.to = bytes < t->bench.filled_bytes ? bytes : t->bench.filled_bytes;
+    for (unsigned i = 0; i < 2; i++) {
+        int rc = io_file_zero(t->bench.file, 0, load.to);
+
+        if (rc == -EOPNOTSUPP)
+            return 0;
+        if (rc == 0)
+            rc = run(t, &load, &rate);
+        if (rc < 0)
+            return rc;
+        keep_best(&best, rate.bps);
+    }
+    t->p->unwritten_ratio = best / t->p->write_bps;
+    return 0;
+}
+
 static int measure_writes(struct tuner *t)
 {
     struct io_load load = {.write = true,
@@ -208,7 +234,7 @@ static int measure_writes(struct tuner *t)
             keep_best(&t->p->write_bps, rate.bps);
     if (rc == 0)
         t->p->first_write_ratio = t->fill_bps / t->p->write_bps;
-    return rc;
+    return rc < 0 ? rc : measure_unwritten(t);
 }
 
 /* ---- blocks and windows ---------------------------------------------------------- */

@@ -5,7 +5,7 @@
 # Whether a number is at least, or at most, another.
 at_least() { awk -v a="$1" -v b="$2" 'BEGIN {exit !(a >= b)}'; }
 at_most() { awk -v a="$1" -v b="$2" 'BEGIN {exit !(a <= b)}'; }
-spread() { jq -r "$1 | \"\\(.median*1000|round/1000) (quartiles \\(.lower*1000|round/1000) to \\(.upper*1000|round/1000))\"" "$2"; }
+spread() { jq -r "$1 | \"\\(.median*1000|round/1000) (quartiles \\(.q1*1000|round/1000) to \\(.q3*1000|round/1000))\"" "$2"; }
 
 need_tools() { # part, tools...
     local tool part=$1
