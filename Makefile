@@ -76,7 +76,7 @@ $(call need,libpcre2-8,libpcre2-dev)
 TESTS_MISSING := $(if $(call has,cmocka),,libcmocka-dev)
 
 # Goals that build nothing themselves work without the packages.
-BUILDING := $(filter-out help config check demo show layers format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
+BUILDING := $(filter-out help config check fuzz demo show layers format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
 ifneq ($(filter tests,$(BUILDING)),)
 MISSING += $(TESTS_MISSING)
 endif
@@ -125,7 +125,7 @@ LIB_SRC := $(wildcard $(ROOMS:=/*.c))
 MAINS := $(foreach p,finetune generate hello,$(wildcard examples/$(p).c examples/$(p)_*.c))
 SHARED_SRC := $(wildcard examples/llama/*.c examples/common*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
-TEST_HELPER_SRC := $(filter-out $(TEST_SRC),$(wildcard tests/*.c))
+TEST_HELPER_SRC := $(filter-out $(TEST_SRC) tests/cuda_stub.c,$(wildcard tests/*.c))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
@@ -139,14 +139,18 @@ SONAME := liboffload.so.$(SOVERSION)
 STATIC := $(B)/liboffload.a
 SHARED := $(B)/$(SONAME)
 SHARED_OBJ := $(call obj,$(SHARED_SRC))
-PROGRAMS := $(if $(wildcard examples/finetune.c),$(B)/ofl-finetune) $(if $(wildcard examples/generate.c),$(B)/ofl-generate)
+BENCH_SRC := $(wildcard bench/*.c)
+SHAPES := $(wildcard bench/shapes/*.txt)
+PROGRAMS := $(if $(wildcard examples/finetune.c),$(B)/ofl-finetune) $(if $(wildcard examples/generate.c),$(B)/ofl-generate) \
+    $(if $(wildcard bench/bench.c),$(B)/ofl-bench)
 HELLO := $(if $(wildcard examples/hello.c),$(B)/hello)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
-OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC))
+CUDA_STUB := $(B)/tests/libcuda_stub.so
+OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) tests/cuda_stub.c)
 
 # ---- targets ---------------------------------------------------------------
 
-.PHONY: help config all tests check demo show layers format format-fix shellcheck install uninstall clean FORCE
+.PHONY: help config all tests check fuzz demo show layers format format-fix shellcheck install uninstall clean FORCE
 
 all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(HELLO) ## the library, static and shared, and the programs (default)
 
@@ -157,13 +161,18 @@ check: ## install what is missing, build all, run the tests; CHECK=pattern runs 
 	$(Q)$(MAKE) --no-print-directory all tests
 	$(Q)$(if $(SAN),$(ENV_$(SAN)) )CHECK='$(CHECK)' tools/run-tests.sh $(B)
 
+fuzz: ## ten million random requests with faults against a model
+	$(Q)tools/setup.sh
+	$(Q)$(MAKE) --no-print-directory $(B)/tests/test_io_fuzz
+	$(Q)$(if $(SAN),$(ENV_$(SAN)) )OFL_FUZZ_REQUESTS=$${OFL_FUZZ_REQUESTS:-10000000} $(B)/tests/test_io_fuzz
+
 demo: ## install what is missing, build, run the demonstration
 	$(Q)tools/setup.sh
 	$(Q)$(MAKE) --no-print-directory all
 	$(Q)tools/demo.sh $(B)
 
 show: ## install what is missing, build, show the library at work
-	$(Q)tools/setup.sh
+	$(Q)tools/setup.sh --show
 	$(Q)$(MAKE) --no-print-directory all
 	$(Q)tools/show.sh $(B)
 
@@ -213,13 +222,15 @@ install: all ## header, libraries, programs, man pages; DESTDIR=, PREFIX=
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR:$(PREFIX)/%=$${prefix}/%)|' -e 's|@VERSION@|$(VERSION)|' \
 	    -e 's|@REQUIRES@|$(strip $(LIB_PKGS))|' offload.pc.in >$(DLIB)/pkgconfig/offload.pc
 	$(if $(PROGRAMS),install -m 755 $(PROGRAMS) $(D)/bin)
+	$(if $(SHAPES),install -d $(D)/share/liboffload/shapes && install -m 644 $(SHAPES) $(D)/share/liboffload/shapes)
 	$(if $(MAN1),install -d $(D)/share/man/man1 && install -m 644 $(MAN1) $(D)/share/man/man1)
 	$(if $(MAN3),install -d $(D)/share/man/man3 && install -m 644 $(MAN3) $(D)/share/man/man3)
 
 uninstall: ## remove what install installed
 	rm -f $(addprefix $(D)/include/,$(notdir $(wildcard include/*.h))) $(DLIB)/pkgconfig/offload.pc
 	rm -f $(DLIB)/liboffload.a $(DLIB)/liboffload.so $(DLIB)/$(SONAME) $(DLIB)/liboffload.so.$(VERSION)
-	rm -f $(D)/bin/ofl-finetune $(D)/bin/ofl-generate
+	rm -f $(D)/bin/ofl-finetune $(D)/bin/ofl-generate $(D)/bin/ofl-bench
+	rm -f $(addprefix $(D)/share/liboffload/shapes/,$(notdir $(SHAPES)))
 	rm -f $(addprefix $(D)/share/man/man1/,$(notdir $(MAN1))) $(addprefix $(D)/share/man/man3/,$(notdir $(MAN3)))
 
 # ---- rules -----------------------------------------------------------------
@@ -271,10 +282,16 @@ $(B)/liboffload.so: $(SHARED)
 $(B)/ofl-finetune: $(call obj,$(filter examples/finetune%,$(MAINS)))
 $(B)/ofl-generate: $(call obj,$(filter examples/generate%,$(MAINS)))
 $(B)/hello: $(call obj,$(filter examples/hello%,$(MAINS)))
+$(B)/ofl-bench: $(call obj,$(BENCH_SRC)) | $(SHAPES:bench/%=$(B)/%)
 $(PROGRAMS): $(B)/libexamples.a
 $(PROGRAMS) $(HELLO): $(STATIC)
 	$(call say,LD,$@)
 	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(filter %/libexamples.a,$^) $(STATIC) $(EXAMPLE_LIBS) $(LIB_LIBS)
+
+# Where ofl-bench looks for them, beside itself.
+$(B)/shapes/%.txt: bench/shapes/%.txt
+	@mkdir -p $(@D)
+	$(Q)cp $< $@
 
 # Tests see internal symbols: hidden ones are visible inside the static library.
 $(patsubst tests/%.c,$(B)/tests/%,$(EXAMPLE_TESTS)): $(B)/libexamples.a
@@ -282,6 +299,12 @@ $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
 	$(call say,LD,$@)
 	$(Q)$(LINK) -o $@ $< $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
 	    $(if $(filter %/libexamples.a,$^),$(EXAMPLE_LIBS)) $(LIB_LIBS) $(call pkg,--libs,cmocka)
+
+# A CUDA driver without a GPU, which tests have the library load.
+$(TESTS): | $(CUDA_STUB)
+$(CUDA_STUB): $(B)/tests/cuda_stub.o
+	$(call say,LD,$@)
+	$(Q)$(LINK) -shared -o $@ $<
 
 # Kept: they are somebody's prerequisite by pattern only.
 .SECONDARY: $(OBJECTS)

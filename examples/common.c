@@ -1,18 +1,16 @@
 /* common: numbers, complaints, signals, the options of budgets. See common.h. */
 #include "examples/common.h"
 
-#include <cblas.h>
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- complaints --------------------------------------------------------- */
@@ -136,18 +134,6 @@ struct common_text common_bytes(uint64_t bytes)
                            : "%.0f %s",
              value, units[unit]);
     return t;
-}
-
-void common_blas_threads(void)
-{
-    cpu_set_t set;
-    int cores = 1;
-
-    if (getenv("OPENBLAS_NUM_THREADS"))
-        return;
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        cores = CPU_COUNT(&set);
-    openblas_set_num_threads(cores < 64 ? cores : 64);
 }
 
 double common_seconds(void)

@@ -16,6 +16,7 @@ enum fault { FAULT_NONE, FAULT_SHORT, FAULT_SHORT_UNALIGNED, FAULT_LATE, FAULT_C
 
 struct faulty {
     struct io_backend base;
+    struct io_backend_ops ops;
     struct io_backend *inner;
     int event_fd;
     uint64_t random;
@@ -201,14 +202,14 @@ static int fault_register_buffers(struct io_backend *b, void *base, uint64_t byt
 {
     struct faulty *f = (struct faulty *)b;
 
-    return f->inner->ops->register_buffers ? f->inner->ops->register_buffers(f->inner, base, bytes) : 0;
+    return f->inner->ops->register_buffers(f->inner, base, bytes);
 }
 
 static int fault_register_file(struct io_backend *b, int fd)
 {
     struct faulty *f = (struct faulty *)b;
 
-    return f->inner->ops->register_file ? f->inner->ops->register_file(f->inner, fd) : -EOPNOTSUPP;
+    return f->inner->ops->register_file(f->inner, fd);
 }
 
 static void fault_close(struct io_backend *b)
@@ -219,19 +220,7 @@ static void fault_close(struct io_backend *b)
     free(f);
 }
 
-/* Without inner's own wait, the event descriptor has to do. */
 static const struct io_backend_ops fault_ops = {
-    .start = fault_start,
-    .flush = fault_flush,
-    .collect = fault_collect,
-    .close = fault_close,
-    .arm = fault_arm,
-    .cancel = fault_cancel,
-    .register_buffers = fault_register_buffers,
-    .register_file = fault_register_file,
-};
-
-static const struct io_backend_ops fault_wait_ops = {
     .start = fault_start,
     .flush = fault_flush,
     .collect = fault_collect,
@@ -250,7 +239,14 @@ int io_backend_fault(const struct io_faults *faults, int event_fd, struct io_bac
 
     if (!f)
         return base_fail_errno(-ENOMEM, "open I/O fault decorator");
-    f->base.ops = inner->ops->wait ? &fault_wait_ops : &fault_ops;
+    f->ops = fault_ops; /* but for what inner can't do: the queue must see that */
+    if (!inner->ops->wait)
+        f->ops.wait = NULL;
+    if (!inner->ops->register_buffers)
+        f->ops.register_buffers = NULL;
+    if (!inner->ops->register_file)
+        f->ops.register_file = NULL;
+    f->base.ops = &f->ops;
     f->inner = inner;
     f->event_fd = event_fd;
     f->random = faults->seed;

@@ -490,6 +490,11 @@ unsigned io_file_parts(const struct io_file *f)
     return f->count;
 }
 
+int io_file_fd(const struct io_file *f, unsigned index)
+{
+    return f->member[index].fd;
+}
+
 void io_file_part(const struct io_file *f, unsigned index, struct io_part_info *out)
 {
     const struct io_member *m = &f->member[index];

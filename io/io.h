@@ -70,7 +70,7 @@ const char *io_file_note(const struct io_file *f); /* why it is not direct; "" i
 
 /* A file's part in one directory; count is 1 unless it is striped. */
 struct io_part_info {
-    const char *dir; /* of a file that was opened to read: its path */
+    const char *dir; /* as messages name it: "DIR/(scratch)", or the path of a file opened to read */
     uint64_t bytes;  /* reserved there, or the file's size */
     uint64_t read_bytes, write_bytes;
     double weight;
@@ -79,6 +79,8 @@ struct io_part_info {
 };
 
 unsigned io_file_parts(const struct io_file *f);
+/* For questions to the kernel about it, not for moving bytes. */
+int io_file_fd(const struct io_file *f, unsigned index);
 void io_file_part(const struct io_file *f, unsigned index, struct io_part_info *out);
 
 /* ---- requests ---------------------------------------------------------- */

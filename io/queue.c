@@ -292,18 +292,24 @@ static void settle(struct io_queue *q, struct io_transfer *t)
 
 /* ---- moving -------------------------------------------------------------- */
 
+/* Whether the next piece of s, which is a block at least, fits the window. */
+static bool fits(const struct io_path *path, const struct io_share *s)
+{
+    uint64_t piece = path->tuning.piece_bytes;
+
+    if (piece < s->member->block)
+        piece = s->member->block;
+    return path->background_bytes == 0 || path->background_bytes + piece <= path->tuning.window_bytes;
+}
+
 /* What may start next on a path; NULL: nothing. */
 static struct io_share *next_share(const struct io_path *path)
 {
     for (int c = 0; c < IO_CLASSES; c++) {
         struct io_share *s = path->waiting[c].head;
 
-        if (!s)
-            continue;
-        if (c == IO_DEMAND || path->background_bytes == 0 ||
-            path->background_bytes + path->tuning.piece_bytes <= path->tuning.window_bytes)
-            return s;
-        return NULL;
+        if (s)
+            return c == IO_DEMAND || fits(path, s) ? s : NULL;
     }
     return NULL;
 }

@@ -6,8 +6,10 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -102,6 +104,31 @@ void io_test_judge_child(int status)
 void io_test_child_passes(int (*fn)(void *), void *arg)
 {
     io_test_judge_child(io_test_in_child(fn, arg));
+}
+
+bool io_test_may_mount(void)
+{
+    if (unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0)
+        return true;
+    fprintf(stderr, "skipped: may not mount a small file system: %s\n", strerror(errno));
+    return false;
+}
+
+bool io_test_mount_ext4(const char *image, const char *where)
+{
+    char command[1400];
+
+    if (!io_test_may_mount())
+        return false;
+    /* mount detaches the loop device with the mount */
+    snprintf(command, sizeof command,
+             "PATH=$PATH:/usr/sbin:/sbin; exec >/dev/null 2>&1; "
+             "mkfs.ext4 -q -F -O ^has_journal '%s' && mount -o loop '%s' '%s'",
+             image, image, where);
+    if (system(command) == 0)
+        return true;
+    fprintf(stderr, "skipped: may not mount a small ext4\n");
+    return false;
 }
 
 int io_test_forbid(const struct io_test_filter *f)

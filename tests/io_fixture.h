@@ -57,6 +57,11 @@ void io_test_judge_child(int status);
 /* Both. */
 void io_test_child_passes(int (*fn)(void *), void *arg);
 
+/* From here on what is mounted is seen by this child alone, and goes with it. If false, it has said why. */
+bool io_test_may_mount(void);
+/* Makes an ext4 of image, a file that has its size, and mounts it; likewise. */
+bool io_test_mount_ext4(const char *image, const char *where);
+
 /* From now on system call nr fails with code, if its argument arg has all bits of mask. */
 struct io_test_filter {
     long nr;

@@ -1,9 +1,9 @@
 /*
  * Proves transfers on the real kernel: every byte that the queue reports is the byte in the file,
- * over both engines, direct and buffered, also when transfers are cut short and retried, beyond
- * 2 GiB, and at the end of a file; what fails comes back as a sentence, and what never comes back
- * meets its deadline. The queue's rules one by one: test_io_queue.c; the system's limits:
- * test_io_system.c.
+ * over both engines, direct and buffered, also when transfers are cut short and retried, and at the
+ * end of a file; what fails comes back as a sentence, and what never comes back meets its deadline.
+ * The queue's rules one by one: test_io_queue.c; the system's limits: test_io_system.c; the table of
+ * faults: test_io_faults.c; random requests: test_io_fuzz.c.
  *
  * Negative controls: the fault decorator overwrites read bytes that it does not report, so a queue
  * that does not fetch them again fails the comparison; the deadline test also runs without the lost
@@ -12,10 +12,8 @@
 #include "tests/io_fixture.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "include/offload.h"
@@ -33,14 +31,6 @@ static const struct mode {
 };
 
 #define MODES (sizeof modes / sizeof modes[0])
-
-#if defined(__SANITIZE_THREAD__)
-#define THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#define THREAD_SANITIZER __has_feature(thread_sanitizer)
-#else
-#define THREAD_SANITIZER 0
-#endif
 
 /* Says so, and counts as run: the other modes of the same test did. */
 static bool mode_missing(const struct mode *m)
@@ -190,57 +180,6 @@ static void random_round_trips_with_faults(void **state)
             round_trips(&modes[i], true);
 }
 
-/* One request above the 2 GiB that the kernel moves per call, read from a sparse file into many
- * windows on the same 32 MiB, so that it costs no memory. The last window shows the file's end. */
-static void more_than_two_gib(void **state)
-{
-    const uint64_t window = 32u << 20, windows = 66, total = windows * window;
-    const char *path = io_test_make_source("sparse", 0);
-    int memory = memfd_create("window", MFD_CLOEXEC);
-    unsigned char *base = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    static const char mark[] = "the last bytes";
-    unsigned ran = 0;
-
-    (void)state;
-    assert_true(memory >= 0 && base != MAP_FAILED);
-    assert_int_equal(ftruncate(memory, (off_t)window), 0);
-    for (uint64_t i = 0; i < windows; i++)
-        assert_ptr_equal(
-            mmap(base + i * window, window, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory, 0),
-            base + i * window);
-    assert_int_equal(truncate(path, (off_t)total), 0);
-    for (size_t i = 0; i < MODES; i += 2) { /* the direct ones: buffered would fill the page cache */
-        struct io_queue_config config = {.engine = modes[i].engine};
-        struct io_request r = {.buf = base, .bytes = total};
-        struct io_queue *q;
-        int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-        assert_int_equal(pwrite(fd, mark, sizeof mark, (off_t)(total - sizeof mark)), sizeof mark);
-        close(fd);
-        if (mode_missing(&modes[i]))
-            continue;
-        if (THREAD_SANITIZER && modes[i].engine == IO_ENGINE_THREADS) {
-            fprintf(stderr, "skipped: %s: ThreadSanitizer would shadow 2 GiB with 8\n", modes[i].name);
-            continue;
-        }
-        ran++;
-        memset(base, 0x77, window);
-        assert_int_equal(io_queue_open(&config, &q), 0);
-        assert_int_equal(io_file_open_read(path, modes[i].flags, &r.file), 0);
-        assert_int_equal(io_test_transfer(q, &r), 0);
-        assert_int_equal(r.done_bytes, total);
-        assert_string_equal((char *)base + total - sizeof mark, mark);
-        assert_int_equal(base[total - window], 0);
-        io_queue_close(q);
-        io_file_close(r.file);
-    }
-    munmap(base, total);
-    close(memory);
-    unlink(path);
-    if (!ran)
-        skip();
-}
-
 /* ---- ends, faults, deadlines ------------------------------------------- */
 
 /* The file shrinks after it was opened: what is left is read, what is needed beyond it is missed. */
@@ -385,7 +324,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_round_trips),
         cmocka_unit_test(random_round_trips_with_faults),
-        cmocka_unit_test(more_than_two_gib),
         cmocka_unit_test(truncated_file),
         cmocka_unit_test(misaligned_writes_are_refused_if_direct_is_required),
         cmocka_unit_test(injected_error_is_reported),

@@ -186,15 +186,6 @@ static void file_size_limit_is_an_error_not_a_signal(void **state)
     }
 }
 
-/* Both mounts are seen by the child alone, and go with it. */
-static bool may_mount(void)
-{
-    if (unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0)
-        return true;
-    fprintf(stderr, "skipped: may not mount a small file system: %s\n", strerror(errno));
-    return false;
-}
-
 /* where: a file system of about 16 MiB, empty. */
 static int reserve_and_write_too_much(const char *where)
 {
@@ -237,7 +228,7 @@ static int on_a_full_tmpfs(void *arg)
     struct io_file *f;
 
     (void)arg;
-    if (!may_mount())
+    if (!io_test_may_mount())
         return IO_TEST_SKIPPED;
     CHECK(mount("tmpfs", io_test.dir, "tmpfs", 0, "size=16m") == 0);
     CHECK(io_file_open_scratch(io_test.dir, IO_FILE_REQUIRE_DIRECT, &f) == -OFL_EDIRECT && !f);
@@ -251,20 +242,10 @@ static int on_a_full_tmpfs(void *arg)
 
 static int on_a_full_ext4(void *image)
 {
-    char command[1400], where[600];
+    char where[600];
 
-    if (!may_mount())
-        return IO_TEST_SKIPPED;
     snprintf(where, sizeof where, "%s/mounted", io_test.dir);
-    snprintf(command, sizeof command,
-             "PATH=$PATH:/usr/sbin:/sbin; exec >/dev/null 2>&1; "
-             "mkfs.ext4 -q -O ^has_journal '%s' && mount -o loop '%s' '%s'",
-             (char *)image, (char *)image, where);
-    if (system(command) != 0) {
-        fprintf(stderr, "skipped: may not mount a small ext4\n");
-        return IO_TEST_SKIPPED;
-    }
-    return reserve_and_write_too_much(where);
+    return io_test_mount_ext4(image, where) ? reserve_and_write_too_much(where) : IO_TEST_SKIPPED;
 }
 
 static void full_tmpfs(void **state)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages that a build needs and this machine lacks. Says nothing
-# when there is nothing to do. --ci: also what .ci/run needs beyond a build.
+# when there is nothing to do. --ci: also what .ci/run needs beyond a build; --show: what make show does.
 # As root, or where sudo asks for no password, it installs; else it prints the command.
 set -euo pipefail
 
@@ -8,9 +8,10 @@ packages=(gcc make pkg-config libc6-dev liburing-dev libhwloc-dev libnuma-dev li
     libopenblas-pthread-dev libpcre2-dev libcmocka-dev)
 case "${1-}" in
 '') ;;
---ci) packages+=(clang clang-format libclang-rt-14-dev shellcheck strace) ;;
+--ci) packages+=(clang clang-format libclang-rt-14-dev shellcheck strace fio gnuplot-nox) ;;
+--show) packages+=(strace fio jq) ;;
 *)
-    echo "usage: tools/setup.sh [--ci]" >&2
+    echo "usage: tools/setup.sh [--ci|--show]" >&2
     exit 2
     ;;
 esac

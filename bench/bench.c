@@ -1,0 +1,68 @@
+/* ofl-bench: what the drives and the machine can do. This file finds the command. */
+#include "bench/bench.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct command {
+    const char *name, *title;
+    int (*run)(int argc, char **argv);
+    const char *text;
+} commands[] = {
+    {"nvme", "ofl-bench nvme", bench_nvme_main,
+     "how fast the engine moves bytes to and from directories; against fio, if wanted"},
+    {"probe", "ofl-bench probe", bench_probe_main,
+     "what this machine is: nodes, drives, accelerators, limits, io_uring"},
+    {"plot", "ofl-bench plot", bench_plot_main, "draws a report that `ofl-bench nvme --json` has written"},
+};
+
+static void usage(FILE *f)
+{
+    fputs("Usage: ofl-bench COMMAND [OPTION...]\n\n", f);
+    for (size_t i = 0; i < ARRAY_COUNT(commands); i++)
+        fprintf(f, "  %-8s %s\n", commands[i].name, commands[i].text);
+    fputs("\n"
+          "`ofl-bench COMMAND --help` lists the options of a command; `ofl-bench --version`.\n"
+          "\n"
+          "Examples:\n"
+          "  ofl-bench probe\n"
+          "  ofl-bench nvme --dir /mnt/nvme\n"
+          "  ofl-bench nvme --dir /mnt/nvme --sweep --json sweep.json --plot sweep.svg\n",
+          f);
+}
+
+static void print_version(FILE *f, struct argp_state *state)
+{
+    (void)state;
+    fprintf(f, "ofl-bench %s\n", ofl_version());
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : "";
+
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-?") == 0 || strcmp(name, "help") == 0) {
+        usage(stdout);
+        return 0;
+    }
+    if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
+        print_version(stdout, NULL);
+        return 0;
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(commands); i++) {
+        if (strcmp(name, commands[i].name) == 0) {
+            char title[32];
+
+            /* Complaints of argp begin with it. */
+            snprintf(title, sizeof title, "%s", commands[i].title);
+            argv[1] = title;
+            argp_program_version_hook = print_version;
+            return commands[i].run(argc - 1, argv + 1);
+        }
+    }
+    if (argc < 2) {
+        usage(stderr);
+        return EXIT_INPUT;
+    }
+    return common_fail(EXIT_INPUT, "%s: no such command; --help lists them", name);
+}

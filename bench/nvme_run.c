@@ -1,0 +1,230 @@
+/*
+ * One measured run of `ofl-bench nvme`: depth requests of one size kept in flight by one
+ * thread. Nothing but the engine's own system calls happens in it. See nvme.h.
+ */
+#include "bench/nvme.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+
+#define BATCH   64u
+#define WAIT_NS 100000000u /* so that signals are seen */
+
+double nvme_process_cpu(void)
+{
+    struct rusage u;
+
+    getrusage(RUSAGE_SELF, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+           (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
+}
+
+void nvme_latency_of(const struct io_histogram *h, struct nvme_latency *out)
+{
+    out->p50 = io_histogram_quantile(h, 0.5);
+    out->p99 = io_histogram_quantile(h, 0.99);
+    out->p999 = io_histogram_quantile(h, 0.999);
+    out->max = h->max;
+}
+
+/* ---- the queue ------------------------------------------------------------------ */
+
+/* What was found out about the engine belongs to the results. */
+static void note_engine(struct nvme_target *t, const struct io_queue *q)
+{
+    t->engine = io_queue_engine(q);
+    snprintf(t->engine_note, sizeof t->engine_note, "%s", io_queue_note(q));
+}
+
+static void register_all(struct nvme_target *t, struct io_queue *q)
+{
+    t->registered = false;
+    if (!t->options->registered || t->engine != IO_ENGINE_URING) {
+        snprintf(t->registered_note, sizeof t->registered_note, "%s",
+                 t->options->registered ? "threads have none" : "not wanted");
+        return;
+    }
+    if (io_queue_register(q, t->buffers, t->buffer_bytes) < 0 || io_queue_attach(q, t->file) < 0)
+        snprintf(t->registered_note, sizeof t->registered_note, "%s", ofl_error());
+    else
+        t->registered = true;
+}
+
+int nvme_queue_open(struct nvme_target *t, uint32_t depth, uint64_t piece_bytes, uint64_t window_bytes,
+                    struct io_queue **out)
+{
+    const struct io_queue_config config = {.engine = t->options->engine,
+                                           .flags = t->options->flags,
+                                           .depth = depth,
+                                           .piece_bytes = (uint32_t)piece_bytes,
+                                           .window_bytes = window_bytes};
+
+    if (io_queue_open(&config, out) < 0)
+        return common_fail(EXIT_RUNTIME, "%s", ofl_error());
+    note_engine(t, *out);
+    register_all(t, *out);
+    return 0;
+}
+
+/* ---- the loop --------------------------------------------------------------------- */
+
+static enum io_op operation(const struct nvme_run *r, uint64_t number)
+{
+    switch (r->c.rw) {
+    case RW_WRITE:
+    case RW_RANDWRITE:
+        return IO_WRITE;
+    case RW_MIXED:
+        return number % 2 ? IO_WRITE : IO_READ;
+    default:
+        return IO_READ;
+    }
+}
+
+/* Points q at the next block of the run, and submits it. */
+static void submit_next(struct nvme_run *r, struct io_request *q)
+{
+    uint64_t blocks = r->target->bytes / r->c.block_bytes, block;
+
+    q->op = operation(r, r->issued_bytes / r->c.block_bytes);
+    if (nvme_rw_random(r->c.rw)) {
+        block = (uint64_t)((unsigned __int128)bench_random(&r->random) * blocks >> 64);
+    } else {
+        block = r->next[q->op]++;
+        if (r->next[q->op] == blocks)
+            r->next[q->op] = 0;
+    }
+    q->offset = block * r->c.block_bytes;
+    if (r->rotate) {
+        uint64_t slots = r->target->buffer_bytes / r->c.block_bytes;
+
+        q->buf = r->target->buffers + r->issued_bytes / r->c.block_bytes % slots * r->c.block_bytes;
+    }
+    r->issued_bytes += r->c.block_bytes;
+    io_submit(r->queue, q);
+}
+
+static void count(struct nvme_run *r, const struct io_request *q, struct nvme_sample *out)
+{
+    if (q->error.code && r->error.code == 0)
+        r->error = q->error;
+    out->bytes[q->op] += q->done_bytes;
+    out->ops[q->op]++;
+}
+
+/* Until `end`, or until so many bytes are issued; then until nothing is in flight. */
+static void keep_moving(struct nvme_run *r, double end, uint64_t bytes, struct nvme_sample *out)
+{
+    struct io_request *done[BATCH];
+
+    for (uint32_t i = 0; i < r->c.depth && r->issued_bytes + r->c.block_bytes <= bytes; i++)
+        submit_next(r, &r->requests[i]);
+    while (io_queue_pending(r->queue) > 0) {
+        unsigned n = io_wait(r->queue, done, BATCH, WAIT_NS);
+        double now = common_seconds();
+        bool more = now < end && !common_stopping();
+
+        nvme_tick(now);
+        for (unsigned i = 0; i < n; i++) {
+            count(r, done[i], out);
+            if (more && r->error.code == 0 && r->issued_bytes + r->c.block_bytes <= bytes)
+                submit_next(r, done[i]);
+        }
+    }
+}
+
+static uint64_t part_bytes(const struct io_file *f, unsigned index)
+{
+    struct io_part_info info;
+
+    io_file_part(f, index, &info);
+    return info.read_bytes + info.write_bytes;
+}
+
+int nvme_run_move(struct nvme_run *r, double seconds, uint64_t bytes, struct nvme_sample *out)
+{
+    struct io_file *file = r->target->file;
+    unsigned parts = io_file_parts(file);
+    double start, cpu;
+    int err = 0;
+
+    *out = (struct nvme_sample){0};
+    for (unsigned i = 0; i < parts; i++)
+        out->part_bytes[i] = part_bytes(file, i);
+    cpu = nvme_process_cpu();
+    start = common_seconds();
+    keep_moving(r, start + seconds, bytes, out);
+    if (nvme_rw_writes(r->c.rw) && r->error.code == 0)
+        err = io_file_sync(file);
+    out->seconds = common_seconds() - start;
+    out->cpu_s = nvme_process_cpu() - cpu;
+    for (unsigned i = 0; i < parts; i++)
+        out->part_bytes[i] = part_bytes(file, i) - out->part_bytes[i];
+    r->target->written_bytes += out->bytes[IO_WRITE];
+    if (common_stopping())
+        return common_fail(EXIT_INTERRUPTED, "interrupted: no results");
+    if (r->error.code)
+        return common_fail(EXIT_RUNTIME, "%s", r->error.text);
+    return err < 0 ? common_fail_ofl(EXIT_RUNTIME, "flush the test file") : 0;
+}
+
+/* ---- around it ------------------------------------------------------------------------- */
+
+int nvme_run_open(struct nvme_run *r, struct nvme_target *t, const struct nvme_case *c, uint64_t seed)
+{
+    *r = (struct nvme_run){.target = t, .c = *c, .random = seed};
+    r->requests = calloc(c->depth, sizeof *r->requests);
+    if (!r->requests)
+        return common_fail(EXIT_RUNTIME, "run: out of memory");
+    for (uint32_t i = 0; i < c->depth; i++) {
+        r->requests[i].file = t->file;
+        r->requests[i].buf = t->buffers + i * c->block_bytes;
+        r->requests[i].bytes = c->block_bytes;
+    }
+    /* A window of the whole depth: nothing here is to be overtaken. */
+    return nvme_queue_open(t, c->depth, c->block_bytes, c->block_bytes * c->depth, &r->queue);
+}
+
+void nvme_run_close(struct nvme_run *r, struct nvme_sample *sample, struct io_histogram *latency)
+{
+    struct io_histogram both = {0};
+    struct io_stats stats;
+
+    for (unsigned i = 0; r->queue && i < io_queue_paths(r->queue); i++) {
+        struct io_path_stats path;
+
+        io_queue_path_stats(r->queue, i, &path);
+        sample->busy_ns += path.busy_ns;
+        sample->empty_ns += path.empty_ns;
+        for (int op = IO_READ; op <= IO_WRITE; op++) {
+            io_histogram_merge(&both, &path.latency[op]);
+            if (latency)
+                io_histogram_merge(&latency[op], &path.latency[op]);
+        }
+    }
+    if (r->queue) {
+        io_queue_stats(r->queue, &stats);
+        sample->inflight_max = stats.inflight_max;
+    }
+    nvme_latency_of(&both, &sample->latency);
+    io_queue_close(r->queue);
+    free(r->requests);
+    *r = (struct nvme_run){0};
+}
+
+int nvme_run_case(struct nvme_target *t, const struct nvme_case *c, double seconds, uint64_t bytes,
+                  uint64_t seed, struct nvme_sample *out, struct io_histogram *latency)
+{
+    struct nvme_run r;
+    int status = nvme_run_open(&r, t, c, seed);
+
+    *out = (struct nvme_sample){0};
+    if (status == 0)
+        nvme_target_drop_cache(t);
+    if (status == 0)
+        status = nvme_run_move(&r, seconds, bytes, out);
+    nvme_run_close(&r, out, latency);
+    return status;
+}

@@ -1,0 +1,237 @@
+#!/bin/bash
+# Proves what ofl-bench promises: figures for every kind of run, in a report that says the same as
+# the table; bytes that were asked for and no others; clear messages and exit status 2, before
+# anything is written, for what can't work; and nothing left behind, however it ends. Speeds are
+# not judged.
+#
+# It can fail: the checks of reports are shown to refuse a damaged one.
+set -uo pipefail
+
+cd "$(dirname "$0")/.." || exit 1
+bin=${OFL_BUILD_DIR:-build}
+[ -x "$bin/ofl-bench" ] || { echo "$bin/ofl-bench is not built"; exit 1; }
+bin=$(cd "$bin" && pwd)
+# On disk, not in a tmpfs where direct I/O may be refused.
+work=$(mktemp -d "$bin/bench.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+# A profile of this drive must not decide, and none may be left.
+export OFL_PROFILE_DIR=$work/profiles
+mkdir "$work/profiles" "$work/dir" "$work/second"
+failures=0
+skipped=()
+
+complain() {
+    echo "FAILED: $*"
+    failures=$((failures + 1))
+}
+
+# Runs ofl-bench; sets status; its output is in $work/out and $work/err.
+run() {
+    status=0
+    timeout -k 1 60 "$bin/ofl-bench" "$@" >"$work/out" 2>"$work/err" || status=$?
+}
+
+wanted() {
+    [ "$status" -eq 0 ] || complain "$*: exit status $status: $(tail -n 1 "$work/err")"
+}
+
+# Nothing is left in the measured directories.
+clean() {
+    local left
+    left=$(find "$work/dir" "$work/second" -mindepth 1)
+    [ -z "$left" ] || complain "$*: left $left"
+}
+
+# refuse 'words of the message' arguments...: exit status 2, that message, nothing written.
+refuse() {
+    local words=$1
+    shift
+    run "$@"
+    [ "$status" -eq 2 ] || complain "$*: exit status $status, not 2: $(tail -n 1 "$work/err")"
+    grep -q -e "$words" "$work/err" || complain "$*: no '$words' in: $(cat "$work/err")"
+    [ ! -s "$work/out" ] || complain "$*: printed $(head -n 1 "$work/out")"
+    clean "$*"
+}
+
+# field NAME FILE: values of a key of a report, one a line. Reports have one key a line.
+field() {
+    sed -n 's/^ *"'"$1"'": \(.*[^,]\),\{0,1\}$/\1/p' "$2"
+}
+
+# A whole report: an object that ends, with as many results as wanted, and figures above 0.
+whole() {
+    local file=$1 results=$2
+    [ "$(head -c 1 "$file" 2>/dev/null)" = '{' ] && [ "$(tail -n 1 "$file")" = '}' ] || return 1
+    [ "$(field rw "$file" | grep -c '^"')" -eq "$results" ] || return 1
+    [ "$(field median "$file" | grep -c '^[1-9]\|^0\.0*[1-9]')" -ge $((results * 3)) ] || return 1
+    [ "$(field written_bytes "$file")" -gt 0 ]
+}
+
+small=(--dir "$work/dir" --size 48M --repeat 2 --time-s 0.1)
+
+# ---- words -------------------------------------------------------------------
+
+run --help
+wanted --help
+grep -q 'nvme' "$work/out" || complain "--help does not name nvme"
+run --version
+wanted --version
+grep -q '^ofl-bench [0-9]' "$work/out" || complain "--version says $(cat "$work/out")"
+for command in nvme probe plot; do
+    run "$command" --help
+    wanted "$command" --help
+    grep -q 'Example' "$work/out" || complain "$command --help has no example"
+    grep -q "^Usage: ofl-bench $command" "$work/out" || complain "$command --help: $(head -n 1 "$work/out")"
+done
+refuse 'Usage'
+refuse 'no such command' nvmee
+refuse 'dir DIR is needed' nvme
+refuse 'No such file' nvme --dir "$work/absent"
+refuse 'not a multiple of 512' nvme "${small[@]}" --block 1000
+refuse 'not a size' nvme "${small[@]}" --block 1Q
+refuse 'not a whole number' nvme "${small[@]}" --depth 0
+refuse 'randread' nvme "${small[@]}" --rw rread
+refuse 'uring or threads' nvme "${small[@]}" --engine aio
+refuse '0 or 1' nvme "${small[@]}" --direct yes
+refuse 'sqpoll, iopoll' nvme "${small[@]}" --flags sqpoll,fast
+refuse 'only fio' nvme "${small[@]}" --compare dd
+refuse 'one --dir' nvme "${small[@]}" --dir "$work/second" --compare fio
+refuse 'excludes --block' nvme "${small[@]}" --sweep --block 1M
+refuse 'takes one --rw' nvme "${small[@]}" --sweep --rw read,write
+refuse 'half of that' nvme --dir "$work/dir" --size 1000T
+refuse 'has to hold what is in flight' nvme --dir "$work/dir" --size 4M
+refuse 'more than --buffers' nvme --dir "$work/dir" --rw read --size 48M --block 16M --depth 2 --buffers 16M
+refuse 'No such file' nvme "${small[@]}" --json "$work/absent/r.json"
+refuse 'end with .svg or .png' nvme "${small[@]}" --plot "$work/plot.gif"
+refuse 'needs --rw' nvme "${small[@]}" --demand --plot "$work/plot.svg"
+refuse 'shipped lists' nvme "${small[@]}" --tensors nothing
+
+# ---- runs --------------------------------------------------------------------
+
+run nvme "${small[@]}" --rw read,write,mixed,randread,randwrite --depth 8 --json "$work/all.json"
+wanted every kind of run
+clean every kind of run
+whole "$work/all.json" 5 || complain "the report of every kind of run is not whole"
+for mode in read write mixed randread randwrite; do
+    grep -q "^$mode  *[14][MK] " "$work/out" || complain "the table lacks $mode"
+done
+[ "$(field samples "$work/all.json" | wc -l)" -eq 5 ] || complain "samples are missing"
+# Runs that write end after the file's size; the warm-up and the file itself come on top.
+most=$((48 * 1048576 * (1 + 2 * 3 + 3)))
+[ "$(field written_bytes "$work/all.json")" -le "$most" ] || complain "more was written than is allowed"
+
+# The checks above can fail.
+head -n -20 "$work/all.json" >"$work/damaged.json"
+! whole "$work/damaged.json" 5 || complain "a damaged report passes"
+! whole "$work/all.json" 6 || complain "a missing result passes"
+
+run nvme "${small[@]}" --rw read,randwrite --depth 4 --engine threads --json "$work/threads.json"
+wanted --engine threads
+clean --engine threads
+whole "$work/threads.json" 2 || complain "the report of --engine threads is not whole"
+grep -q '"name": "threads"' "$work/threads.json" || complain "--engine threads used another"
+
+run nvme "${small[@]}" --rw read,write --depth 4 --direct 0 --json "$work/buffered.json"
+wanted --direct 0
+whole "$work/buffered.json" 2 || complain "the report of --direct 0 is not whole"
+[ "$(field direct "$work/buffered.json" | head -n 1)" = false ] || complain "--direct 0 was direct"
+grep -q '^cache  *buffered' "$work/out" || complain "--direct 0 does not tell the state of the cache"
+
+run nvme "${small[@]}" --dir "$work/second" --rw read --depth 8 --json "$work/two.json"
+wanted two directories
+clean two directories
+[ "$(grep -c '% of the bytes' "$work/out")" -eq 2 ] || complain "two directories: no line for each"
+
+run nvme "${small[@]}" --rw read --block 1536 --depth 4 --registered 0
+wanted --block 1536 --registered 0
+
+run nvme --dir "$work/dir" --size 128M --sweep --repeat 1 --time-s 0.01 --json "$work/sweep.json"
+wanted --sweep
+whole "$work/sweep.json" 30 || complain "the report of --sweep is not whole"
+
+# ---- tensors, demand ---------------------------------------------------------
+
+printf '# sizes\nlarge 50331647\n\nodd 4097 # not aligned\none 1\nhuge 100000001\n' >"$work/list"
+run nvme "${small[@]}" --tensors "$work/list" --buffers 64M --json "$work/tensors.json"
+wanted --tensors
+clean --tensors
+[ "$(field tensors "$work/tensors.json" | grep -c '^4$')" -eq 1 ] || complain "--tensors: not 4 of them"
+[ "$(field largest_bytes "$work/tensors.json")" = 100000001 ] || complain "--tensors: not the largest"
+for name in 7b 70b 175b mixed; do
+    run nvme "${small[@]}" --repeat 1 --time-s 0.02 --tensors "$name" --buffers 64M
+    wanted --tensors "$name"
+done
+printf 'a 1\nb\n' >"$work/list"
+refuse 'line 2: .*b has no size' nvme "${small[@]}" --tensors "$work/list"
+printf 'a 0\n' >"$work/list"
+refuse 'line 1: 0: not a number of bytes' nvme "${small[@]}" --tensors "$work/list"
+printf 'a 1 2\n' >"$work/list"
+refuse 'more than two words' nvme "${small[@]}" --tensors "$work/list"
+printf '# none\n' >"$work/list"
+refuse 'no tensors' nvme "${small[@]}" --tensors "$work/list"
+
+run nvme --dir "$work/dir" --size 48M --demand --demand-bytes 1M --buffers 32M --json "$work/demand.json"
+wanted --demand
+clean --demand
+[ "$(field prefetched_bytes "$work/demand.json")" -gt 0 ] || complain "--demand: prefetch made no progress"
+grep -q '(100 samples)\|([1-4][0-9]0 samples)' "$work/out" || complain "--demand: fewer than 100 samples"
+
+# ---- other programs ----------------------------------------------------------
+
+if command -v fio >/dev/null; then
+    run nvme "${small[@]}" --rw read,randwrite --depth 4 --compare fio --json "$work/fio.json"
+    wanted --compare fio
+    clean --compare fio
+    whole "$work/fio.json" 2 || complain "the report of --compare fio is not whole"
+    [ "$(field cpu_ratio "$work/fio.json" | wc -l)" -eq 2 ] || complain "--compare fio: no ratios"
+    grep -q "^fio-[0-9].*pair by pair" "$work/out" || complain "--compare fio: no table"
+else
+    refuse 'apt-get install fio' nvme "${small[@]}" --rw read --compare fio
+    skipped+=(fio)
+fi
+if command -v gnuplot >/dev/null; then
+    run nvme "${small[@]}" --rw read,randread --depth 4 --plot "$work/plot.svg"
+    wanted --plot
+    grep -q '</svg>' "$work/plot.svg" || complain "--plot drew nothing"
+    run plot "$work/sweep.json" "$work/plot.png"
+    wanted plot
+    [ "$(head -c 4 "$work/plot.png" | tail -c 3)" = PNG ] || complain "plot drew no PNG"
+    echo '{"program": "ofl-bench probe"}' >"$work/other.json"
+    refuse 'not a report of ofl-bench nvme' plot "$work/other.json" "$work/plot.png"
+    refuse 'line 1' plot "$work/list" "$work/plot.png"
+else
+    refuse 'apt-get install gnuplot-nox' nvme "${small[@]}" --rw read --plot "$work/plot.svg"
+    skipped+=(gnuplot)
+fi
+if command -v strace >/dev/null && strace -o /dev/null true 2>/dev/null; then
+    run nvme "${small[@]}" --rw read --depth 4 --syscalls --json "$work/calls.json"
+    wanted --syscalls
+    [ "$(field calls_per_gb "$work/calls.json" | grep -c '^[1-9]')" -eq 1 ] ||
+        complain "--syscalls: $(field calls_note "$work/calls.json")"
+else
+    skipped+=(strace)
+fi
+
+# ---- an end by signal ----------------------------------------------------------
+
+# Before, during and after the file is filled; the last one while fio runs, if it is there.
+compare=()
+command -v fio >/dev/null && compare=(--compare fio)
+for pause in 0.1 0.4 1.2; do
+    env --default-signal "$bin/ofl-bench" nvme --dir "$work/dir" --size 256M --rw read,write --repeat 1000 \
+        "${compare[@]}" --json "$work/ended.json" >"$work/out" 2>"$work/err" &
+    child=$!
+    sleep "$pause"
+    kill -INT "$child" 2>/dev/null
+    status=0
+    wait "$child" || status=$?
+    [ "$status" -eq 130 ] || complain "SIGINT after $pause s: exit status $status: $(tail -n 1 "$work/err")"
+    clean "SIGINT after $pause s"
+    [ ! -e "$work/ended.json" ] || complain "SIGINT after $pause s: left a report"
+done
+
+[ "$failures" -eq 0 ] || exit 1
+if [ ${#skipped[@]} -gt 0 ]; then
+    echo "all passed but what needs programs that are absent or not allowed: ${skipped[*]}"
+    exit 77
+fi
