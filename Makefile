@@ -125,7 +125,7 @@ LIB_SRC := $(wildcard $(ROOMS:=/*.c))
 MAINS := $(foreach p,finetune generate hello,$(wildcard examples/$(p).c examples/$(p)_*.c))
 SHARED_SRC := $(wildcard examples/llama/*.c examples/common*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
-TEST_HELPER_SRC := $(filter-out $(TEST_SRC) tests/cuda_stub.c,$(wildcard tests/*.c))
+TEST_HELPER_SRC := $(filter-out $(TEST_SRC),$(wildcard tests/*.c))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
@@ -145,8 +145,7 @@ PROGRAMS := $(if $(wildcard examples/finetune.c),$(B)/ofl-finetune) $(if $(wildc
     $(if $(wildcard bench/bench.c),$(B)/ofl-bench)
 HELLO := $(if $(wildcard examples/hello.c),$(B)/hello)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
-CUDA_STUB := $(B)/tests/libcuda_stub.so
-OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) tests/cuda_stub.c)
+OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC))
 
 # ---- targets ---------------------------------------------------------------
 
@@ -299,12 +298,6 @@ $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
 	$(call say,LD,$@)
 	$(Q)$(LINK) -o $@ $< $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
 	    $(if $(filter %/libexamples.a,$^),$(EXAMPLE_LIBS)) $(LIB_LIBS) $(call pkg,--libs,cmocka)
-
-# A CUDA driver without a GPU, which tests have the library load.
-$(TESTS): | $(CUDA_STUB)
-$(CUDA_STUB): $(B)/tests/cuda_stub.o
-	$(call say,LD,$@)
-	$(Q)$(LINK) -shared -o $@ $<
 
 # Kept: they are somebody's prerequisite by pattern only.
 .SECONDARY: $(OBJECTS)
