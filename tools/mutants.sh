@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Negative controls of the core: takes one wait, fence, check or limit out of the code at a time, and
+# Negative controls of the core and of the I/O room: takes one wait, fence, check or limit out of the code at a time, and
 # requires that the tests notice. A mutant that survives is a test that can't fail.
 #   tools/mutants.sh [NAME...]      all, or those named
 set -euo pipefail
@@ -29,18 +29,38 @@ update-before-older-fill|liboffload/core/work.c|return ref->access == HOST_READ 
 clip-not-awaited|liboffload/core/work.c|while (u \&\& (u->held \|\| |while (u \&\& (|test_optimizer
 own-landed-tiles-kept|liboffload/core/tile.c|return t->fill_seq >= claim.seq;|return t->fill_seq > claim.seq;|test_core
 budget-not-checked|liboffload/core/lease.c|if (held + wanted <= p->device_bytes)|if (1)|test_core
+fill-reads-too-early|liboffload/core/copy.c|            if (!clear)\n                return;|            ;|programs.sh
+own-last-tiles-kept|liboffload/core/tile.c|if (own \&\& i >= claim.landed \&\& i <= claim.tile)|if (own \&\& i >= claim.landed)|test_core
+io-result-ignored|io/piece.c|    if (t->result < 0)\n        return failed(code, cause, (int)t->result, NULL);|    if (t->result < 0)\n        t->result = t->asked_bytes;|test_io_fuzz test_io
+io-short-write-taken|io/piece.c|    if (t->want == 0)\n        return IO_PIECE_DONE;|    if (t->want == 0 \|\| t->op == IO_WRITE)\n        return IO_PIECE_DONE;|test_io_fuzz
+io-continues-in-a-block|io/piece.c|rest = (t->offset + t->skip + got) % t->block;|rest = 0;|test_io_queue
+io-not-trimmed|io/piece.c|(char *)t->bounce + t->skip, got);|(char *)t->bounce, got);|test_io_fuzz
+io-end-not-seen|io/piece.c|end = got < t->want \&\& at_end(t);|end = got < t->want \&\& t->result == 0;|test_io_queue
+io-window-open|io/queue.c|return path->background_bytes == 0 \|\| path->background_bytes + piece <= path->tuning.window_bytes;|return true;|test_io_paths test_io_fuzz
+io-window-leaks|io/queue.c|    t->path->background_bytes -= t->charged;|    ;|test_io_paths test_io_fuzz
+io-no-deadline|io/queue.c|if (q->now_ns > r->expire_ns)|if (0)|test_io_queue
+io-cancel-forgotten|io/queue.c|    r->cancelled = true;\n|    return;\n|test_io_faults test_io_fuzz
+io-drives-not-apart|io/queue.c|return path->inflight < sure \|\| q->transfer_count - q->inflight > owed;|return true;|test_io_paths
+io-parts-stop-together|io/queue.c|(verdict == IO_PIECE_END \&\& r->share_count == 1)|verdict == IO_PIECE_END|test_io_fuzz test_io_paths test_io_stripe
+io-wake-up-lost|io/queue.c|    n = take_done(q, done, max);\n    announce(q);|    n = take_done(q, done, max);|test_io_queue test_io_paths
 '
 
 build_and_run() { # test -> 0 if it passes
-    # shellcheck disable=SC2086
-    (cd "$work/tree" && gcc $flags "tests/$1.c" tests/core_fixture.c io/*.c scheduler/*.c liboffload/*/*.c \
-        -o "$work/$1" $libs && OFL_TEST_LIGHT=1 timeout 60 "$work/$1" >"$work/log" 2>&1)
+    if [ "$1" = programs.sh ]; then
+        (cd "$work/tree" && make -s B=build all >/dev/null 2>&1 && timeout 200 bash tests/programs.sh >"$work/log" 2>&1)
+        return
+    fi
+    # shellcheck disable=SC2086  # several flags
+    (cd "$work/tree" && gcc $flags "tests/$1.c" tests/{core,io}_fixture.c tests/io_model.c tests/mem_engine.c \
+        io/*.c scheduler/*.c liboffload/*/*.c -o "$work/$1" $libs &&
+        OFL_TEST_LIGHT=1 timeout 60 "$work/$1" >"$work/log" 2>&1)
 }
 
 fresh() {
     rm -rf "$work/tree"
     mkdir -p "$work/tree/build"
-    cp -r "$root"/{include,io,scheduler,liboffload,tests} "$work/tree/"
+    cp -r "$root"/{include,io,scheduler,liboffload,tests,examples,bench,docs,tools,Makefile,README.md,liboffload.map} \
+        "$work/tree/"
 }
 
 survivors=0 killed=0
