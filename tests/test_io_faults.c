@@ -251,9 +251,9 @@ static void lost_completions(void **state)
                 continue;
             lost++;
             assert_int_equal(r[k].error.code, -OFL_EDEADLINE);
-            assert_non_null(strstr(r[k].error.text, "no completion before the deadline (in flight for 0."));
+            assert_non_null(strstr(r[k].error.text, "no completion before the deadline (in flight for "));
             assert_non_null(strstr(r[k].error.text, k % 2 ? "allowed 0.020 s" : "allowed 0.100 s"));
-            assert_true(r[k].elapsed_ns > allowed_ns && r[k].elapsed_ns < allowed_ns + 1000 * MS);
+            assert_true(r[k].elapsed_ns > allowed_ns && r[k].elapsed_ns < allowed_ns + 20000 * MS);
         }
         if (lost == 0 || lost > MANY / 10)
             fail_msg("%s, seed %lu: %u of %u were lost", modes[i].name, (unsigned long)io_test.seed, lost,
