@@ -24,6 +24,7 @@ SAN ?=
 WERROR ?=
 V ?=
 CHECK ?=
+CUDA_HOME ?= /usr/local/cuda
 CLANG_FORMAT ?= $(firstword $(shell command -v clang-format-14 clang-format) clang-format)
 
 # Each kind of build has a folder of its own: build, build-clang, build-asan, ...
@@ -125,7 +126,8 @@ LIB_SRC := $(wildcard $(ROOMS:=/*.c))
 MAINS := $(foreach p,finetune generate hello,$(wildcard examples/$(p).c examples/$(p)_*.c))
 SHARED_SRC := $(wildcard examples/llama/*.c examples/common*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
-TEST_HELPER_SRC := $(filter-out $(TEST_SRC),$(wildcard tests/*.c))
+CUDA_STUB_SRC := $(wildcard tests/cuda_stub*.c)
+TEST_HELPER_SRC := $(filter-out $(TEST_SRC) $(CUDA_STUB_SRC),$(wildcard tests/*.c))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
@@ -145,7 +147,8 @@ PROGRAMS := $(if $(wildcard examples/finetune.c),$(B)/ofl-finetune) $(if $(wildc
     $(if $(wildcard bench/bench.c),$(B)/ofl-bench)
 HELLO := $(if $(wildcard examples/hello.c),$(B)/hello)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
-OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC))
+CUDA_STUB := $(B)/tests/libcuda_stub.so
+OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(CUDA_STUB_SRC))
 
 # ---- targets ---------------------------------------------------------------
 
@@ -298,6 +301,15 @@ $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
 	$(call say,LD,$@)
 	$(Q)$(LINK) -o $@ $< $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
 	    $(if $(filter %/libexamples.a,$^),$(EXAMPLE_LIBS)) $(LIB_LIBS) $(call pkg,--libs,cmocka)
+
+# The one file that looks at CUDA's own header, where there is one.
+$(B)/tests/test_cuda_driver.o: EXTRA = $(patsubst %/cuda.h,-isystem %,$(wildcard $(CUDA_HOME)/include/cuda.h))
+
+# A CUDA driver without a GPU, which tests have the library load.
+$(TESTS): | $(CUDA_STUB)
+$(CUDA_STUB): $(call obj,$(CUDA_STUB_SRC))
+	$(call say,LD,$@)
+	$(Q)$(LINK) -shared -o $@ $^
 
 # Kept: they are somebody's prerequisite by pattern only.
 .SECONDARY: $(OBJECTS)

@@ -33,8 +33,14 @@
  *    fit is refused at once (-OFL_EBUDGET), with the numbers.
  *  - Without an NVMe directory the larger of device_bytes and host_bytes must hold all tensors.
  *  - The store is scratch: it vanishes with the context. Read out what is to be kept.
- *  - One accelerator kind so far: "host", an emulated accelerator in RAM with an
- *    arena, streams and copy threads of its own.
+ *  - Devices: "host", an emulated accelerator in RAM with an arena, streams and copy threads
+ *    of its own; "cuda" (the first GPU) and "cuda:N", through NVIDIA's driver, which is found
+ *    at run time (libcuda.so.1, or the file that OFL_CUDA_DRIVER names). On both: tensors,
+ *    sources, leases, steps, statistics. Host only, -ENOTSUP on cuda: ofl_stream_launch and the
+ *    optimizer (its norms and its updates in device memory have no kernels yet). cuda only:
+ *    ofl_stream_cuda (offload_cuda.h), to launch one's own kernels.
+ *  - On cuda, host_bytes are taken from RAM whole at ofl_open: the driver pins them. Work on a
+ *    stream whose fetch failed is not skipped: see offload_cuda.h.
  */
 #ifndef OFFLOAD_H
 #define OFFLOAD_H
@@ -140,7 +146,7 @@ struct ofl_nvme {
 
 struct ofl_config {
     size_t size;
-    const char *device;          /* NULL: "host" */
+    const char *device;          /* "host", "cuda", "cuda:N"; NULL: "host" */
     uint64_t device_bytes;       /* budget of the device arena, > 0 */
     uint64_t host_bytes;         /* budget of the pinned arena; at least OFL_HOST_MIN_BYTES, or 0: none */
     const struct ofl_nvme *nvme; /* directories of the store, at most OFL_NVME_MAX */
@@ -228,9 +234,9 @@ OFL_API int ofl_stream_create(struct ofl_ctx *ctx, struct ofl_stream **out);
 /* any. Waits for its work. */
 OFL_API void ofl_stream_destroy(struct ofl_stream *s);
 /* any. Blocks until everything enqueued so far has run; returns the stream's first error.
- * After a failed fill the stream's later jobs are skipped, not run on wrong bytes. */
+ * After a failed fill the stream's later jobs are skipped, not run on wrong bytes (host device). */
 OFL_API int ofl_stream_sync(struct ofl_stream *s);
-/* any. Host device: runs fn(arg) on the stream. */
+/* any. Host device: runs fn(arg) on the stream. -ENOTSUP on cuda. */
 OFL_API int ofl_stream_launch(struct ofl_stream *s, void (*fn)(void *arg), void *arg);
 
 /* ---- leases ------------------------------------------------------------ */
@@ -343,6 +349,7 @@ struct ofl_stats {
     int32_t numa_node;                 /* that the host arena is bound to; -1: none */
     uint32_t registered;               /* 1: host memory is registered with io_uring: I/O pins no pages */
     uint32_t paths;                    /* drives that I/O went to: see ofl_path_stats_get */
+    uint64_t driver_calls;             /* of the GPU's driver, by the library */
 };
 
 /* any. Fields beyond *out's size are left out. */

@@ -7,6 +7,8 @@
 
 #include <cmocka.h>
 
+#include "tests/cuda_fixture.h"
+
 void sink_init(struct sink *s)
 {
     pthread_mutex_init(&s->lock, NULL);
@@ -65,7 +67,7 @@ void fixture_open(struct fixture *f, uint64_t arena_bytes)
     struct dev_config config = {.arena_bytes = arena_bytes, .done = sink_done, .sink = &f->sink};
 
     sink_init(&f->sink);
-    assert_int_equal(dev_open("host", &config, &f->dev), 0);
+    assert_int_equal(dev_open(fixture_device(), &config, &f->dev), 0);
     f->arena = dev_arena(f->dev);
 }
 

@@ -1,5 +1,6 @@
 /*
- * What the tests of the device share: a host device whose completions go to a list.
+ * What the tests of the device share: a device (host, or what
+ * OFL_TEST_DEVICE says) whose completions go to a list.
  */
 #ifndef OFL_TESTS_DEVICE_FIXTURE_H
 #define OFL_TESTS_DEVICE_FIXTURE_H

@@ -22,6 +22,7 @@
 
 #include "include/offload.h"
 #include "tests/core_fixture.h"
+#include "tests/cuda_fixture.h"
 
 #define TENSORS 40
 #define BATCH   4
@@ -100,7 +101,7 @@ static void launch(struct program *p, const struct ofl_lease *l, struct model *m
     }
     if (l->mode == OFL_UPDATE)
         m->mask ^= k->new_mask;
-    assert_int_equal(ofl_stream_launch(s, kernel_run, k), 0);
+    assert_int_equal(fixture_launch(s, kernel_run, k), 0);
 }
 
 /* ---- program steps ----------------------------------------------------- */
@@ -294,6 +295,7 @@ static const struct {
 static struct ofl_config config_of(size_t i, const char *dir)
 {
     return (struct ofl_config){.size = sizeof(struct ofl_config),
+                               .device = fixture_device(),
                                .device_bytes = cases[i].device,
                                .host_bytes = cases[i].host,
                                .nvme = fixture_nvme(dir, cases[i].nvme),
@@ -371,7 +373,7 @@ static void writes_wait_for_older_reads(void **state)
     }
     for (unsigned round = 0; round < fixture_rounds(40); round++) {
         /* keeps the ranges of the first tensors in use, so that the last ones' fetches stay queued */
-        assert_int_equal(ofl_stream_launch(p.streams[0], nap, NULL), 0);
+        assert_int_equal(fixture_launch(p.streams[0], nap, NULL), 0);
         for (int i = 0; i < TENSORS; i++) {
             struct model *m = &p.models[i];
             struct ofl_lease l = {.tensor = m->tensor, .mode = OFL_READ};
@@ -431,6 +433,7 @@ static void larger_than_the_host_alone(void **state)
     snprintf(path, sizeof path, "%s/large.safetensors", (char *)*state);
     for (int from_source = 0; from_source < 2; from_source++) {
         struct ofl_config config = {.size = sizeof config,
+                                    .device = fixture_device(),
                                     .device_bytes = 5 * MIB,
                                     .host_bytes = 2 * MIB,
                                     .nvme = fixture_nvme(*state, 32 * MIB),
@@ -566,6 +569,7 @@ static void leases_exclude(void **state)
 static void plan_beats_recency(void **state)
 {
     struct ofl_config config = {.size = sizeof config,
+                                .device = fixture_device(),
                                 .device_bytes = 10 * 65536,
                                 .host_bytes = 2 * MIB,
                                 .nvme = fixture_nvme(*state, 16 * MIB),

@@ -19,6 +19,7 @@
 
 #include "include/offload.h"
 #include "tests/core_fixture.h"
+#include "tests/cuda_fixture.h"
 
 #define MIB     (1ull << 20)
 #define TENSORS 24
@@ -34,6 +35,7 @@ struct rig {
 static int rig_open(struct rig *r, const char *dir, uint64_t seed, uint32_t errors)
 {
     struct ofl_config config = {.size = sizeof config,
+                                .device = fixture_device(),
                                 .device_bytes = 3 * BYTES,
                                 .host_bytes = 2 * MIB,
                                 .nvme = fixture_nvme(dir, 16 * MIB),
@@ -70,7 +72,7 @@ static int touch(struct rig *r, int i)
     int err = ofl_acquire(r->ctx, &l, 1, r->stream);
 
     if (err == 0) {
-        err = ofl_stream_launch(r->stream, add_one, l.ptr);
+        err = fixture_launch(r->stream, add_one, l.ptr);
         assert_int_equal(ofl_release(r->ctx, &l, 1, r->stream), 0);
     }
     return err;

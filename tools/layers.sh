@@ -15,7 +15,7 @@ allowed() {
     local base='include/ liboffload/base/'
     local store="$base io/ scheduler/ liboffload/mem/ liboffload/device/ liboffload/store/"
     case "$1" in
-    include/*) echo include/ ;;
+    include/*) echo include/ offload.h ;; # beside itself, as installed
     liboffload/base/*) echo "$base" ;;
     io/*) echo "$base io/" ;;
     scheduler/*) echo "$base scheduler/" ;;
@@ -102,6 +102,7 @@ self_test() {
     expect bad bench/a.c '#include "io/queue.h"' || failed=1
     expect bad include/a.h '#include "liboffload/base/error.h"' || failed=1
     expect good liboffload/base/a.c '#include "include/offload.h"' || failed=1
+    expect good include/a.h '#include "offload.h"' || failed=1
     expect good io/a.c '#include "liboffload/base/error.h"' || failed=1
     expect good io/a.c '#include <pthread.h>' || failed=1
     expect good scheduler/a.c '#include <stdint.h>' || failed=1

@@ -113,6 +113,11 @@ static void env_gate_open(void *arg, struct dev_gate *gate, const struct base_er
     dev_gate_open(gate, error);
 }
 
+static const char *env_why(void *arg, int code)
+{
+    return dev_check(((struct ofl_ctx *)arg)->dev) == code ? base_error_text() : base_strerror(code);
+}
+
 static void env_log(void *arg, enum ofl_log_level level, const char *text)
 {
     core_log(arg, level, "%s", text);
@@ -315,6 +320,21 @@ static uint64_t choose_tile(const struct ofl_config *c)
     return tile;
 }
 
+/* One path: the pages that direct I/O fills are those that the copy engines read. Without it
+ * copies still work, by way of the driver's own buffers, and hold up who issues them. */
+static int register_memory(struct ofl_ctx *ctx, unsigned flags)
+{
+    int err = dev_register_host(ctx->dev, ctx->arena.base, ctx->arena.mapped_bytes);
+
+    if (err == 0)
+        return 0;
+    if (flags & MEM_REQUIRE_PINNED)
+        return -OFL_EPINNED; /* with the device's sentence */
+    ctx->arena.pinned = false;
+    core_log(ctx, OFL_LOG_WARNING, "host memory: pageable for the device: %s", base_error_text());
+    return 0;
+}
+
 static int open_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
 {
     unsigned flags = c->flags & OFL_FORBID_PAGEABLE ? MEM_REQUIRE_PINNED : 0;
@@ -325,9 +345,11 @@ static int open_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
     if (err < 0 || c->host_bytes == 0)
         return err;
     err = mem_arena_create(c->host_bytes, flags, &ctx->arena);
-    if (err == 0 && ctx->arena.note[0])
+    if (err < 0)
+        return err;
+    if (ctx->arena.note[0])
         core_log(ctx, ctx->arena.pinned ? OFL_LOG_INFO : OFL_LOG_WARNING, "host memory: %s", ctx->arena.note);
-    return err;
+    return register_memory(ctx, flags);
 }
 
 static void open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t workers)
@@ -343,6 +365,7 @@ static void open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t
                                .work = env_work,
                                .gate_create = env_gate_create,
                                .gate_open = env_gate_open,
+                               .why = env_why,
                                .log = env_log};
     p->device = dev_arena(ctx->dev);
     p->device_bytes = c->device_bytes / CORE_DEVICE_ALIGN * CORE_DEVICE_ALIGN;

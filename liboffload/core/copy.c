@@ -248,6 +248,17 @@ static bool range_clear(const struct pager *p, struct core_copy *c)
     return true;
 }
 
+/* No link copy into or out of the range is in flight. */
+bool copy_at_rest(const struct pager *p, const struct core_copy *c)
+{
+    if (c->moving)
+        return false;
+    for (const struct core_copy *g = p->ghosts.next; g != &p->ghosts; g = g->next)
+        if (g->moving && g->off < c->off + c->len && c->off < g->off + g->len)
+            return false;
+    return true;
+}
+
 bool copy_bytes_ready(const struct core_copy *c)
 {
     return c->clear && (c->fill ? c->fill_done == c->tensor->tiles_count : c->moving == 0);
@@ -325,7 +336,9 @@ static void fill_advance(struct pager *p, struct core_copy *c)
     }
 }
 
-/* The bytes of t can't be had: what awaits them fails, nothing else. */
+/* The bytes of t can't be had: what awaits them fails, nothing else. Not before the range is
+ * clear, though: a GPU runs what was launched behind the gate all the same, and what it writes
+ * must not meet bytes of another tensor that are still to be drained from there. */
 void copy_fail(struct pager *p, struct ofl_tensor *t, const struct base_error *error)
 {
     struct core_copy *lists[] = {&p->live, &p->ghosts};
@@ -343,9 +356,7 @@ void copy_fail(struct pager *p, struct ofl_tensor *t, const struct base_error *e
                 *c->error = *error;
             c->fill = false;
             c->dirty = false;
-            if (c->waiting)
-                lease_copy_ready(p, c);
-            else if (!c->ghost && !c->leases && !c->home)
+            if (!c->waiting && !c->ghost && !c->leases && !c->home)
                 copy_evict(p, c);
         }
     }
@@ -407,7 +418,7 @@ void copy_moved(struct pager *p, struct core_op *op)
 
         base_error_set(&error, op->code, "copy %s %s the device: tile %u, %llu bytes: %s", t->name,
                        op->type == OP_OUT ? "from" : "to", op->tile,
-                       (unsigned long long)tile_count_bytes(t, op->tile), base_strerror(op->code));
+                       (unsigned long long)tile_count_bytes(t, op->tile), p->env.why(p->env.arg, op->code));
         pager_break(p, &error);
     }
     if (op->type == OP_OUT) {

@@ -80,7 +80,8 @@ void lease_fail_all(struct pager *p)
 
     for (int k = 0; k < 2; k++)
         for (struct core_copy *c = lists[k]->next; c != lists[k]; c = c->next)
-            conds_over(p, c, false, &p->broken);
+            if (c->conds && copy_at_rest(p, c))
+                conds_over(p, c, false, &p->broken);
 }
 
 static bool needs_marks(const struct core_copy *c, enum ofl_mode mode, uint64_t stream)

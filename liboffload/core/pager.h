@@ -195,6 +195,7 @@ struct core_env {
                  struct core_request *r); /* runs update->tile on a worker, then pager_request_end */
     int (*gate_create)(void *arg, struct dev_gate **gate);
     void (*gate_open)(void *arg, struct dev_gate *gate, const struct base_error *error);
+    const char *(*why)(void *arg, int code); /* a device operation failed: its cause, in words */
     void (*log)(void *arg, enum ofl_log_level level, const char *text);
 };
 
@@ -268,6 +269,7 @@ struct core_copy *copy_place(struct pager *p, struct ofl_tensor *t, uint64_t lim
 void copy_evict(struct pager *p, struct core_copy *c);
 void copy_evict_all(struct pager *p);
 bool copy_bytes_ready(const struct core_copy *c);
+bool copy_at_rest(const struct pager *p, const struct core_copy *c);
 void copy_ghost_drop(struct core_copy *c);
 void copy_advance(struct pager *p);
 void copy_moved(struct pager *p, struct core_op *op);

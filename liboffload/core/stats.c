@@ -52,6 +52,7 @@ int ofl_stats_get(struct ofl_ctx *ctx, struct ofl_stats *out)
     s.device_in_bytes = dev.in_bytes;
     s.device_out_bytes = dev.out_bytes;
     s.stall_ns = dev.stall_ns;
+    s.driver_calls = dev.driver_calls;
     return base_sized_write(out, &s, sizeof s, "get statistics: stats");
 }
 

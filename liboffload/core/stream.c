@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "include/offload.h"
+#include "include/offload_cuda.h"
 #include "liboffload/core/context.h"
 
 const char *ofl_error(void)
@@ -69,6 +71,11 @@ int ofl_stream_sync(struct ofl_stream *s)
     return dev_stream_sync(s->dev);
 }
 
+void *ofl_stream_cuda(struct ofl_stream *s)
+{
+    return dev_stream_native(s->dev);
+}
+
 int ofl_stream_launch(struct ofl_stream *s, void (*fn)(void *arg), void *arg)
 {
     return dev_stream_launch(s->dev, fn, arg);
@@ -89,15 +96,25 @@ static int call_run(struct ofl_ctx *ctx, void *arg)
         return base_fail(-ENOMEM, "mark stream: out of memory");
     op->call = c->call;
     op->arg = c->arg;
-    dev_stream_mark(c->stream->dev, op);
+    dev_stream_mark_later(c->stream->dev, op);
     return 0;
+}
+
+/* Runs a command that puts something on s, and hands that to the device: here, not on the engine
+ * thread, which must never wait for a queue that it alone may set moving again. */
+static int call_on(struct ofl_stream *s, int (*run)(struct ofl_ctx *, void *), void *arg)
+{
+    int err = core_call(s->ctx, run, arg);
+
+    dev_stream_flush(s->dev);
+    return err;
 }
 
 int core_stream_call(struct ofl_stream *s, void (*call)(void *arg, int code), void *arg)
 {
     struct call c = {s, call, arg};
 
-    return core_call(s->ctx, call_run, &c);
+    return call_on(s, call_run, &c);
 }
 
 /* ---- leases ------------------------------------------------------------ */
@@ -116,7 +133,7 @@ static int acquire_run(struct ofl_ctx *ctx, void *arg)
 
     /* Only this thread opens gates, so this one is still closed. */
     if (err == 0 && gate)
-        dev_stream_wait(b->stream->dev, gate);
+        dev_stream_wait_later(b->stream->dev, gate);
     return err;
 }
 
@@ -124,7 +141,8 @@ int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct 
 {
     struct batch b = {leases, n, s};
 
-    return core_call(ctx, acquire_run, &b);
+    (void)ctx;
+    return call_on(s, acquire_run, &b);
 }
 
 static int release_run(struct ofl_ctx *ctx, void *arg)
@@ -134,7 +152,7 @@ static int release_run(struct ofl_ctx *ctx, void *arg)
     int err = pager_release(&ctx->pager, b->leases, b->count, dev_stream_id(b->stream->dev), &mark);
 
     if (err == 0 && mark)
-        dev_stream_mark(b->stream->dev, mark);
+        dev_stream_mark_later(b->stream->dev, mark);
     return err;
 }
 
@@ -142,7 +160,8 @@ int ofl_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct 
 {
     struct batch b = {leases, n, s};
 
-    return core_call(ctx, release_run, &b);
+    (void)ctx;
+    return call_on(s, release_run, &b);
 }
 
 uint64_t ofl_device_footprint(uint64_t bytes)

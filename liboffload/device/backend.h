@@ -15,8 +15,11 @@
 
 struct dev_backend {
     const char *name;
-    /* Fills (*out)->arena and (*out)->config. */
-    int (*open)(const struct dev_config *config, struct dev **out);
+    /* Fills (*out)->arena, (*out)->config and (*out)->name. unit: the number after the kind. */
+    int (*open)(unsigned unit, const struct dev_config *config, struct dev **out);
+    unsigned units;              /* at most so many of the kind: a number is refused from there on */
+    int (*check)(struct dev *d); /* NULL: it can't break */
+    int (*register_host)(struct dev *d, void *base, uint64_t bytes); /* NULL: nothing to do */
     void (*close)(struct dev *d);
     void (*stats)(struct dev *d, struct dev_stats *out);
     void (*copy_in)(struct dev *d, void *dst, const void *src, uint64_t bytes, void *cookie);
@@ -26,6 +29,8 @@ struct dev_backend {
     void (*stream_destroy)(struct dev_stream *s);
     void (*stream_mark)(struct dev_stream *s, void *cookie);
     void (*stream_wait)(struct dev_stream *s, struct dev_gate *g);
+    void (*stream_flush)(struct dev_stream *s);                            /* NULL: nothing to do */
+    void *(*stream_native)(struct dev_stream *s);                          /* NULL: there is none */
     int (*stream_launch)(struct dev_stream *s, dev_job_fn *fn, void *arg); /* NULL: -ENOTSUP */
     int (*stream_sync)(struct dev_stream *s);
     int (*gate_create)(struct dev *d, struct dev_gate **out);
@@ -36,6 +41,7 @@ struct dev {
     const struct dev_backend *backend;
     struct dev_config config;
     void *arena;
+    char name[24];
     _Atomic uint64_t streams; /* created so far: the last id given out */
 };
 
@@ -50,6 +56,7 @@ struct dev_gate {
 };
 
 extern const struct dev_backend dev_backend_host;
+extern const struct dev_backend dev_backend_cuda;
 
 /* Whether [p, p + bytes) lies inside the arena; an empty range may sit at its end. */
 static inline bool dev_holds(const struct dev *d, const void *p, uint64_t bytes)

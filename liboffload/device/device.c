@@ -4,6 +4,7 @@
  */
 #include "liboffload/device/device.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 
 static const struct dev_backend *const backends[] = {
     &dev_backend_host,
+    &dev_backend_cuda,
 };
 
 #define BACKENDS (sizeof backends / sizeof backends[0])
@@ -27,22 +29,37 @@ static int unknown(const char *name)
     return base_fail(-ENODEV, "open device \"%s\": no such kind: this build has %s", name, list);
 }
 
+/* "kind" or "kind:N". NULL if there is no such kind, or no unit N of it. */
+static const struct dev_backend *find(const char *name, unsigned *unit)
+{
+    size_t length = strcspn(name, ":");
+    char rest;
+
+    *unit = 0;
+    if (name[length] == ':' && (!isdigit((unsigned char)name[length + 1]) || strlen(name + length) > 4 ||
+                                sscanf(name + length + 1, "%u%c", unit, &rest) != 1))
+        return NULL;
+    for (size_t i = 0; i < BACKENDS; i++)
+        if (strlen(backends[i]->name) == length && memcmp(backends[i]->name, name, length) == 0)
+            return *unit < backends[i]->units ? backends[i] : NULL;
+    return NULL;
+}
+
 int dev_open(const char *name, const struct dev_config *config, struct dev **out)
 {
-    const struct dev_backend *backend = NULL;
+    const struct dev_backend *backend;
     struct dev *d;
+    unsigned unit;
     int rc;
 
     *out = NULL;
-    for (size_t i = 0; i < BACKENDS && !backend; i++)
-        if (strcmp(backends[i]->name, name) == 0)
-            backend = backends[i];
+    backend = find(name, &unit);
     if (!backend)
         return unknown(name);
     if (config->arena_bytes == 0 || !config->done)
         return base_fail(-EINVAL, "open device \"%s\": arena of %llu bytes, %s sink: both are needed", name,
                          (unsigned long long)config->arena_bytes, config->done ? "a" : "no");
-    rc = backend->open(config, &d);
+    rc = backend->open(unit, config, &d);
     if (rc != 0)
         return rc;
     d->backend = backend;
@@ -63,7 +80,17 @@ void *dev_arena(struct dev *d)
 
 const char *dev_name(const struct dev *d)
 {
-    return d->backend->name;
+    return d->name;
+}
+
+int dev_check(struct dev *d)
+{
+    return d->backend->check ? d->backend->check(d) : 0;
+}
+
+int dev_register_host(struct dev *d, void *base, uint64_t bytes)
+{
+    return d->backend->register_host ? d->backend->register_host(d, base, bytes) : 0;
 }
 
 void dev_stats_get(struct dev *d, struct dev_stats *out)
@@ -110,14 +137,32 @@ void dev_stream_uncounted(struct dev_stream *s)
     s->uncounted = true;
 }
 
-void dev_stream_mark(struct dev_stream *s, void *cookie)
+void dev_stream_mark_later(struct dev_stream *s, void *cookie)
 {
     s->dev->backend->stream_mark(s, cookie);
 }
 
-void dev_stream_wait(struct dev_stream *s, struct dev_gate *g)
+void dev_stream_wait_later(struct dev_stream *s, struct dev_gate *g)
 {
     s->dev->backend->stream_wait(s, g);
+}
+
+void dev_stream_flush(struct dev_stream *s)
+{
+    if (s->dev->backend->stream_flush)
+        s->dev->backend->stream_flush(s);
+}
+
+void dev_stream_mark(struct dev_stream *s, void *cookie)
+{
+    dev_stream_mark_later(s, cookie);
+    dev_stream_flush(s);
+}
+
+void dev_stream_wait(struct dev_stream *s, struct dev_gate *g)
+{
+    dev_stream_wait_later(s, g);
+    dev_stream_flush(s);
 }
 
 int dev_stream_launch(struct dev_stream *s, dev_job_fn *fn, void *arg)
@@ -136,6 +181,11 @@ int dev_stream_sync(struct dev_stream *s)
 uint64_t dev_stream_id(const struct dev_stream *s)
 {
     return s->id;
+}
+
+void *dev_stream_native(struct dev_stream *s)
+{
+    return s->dev->backend->stream_native ? s->dev->backend->stream_native(s) : NULL;
 }
 
 int dev_gate_create(struct dev *d, struct dev_gate **out)

@@ -34,15 +34,22 @@ struct dev_stats {
     uint64_t in_bytes, out_bytes; /* over the link, towards and from the device */
     uint64_t in_copies, out_copies;
     uint64_t in_busy_ns, out_busy_ns;
-    uint64_t stall_ns; /* user streams, summed: time spent at closed gates */
-    uint64_t job_ns;   /* user streams, summed: time spent in jobs */
+    uint64_t stall_ns;     /* user streams, summed: time spent at closed gates */
+    uint64_t job_ns;       /* user streams, summed: time spent in jobs */
+    uint64_t driver_calls; /* made by the device, of the accelerator's driver */
 };
 
-/* name: "host". */
+/* name: "host", "cuda" (the first GPU) or "cuda:N". */
 int dev_open(const char *name, const struct dev_config *config, struct dev **out);
 void dev_close(struct dev *d); /* waits for all work; streams must be destroyed; NULL accepted */
 void *dev_arena(struct dev *d);
-const char *dev_name(const struct dev *d);
+const char *dev_name(const struct dev *d); /* "host", "cuda:0" */
+/* 0, or the error, with its sentence, that broke the device: all work since has failed with it. */
+int dev_check(struct dev *d);
+/* Makes host memory reachable by the device's copy engines, until close: copies from and to
+ * it need no bounce buffer, and their issuer does not wait for them. Whole pages; once per
+ * device; the memory must outlive it. The host device needs none of this. */
+int dev_register_host(struct dev *d, void *base, uint64_t bytes);
 void dev_stats_get(struct dev *d, struct dev_stats *out);
 
 /* Copies and fills, in issue order per direction; each posts done(sink, cookie, code). */
@@ -58,14 +65,23 @@ void dev_stream_uncounted(struct dev_stream *s);
 /* Posts done(sink, cookie, code) once everything issued before it on s has completed. */
 void dev_stream_mark(struct dev_stream *s, void *cookie);
 /* Later work on s waits until g is open. If g is opened with an error, the stream
- * fails: later jobs are skipped, marks still post (with the code), sync returns it. */
+ * fails: later jobs are skipped, marks still post (with the code), sync returns it.
+ * (What others launched on a native stream can't be skipped: it runs on undefined bytes.) */
 void dev_stream_wait(struct dev_stream *s, struct dev_gate *g);
+/* The same two, in their place in the order at once, but handed to the device by the next
+ * dev_stream_flush of s only. For the thread that opens gates: an accelerator's queue is
+ * finite, and who hands work to a full one waits until it moves, which may take a gate. */
+void dev_stream_mark_later(struct dev_stream *s, void *cookie);
+void dev_stream_wait_later(struct dev_stream *s, struct dev_gate *g);
+void dev_stream_flush(struct dev_stream *s);
 /* Host device: runs fn(arg) on the stream's thread. -ENOTSUP elsewhere. */
 int dev_stream_launch(struct dev_stream *s, dev_job_fn *fn, void *arg);
 /* Blocks the caller until everything issued so far has completed; 0, or the stream's first error. */
 int dev_stream_sync(struct dev_stream *s);
 /* A number unique among the live and dead streams of d; never 0. */
 uint64_t dev_stream_id(const struct dev_stream *s);
+/* The accelerator's own object, to launch work on: a CUstream; NULL for the host device. */
+void *dev_stream_native(struct dev_stream *s);
 
 /* A gate has one creator; waits keep it alive; dev_gate_open gives the creator's part up. */
 int dev_gate_create(struct dev *d, struct dev_gate **out);

@@ -422,14 +422,16 @@ static void host_close(struct dev *d)
     free(h);
 }
 
-static int host_open(const struct dev_config *config, struct dev **out)
+static int host_open(unsigned unit, const struct dev_config *config, struct dev **out)
 {
     struct host *h = calloc(1, sizeof *h);
     int rc;
 
+    (void)unit;
     if (!h)
         return base_fail_errno(-ENOMEM, "open device \"host\": %zu bytes", sizeof *h);
     h->base.config = *config;
+    strcpy(h->base.name, "host");
     rc = arena_map(h);
     if (rc == 0)
         rc = base_pool_create(1, "ofl-in", &h->in.queue);
@@ -461,6 +463,7 @@ static void host_stats(struct dev *d, struct dev_stats *out)
 
 const struct dev_backend dev_backend_host = {
     .name = "host",
+    .units = 1,
     .open = host_open,
     .close = host_close,
     .stats = host_stats,

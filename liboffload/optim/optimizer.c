@@ -65,6 +65,11 @@ int ofl_optimizer_create(struct ofl_ctx *ctx, struct ofl_optimizer **out)
     if (!o)
         return base_fail(-ENOMEM, "create optimizer: out of memory");
     o->ctx = ctx;
+    if (dev_stream_native(ctx->own_stream->dev)) {
+        free(o);
+        return base_fail(-ENOTSUP, "create optimizer: device %s has no kernels for gradient norms yet",
+                         dev_name(ctx->dev));
+    }
     err = ofl_stream_create(ctx, &o->stream);
     if (err < 0) {
         free(o);

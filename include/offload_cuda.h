@@ -1,0 +1,35 @@
+/*
+ * offload_cuda: what a program needs to run its own CUDA work on the library's streams. No header of CUDA is included, and none is needed to build the
+ * library.
+ *
+ *     struct ofl_config config = {.device = "cuda:0", ...};
+ *     CUstream stream = ofl_stream_cuda(s);               a cudaStream_t, too
+ *
+ *     ofl_acquire(ctx, &lease, 1, s);
+ *     kernel<<<grid, block, 0, stream>>>(lease.ptr);      waits on the GPU for its bytes
+ *     ofl_release(ctx, &lease, 1, s);
+ *
+ * The context is the device's primary one: the runtime's own, which cudaSetDevice(0) or
+ * cuDevicePrimaryCtxRetain makes current. The library leaves the context that is current in a
+ * calling thread as it was. Streams do not wait for the default stream, nor it for them.
+ *
+ * A fetch that fails can't take back what has been launched: it runs, on undefined bytes, and
+ * ofl_stream_sync has the error. Check it before results are used.
+ */
+#ifndef OFFLOAD_CUDA_H
+#define OFFLOAD_CUDA_H
+
+#include "offload.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* any. The CUstream of s, valid as long as s; NULL on the host device. Not to be destroyed. */
+OFL_API void *ofl_stream_cuda(struct ofl_stream *s);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

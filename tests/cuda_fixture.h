@@ -1,0 +1,30 @@
+/*
+ * What tests share that run on the stub driver: it is loaded, the library is told to load it,
+ * and the tests' kernels run on its streams. Suites that run on the host device as well ask
+ * for theirs by OFL_TEST_DEVICE ("cuda": on the stub).
+ */
+#ifndef OFL_TESTS_CUDA_FIXTURE_H
+#define OFL_TESTS_CUDA_FIXTURE_H
+
+#include <stdbool.h>
+
+#include "tests/cuda_stub.h"
+
+struct ofl_stream;
+struct dev_stream;
+
+/* Loads the stub that lies beside this program, and sets OFL_CUDA_DRIVER. */
+const struct cuda_stub *cuda_fixture(void);
+/* Runs fn(arg) on a CUstream, as cuLaunchHostFunc does; device memory is RAM here. */
+void cuda_fixture_launch(void *stream, void (*fn)(void *), void *arg);
+/* Fails the test if the driver was misused, if something is left of what was opened, or if the
+ * library left a context current in this thread. */
+void cuda_fixture_clean(void);
+
+const char *fixture_device(void); /* "host" or "cuda", the latter with the stub reset */
+bool fixture_on_cuda(void);
+/* A kernel, on either device. */
+int fixture_launch(struct ofl_stream *s, void (*fn)(void *), void *arg);
+int fixture_launch_on(struct dev_stream *s, void (*fn)(void *), void *arg);
+
+#endif

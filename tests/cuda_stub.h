@@ -1,0 +1,44 @@
+/*
+ * cuda_stub: a CUDA driver without a GPU, for tests: libcuda_stub.so, loaded where
+ * OFL_CUDA_DRIVER names it. Device memory is RAM, a stream is a thread. It is as asynchronous
+ * as the real one may be: seeded pauses between and within operations put streams in any
+ * order that nothing forbids. It refuses what the real one forbids or lets pass in silence
+ * (memory that is not registered, objects destroyed, another context's), counts calls, and
+ * fails on demand.
+ *
+ * A program that loads the same file finds its control by the symbol cuda_stub.
+ */
+#ifndef OFL_TESTS_CUDA_STUB_H
+#define OFL_TESTS_CUDA_STUB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct cuda_stub_config {
+    uint64_t seed;
+    unsigned pause_us;     /* the longest pause; 0: none but for a yield now and then */
+    unsigned depth;        /* operations that a stream holds: who adds one more waits; 0: 1024 */
+    unsigned devices;      /* 0: 1 */
+    uint64_t memory_bytes; /* of a device; 0: 1 GiB */
+    bool no_device;        /* cuInit fails */
+    bool pageable;         /* copies from and to memory that is not registered: as the real one does */
+    const char *fail_call; /* from now on, the fail_nth call (from 1) of this name... */
+    unsigned fail_nth;     /* */
+    unsigned fail_code;    /* ... returns this */
+    unsigned fail_copy;    /* the copy or fill executed as this one (from 1) fails: the device is lost */
+    unsigned lose_after;   /* the device is lost after so many operations */
+    unsigned drop_wait;    /* this stream wait (on a value or an event, from 1) doesn't wait */
+    unsigned early_event;  /* this query (from 1) of an event that is not ready says that it is */
+};
+
+struct cuda_stub {
+    /* Nothing may be open. Forgets counts, violations and dead objects. */
+    void (*reset)(const struct cuda_stub_config *config);
+    uint64_t (*calls)(const char *name); /* how often a call was made; NULL: all calls */
+    /* How often the driver was used as it must not be; text: the first time, if any. */
+    unsigned (*violations)(char *text, size_t size);
+    unsigned (*live)(void); /* streams, events, allocations, registrations, contexts in use */
+};
+
+#endif

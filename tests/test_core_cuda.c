@@ -1,0 +1,240 @@
+/*
+ * Proves of a context on the cuda device, on the stub driver: it opens and says what it lacks;
+ * its streams are CUDA streams, and its host memory is registered, so that every copy of a
+ * paging program is between registered and device memory (the stub refuses others); the host
+ * never waits for the GPU in a step; registration that fails is an error where pinned memory
+ * is demanded and a warning elsewhere; a device lost on the way breaks the context with the
+ * first error, and closing it returns. The random programs of test_core.c run on it: cuda.sh.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "include/offload.h"
+#include "include/offload_cuda.h"
+#include "tests/core_fixture.h"
+#include "tests/cuda_fixture.h"
+
+#define MIB     (1ull << 20)
+#define TENSORS 12
+#define BYTES   (256u << 10)
+
+struct rig {
+    struct ofl_ctx *ctx;
+    struct ofl_stream *stream;
+    struct ofl_tensor *tensors[TENSORS];
+    unsigned char *bytes;
+};
+
+static char warning[1024];
+
+static void keep_warning(void *arg, enum ofl_log_level level, const char *text)
+{
+    (void)arg;
+    if (level == OFL_LOG_WARNING)
+        snprintf(warning, sizeof warning, "%s", text);
+}
+
+static struct ofl_config config_of(const char *dir, uint32_t flags)
+{
+    warning[0] = '\0';
+    return (struct ofl_config){.size = sizeof(struct ofl_config),
+                               .device = "cuda:0",
+                               .device_bytes = 3 * BYTES,
+                               .host_bytes = 2 * MIB,
+                               .nvme = fixture_nvme(dir, 16 * MIB),
+                               .nvme_count = 1,
+                               .flags = flags,
+                               .log = keep_warning};
+}
+
+static int rig_open(struct rig *r, const struct ofl_config *config)
+{
+    int err;
+
+    memset(r, 0, sizeof *r);
+    r->bytes = malloc(BYTES);
+    assert_non_null(r->bytes);
+    err = ofl_open(config, &r->ctx);
+    if (err == 0)
+        err = ofl_stream_create(r->ctx, &r->stream);
+    for (int i = 0; i < TENSORS && err == 0; i++) {
+        char name[32];
+        struct ofl_tensor_desc d = {.size = sizeof d, .name = name, .dtype = OFL_U8, .elems = BYTES};
+
+        snprintf(name, sizeof name, "tensor-%d", i);
+        err = ofl_tensor_create(r->ctx, &d, &r->tensors[i]);
+    }
+    return err;
+}
+
+static int rig_close(struct rig *r)
+{
+    free(r->bytes);
+    return ofl_close(r->ctx);
+}
+
+/* Takes all tensors through the device, for writing. */
+static int rig_pass(struct rig *r)
+{
+    int err = 0;
+
+    for (int i = 0; i < TENSORS && err == 0; i++) {
+        struct ofl_lease l = {.tensor = r->tensors[i], .mode = OFL_UPDATE};
+
+        err = ofl_acquire(r->ctx, &l, 1, r->stream);
+        if (err == 0)
+            err = ofl_release(r->ctx, &l, 1, r->stream);
+    }
+    return err;
+}
+
+static int rig_write(struct rig *r)
+{
+    int err = 0;
+
+    for (int i = 0; i < TENSORS && err == 0; i++) {
+        memset(r->bytes, i + 1, BYTES);
+        err = ofl_tensor_write(r->tensors[i], 0, r->bytes, BYTES);
+    }
+    return err;
+}
+
+static void ok(int err)
+{
+    if (err != 0)
+        fail_msg("%d: %s", err, ofl_error());
+}
+
+static void pages_without_waiting(void **state)
+{
+    struct ofl_config config = config_of(*state, OFL_POISON);
+    const struct cuda_stub *stub = cuda_fixture();
+    struct ofl_stats stats = {.size = sizeof stats};
+    uint64_t calls;
+    struct rig r;
+
+    stub->reset(&(struct cuda_stub_config){.seed = 3, .pause_us = 50, .depth = 6});
+    ok(rig_open(&r, &config));
+    ok(rig_write(&r));
+    for (int step = 0; step < 4; step++) {
+        ok(ofl_step_begin(r.ctx, "step"));
+        ok(rig_pass(&r));
+        ok(ofl_step_end(r.ctx));
+    }
+    ok(ofl_stream_sync(r.stream));
+    calls = stub->calls("cuStreamSynchronize") + stub->calls("cuCtxSynchronize") +
+            stub->calls("cuEventSynchronize");
+    assert_int_equal(calls, 0);
+    for (int i = 0; i < TENSORS; i++) {
+        ok(ofl_tensor_read(r.tensors[i], 0, r.bytes, BYTES));
+        for (unsigned k = 0; k < BYTES; k++)
+            if (r.bytes[k] != i + 1)
+                fail_msg("tensor %d: byte %u is %d", i, k, r.bytes[k]);
+    }
+    ok(ofl_stats_get(r.ctx, &stats));
+    assert_true(stats.device_in_bytes >= 4 * (TENSORS - 3) * BYTES);
+    assert_true(stats.driver_calls > 0);
+    ok(rig_close(&r));
+    cuda_fixture_clean();
+}
+
+static void says_what_it_lacks(void **state)
+{
+    struct ofl_config config = config_of(*state, 0);
+    struct ofl_optimizer *optimizer;
+    struct ofl_stream *s;
+    struct ofl_ctx *ctx;
+    struct rig r;
+
+    cuda_fixture()->reset(&(struct cuda_stub_config){0});
+    ok(rig_open(&r, &config));
+    assert_non_null(ofl_stream_cuda(r.stream));
+    assert_int_equal(ofl_stream_launch(r.stream, free, NULL), -ENOTSUP);
+    assert_non_null(strstr(ofl_error(), "device \"cuda:0\" does not run host functions"));
+    assert_int_equal(ofl_optimizer_create(r.ctx, &optimizer), -ENOTSUP);
+    assert_null(optimizer);
+    assert_non_null(strstr(ofl_error(), "create optimizer: device cuda:0 has no kernels"));
+    ok(rig_close(&r));
+    cuda_fixture_clean();
+    config.device = NULL; /* the host's, still */
+    ok(ofl_open(&config, &ctx));
+    ok(ofl_stream_create(ctx, &s));
+    assert_null(ofl_stream_cuda(s));
+    ok(ofl_close(ctx));
+    cuda_fixture()->reset(&(struct cuda_stub_config){.no_device = true});
+    config.device = "cuda";
+    assert_int_equal(ofl_open(&config, &ctx), -ENODEV);
+    assert_non_null(strstr(ofl_error(), "CUDA_ERROR_NO_DEVICE"));
+}
+
+static void registration_fails(void **state)
+{
+    const struct cuda_stub_config stub = {
+        .pageable = true, .fail_call = "cuMemHostRegister_v2", .fail_nth = 2, .fail_code = 2};
+    struct ofl_config config = config_of(*state, OFL_FORBID_PAGEABLE);
+    struct ofl_stats stats = {.size = sizeof stats};
+    struct rig r;
+
+    cuda_fixture()->reset(&stub);
+    if (ofl_open(&config, &r.ctx) != -OFL_EPINNED)
+        fail_msg("%s", ofl_error());
+    cuda_fixture_clean();
+    cuda_fixture()->reset(&stub);
+    config.flags = 0;
+    ok(rig_open(&r, &config));
+    assert_non_null(strstr(warning, "pageable for the device: cuda:0: cuMemHostRegister of 2097152 bytes"));
+    ok(ofl_stats_get(r.ctx, &stats));
+    assert_int_equal(stats.pinned, 0);
+    ok(rig_write(&r));
+    ok(rig_pass(&r));
+    ok(rig_close(&r));
+    cuda_fixture_clean();
+}
+
+/* Until the device is lost all is well; from then on calls fail, and every one returns. */
+static void a_lost_device_breaks_the_context(void **state)
+{
+    unsigned broken = 0, seeds = fixture_rounds(40);
+    struct rig r;
+
+    for (unsigned seed = 1; seed <= seeds; seed++) {
+        struct ofl_config config = config_of(*state, 0);
+        int err;
+
+        cuda_fixture()->reset(
+            &(struct cuda_stub_config){.seed = seed, .pause_us = 20, .lose_after = 2 + 7 * seed});
+        err = rig_open(&r, &config);
+        if (err == 0)
+            err = rig_write(&r);
+        for (int i = 0; i < 3 && err == 0; i++)
+            err = rig_pass(&r);
+        if (err == 0)
+            err = ofl_stream_sync(r.stream);
+        broken += err < 0;
+        if (err < 0 && err != -OFL_EBROKEN && err != -EIO)
+            fail_msg("seed %u: %d: %s", seed, err, ofl_error());
+        if (err < 0 && !strstr(ofl_error(), "CUDA_ERROR_LAUNCH_FAILED (719)"))
+            fail_msg("seed %u: %d: %s", seed, err, ofl_error());
+        (void)rig_close(&r); /* returns, whatever it says */
+    }
+    assert_true(broken > seeds / 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pages_without_waiting),
+        cmocka_unit_test(says_what_it_lacks),
+        cmocka_unit_test(registration_fails),
+        cmocka_unit_test(a_lost_device_breaks_the_context),
+    };
+
+    return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
+}
