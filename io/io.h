@@ -218,9 +218,9 @@ int io_queue_attach(struct io_queue *q, struct io_file *f);
 void io_submit(struct io_queue *q, struct io_request *r);
 /* Hands what is queued to the kernel, in class order, up to depth. Call once per batch. */
 void io_flush(struct io_queue *q);
-/* Starts no more of r, and asks the kernel to give up what is in flight of it. r comes back from
- * io_reap as soon as nothing touches its buffer: -ECANCELED, or its result if it was faster.
- * No effect on a request that has come back already. */
+/* Starts no more of r, and has the next flush ask the kernel to give up what is in flight of it.
+ * r comes back from io_reap as soon as nothing touches its buffer: -ECANCELED, or its result if
+ * it was faster. No effect on a request that has come back already. */
 void io_cancel(struct io_queue *q, struct io_request *r);
 /*
  * Collects up to max finished requests; never blocks; refills the depth. Call it at least once a
