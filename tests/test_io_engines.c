@@ -138,7 +138,7 @@ static const struct {
     bool submit;
     uint32_t late, again; /* of 1000 transfers: lost, to be retried */
     uint64_t deadline_ns, timeout_ns;
-    uint64_t least_ns; /* that it takes; at most half a second more */
+    uint64_t least_ns; /* that it takes; five seconds more is a hang */
     unsigned reaped;
     int code;
 } wait_cases[] = {
@@ -173,12 +173,12 @@ static void waiting_ends_in_time(void **state)
         assert_int_equal(io_queue_open(&config, &q), 0);
         if (armed)
             (void)io_queue_fd(q);
+        begin_ns = base_now_ns(); /* deadlines count from the submission */
         if (wait_cases[c].submit)
             io_submit(q, &r);
-        begin_ns = base_now_ns();
         assert_int_equal(io_wait(q, &done, 1, wait_cases[c].timeout_ns), wait_cases[c].reaped);
         took_ns = base_now_ns() - begin_ns;
-        if (took_ns < wait_cases[c].least_ns || took_ns > wait_cases[c].least_ns + 500 * MS)
+        if (took_ns < wait_cases[c].least_ns || took_ns > wait_cases[c].least_ns + 5000 * MS)
             fail_msg("%s, %s: %.3f ms", e->name, wait_cases[c].name, (double)took_ns / 1e6);
         if (wait_cases[c].reaped)
             assert_int_equal(r.error.code, wait_cases[c].code);
