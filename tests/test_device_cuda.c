@@ -276,7 +276,8 @@ static void a_missing_wait_is_noticed(void **state)
 
     (void)state;
 #ifdef __SANITIZE_THREAD__
-    skip(); /* it stops at the race that this makes on purpose */
+    fprintf(stderr, "skipped: the race that this test makes on purpose is what ThreadSanitizer stops at\n");
+    skip();
 #endif
     seen = noticed((struct cuda_stub_config){.drop_wait = 20}, 40);
     print_message("  one stream wait dropped: noticed with %u of 40 seeds\n", seen);
@@ -289,7 +290,8 @@ static void a_missing_fence_is_noticed(void **state)
 
     (void)state;
 #ifdef __SANITIZE_THREAD__
-    skip(); /* as above */
+    fprintf(stderr, "skipped: the race that this test makes on purpose is what ThreadSanitizer stops at\n");
+    skip();
 #endif
     seen = noticed((struct cuda_stub_config){.early_event = 20}, 40);
     print_message("  one event taken as over too early: noticed with %u of 40 seeds\n", seen);
