@@ -21,7 +21,7 @@ need_tools() { # part, tools...
 show_nvme() {
     need_tools nvme fio jq || return 0
     local json=$work/nvme.json i rw ratio cpu least ok
-    "$build/ofl-bench" nvme --dir "$work" --compare fio --repeat "${OFL_SHOW_PAIRS:-10}" --json "$json" >"$work/log" 2>&1 ||
+    "$build/ofl-bench" nvme --dir "$work" --time-s 1 --compare fio --repeat "${OFL_SHOW_PAIRS:-10}" --json "$json" >"$work/log" 2>&1 ||
         { cat "$work/log"; exit 1; }
     for i in $(seq 0 $(($(jq '.results | length' "$json") - 1))); do
         rw=$(jq -r ".results[$i].rw" "$json")
@@ -42,7 +42,7 @@ show_nvme() {
 show_tensors() {
     need_tools tensors jq || return 0
     local json=$work/tensors.json ok=0
-    "$build/ofl-bench" nvme --dir "$work" --tensors mixed --repeat "${OFL_SHOW_PAIRS:-10}" --json "$json" >"$work/log" 2>&1 ||
+    "$build/ofl-bench" nvme --dir "$work" --time-s 1 --tensors mixed --repeat "${OFL_SHOW_PAIRS:-10}" --json "$json" >"$work/log" 2>&1 ||
         { cat "$work/log"; exit 1; }
     say "tensors: 200 of 1 to 16 MiB: speed over plain 1 MiB reads" "$(spread .tensors.ratio "$json")"
     at_least "$(jq .tensors.ratio.median "$json")" 0.95 || ok=1
