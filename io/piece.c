@@ -84,6 +84,13 @@ int io_shares_open(struct io_queue *q, struct io_request *r)
     return 0;
 }
 
+void io_shares_close(struct io_request *r)
+{
+    if (r->shares != &r->share)
+        free(r->shares);
+    r->shares = NULL;
+}
+
 /*
  * How many of the `left` bytes at member offset `at` and address `user` the next piece takes: a
  * head up to the next whole unit, as many whole units as fit the limit, or a tail. Reads into a

@@ -1,5 +1,5 @@
 /*
- * The queue, inside the io room: what it keeps. queue.c decides what moves when,
+ * The queue, inside the io room: what it keeps. queue_open.c makes it, queue.c decides what moves when,
  * piece.c what one transfer is and what its result means, path.c keeps one drive.
  */
 #ifndef OFL_IO_QUEUE_H
@@ -64,6 +64,7 @@ void io_path_count(struct io_path *path, const struct io_transfer *t, uint64_t b
 
 /* Points each share at its first piece. 0 or -errno. */
 int io_shares_open(struct io_queue *q, struct io_request *r);
+void io_shares_close(struct io_request *r);
 /* t becomes the next piece of share s, which moves on; s->at is the request's bytes after its last. */
 void io_piece_cut(struct io_share *s, struct io_transfer *t);
 /* Points t at what is left of its piece. 0 or -errno. */

@@ -270,15 +270,20 @@ static unsigned noticed(struct cuda_stub_config config, unsigned seeds)
     return seen;
 }
 
+static void skip_deliberate_race(void)
+{
+#ifdef __SANITIZE_THREAD__
+    fprintf(stderr, "skipped: the race that this test makes on purpose is what ThreadSanitizer stops at\n");
+    skip();
+#endif
+}
+
 static void a_missing_wait_is_noticed(void **state)
 {
     unsigned seen;
 
     (void)state;
-#ifdef __SANITIZE_THREAD__
-    fprintf(stderr, "skipped: the race that this test makes on purpose is what ThreadSanitizer stops at\n");
-    skip();
-#endif
+    skip_deliberate_race();
     seen = noticed((struct cuda_stub_config){.drop_wait = 20}, 40);
     print_message("  one stream wait dropped: noticed with %u of 40 seeds\n", seen);
     assert_true(seen > 0);
@@ -289,10 +294,7 @@ static void a_missing_fence_is_noticed(void **state)
     unsigned seen;
 
     (void)state;
-#ifdef __SANITIZE_THREAD__
-    fprintf(stderr, "skipped: the race that this test makes on purpose is what ThreadSanitizer stops at\n");
-    skip();
-#endif
+    skip_deliberate_race();
     seen = noticed((struct cuda_stub_config){.early_event = 20}, 40);
     print_message("  one event taken as over too early: noticed with %u of 40 seeds\n", seen);
     assert_true(seen > 0);
