@@ -28,6 +28,15 @@ extern "C" {
 /* any. The CUstream of s, valid as long as s; NULL on the host device. Not to be destroyed. */
 OFL_API void *ofl_stream_cuda(struct ofl_stream *s);
 
+/* For programs that are not linked with CUDA. */
+
+/* any. The CUcontext, to be made current before the driver is called; NULL on the host device. */
+OFL_API void *ofl_cuda_context(struct ofl_ctx *ctx);
+/* any. The entry point of that name of the driver that the library has loaded, such as
+ * "cuLaunchKernel"; NULL on the host device, or if there is none. The name is the ABI's: where
+ * cuda.h has a macro that adds _v2, so must the name. */
+OFL_API void *ofl_cuda_symbol(struct ofl_ctx *ctx, const char *name);
+
 #ifdef __cplusplus
 }
 #endif

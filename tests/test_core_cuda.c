@@ -1,10 +1,10 @@
 /*
  * Proves of a context on the cuda device, on the stub driver: it opens and says what it lacks;
- * its streams are CUDA streams, and its host memory is registered, so that every copy of a
- * paging program is between registered and device memory (the stub refuses others); the host
- * never waits for the GPU in a step; registration that fails is an error where pinned memory
- * is demanded and a warning elsewhere; a device lost on the way breaks the context with the
- * first error, and closing it returns. The random programs of test_core.c run on it: cuda.sh.
+ * its context and the driver's entry points are given out, its streams are CUDA streams, and
+ * its host memory is registered, so that every copy of a paging program is between registered
+ * and device memory (the stub refuses others); the host never waits for the GPU in a step;
+ * registration that fails is an error where pinned memory is demanded and a warning elsewhere;
+ * a device lost on the way breaks the context with the first error, and closing it returns. The random programs of test_core.c run on it: cuda.sh.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -18,6 +18,7 @@
 
 #include "include/offload.h"
 #include "include/offload_cuda.h"
+#include "liboffload/device/cuda_driver.h"
 #include "tests/core_fixture.h"
 #include "tests/cuda_fixture.h"
 
@@ -174,6 +175,37 @@ static void says_what_it_lacks(void **state)
     assert_non_null(strstr(ofl_error(), "CUDA_ERROR_NO_DEVICE"));
 }
 
+/* What a program that is not linked with CUDA starts from. */
+static void gives_context_and_entry_points(void **state)
+{
+    struct ofl_config config = config_of(*state, 0);
+    cuda_result (*set)(cuda_context), (*get)(cuda_context *);
+    cuda_context context = NULL;
+    struct ofl_ctx *ctx;
+
+    cuda_fixture()->reset(&(struct cuda_stub_config){0});
+    ok(ofl_open(&config, &ctx));
+    *(void **)&set = ofl_cuda_symbol(ctx, "cuCtxSetCurrent");
+    *(void **)&get = ofl_cuda_symbol(ctx, "cuCtxGetCurrent");
+    assert_true(set && get);
+    assert_non_null(ofl_cuda_symbol(ctx, "cuMemAlloc_v2")); /* the ABI's name */
+    assert_null(ofl_cuda_symbol(ctx, "cuMemAlloc"));
+    assert_null(ofl_cuda_symbol(ctx, "cuNoSuchCall"));
+    assert_null(ofl_cuda_symbol(ctx, NULL));
+    assert_non_null(ofl_cuda_context(ctx));
+    assert_int_equal(set(ofl_cuda_context(ctx)), CUDA_OK);
+    assert_int_equal(get(&context), CUDA_OK);
+    assert_ptr_equal(context, ofl_cuda_context(ctx));
+    assert_int_equal(set(NULL), CUDA_OK);
+    ok(ofl_close(ctx));
+    cuda_fixture_clean();
+    config.device = "host";
+    ok(ofl_open(&config, &ctx));
+    assert_null(ofl_cuda_symbol(ctx, "cuCtxSetCurrent"));
+    assert_null(ofl_cuda_context(ctx));
+    ok(ofl_close(ctx));
+}
+
 static void registration_fails(void **state)
 {
     const struct cuda_stub_config stub = {
@@ -232,6 +264,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_without_waiting),
         cmocka_unit_test(says_what_it_lacks),
+        cmocka_unit_test(gives_context_and_entry_points),
         cmocka_unit_test(registration_fails),
         cmocka_unit_test(a_lost_device_breaks_the_context),
     };

@@ -76,6 +76,16 @@ void *ofl_stream_cuda(struct ofl_stream *s)
     return dev_stream_native(s->dev);
 }
 
+void *ofl_cuda_context(struct ofl_ctx *ctx)
+{
+    return dev_native(ctx->dev);
+}
+
+void *ofl_cuda_symbol(struct ofl_ctx *ctx, const char *name)
+{
+    return name ? dev_symbol(ctx->dev, name) : NULL;
+}
+
 int ofl_stream_launch(struct ofl_stream *s, void (*fn)(void *arg), void *arg)
 {
     return dev_stream_launch(s->dev, fn, arg);

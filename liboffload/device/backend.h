@@ -20,6 +20,8 @@ struct dev_backend {
     unsigned units;              /* at most so many of the kind: a number is refused from there on */
     int (*check)(struct dev *d); /* NULL: it can't break */
     int (*register_host)(struct dev *d, void *base, uint64_t bytes); /* NULL: nothing to do */
+    void *(*native)(struct dev *d);                                  /* NULL: there is none */
+    void *(*symbol)(struct dev *d, const char *name);                /* NULL: there are none */
     void (*close)(struct dev *d);
     void (*stats)(struct dev *d, struct dev_stats *out);
     void (*copy_in)(struct dev *d, void *dst, const void *src, uint64_t bytes, void *cookie);

@@ -387,6 +387,16 @@ static int cuda_check(struct dev *d)
     return atomic_load(&c->broken) ? base_error_restore(&c->error) : 0; /* set once, before broken */
 }
 
+static void *cuda_native(struct dev *d)
+{
+    return ((struct cuda *)d)->context;
+}
+
+static void *cuda_symbol(struct dev *d, const char *name)
+{
+    return cuda_driver_symbol(&((struct cuda *)d)->driver, name);
+}
+
 static uint64_t calls_made(const struct cuda_counts *counts)
 {
     uint64_t sum = 0;
@@ -420,6 +430,8 @@ const struct dev_backend dev_backend_cuda = {
     .close = cuda_close,
     .stats = cuda_stats,
     .check = cuda_check,
+    .native = cuda_native,
+    .symbol = cuda_symbol,
     .register_host = cuda_register_host,
     .copy_in = cuda_copy_in,
     .copy_out = cuda_copy_out,

@@ -62,6 +62,11 @@ static const char *resolve(void *library, struct cuda_calls *calls)
     return NULL;
 }
 
+void *cuda_driver_symbol(const struct cuda_driver *d, const char *symbol)
+{
+    return dlsym(d->library, symbol);
+}
+
 int cuda_driver_load(struct cuda_driver *d, const char *what)
 {
     const char *other = secure_getenv("OFL_CUDA_DRIVER"), *file = other && other[0] ? other : DRIVER_FILE;
@@ -78,6 +83,7 @@ int cuda_driver_load(struct cuda_driver *d, const char *what)
         return base_fail(-ENODEV, "%s: CUDA driver %s has no %s: version 12 or later is needed", what, file,
                          missing);
     }
+    d->library = library;
     result = CUDA_CALL(d, init, 0);
     if (result != CUDA_OK)
         return cuda_driver_fail(d, result, "%s: cuInit of %s", what, file);

@@ -84,6 +84,7 @@ struct cuda_counts {
 };
 
 struct cuda_driver {
+    void *library; /* dlopen's */
     struct cuda_calls calls;
     struct cuda_counts counts;
 };
@@ -96,6 +97,9 @@ struct cuda_driver {
  * driver. -ENODEV if there is none, with a sentence that says why. The driver is never
  * unloaded: it has threads of its own. what begins the sentence: "open device ...". */
 int cuda_driver_load(struct cuda_driver *d, const char *what);
+
+/* Any thread. Its entry point of that name, of the ABI, in CUDA_CALLS or not; NULL: none. */
+void *cuda_driver_symbol(const struct cuda_driver *d, const char *symbol);
 
 /* Any thread. Sets this thread's sentence, "<the given one>: <name of result>: <its text>", and
  * returns the errno code nearest to result. */

@@ -93,6 +93,16 @@ int dev_register_host(struct dev *d, void *base, uint64_t bytes)
     return d->backend->register_host ? d->backend->register_host(d, base, bytes) : 0;
 }
 
+void *dev_native(struct dev *d)
+{
+    return d->backend->native ? d->backend->native(d) : NULL;
+}
+
+void *dev_symbol(struct dev *d, const char *name)
+{
+    return d->backend->symbol ? d->backend->symbol(d, name) : NULL;
+}
+
 void dev_stats_get(struct dev *d, struct dev_stats *out)
 {
     d->backend->stats(d, out);

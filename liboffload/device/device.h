@@ -50,6 +50,10 @@ int dev_check(struct dev *d);
  * it need no bounce buffer, and their issuer does not wait for them. Whole pages; once per
  * device; the memory must outlive it. The host device needs none of this. */
 int dev_register_host(struct dev *d, void *base, uint64_t bytes);
+/* What a program needs to use the accelerator itself: the driver's context (a CUcontext) and
+ * its entry points, by the names of its ABI; NULL for the host device or an unknown name. */
+void *dev_native(struct dev *d);
+void *dev_symbol(struct dev *d, const char *name);
 void dev_stats_get(struct dev *d, struct dev_stats *out);
 
 /* Copies and fills, in issue order per direction; each posts done(sink, cookie, code). */
