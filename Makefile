@@ -20,11 +20,17 @@ LDFLAGS ?=
 WITH_HWLOC ?= auto
 WITH_NUMA ?= auto
 WITH_URING ?= auto
+WITH_CUDA ?= auto
 SAN ?=
 WERROR ?=
 V ?=
 CHECK ?=
 CUDA_HOME ?= /usr/local/cuda
+NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) nvcc)
+# Native code for these; newer GPUs compile the first one's PTX when it is loaded.
+NVCC_ARCHS ?= 80 89 90
+# Of the same family as CC, since their objects and sanitizers meet: gcc and g++, clang and clang++.
+CXX := $(if $(filter default,$(origin CXX)),$(patsubst cc,c++,$(subst clang,clang++,$(subst gcc,g++,$(CC)))),$(CXX))
 CLANG_FORMAT ?= $(firstword $(shell command -v clang-format-14 clang-format) clang-format)
 
 # Each kind of build has a folder of its own: build, build-clang, build-asan, ...
@@ -66,7 +72,7 @@ HAVE_PKG_CONFIG := $(shell command -v $(PKG_CONFIG))
 ifeq ($(HAVE_PKG_CONFIG),)
 MISSING += pkg-config
 endif
-$(foreach v,WITH_HWLOC WITH_NUMA WITH_URING,$(if $(filter-out auto 0 1,$($(v))),$(error $(v)=$($(v)) is not one of auto, 1, 0)))
+$(foreach v,WITH_HWLOC WITH_NUMA WITH_URING WITH_CUDA,$(if $(filter-out auto 0 1,$($(v))),$(error $(v)=$($(v)) is not one of auto, 1, 0)))
 HWLOC := $(call part,WITH_HWLOC,hwloc,libhwloc-dev)
 NUMA := $(call part,WITH_NUMA,numa,libnuma-dev)
 URING := $(call part,WITH_URING,liburing,liburing-dev)
@@ -75,6 +81,11 @@ $(call need,jansson,libjansson-dev)
 $(call need,openblas,libopenblas-pthread-dev)
 $(call need,libpcre2-8,libpcre2-dev)
 TESTS_MISSING := $(if $(call has,cmocka),,libcmocka-dev)
+# nvcc needs g++, whatever CC is. Without nvcc the programs are built without kernels.
+CUDA_MISSING := $(if $(shell command -v $(NVCC)),,nvidia-cuda-toolkit) $(if $(shell command -v $(or $(NVCC_CCBIN),g++)),,g++)
+CUDA := $(if $(filter 0,$(WITH_CUDA)),0,$(if $(strip $(CUDA_MISSING)),0$(if $(filter 1,$(WITH_CUDA)),$(eval MISSING += $(CUDA_MISSING))),1))
+# A C++ compiler is for tests alone: kernels run on the CPU there. Without one these tests are skipped.
+HAVE_CXX := $(if $(shell command -v $(firstword $(CXX))),1)
 
 # Goals that build nothing themselves work without the packages.
 BUILDING := $(filter-out help config check fuzz demo show layers format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
@@ -92,6 +103,8 @@ EXAMPLE_PKGS := openblas libpcre2-8
 pkg = $(if $(HAVE_PKG_CONFIG),$(shell $(PKG_CONFIG) $(1) $(2) 2>/dev/null))
 
 # ---- flags -----------------------------------------------------------------
+
+comma := ,
 
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion $(if $(WERROR),-Werror)
 SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined
@@ -117,7 +130,24 @@ LIB_LIBS := $(call pkg,--libs,$(LIB_PKGS)) -lm
 EXAMPLE_LIBS := $(call pkg,--libs,$(EXAMPLE_PKGS))
 FLAGS += $(call pkg,--cflags,$(LIB_PKGS))
 EXAMPLE_FLAGS := $(call pkg,--cflags,$(EXAMPLE_PKGS))
-LINK = $(CC) $(CFLAGS) $(SAN_FLAGS) -pthread -Wl,--as-needed $(LDFLAGS)
+LINK_FLAGS = $(CFLAGS) $(SAN_FLAGS) -pthread -Wl,--as-needed $(LDFLAGS)
+LINK = $(CC) $(LINK_FLAGS)
+
+# Kernels, for tests, as C++. They look at the same bytes as numbers of different types. To g++,
+# a struct and a function of one name, as in the public header, are a case of -Wshadow.
+CXX_FLAGS := -std=gnu++17 $(CPPFLAGS) $(CFLAGS) $(filter-out -Wshadow,$(WARNINGS)) -Wno-unknown-pragmas -fPIC -fvisibility=hidden \
+    -fno-exceptions -fno-rtti -fno-strict-aliasing -ffp-contract=off -pthread
+# clang's check of calls by pointer wants the run-time type information that nothing else here does.
+SAN_CXX := $(SAN_FLAGS) $(if $(SAN_FLAGS),$(if $(findstring clang,$(CXX)),-fno-sanitize=function))
+# To ThreadSanitizer a kernel's threads are threads; what switches between them it does not see.
+SAN_RUN := $(if $(filter thread,$(SAN)),-DFIBER_TSAN -fno-omit-frame-pointer,$(SAN_CXX))
+EMULATE := -x c++ -DCUDA_EMULATE -include tests/cuda_emulate.h
+
+NVCC_FLAGS := -fatbin -std=c++17 -O3 -I. $(foreach a,$(NVCC_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
+    -gencode arch=compute_$(firstword $(NVCC_ARCHS))$(comma)code=compute_$(firstword $(NVCC_ARCHS)) \
+    $(if $(WERROR),-Werror all-warnings)
+# As MATH_FLAGS: the bits that the CPU computes.
+NVCC_MATH_FLAGS := -fmad=false -prec-div=true -prec-sqrt=true -ftz=false
 
 # ---- files -----------------------------------------------------------------
 
@@ -127,11 +157,17 @@ MAINS := $(foreach p,finetune generate hello,$(wildcard examples/$(p).c examples
 SHARED_SRC := $(wildcard examples/llama/*.c examples/common*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
 CUDA_STUB_SRC := $(wildcard tests/cuda_stub*.c)
-TEST_HELPER_SRC := $(filter-out $(TEST_SRC) $(CUDA_STUB_SRC),$(wildcard tests/*.c))
+CUBLAS_STUB_SRC := $(wildcard tests/cublas_stub*.c)
+TEST_HELPER_SRC := $(filter-out $(TEST_SRC) $(CUDA_STUB_SRC) $(CUBLAS_STUB_SRC),$(wildcard tests/*.c))
+LIB_CU := $(wildcard liboffload/optim/*.cu)
+SHARED_CU := $(wildcard examples/llama/*.cu)
+# What the stub driver can launch: all kernels, and those that test the emulation itself.
+EMULATE_SRC := $(if $(HAVE_CXX),$(wildcard tests/cuda_emulate*.cc))
+EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
-C_FILES := $(wildcard include/*.h $(foreach d,$(ROOMS) examples examples/llama bench tests,$(d)/*.c $(d)/*.h))
+C_FILES := $(wildcard include/*.h $(foreach d,$(ROOMS) examples examples/llama bench tests,$(addprefix $(d)/*.,c h cc cu cuh)))
 SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
@@ -148,7 +184,10 @@ PROGRAMS := $(if $(wildcard examples/finetune.c),$(B)/ofl-finetune) $(if $(wildc
 HELLO := $(if $(wildcard examples/hello.c),$(B)/hello)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 CUDA_STUB := $(B)/tests/libcuda_stub.so
-OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(CUDA_STUB_SRC))
+CUBLAS_STUB := $(if $(CUBLAS_STUB_SRC),$(B)/tests/libcublas_stub.so)
+FATBIN_OBJ := $(patsubst %.cu,$(B)/%.fatbin.o,$(LIB_CU) $(SHARED_CU))
+EMULATE_OBJ := $(patsubst %.cc,$(B)/%.cc.o,$(EMULATE_SRC)) $(patsubst %.cu,$(B)/%.cu.o,$(EMULATE_CU))
+OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(CUDA_STUB_SRC) $(CUBLAS_STUB_SRC))
 
 # ---- targets ---------------------------------------------------------------
 
@@ -185,6 +224,8 @@ config: ## what was found on this machine
 	@echo 'io_uring    $(call answer,URING,liburing)'
 	@echo 'hwloc       $(call answer,HWLOC,hwloc)'
 	@echo 'libnuma     $(call answer,NUMA,numa)'
+	@echo 'CUDA        $(if $(filter 1,$(CUDA)),yes ($(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')) for compute capability $(NVCC_ARCHS),no: built without kernels) [WITH_CUDA=$(WITH_CUDA)]'
+	@echo 'kernels     $(if $(HAVE_CXX),tested on the CPU$(comma) with $(CXX),not tested on the CPU: $(CXX) not found)'
 	@echo 'libraries   $(foreach p,libxxhash jansson openblas libpcre2-8 cmocka,$(p) $(call release,$(p)))'
 	@echo 'missing     $(or $(strip $(MISSING) $(TESTS_MISSING)),nothing)'
 answer = $(if $(filter 1,$($(1))),yes ($(call release,$(2))),no) [WITH_$(1)=$(WITH_$(1))]
@@ -193,7 +234,8 @@ release = $(or $(call pkg,--modversion,$(1)),(not found))
 help: ## this list
 	@awk -F ':.* ## ' '/^[a-z-]*:.* ## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'Variables: CC=clang, SAN=address|thread|undefined, WITH_HWLOC, WITH_NUMA, WITH_URING=auto|1|0,'
+	@echo 'Variables: CC=clang, SAN=address|thread|undefined, WITH_HWLOC, WITH_NUMA, WITH_URING,'
+	@echo '  WITH_CUDA=auto|1|0, NVCC=$(NVCC), NVCC_ARCHS="$(NVCC_ARCHS)", CXX=g++,'
 	@echo '  WERROR=1, V=1, B=folder, CHECK=pattern, PREFIX=$(PREFIX), DESTDIR='
 
 layers: ## check every #include against the order of the rooms
@@ -240,8 +282,8 @@ uninstall: ## remove what install installed
 # Everything is compiled again when the compiler or a flag changes.
 $(B)/flags: FORCE
 	@mkdir -p $(@D)
-	@printf '%s\n' '$(CC) $(FLAGS) $(SAN_FLAGS) $(MATH_FLAGS) $(LDFLAGS)' | cmp -s - $@ || \
-	    printf '%s\n' '$(CC) $(FLAGS) $(SAN_FLAGS) $(MATH_FLAGS) $(LDFLAGS)' >$@
+	@printf '%s\n' '$(CC) $(CXX) $(FLAGS) $(CXX_FLAGS) $(SAN_FLAGS) $(MATH_FLAGS) $(LDFLAGS)' | cmp -s - $@ || \
+	    printf '%s\n' '$(CC) $(CXX) $(FLAGS) $(CXX_FLAGS) $(SAN_FLAGS) $(MATH_FLAGS) $(LDFLAGS)' >$@
 
 $(B)/%.o: %.c $(B)/flags
 	$(call say,CC,$<)
@@ -252,28 +294,72 @@ $(call obj,$(filter liboffload/optim/%,$(LIB_SRC))): EXTRA = $(MATH_FLAGS)
 $(call obj,$(filter examples/llama/%,$(SHARED_SRC))): EXTRA = $(MATH_FLAGS) $(EXAMPLE_FLAGS)
 $(call obj,$(MAINS) $(filter examples/common%,$(SHARED_SRC)) $(EXAMPLE_TESTS)): EXTRA = $(EXAMPLE_FLAGS)
 
+# ---- kernels
+
+$(B)/cuda_flags: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(CUDA) $(NVCC) $(NVCC_FLAGS) $(NVCC_MATH_FLAGS)' | cmp -s - $@ || \
+	    printf '%s\n' '$(CUDA) $(NVCC) $(NVCC_FLAGS) $(NVCC_MATH_FLAGS)' >$@
+
+$(patsubst %.cu,$(B)/%.fatbin,$(LIB_CU)): NVCC_EXTRA = $(NVCC_MATH_FLAGS)
+
+# Without nvcc a text takes the kernels' place, which no driver takes for a module: C needs no #if.
+$(B)/%.fatbin: %.cu $(B)/cuda_flags
+	@mkdir -p $(@D)
+ifeq ($(CUDA),1)
+	$(call say,NVCC,$<)
+	$(Q)$(NVCC) $(NVCC_FLAGS) $(NVCC_EXTRA) -MMD -MP -MF $@.d -MT $@ -o $@ $<
+else
+	@printf 'no CUDA kernels: built without nvcc\0' >$@
+endif
+
+# optim/adamw.cu is found as optim_adamw_fatbin, up to optim_adamw_fatbin_end.
+fatbin_symbol = $(notdir $(patsubst %/,%,$(dir $(1))))_$(notdir $(basename $(1)))_fatbin
+$(B)/%.fatbin.o: $(B)/%.fatbin $(B)/flags
+	$(Q)printf '%s\n' '.section .rodata' '.balign 64' $(foreach s,$(call fatbin_symbol,$<),\
+	    '.globl $(s), $(s)_end' '.hidden $(s), $(s)_end' '.type $(s), %object' \
+	    '$(s):' '.incbin "$<"' '$(s)_end:' '.size $(s), . - $(s)') \
+	    '.section .note.GNU-stack, "", %progbits' | $(CC) -x assembler -c -o $@ -
+
+# As C++, for the stub driver: a list of its kernels is added to each file.
+$(B)/%.cu.cc: %.cu tools/kernels.sh $(B)/flags
+	@mkdir -p $(@D)
+	$(Q)tools/kernels.sh $< $(CXX) $(CXX_FLAGS) -MMD -MP -MF $@.d -MT $@ $(EMULATE) >$@
+
+$(B)/%.cu.o: $(B)/%.cu.cc $(B)/flags
+	$(call say,CXX,$(patsubst $(B)/%.cc,%,$<))
+	$(Q)$(CXX) $(CXX_FLAGS) $(SAN_CXX) -MMD -MP $(EMULATE) -c -o $@ $<
+
+$(B)/%.cc.o: %.cc $(B)/flags
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(CXX_FLAGS) $(SAN_RUN) -MMD -MP -c -o $@ $<
+
+# ---- libraries and programs
+
 # With `make clean all`, first the one, then the other.
-LISTS := $(addprefix $(B)/,liboffload.list libexamples.list tests/libhelpers.list)
-$(B)/flags $(LISTS): | $(filter clean,$(MAKECMDGOALS))
+LISTS := $(addprefix $(B)/,liboffload.list libexamples.list tests/libhelpers.list tests/libcuda_stub.list)
+$(B)/flags $(B)/cuda_flags $(LISTS): | $(filter clean,$(MAKECMDGOALS))
 
 # An archive is made anew when its list of members changes too, so that none outlives its source.
 $(LISTS): FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' '$(MEMBERS)' | cmp -s - $@ || printf '%s\n' '$(MEMBERS)' >$@
-$(B)/liboffload.list: MEMBERS = $(LIB_SRC)
-$(B)/libexamples.list: MEMBERS = $(SHARED_SRC)
+$(B)/liboffload.list: MEMBERS = $(LIB_SRC) $(LIB_CU)
+$(B)/libexamples.list: MEMBERS = $(SHARED_SRC) $(SHARED_CU)
 $(B)/tests/libhelpers.list: MEMBERS = $(TEST_HELPER_SRC)
+$(B)/tests/libcuda_stub.list: MEMBERS = $(CUDA_STUB_SRC) $(EMULATE_SRC) $(EMULATE_CU)
 
 $(B)/%.a: $(B)/%.list
 	$(call say,AR,$@)
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $(filter %.o,$^)
-$(STATIC): $(call obj,$(LIB_SRC))
-$(B)/libexamples.a: $(SHARED_OBJ)
+$(STATIC): $(call obj,$(LIB_SRC)) $(LIB_CU:%.cu=$(B)/%.fatbin.o)
+$(B)/libexamples.a: $(SHARED_OBJ) $(SHARED_CU:%.cu=$(B)/%.fatbin.o)
 $(B)/tests/libhelpers.a: $(call obj,$(TEST_HELPER_SRC))
 
 # Sanitizers leave their runtime's symbols to the program.
-$(SHARED): $(call obj,$(LIB_SRC)) $(B)/liboffload.list liboffload.map
+$(SHARED): $(call obj,$(LIB_SRC)) $(LIB_CU:%.cu=$(B)/%.fatbin.o) $(B)/liboffload.list liboffload.map
 	$(call say,LD,$@)
 	$(Q)$(LINK) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=liboffload.map $(if $(SAN),,-Wl,-z,defs) \
 	    -o $@ $(filter %.o,$^) $(LIB_LIBS)
@@ -305,13 +391,18 @@ $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
 # The one file that looks at CUDA's own header, where there is one.
 $(B)/tests/test_cuda_driver.o: EXTRA = $(patsubst %/cuda.h,-isystem %,$(wildcard $(CUDA_HOME)/include/cuda.h))
 
-# A CUDA driver without a GPU, which tests have the library load.
-$(TESTS): | $(CUDA_STUB)
-$(CUDA_STUB): $(call obj,$(CUDA_STUB_SRC))
+# A CUDA driver and a cuBLAS without a GPU, which tests have the library and the examples load.
+$(TESTS): | $(CUDA_STUB) $(CUBLAS_STUB)
+$(CUDA_STUB): $(call obj,$(CUDA_STUB_SRC)) $(EMULATE_OBJ) $(B)/tests/libcuda_stub.list
 	$(call say,LD,$@)
-	$(Q)$(LINK) -shared -o $@ $^
+	$(Q)$(if $(HAVE_CXX),$(CXX),$(CC)) $(LINK_FLAGS) -shared -Wl,-z,start-stop-visibility=hidden -o $@ $(filter %.o,$^) -lm
+
+$(CUBLAS_STUB): $(call obj,$(CUBLAS_STUB_SRC))
+	$(call say,LD,$@)
+	$(Q)$(LINK) -shared -o $@ $(filter %.o,$^) $(EXAMPLE_LIBS)
+$(call obj,$(CUBLAS_STUB_SRC)): EXTRA = $(EXAMPLE_FLAGS)
 
 # Kept: they are somebody's prerequisite by pattern only.
-.SECONDARY: $(OBJECTS)
+.SECONDARY: $(OBJECTS) $(FATBIN_OBJ) $(FATBIN_OBJ:.o=) $(EMULATE_OBJ) $(EMULATE_CU:%.cu=$(B)/%.cu.cc)
 
--include $(OBJECTS:.o=.d)
+-include $(OBJECTS:.o=.d) $(EMULATE_OBJ:.o=.d) $(EMULATE_CU:%.cu=$(B)/%.cu.cc.d) $(FATBIN_OBJ:.o=.d)

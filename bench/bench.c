@@ -13,6 +13,10 @@ static const struct command {
      "how fast the engine moves bytes to and from directories; against fio, if wanted"},
     {"probe", "ofl-bench probe", bench_probe_main,
      "what this machine is: nodes, drives, accelerators, limits, io_uring"},
+    {"step", "ofl-bench step", bench_step_main,
+     "training steps of a model's shape under budgets, beside their bound"},
+    {"decode", "ofl-bench decode", bench_decode_main,
+     "generation with a model's shape under budgets, beside its bound"},
     {"plot", "ofl-bench plot", bench_plot_main, "draws a report that `ofl-bench nvme --json` has written"},
 };
 

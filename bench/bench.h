@@ -22,6 +22,8 @@ typedef unsigned long long ull; /* for printf */
 /* Arguments as main gets them; argv[0] is "ofl-bench COMMAND". They return the exit status. */
 int bench_nvme_main(int argc, char **argv);
 int bench_probe_main(int argc, char **argv);
+int bench_step_main(int argc, char **argv);
+int bench_decode_main(int argc, char **argv);
 int bench_plot_main(int argc, char **argv);
 
 /* ---- figures (stats.c) --------------------------------------------------- */

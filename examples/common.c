@@ -146,13 +146,19 @@ double common_seconds(void)
 
 /* ---- options of budgets ------------------------------------------------- */
 
-enum { KEY_DEVICE = 0x800, KEY_HOST, KEY_NVME, KEY_IN_MEMORY, KEY_REPORT };
+enum { KEY_DEVICE = 0x800, KEY_DEVICE_MEM, KEY_HOST, KEY_NVME, KEY_IN_MEMORY, KEY_REPORT };
 
 /* nvme_flags: whether --help shows it. */
 #define BUDGET_OPTIONS(nvme_flags)                                                                           \
     {                                                                                                        \
         {NULL, 0, NULL, 0, "Memory (SIZE: bytes, or 512M, 1.5G, ...):", 2},                                  \
-            {"device-mem", KEY_DEVICE, "SIZE", 0, "Budget of the device's memory", 2},                       \
+            {"device",                                                                                       \
+             KEY_DEVICE,                                                                                     \
+             "NAME",                                                                                         \
+             0,                                                                                              \
+             "cuda:N, a GPU, or host, which emulates one in RAM (default: the first GPU, else host)",        \
+             2},                                                                                             \
+            {"device-mem", KEY_DEVICE_MEM, "SIZE", 0, "Budget of the device's memory", 2},                   \
             {"host-mem", KEY_HOST, "SIZE", 0, "Budget of pinned host memory", 2},                            \
             {"nvme",                                                                                         \
              KEY_NVME,                                                                                       \
@@ -212,6 +218,9 @@ static error_t parse_budget(int key, char *arg, struct argp_state *state)
 
     switch (key) {
     case KEY_DEVICE:
+        b->device = arg;
+        return 0;
+    case KEY_DEVICE_MEM:
         parse_size(state, "device-mem", arg, &b->device_bytes);
         return 0;
     case KEY_HOST:
@@ -307,6 +316,53 @@ uint64_t common_memory(void)
     if (f)
         fclose(f);
     return bytes;
+}
+
+/* What the driver, its kernels and cuBLAS take of a GPU's memory beside our budget. */
+#define GPU_RESERVE (1ull << 30)
+
+int common_device_choose(struct common_budget *b)
+{
+    b->chosen = (struct ofl_device_info){.size = sizeof b->chosen};
+    if (ofl_device_info(b->device, &b->chosen) < 0)
+        return common_fail(EXIT_INPUT, "--device %s: %s", b->device ? b->device : "", ofl_error());
+    if (b->chosen.gpu)
+        common_line("device %s: %s, %s", b->chosen.device, b->chosen.name,
+                    common_bytes(b->chosen.memory_bytes).text);
+    return 0;
+}
+
+uint64_t common_device_memory(const struct common_budget *b)
+{
+    uint64_t bytes = b->chosen.memory_bytes;
+
+    if (!b->chosen.gpu)
+        return common_memory();
+    return bytes > 8 * GPU_RESERVE ? bytes - GPU_RESERVE : bytes - bytes / 8;
+}
+
+int common_memory_check(const struct common_budget *b, uint64_t device_bytes, uint64_t host_bytes,
+                        uint64_t least)
+{
+    uint64_t memory = common_memory(), room = common_device_memory(b);
+
+    if (!b->chosen.gpu && device_bytes + host_bytes > memory)
+        return common_fail(
+            EXIT_INPUT,
+            "device memory of %llu bytes and host memory of %llu bytes: this machine has %s of memory; "
+            "the smallest workable --device-mem is %llu bytes (%s)",
+            (unsigned long long)device_bytes, (unsigned long long)host_bytes, common_bytes(memory).text,
+            (unsigned long long)least, common_bytes(least).text);
+    if (b->chosen.gpu && device_bytes > room)
+        return common_fail(EXIT_INPUT,
+                           "device memory of %llu bytes: %s has %s to give; the smallest workable "
+                           "--device-mem is %llu bytes (%s)",
+                           (unsigned long long)device_bytes, b->chosen.device, common_bytes(room).text,
+                           (unsigned long long)least, common_bytes(least).text);
+    if (host_bytes > memory)
+        return common_fail(EXIT_INPUT, "host memory of %llu bytes: this machine has %s of memory",
+                           (unsigned long long)host_bytes, common_bytes(memory).text);
+    return 0;
 }
 
 /* ---- signals ------------------------------------------------------------ */

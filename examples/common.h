@@ -55,6 +55,8 @@ double common_seconds(void); /* of a clock that never goes back */
 /* ---- options of budgets ------------------------------------------------- */
 
 struct common_budget {
+    const char *device;                 /* as given; NULL: not given */
+    struct ofl_device_info chosen;      /* by common_device_choose */
     uint64_t device_bytes, host_bytes;  /* 0: not given */
     struct ofl_nvme nvme[OFL_NVME_MAX]; /* as given; the directories are owned */
     uint32_t nvme_count;
@@ -68,6 +70,13 @@ extern const struct argp common_budget_argp, common_read_argp;
 void common_budget_free(struct common_budget *b);
 /* That the combination makes sense, and that the report could be written. */
 int common_budget_check(const struct common_budget *b);
+/* Fills chosen: the device that was asked for, else the first GPU, else the host device; says which. */
+int common_device_choose(struct common_budget *b);
+/* Memory that a budget of the chosen device may take: RAM, or the GPU's less what its driver needs. */
+uint64_t common_device_memory(const struct common_budget *b);
+/* That the machine has so much. least: the smallest workable device memory, for the message. */
+int common_memory_check(const struct common_budget *b, uint64_t device_bytes, uint64_t host_bytes,
+                        uint64_t least);
 /* Bytes of RAM of the machine, or of the memory cgroup where that is less. */
 uint64_t common_memory(void);
 

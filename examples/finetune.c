@@ -125,11 +125,20 @@ static void print_summary(const struct run *r, const struct ofl_stats *s)
                 common_bytes(s->source_read_bytes).text);
 }
 
+static struct llama_trainer_config trainer_config(const struct options *o, const struct llama_shape *shape)
+{
+    return (struct llama_trainer_config){.shape = *shape,
+                                         .batch = o->batch,
+                                         .seq = o->seq,
+                                         .accum = o->accum,
+                                         .dtype = o->dtype,
+                                         .cuda = o->budget.chosen.gpu};
+}
+
 static json_t *model_json(const struct run *r)
 {
     const struct llama_shape *shape = &r->state->config->shape;
-    struct llama_trainer_config config = {*shape, r->options->batch, r->options->seq, r->options->accum,
-                                          r->options->dtype};
+    struct llama_trainer_config config = trainer_config(r->options, shape);
     struct llama_trainer_need need;
 
     llama_trainer_need(&config, &need);
@@ -271,7 +280,7 @@ static int run_all(const struct options *o, struct data *data)
         status = load_config(o, &config);
     if (status)
         return status;
-    trainer = (struct llama_trainer_config){config.shape, o->batch, o->seq, o->accum, o->dtype};
+    trainer = trainer_config(o, &config.shape);
     status = budget_check(o, &trainer, &open);
     if (status == 0)
         status = data_load(o, &config, data);
@@ -293,6 +302,8 @@ int main(int argc, char **argv)
     struct data data = {0};
     int status = options_parse(argc, argv, &options);
 
+    if (status == 0)
+        status = common_device_choose(&options.budget);
     if (status == 0) {
         common_signals();
         common_blas_threads();

@@ -134,8 +134,10 @@ static int check_memory(const struct options *o, const struct llama_trainer_need
 static int all_in_memory(const struct options *o, const struct llama_trainer_need *need,
                          struct ofl_config *out)
 {
-    uint64_t wanted = device_all_bytes(need) + STAGING_BYTES, memory = common_memory();
-    uint64_t most = o->budget.in_memory ? memory : memory / 3;
+    bool gpu = o->budget.chosen.gpu;
+    uint64_t wanted = device_all_bytes(need) + (gpu ? 0 : STAGING_BYTES);
+    uint64_t memory = common_device_memory(&o->budget);
+    uint64_t most = o->budget.in_memory || gpu ? memory : memory / 3; /* RAM has other uses, too */
 
     out->device_bytes = device_all_bytes(need);
     out->host_bytes = STAGING_BYTES;
@@ -158,7 +160,7 @@ int budget_check(const struct options *o, const struct llama_trainer_config *tra
     int status;
 
     llama_trainer_need(trainer, &need);
-    *out = (struct ofl_config){.size = sizeof *out, .log = common_log};
+    *out = (struct ofl_config){.size = sizeof *out, .device = b->chosen.device, .log = common_log};
     if (b->in_memory || (!b->device_bytes && !b->host_bytes && !b->nvme_count))
         return all_in_memory(o, &need, out);
     if (!b->device_bytes)
@@ -178,11 +180,6 @@ int budget_check(const struct options *o, const struct llama_trainer_config *tra
     status = b->nvme_count ? check_nvme(o, &need) : check_memory(o, &need, out);
     if (!b->nvme_count && out->host_bytes >= out->device_bytes)
         out->tile_bytes = host_tile_bytes(&need, out->host_bytes);
-    if (status == 0 && out->device_bytes + out->host_bytes > common_memory())
-        status =
-            common_fail(EXIT_INPUT,
-                        "--device-mem of %llu and --host-mem of %llu bytes: this machine has %s of "
-                        "memory",
-                        (ull)out->device_bytes, (ull)out->host_bytes, common_bytes(common_memory()).text);
-    return status;
+    return status ? status
+                  : common_memory_check(b, out->device_bytes, out->host_bytes, need.device.device_bytes);
 }

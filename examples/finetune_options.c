@@ -61,7 +61,8 @@ static const struct argp_option option_list[] = {
 static const char before[] = "Fine-tunes all parameters of a Llama inside hard memory budgets.";
 
 static const char after[] =
-    "Without --device-mem, --host-mem and --nvme everything is kept in memory, if it fits a third of it. "
+    "Without --device-mem, --host-mem and --nvme everything is kept in device memory, if it fits (RAM: a "
+    "third of it). "
     "With any of them, --device-mem is needed; --host-mem is 64M by default where --nvme is given. Without "
     "--nvme "
     "the larger of the two memories has to hold all tensors. Budgets that can't work are refused at once, "
@@ -304,6 +305,7 @@ json_t *options_json(const struct options *o)
         json_object_set_new(j, counts[i].name, json_integer((json_int_t)counts[i].value));
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         json_object_set_new(j, numbers[i].name, json_real(numbers[i].value));
+    json_object_set_new(j, "device", json_string(o->budget.chosen.device));
     json_object_set_new(j, "in_memory", json_boolean(o->budget.in_memory));
     json_object_set_new(j, "device_mem", json_integer((json_int_t)o->budget.device_bytes));
     json_object_set_new(j, "host_mem", json_integer((json_int_t)o->budget.host_bytes));

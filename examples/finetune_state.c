@@ -19,10 +19,10 @@
 
 struct filling {
     struct state *state;
-    struct llama_checkpoint *checkpoint; /* NULL: random */
-    float *values;                       /* PIECE_ELEMS */
-    void *raw;                           /* PIECE_BYTES */
-    uint64_t done, total;                /* parameters */
+    struct llama_checkpoint *checkpoint;
+    float *values;        /* PIECE_ELEMS */
+    void *raw;            /* PIECE_BYTES */
+    uint64_t done, total; /* parameters */
 };
 
 static int cancelled(void)
@@ -31,52 +31,54 @@ static int cancelled(void)
     return common_fail(EXIT_INTERRUPTED, "interrupted: nothing written");
 }
 
-/* Writes fill's next elements. source NULL: random. */
-static int fill_piece(struct filling *f, uint32_t index, const struct llama_tensor_desc *d,
-                      struct ofl_tensor *source, enum ofl_dtype dtype, uint64_t first, uint64_t elems)
+static int filled(struct filling *f, uint64_t elems)
+{
+    f->done += elems;
+    common_progress_bytes("loading", f->done * sizeof(float), f->total * sizeof(float));
+    return common_stopping() ? cancelled() : 0;
+}
+
+static int fill_piece(struct filling *f, uint32_t index, struct ofl_tensor *source, enum ofl_dtype dtype,
+                      uint64_t first, uint64_t elems)
 {
     uint64_t each = ofl_dtype_bytes(dtype);
     char error[COMMON_ERROR_BYTES];
 
-    if (source) {
-        if (ofl_tensor_read(source, first * each, f->raw, elems * each) < 0)
-            return common_fail_ofl(EXIT_RUNTIME, "load the model");
-        llama_widen(f->values, f->raw, dtype, elems);
-    } else if (d->dims == 1) {
-        for (uint64_t i = 0; i < elems; i++)
-            f->values[i] = 1;
-    } else {
-        /* Each tensor draws from a sequence of its own. */
-        uint64_t seed =
-            (f->state->options->seed + 1) * 0x9E3779B97F4A7C15u ^ (index + 1) * 0xD1B54A32D192ED03u;
-
-        llama_init_normal(f->values, first, elems, seed, f->state->config->initializer_range);
-    }
+    if (ofl_tensor_read(source, first * each, f->raw, elems * each) < 0)
+        return common_fail_ofl(EXIT_RUNTIME, "load the model");
+    llama_widen(f->values, f->raw, dtype, elems);
     if (llama_trainer_set(f->state->trainer, index, first, elems, f->values, error, sizeof error) < 0)
         return common_fail(EXIT_RUNTIME, "load the model: %s", error);
-    f->done += elems;
-    common_progress_bytes("loading", f->done * sizeof(float), f->total * sizeof(float));
-    return common_stopping() ? cancelled() : 0;
+    return filled(f, elems);
+}
+
+static int fill_random(struct filling *f, uint32_t index, uint64_t elems)
+{
+    char error[COMMON_ERROR_BYTES];
+
+    if (llama_trainer_random(f->state->trainer, index, f->state->options->seed,
+                             f->state->config->initializer_range, error, sizeof error) < 0)
+        return common_fail(EXIT_RUNTIME, "make the model: %s", error);
+    return filled(f, elems);
 }
 
 static int fill_tensor(struct filling *f, uint32_t index)
 {
     struct llama_tensor_desc d;
     struct ofl_tensor *source = NULL;
+    struct ofl_source *file;
+    const char *name;
     enum ofl_dtype dtype = OFL_F32;
     int status = 0;
 
     llama_tensor_at(&f->state->config->shape, index, &d);
-    if (f->checkpoint) {
-        struct ofl_source *file;
-        const char *name;
-
-        if (llama_checkpoint_find(f->checkpoint, index, &file, &name, &dtype) < 0 ||
-            ofl_source_bind(file, name, OFL_KIND_WEIGHT, &source) < 0)
-            return common_fail_ofl(EXIT_RUNTIME, "load the model");
-    }
+    if (!f->checkpoint)
+        return fill_random(f, index, d.elems);
+    if (llama_checkpoint_find(f->checkpoint, index, &file, &name, &dtype) < 0 ||
+        ofl_source_bind(file, name, OFL_KIND_WEIGHT, &source) < 0)
+        return common_fail_ofl(EXIT_RUNTIME, "load the model");
     for (uint64_t first = 0; first < d.elems && status == 0; first += PIECE_ELEMS)
-        status = fill_piece(f, index, &d, source, dtype, first,
+        status = fill_piece(f, index, source, dtype, first,
                             d.elems - first < PIECE_ELEMS ? d.elems - first : PIECE_ELEMS);
     if (ofl_tensor_destroy(source) < 0 && status == 0)
         status = common_fail_ofl(EXIT_RUNTIME, "load the model");

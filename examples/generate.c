@@ -410,6 +410,7 @@ static int run_all(struct run *r)
         .shape = r->config.shape,
         .positions = r->prompt_tokens + r->max_tokens,
         .piece = r->prompt_tokens < PIECE_TOKENS ? r->prompt_tokens : PIECE_TOKENS,
+        .cuda = r->options->budget.chosen.gpu,
     };
     llama_generator_need(&config, r->dtypes, &need);
     status = budget_check(r->options, &need, &open);
@@ -429,6 +430,8 @@ int main(int argc, char **argv)
     struct run run = {.options = &options};
     int status = options_parse(argc, argv, &options);
 
+    if (status == 0)
+        status = common_device_choose(&options.budget);
     if (status == 0) {
         common_signals();
         common_blas_threads();

@@ -29,10 +29,9 @@ static const char before[] = "Generates text with a Llama inside hard memory bud
 
 static const char after[] =
     "Weights are paged in from the checkpoint itself, layer by layer, and need no second copy: there is no "
-    "--nvme "
-    "here. By default the whole model is kept on the device if it fits a third of memory, else as much as "
-    "fits a "
-    "quarter; --host-mem is 64M by default. Keys and values of earlier tokens stay on the device.\n"
+    "--nvme here. By default the whole model is kept on the device if it fits, else as much as does: all of "
+    "a GPU's memory; of RAM a third, or a quarter. --host-mem is 64M by default. Keys and values of earlier "
+    "tokens stay on the device.\n"
     "\n"
     "The text goes to standard output as it comes, figures to standard error. Tokens per second count "
     "generated "
@@ -129,6 +128,7 @@ json_t *options_json(const struct options *o)
     json_object_set_new(j, "temperature", json_real(o->temperature));
     json_object_set_new(j, "top_p", json_real(o->top_p));
     json_object_set_new(j, "seed", json_integer((json_int_t)o->seed));
+    json_object_set_new(j, "device", json_string(o->budget.chosen.device));
     json_object_set_new(j, "in_memory", json_boolean(o->budget.in_memory));
     json_object_set_new(j, "device_mem", json_integer((json_int_t)o->budget.device_bytes));
     json_object_set_new(j, "host_mem", json_integer((json_int_t)o->budget.host_bytes));
@@ -152,23 +152,18 @@ static int refuse_device(uint64_t bytes, const struct llama_generator_need *need
 
 int budget_check(const struct options *o, const struct llama_generator_need *need, struct ofl_config *out)
 {
-    uint64_t memory = common_memory(), least = need->device.device_bytes;
+    const struct common_budget *b = &o->budget;
+    uint64_t memory = common_device_memory(b), least = need->device.device_bytes;
+    uint64_t most = b->chosen.gpu ? memory : memory / 3; /* RAM has other uses, too */
 
-    *out = (struct ofl_config){.size = sizeof *out, .log = common_log};
+    *out = (struct ofl_config){.size = sizeof *out, .device = b->chosen.device, .log = common_log};
     out->host_bytes = o->budget.host_bytes ? o->budget.host_bytes : HOST_BYTES;
     out->device_bytes = o->budget.device_bytes;
-    if (o->budget.in_memory || (!out->device_bytes && need->device_all_bytes <= memory / 3))
+    if (o->budget.in_memory || (!out->device_bytes && need->device_all_bytes <= most))
         out->device_bytes = need->device_all_bytes;
     else if (!out->device_bytes)
-        out->device_bytes = memory / 4 > least ? memory / 4 : least;
+        out->device_bytes = b->chosen.gpu ? memory : memory / 4 > least ? memory / 4 : least;
     if (out->device_bytes / 256 * 256 < least)
         return refuse_device(out->device_bytes, need);
-    if (out->device_bytes + out->host_bytes > memory)
-        return common_fail(
-            EXIT_INPUT,
-            "device memory of %llu bytes and host memory of %llu bytes: this machine has %s of memory; "
-            "the smallest workable --device-mem is %llu bytes (%s)",
-            (ull)out->device_bytes, (ull)out->host_bytes, common_bytes(memory).text, (ull)least,
-            common_bytes(least).text);
-    return 0;
+    return common_memory_check(b, out->device_bytes, out->host_bytes, least);
 }

@@ -118,6 +118,20 @@ OFL_API uint64_t ofl_dtype_bytes(enum ofl_dtype dtype);
 /* any: "f32"; NULL for an unknown dtype. */
 OFL_API const char *ofl_dtype_name(enum ofl_dtype dtype);
 
+/* ---- devices ----------------------------------------------------------- */
+
+struct ofl_device_info {
+    size_t size;
+    char device[24];       /* for ofl_config.device: "host", "cuda:0" */
+    char name[104];        /* "NVIDIA H100 80GB HBM3"; "RAM" for the host device */
+    uint64_t memory_bytes; /* of the GPU, or RAM */
+    uint32_t gpu;          /* 1: a GPU with memory of its own */
+};
+
+/* any. What a device's name stands for. NULL: the first GPU, or the host device where there is none.
+ * -ENODEV with the reason. Fields beyond *out's size are left out. */
+OFL_API int ofl_device_info(const char *device, struct ofl_device_info *out);
+
 /* ---- context ----------------------------------------------------------- */
 
 enum {
@@ -350,6 +364,7 @@ struct ofl_stats {
     uint32_t registered;               /* 1: host memory is registered with io_uring: I/O pins no pages */
     uint32_t paths;                    /* drives that I/O went to: see ofl_path_stats_get */
     uint64_t driver_calls;             /* of the GPU's driver, by the library */
+    uint64_t device_in_busy_ns, device_out_busy_ns; /* each direction of the link: copying */
 };
 
 /* any. Fields beyond *out's size are left out. */

@@ -17,6 +17,7 @@
 #include "liboffload/device/device.h"
 
 static struct {
+    void *library;
     const struct cuda_stub *control;
     cuda_result (*launch)(cuda_stream, void (*)(void *), void *);
     cuda_result (*retain)(cuda_context *, cuda_device);
@@ -29,7 +30,6 @@ const struct cuda_stub *cuda_fixture(void)
 {
     static char path[4096];
     ssize_t length;
-    void *library;
 
     if (stub.control)
         return stub.control;
@@ -38,17 +38,38 @@ const struct cuda_stub *cuda_fixture(void)
     path[length] = '\0';
     strcpy(strrchr(path, '/') + 1, "libcuda_stub.so");
     setenv("OFL_CUDA_DRIVER", path, 1);
-    library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!library)
+    stub.library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!stub.library)
         fail_msg("%s", dlerror());
-    *(void **)&stub.launch = dlsym(library, "cuLaunchHostFunc");
-    *(void **)&stub.retain = dlsym(library, "cuDevicePrimaryCtxRetain");
-    *(void **)&stub.release = dlsym(library, "cuDevicePrimaryCtxRelease_v2");
-    *(void **)&stub.set = dlsym(library, "cuCtxSetCurrent");
-    *(void **)&stub.get = dlsym(library, "cuCtxGetCurrent");
-    stub.control = dlsym(library, "cuda_stub");
+    strcpy(strrchr(path, '/') + 1, "libcublas_stub.so");
+    setenv("OFL_CUBLAS", path, 1);
+    *(void **)&stub.launch = dlsym(stub.library, "cuLaunchHostFunc");
+    *(void **)&stub.retain = dlsym(stub.library, "cuDevicePrimaryCtxRetain");
+    *(void **)&stub.release = dlsym(stub.library, "cuDevicePrimaryCtxRelease_v2");
+    *(void **)&stub.set = dlsym(stub.library, "cuCtxSetCurrent");
+    *(void **)&stub.get = dlsym(stub.library, "cuCtxGetCurrent");
+    stub.control = dlsym(stub.library, "cuda_stub");
     assert_true(stub.launch && stub.retain && stub.release && stub.set && stub.get && stub.control);
     return stub.control;
+}
+
+void *cuda_fixture_symbol(const char *name)
+{
+    void *symbol;
+
+    (void)cuda_fixture();
+    symbol = dlsym(stub.library, name);
+    if (!symbol)
+        fail_msg("%s", dlerror());
+    return symbol;
+}
+
+void cuda_fixture_needs_kernels(void)
+{
+    if (cuda_fixture()->emulates())
+        return;
+    print_message("the build had no C++ compiler: kernels can't run on the CPU\n");
+    skip();
 }
 
 void cuda_fixture_launch(void *stream, void (*fn)(void *), void *arg)

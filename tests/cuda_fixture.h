@@ -13,8 +13,13 @@
 struct ofl_stream;
 struct dev_stream;
 
-/* Loads the stub that lies beside this program, and sets OFL_CUDA_DRIVER. */
+/* Loads the stub that lies beside this program, and sets OFL_CUDA_DRIVER, and OFL_CUBLAS to the one of
+ * cuBLAS. */
 const struct cuda_stub *cuda_fixture(void);
+/* An entry point of the stub's, for tests that call the driver themselves. Never NULL. */
+void *cuda_fixture_symbol(const char *name);
+/* Skips the test, and says why, if the stub can't run kernels. */
+void cuda_fixture_needs_kernels(void);
 /* Runs fn(arg) on a CUstream, as cuLaunchHostFunc does; device memory is RAM here. */
 void cuda_fixture_launch(void *stream, void (*fn)(void *), void *arg);
 /* Fails the test if the driver was misused, if something is left of what was opened, or if the

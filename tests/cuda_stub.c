@@ -12,6 +12,11 @@
 struct stub stub = {.lock = PTHREAD_MUTEX_INITIALIZER};
 _Thread_local struct CUctx_st *current;
 
+/* A build without a C++ compiler has none of them. */
+#pragma weak emulate_find
+#pragma weak emulate_run
+#pragma weak emulate_settle
+
 /* ---- rules ---------------------------------------------------------------- */
 
 unsigned stub_violate(unsigned code, const char *fmt, ...)
@@ -30,9 +35,9 @@ unsigned stub_begin(const char *name, enum need need)
 {
     unsigned i = 0;
 
-    while (i < CALLS - 1 && stub.calls[i].name && strcmp(stub.calls[i].name, name) != 0)
+    while (i < CALLS - 1 && stub.calls[i].name[0] && strcmp(stub.calls[i].name, name) != 0)
         i++;
-    stub.calls[i].name = name;
+    snprintf(stub.calls[i].name, sizeof stub.calls[i].name, "%s", name);
     stub.calls[i].count++;
     if (need != NOTHING && !stub.initialised)
         return stub_violate(NO_INIT, "%s before cuInit", name);
@@ -70,6 +75,13 @@ unsigned stub_check_stream(const char *name, const struct CUstream_st *s)
     return s->context == current ? CUDA_OK : stub_violate(CONTEXT, "%s: stream of another context", name);
 }
 
+unsigned stub_check_device(const char *name, cuda_pointer p, size_t bytes)
+{
+    if (stub_range(stub.device, (void *)(uintptr_t)p, bytes))
+        return CUDA_OK;
+    return stub_violate(CUDA_INVALID_VALUE, "%s: %zu bytes outside device memory", name, bytes);
+}
+
 unsigned stub_check_event(const char *name, const struct CUevent_st *e)
 {
     if (!e || e->alive != ALIVE)
@@ -79,8 +91,13 @@ unsigned stub_check_event(const char *name, const struct CUevent_st *e)
 
 bool stub_idle(void)
 {
+    if (atomic_load(&stub.lost)) {
+        if (emulate_settle)
+            emulate_settle(); /* it ends after its block */
+        return true;
+    }
     for (struct CUstream_st *s = stub.streams; s; s = s->next)
-        if (s->count && !atomic_load(&stub.lost))
+        if (s->count)
             return false;
     return true;
 }
@@ -121,6 +138,19 @@ static bool event_reached(const struct op *op)
     return reached;
 }
 
+/* A kernel's own mistake is a violation, and its end: as of a device that faults. */
+static void launch(const struct emulate_launch *l)
+{
+    char error[sizeof stub.violation];
+
+    if (emulate_run(l, error, sizeof error))
+        return;
+    pthread_mutex_lock(&stub.lock);
+    (void)stub_violate(LOST, "%s", error);
+    pthread_mutex_unlock(&stub.lock);
+    atomic_store(&stub.lost, LOST);
+}
+
 static void execute(const struct op *op, uint64_t *random, unsigned pause_us)
 {
     size_t half = op->bytes / 2;
@@ -147,6 +177,8 @@ static void execute(const struct op *op, uint64_t *random, unsigned pause_us)
         memset(op->dst, op->byte, op->bytes);
     } else if (op->kind == HOST) {
         op->fn(op->arg);
+    } else if (op->kind == LAUNCH) {
+        launch(op->launch);
     }
 }
 
@@ -230,8 +262,9 @@ static void control_reset(const struct cuda_stub_config *config)
         stub.events = e->next;
         free(e);
     }
+    stub_forget();
     stub.config = *config;
-    stub.violations = stub.failable = stub.waits = stub.early = stub.created = 0;
+    stub.violations = stub.failable = stub.waits = stub.early = stub.created = stub.launches = 0;
     memset(stub.calls, 0, sizeof stub.calls);
     atomic_store(&stub.copies, 0);
     atomic_store(&stub.operations, 0);
@@ -245,7 +278,7 @@ static uint64_t control_calls(const char *name)
 
     pthread_mutex_lock(&stub.lock);
     for (int i = 0; i < CALLS; i++)
-        if (stub.calls[i].name && (!name || strcmp(name, stub.calls[i].name) == 0))
+        if (stub.calls[i].name[0] && (!name || strcmp(name, stub.calls[i].name) == 0))
             sum += stub.calls[i].count;
     pthread_mutex_unlock(&stub.lock);
     return sum;
@@ -272,10 +305,51 @@ static unsigned control_live(void)
     return n;
 }
 
+static bool control_emulates(void)
+{
+    return emulate_find != NULL;
+}
+
+static bool control_inside(const void *p, size_t bytes)
+{
+    bool inside;
+
+    pthread_mutex_lock(&stub.lock);
+    inside = stub_range(stub.device, p, bytes) != NULL;
+    pthread_mutex_unlock(&stub.lock);
+    return inside;
+}
+
+static void control_violate(const char *text)
+{
+    pthread_mutex_lock(&stub.lock);
+    (void)stub_violate(0, "%s", text);
+    pthread_mutex_unlock(&stub.lock);
+}
+
+static unsigned control_run(const char *name, void *stream, void (*fn)(void *), void *owned)
+{
+    unsigned rc;
+
+    pthread_mutex_lock(&stub.lock);
+    rc = stub_begin(name, CONTEXT_TOO);
+    if (rc == CUDA_OK)
+        rc = stub_check_stream(name, stream);
+    if (rc == CUDA_OK)
+        stub_enqueue(stream, &(struct op){.kind = HOST, .fn = fn, .arg = owned, .owned = owned});
+    else
+        free(owned);
+    return leave(rc);
+}
+
 API const struct cuda_stub cuda_stub;
 API const struct cuda_stub cuda_stub = {
     .reset = control_reset,
     .calls = control_calls,
     .violations = control_violations,
     .live = control_live,
+    .emulates = control_emulates,
+    .inside = control_inside,
+    .violate = control_violate,
+    .run = control_run,
 };

@@ -6,6 +6,10 @@
  * (memory that is not registered, objects destroyed, another context's), counts calls, and
  * fails on demand.
  *
+ * Kernels run on the CPU (cuda_emulate.cc), where the build has a C++ compiler: a module's image may be
+ * any bytes, functions are found among all kernels that the build has compiled into the stub. Without
+ * a compiler no function is found.
+ *
  * A program that loads the same file finds its control by the symbol cuda_stub.
  */
 #ifndef OFL_TESTS_CUDA_STUB_H
@@ -38,7 +42,14 @@ struct cuda_stub {
     uint64_t (*calls)(const char *name); /* how often a call was made; NULL: all calls */
     /* How often the driver was used as it must not be; text: the first time, if any. */
     unsigned (*violations)(char *text, size_t size);
-    unsigned (*live)(void); /* streams, events, allocations, registrations, contexts in use */
+    unsigned (*live)(void); /* streams, events, allocations, registrations, contexts, modules in use */
+    bool (*emulates)(void); /* whether kernels can run: the build had a C++ compiler */
+    /* For a stub of another of CUDA's libraries: whether bytes from p on are device memory; notes a
+     * mistake; puts fn(owned) on a stream, which frees owned, as a call of that
+     * name. */
+    bool (*inside)(const void *p, size_t bytes);
+    void (*violate)(const char *text);
+    unsigned (*run)(const char *name, void *stream, void (*fn)(void *), void *owned);
 };
 
 #endif

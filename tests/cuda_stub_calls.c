@@ -92,6 +92,7 @@ API cuda_result cuGetErrorName(cuda_result result, const char **name)
                  {CUDA_OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},
                  {CUDA_NO_DEVICE, "CUDA_ERROR_NO_DEVICE"},
                  {CUDA_NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED"},
+                 {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"},
                  {LOST, "CUDA_ERROR_LAUNCH_FAILED"}};
 
     ENTER(NOTHING);
@@ -129,7 +130,7 @@ API cuda_result cuMemAlloc_v2(cuda_pointer *out, size_t bytes)
         posix_memalign(&p, 512, (bytes + 511) / 512 * 512) != 0)
         return leave(CUDA_OUT_OF_MEMORY);
     memset(p, 0xCD, bytes);
-    *r = (struct range){(uintptr_t)p, bytes};
+    *r = (struct range){.base = (uintptr_t)p, .bytes = bytes};
     stub.device_bytes += bytes;
     stub.live++;
     *out = (cuda_pointer)(uintptr_t)p;
@@ -173,7 +174,7 @@ API cuda_result cuMemHostRegister_v2(void *p, size_t bytes, unsigned flags)
         if (stub.host[i].bytes && (uintptr_t)p < stub.host[i].base + stub.host[i].bytes &&
             stub.host[i].base < (uintptr_t)p + bytes)
             return leave(stub_violate(CUDA_ALREADY_REGISTERED, "cuMemHostRegister: registered already"));
-    *r = (struct range){(uintptr_t)p, bytes};
+    *r = (struct range){.base = (uintptr_t)p, .bytes = bytes};
     stub.live++;
     return leave(CUDA_OK);
 }
@@ -184,7 +185,7 @@ API cuda_result cuMemHostUnregister(void *p)
 
     ENTER(INIT);
     r = stub_range(stub.host, p, 1);
-    if (!r || r->base != (uintptr_t)p)
+    if (!r || r->owned || r->base != (uintptr_t)p)
         return leave(stub_violate(UNKNOWN, "cuMemHostUnregister: not registered"));
     if (!stub_idle())
         return leave(stub_violate(CUDA_INVALID_VALUE, "cuMemHostUnregister: work is pending"));
@@ -204,13 +205,6 @@ API cuda_result cuMemHostGetDevicePointer_v2(cuda_pointer *out, void *p, unsigne
 
 /* ---- copies --------------------------------------------------------------- */
 
-static unsigned check_device(const char *name, cuda_pointer p, size_t bytes)
-{
-    if (stub_range(stub.device, (void *)(uintptr_t)p, bytes))
-        return CUDA_OK;
-    return stub_violate(CUDA_INVALID_VALUE, "%s: %zu bytes outside device memory", name, bytes);
-}
-
 API cuda_result cuMemcpyHtoDAsync_v2(cuda_pointer dst, const void *src, size_t bytes, cuda_stream s)
 {
     struct op op = {.kind = COPY, .dst = (unsigned char *)(uintptr_t)dst, .src = src, .bytes = bytes};
@@ -218,7 +212,7 @@ API cuda_result cuMemcpyHtoDAsync_v2(cuda_pointer dst, const void *src, size_t b
     ENTER(CONTEXT_TOO);
     rc = stub_check_stream(__func__, s);
     if (rc == CUDA_OK)
-        rc = check_device(__func__, dst, bytes);
+        rc = stub_check_device(__func__, dst, bytes);
     if (rc == CUDA_OK && !stub_range(stub.host, src, bytes)) {
         if (!stub.config.pageable)
             return leave(stub_violate(CUDA_INVALID_VALUE, "%s: host memory is not registered", __func__));
@@ -240,7 +234,7 @@ API cuda_result cuMemcpyDtoHAsync_v2(void *dst, cuda_pointer src, size_t bytes, 
     ENTER(CONTEXT_TOO);
     rc = stub_check_stream(__func__, s);
     if (rc == CUDA_OK)
-        rc = check_device(__func__, src, bytes);
+        rc = stub_check_device(__func__, src, bytes);
     if (rc == CUDA_OK && !stub_range(stub.host, dst, bytes) && !stub.config.pageable)
         rc = stub_violate(CUDA_INVALID_VALUE, "%s: host memory is not registered", __func__);
     if (rc == CUDA_OK) {
@@ -258,7 +252,7 @@ API cuda_result cuMemsetD8Async(cuda_pointer dst, unsigned char byte, size_t byt
     ENTER(CONTEXT_TOO);
     rc = stub_check_stream(__func__, s);
     if (rc == CUDA_OK)
-        rc = check_device(__func__, dst, bytes);
+        rc = stub_check_device(__func__, dst, bytes);
     if (rc == CUDA_OK)
         stub_enqueue(s, &op);
     return leave(rc);

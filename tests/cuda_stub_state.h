@@ -1,6 +1,7 @@
 /*
- * What the stub driver's two files share: cuda_stub.c has the rules, the streams at work and
- * the control; cuda_stub_calls.c the entry points. Included by those two only.
+ * What the stub driver's files share: cuda_stub.c has the rules, the streams at work and the
+ * control; cuda_stub_calls.c the entry points, those of kernels in cuda_stub_launch.c. Included
+ * by those only.
  */
 #ifndef OFL_TESTS_CUDA_STUB_STATE_H
 #define OFL_TESTS_CUDA_STUB_STATE_H
@@ -9,20 +10,22 @@
 #include <stdatomic.h>
 
 #include "liboffload/device/cuda_driver.h"
+#include "tests/cuda_emulate_run.h"
 #include "tests/cuda_stub.h"
 
-#define API     __attribute__((visibility("default")))
-#define DEVICES 4
-#define CALLS   64
-#define RANGES  64
-#define LOST    719u /* CUDA_ERROR_LAUNCH_FAILED */
-#define CONTEXT 201u /* CUDA_ERROR_INVALID_CONTEXT */
-#define HANDLE  400u /* CUDA_ERROR_INVALID_HANDLE */
-#define UNKNOWN 713u /* CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED */
-#define NO_INIT 3u   /* CUDA_ERROR_NOT_INITIALIZED */
-#define ALIVE   0x5eedu
+#define API       __attribute__((visibility("default")))
+#define DEVICES   4
+#define CALLS     64
+#define RANGES    64
+#define LOST      719u /* CUDA_ERROR_LAUNCH_FAILED */
+#define CONTEXT   201u /* CUDA_ERROR_INVALID_CONTEXT */
+#define HANDLE    400u /* CUDA_ERROR_INVALID_HANDLE */
+#define UNKNOWN   713u /* CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED */
+#define NOT_FOUND 500u /* CUDA_ERROR_NOT_FOUND */
+#define NO_INIT   3u   /* CUDA_ERROR_NOT_INITIALIZED */
+#define ALIVE     0x5eedu
 
-enum kind { COPY, SET, RECORD, WAIT_VALUE, WAIT_EVENT, HOST };
+enum kind { COPY, SET, RECORD, WAIT_VALUE, WAIT_EVENT, HOST, LAUNCH };
 
 struct op {
     struct op *next;
@@ -38,6 +41,7 @@ struct op {
     uint32_t value;
     void (*fn)(void *);
     void *arg;
+    const struct emulate_launch *launch;
 };
 
 struct CUctx_st {
@@ -66,6 +70,7 @@ struct CUevent_st {
 struct range {
     uintptr_t base;
     size_t bytes;
+    bool owned; /* the driver's: of cuMemHostAlloc */
 };
 
 struct stub {
@@ -75,16 +80,18 @@ struct stub {
     struct CUctx_st contexts[DEVICES];
     struct CUstream_st *streams; /* dead ones too */
     struct CUevent_st *events;
+    struct CUmod_st *modules;
+    struct CUfunc_st *functions;
     struct range device[RANGES], host[RANGES];
     uint64_t device_bytes;
     unsigned violations, live;
     char violation[200];
     struct {
-        const char *name;
+        char name[40]; /* a copy: whose it was may be unloaded */
         uint64_t count;
     } calls[CALLS];
-    unsigned failable, waits, early, created; /* so far */
-    atomic_uint copies, operations, lost;     /* lost: code, or 0 */
+    unsigned failable, waits, early, created, launches; /* so far */
+    atomic_uint copies, operations, lost;               /* lost: code, or 0 */
 };
 
 extern struct stub stub;
@@ -101,7 +108,10 @@ struct range *stub_range(struct range *list, const void *p, size_t bytes);
 struct range *stub_range_free(struct range *list);
 unsigned stub_check_stream(const char *name, const struct CUstream_st *s);
 unsigned stub_check_event(const char *name, const struct CUevent_st *e);
-bool stub_idle(void);            /* nothing is pending on any stream */
+bool stub_idle(void);   /* nothing is pending on any stream */
+void stub_forget(void); /* modules and functions, for reset */
+/* Of device memory: bytes from p on. */
+unsigned stub_check_device(const char *name, cuda_pointer p, size_t bytes);
 void *stub_stream(void *stream); /* the thread of one; not under the lock */
 /* Gives the lock up while the stream is full. Returns op's place in the order. */
 uint64_t stub_enqueue(struct CUstream_st *s, const struct op *op);

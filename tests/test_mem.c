@@ -418,6 +418,32 @@ static void cores_follow_the_binding(void **state)
     as_ordinary_user(64 * KIB, bound_to_one);
 }
 
+/* mincore tells which pages are there; a fresh arena has none. */
+static void pages_come_ahead(void **state)
+{
+    enum { PAGES = 3 * 512 + 5 };
+    unsigned char there[PAGES];
+    struct mem_arena a;
+    size_t before = 0, after = 0;
+
+    (void)state;
+    assert_int_equal(mem_arena_create(PAGES * 4096, 0, &a), 0);
+    assert_int_equal(mincore(a.base, PAGES * 4096, there), 0);
+    for (size_t i = 0; i < PAGES; i++)
+        before += there[i] & 1;
+    mem_arena_populate(&a, 3);
+    assert_int_equal(mincore(a.base, PAGES * 4096, there), 0);
+    for (size_t i = 0; i < PAGES; i++)
+        after += there[i] & 1;
+    mem_arena_destroy(&a);
+    assert_int_equal(before, 0);
+    if (after == 0) {
+        print_message("skipped: this kernel has no MADV_POPULATE_WRITE (Linux 5.14)\n");
+        skip();
+    }
+    assert_int_equal(after, PAGES);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -432,6 +458,7 @@ int main(void)
         cmocka_unit_test(refused_calls_go_to_the_note),
         cmocka_unit_test(machine_is_plausible),
         cmocka_unit_test(cores_follow_the_binding),
+        cmocka_unit_test(pages_come_ahead),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

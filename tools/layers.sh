@@ -24,8 +24,8 @@ allowed() {
     liboffload/store/*) echo "$store" ;;
     liboffload/core/*) echo "$store liboffload/core/" ;;
     liboffload/optim/*) echo "$store liboffload/core/ liboffload/optim/" ;;
-    examples/*) echo 'include/offload.h examples/' ;;
-    bench/*) echo 'include/offload.h examples/common.h bench/ io/io.h io/histogram.h io/drive.h io/profile.h' ;;
+    examples/*) echo 'include/ examples/' ;;
+    bench/*) echo 'include/offload.h examples/common.h examples/llama/ bench/ io/io.h io/histogram.h io/drive.h io/profile.h' ;;
     tests/*) echo '*' ;;
     *) echo '' ;; # a folder that is not a room: no includes of ours
     esac
@@ -60,7 +60,7 @@ offences() {
         done < <(sed -n -E '/^[[:space:]]*#[[:space:]]*include[[:space:]]*["<]/{=;s/^[^"<]*(["<])([^">]*).*/\1\t\2/p}' \
             "$root/$file" | paste - -)
     done < <(cd "$root" && find include io scheduler liboffload examples bench tests \
-        -name '*.[ch]' -type f 2>/dev/null | sort)
+        -regex '.*\.\(c\|h\|cc\|cu\|cuh\)' -type f 2>/dev/null | sort)
 }
 
 # Plants one include in a tree of its own, and expects it to be found (bad) or not (good).
@@ -99,6 +99,10 @@ self_test() {
     expect bad liboffload/core/a.c '#include "core.h"' || failed=1
     expect bad examples/a.c '#include "liboffload/base/error.h"' || failed=1
     expect bad examples/llama/a.h '#include "io/io.h"' || failed=1
+    expect bad examples/llama/a.cu '#include "liboffload/core/core.h"' || failed=1
+    expect bad examples/llama/a.cuh '#include "tests/a.h"' || failed=1
+    expect bad liboffload/optim/a.cu '#include "examples/llama/cuda_kernel.cuh"' || failed=1
+    expect bad liboffload/core/a.cc '#include "liboffload/optim/optim.h"' || failed=1
     expect bad bench/a.c '#include "io/queue.h"' || failed=1
     expect bad include/a.h '#include "liboffload/base/error.h"' || failed=1
     expect good liboffload/base/a.c '#include "include/offload.h"' || failed=1
@@ -108,6 +112,7 @@ self_test() {
     expect good scheduler/a.c '#include <stdint.h>' || failed=1
     expect good liboffload/store/a.c '#include "io/io.h"' || failed=1
     expect good liboffload/optim/a.c '#include "liboffload/core/core.h"' || failed=1
+    expect good examples/llama/a.cu '#include "examples/llama/cuda_kernel.cuh"' || failed=1
     expect good examples/a.c '#include "examples/llama/model.h"' || failed=1
     expect good examples/a.c '#include <openblas/cblas.h>' || failed=1
     expect good bench/a.c '#include "io/io.h"' || failed=1

@@ -4,7 +4,7 @@
 # As root, or where sudo asks for no password, it installs; else it prints the command.
 set -euo pipefail
 
-packages=(gcc make pkg-config libc6-dev liburing-dev libhwloc-dev libnuma-dev libxxhash-dev libjansson-dev
+packages=(gcc g++ make pkg-config libc6-dev liburing-dev libhwloc-dev libnuma-dev libxxhash-dev libjansson-dev
     libopenblas-pthread-dev libpcre2-dev libcmocka-dev)
 case "${1-}" in
 '') ;;

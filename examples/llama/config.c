@@ -430,6 +430,8 @@ static const struct llama_preset presets[] = {
     {"1b", "1.1 B parameters, the shape of TinyLlama", 22, 2048, 32, 4, 5632, 32000, 2048, 0, 256, 257},
     {"7b", "6.7 B parameters, the shape of Llama 2 7B", 32, 4096, 32, 32, 11008, 32000, 4096, 0, 256, 257},
     {"70b", "69 B parameters, the shape of Llama 2 70B", 80, 8192, 64, 8, 28672, 32000, 4096, 0, 256, 257},
+    {"100b", "101 B parameters, wider and deeper than Llama 2 70B", 90, 10240, 80, 8, 28672, 32000, 4096, 0,
+     256, 257},
 };
 
 const struct llama_preset *llama_preset_at(size_t index)

@@ -5,14 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* One kernel call on the stream; lives until the step is over. */
-struct job {
-    struct llama_generator *generator;
-    uint32_t layer;
-    struct llama_block_weights weights;
-    struct llama_head_weights head;
-    struct llama_weight table;
-};
+#include "examples/llama/random.h"
 
 enum { HELD_WORKSPACE, HELD_X, HELD_CACHE, HELD };
 
@@ -22,13 +15,9 @@ struct llama_generator {
     struct ofl_stream *stream;
     struct llama_model model;
     struct ofl_lease held[HELD]; /* for as long as the generator lives */
-    struct job *jobs;
-    size_t fed; /* tokens so far */
-
-    /* Of the step that runs. */
-    const int32_t *tokens;
-    size_t n;
-    float *logits;
+    struct llama_compute *compute;
+    uint64_t cache_bytes; /* of a layer's keys, and of its values */
+    size_t fed;           /* tokens so far */
 };
 
 /* ---- needs --------------------------------------------------------------- */
@@ -47,17 +36,22 @@ static uint64_t kv_elems(const struct llama_generator_config *c)
     return (uint64_t)c->positions * c->shape.kv_heads * c->shape.head_dim;
 }
 
+static struct llama_compute_config compute_config(const struct llama_generator_config *c,
+                                                  enum ofl_dtype dtype)
+{
+    return (struct llama_compute_config){
+        .shape = c->shape, .dtype = dtype, .cuda = c->cuda, .piece = c->piece, .positions = c->positions};
+}
+
 static uint64_t held_bytes(const struct llama_generator_config *c, enum ofl_dtype dtype, int which)
 {
-    uint64_t extend, head;
+    struct llama_compute_config compute = compute_config(c, dtype);
 
     if (which == HELD_X)
         return (uint64_t)c->piece * c->shape.hidden * sizeof(float);
     if (which == HELD_CACHE)
-        return 2 * (uint64_t)c->shape.layers * kv_elems(c) * sizeof(float);
-    extend = llama_block_extend_workspace(&c->shape, c->piece, c->positions, dtype);
-    head = llama_head_workspace(&c->shape, 1, dtype);
-    return extend > head ? extend : head;
+        return 2 * (uint64_t)c->shape.layers * kv_elems(c) * llama_compute_cache_elem(&compute);
+    return llama_compute_workspace(&compute);
 }
 
 static const char *const held_names[HELD] = {"workspace", "x", "key-value cache"};
@@ -120,9 +114,11 @@ void llama_generator_need(const struct llama_generator_config *c, const enum ofl
 
 /* ---- life ---------------------------------------------------------------- */
 
-static int fail_ofl(int err, char *error, size_t error_bytes)
+static int fail_ofl(const struct llama_generator *g, int err, char *error, size_t error_bytes)
 {
-    snprintf(error, error_bytes, "%s", ofl_error());
+    const char *why = llama_compute_error(g->compute);
+
+    snprintf(error, error_bytes, "%s", why ? why : ofl_error());
     return err;
 }
 
@@ -146,6 +142,37 @@ static int take_held(struct llama_generator *g)
     return err < 0 ? err : ofl_acquire(g->ctx, g->held, HELD, g->stream);
 }
 
+/* A GPU's products take matrices of one dtype. */
+static int check_dtypes(const struct llama_generator *g, enum ofl_dtype dtype, char *error,
+                        size_t error_bytes)
+{
+    for (uint32_t i = 0; g->config.cuda && i < g->model.count; i++) {
+        struct llama_tensor_desc d;
+
+        llama_tensor_at(&g->config.shape, i, &d);
+        if (g->model.dtypes[i] == dtype || d.dims < 2)
+            continue;
+        snprintf(error, error_bytes,
+                 "%s is %s, other matrices are %s: on a GPU they must be alike; use "
+                 "--device host",
+                 d.name, ofl_dtype_name(g->model.dtypes[i]), ofl_dtype_name(dtype));
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+static int open_compute(struct llama_generator *g, char *error, size_t error_bytes)
+{
+    enum ofl_dtype dtype = widest(&g->config.shape, g->model.dtypes);
+    struct llama_compute_config compute = compute_config(&g->config, dtype);
+    int err = check_dtypes(g, dtype, error, error_bytes);
+
+    g->cache_bytes = kv_elems(&g->config) * llama_compute_cache_elem(&compute);
+    return err < 0 ? err
+                   : llama_compute_open(g->ctx, g->stream, &compute, g->held[HELD_WORKSPACE].ptr, &g->compute,
+                                        error, error_bytes);
+}
+
 int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *ck,
                            const struct llama_generator_config *config, struct llama_generator **out,
                            char *error, size_t error_bytes)
@@ -154,23 +181,26 @@ int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *c
     int err;
 
     *out = NULL;
-    if (g)
-        g->jobs = calloc((size_t)config->shape.layers + 2, sizeof *g->jobs);
-    if (!g || !g->jobs) {
-        free(g);
+    if (!g) {
         snprintf(error, error_bytes, "make a generator of %u layers: out of memory", config->shape.layers);
         return -ENOMEM;
     }
     g->ctx = ctx;
     g->config = *config;
-    err = llama_model_bind(ck, &g->config.shape, &g->model, error, error_bytes);
+    if (ck)
+        err = llama_model_bind(ck, &g->config.shape, &g->model, error, error_bytes);
+    else
+        err = llama_model_create(ctx, &g->config.shape, config->fresh, OFL_KIND_WEIGHT, "", &g->model, error,
+                                 error_bytes);
     if (err == 0) {
         err = ofl_stream_create(ctx, &g->stream);
         if (err == 0)
             err = take_held(g);
         if (err < 0)
-            fail_ofl(err, error, error_bytes);
+            fail_ofl(g, err, error, error_bytes);
     }
+    if (err == 0)
+        err = open_compute(g, error, error_bytes);
     if (err < 0) {
         llama_generator_destroy(g);
         return err;
@@ -185,61 +215,46 @@ void llama_generator_destroy(struct llama_generator *g)
         return;
     if (g->stream)
         ofl_stream_sync(g->stream);
+    llama_compute_close(g->compute);
     if (g->held[0].ptr)
         ofl_release(g->ctx, g->held, HELD, g->stream);
     ofl_stream_destroy(g->stream);
     for (int i = 0; i < HELD; i++)
         ofl_tensor_destroy(g->held[i].tensor);
     llama_model_destroy(&g->model);
-    free(g->jobs);
     free(g);
+}
+
+int llama_generator_random(struct llama_generator *g, uint32_t tensor, uint64_t seed, float std, char *error,
+                           size_t error_bytes)
+{
+    struct llama_tensor_desc d;
+    int err;
+
+    llama_tensor_at(&g->config.shape, tensor, &d);
+    err = llama_random_fill(g->ctx, g->stream, g->compute, g->model.tensors[tensor], &d, tensor, seed, std);
+    return err < 0 ? fail_ofl(g, err, error, error_bytes) : 0;
 }
 
 /* ---- feeding ------------------------------------------------------------- */
 
-static void embed_job(void *arg)
+static int feed_embed(struct llama_generator *g)
 {
-    const struct job *j = arg;
-    const struct llama_generator *g = j->generator;
-
-    llama_embed(g->held[HELD_X].ptr, j->table, g->tokens, g->n, g->config.shape.hidden);
-}
-
-static void layer_job(void *arg)
-{
-    const struct job *j = arg;
-    const struct llama_generator *g = j->generator;
-    uint64_t each = kv_elems(&g->config);
-    float *cache = (float *)g->held[HELD_CACHE].ptr + 2 * j->layer * each;
-
-    llama_block_extend(&g->config.shape, g->fed, g->n, g->config.positions, &j->weights, cache, cache + each,
-                       g->held[HELD_X].ptr, g->held[HELD_WORKSPACE].ptr);
-}
-
-static void head_job(void *arg)
-{
-    const struct job *j = arg;
-    const struct llama_generator *g = j->generator;
-    const float *x = g->held[HELD_X].ptr;
-
-    llama_head_logits(&g->config.shape, &j->head, x + (g->n - 1) * g->config.shape.hidden, g->logits,
-                      g->held[HELD_WORKSPACE].ptr);
-}
-
-static int feed_embed(struct llama_generator *g, struct job *job)
-{
+    struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_EMBED);
     struct ofl_lease lease = {.tensor = g->model.tensors[0], .mode = OFL_READ};
     int err = ofl_acquire(g->ctx, &lease, 1, g->stream);
 
     if (err < 0)
         return err;
-    *job = (struct job){.generator = g, .table = {lease.ptr, g->model.dtypes[0]}};
-    err = ofl_stream_launch(g->stream, embed_job, job);
+    job->table = (struct llama_weight){lease.ptr, g->model.dtypes[0]};
+    job->y = g->held[HELD_X].ptr;
+    err = llama_compute_run(g->compute, job);
     return err < 0 ? err : ofl_release(g->ctx, &lease, 1, g->stream);
 }
 
-static int feed_layer(struct llama_generator *g, uint32_t layer, struct job *job)
+static int feed_layer(struct llama_generator *g, uint32_t layer)
 {
+    struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_EXTEND);
     struct ofl_lease leases[LLAMA_LAYER_TENSORS];
     int err;
 
@@ -247,14 +262,18 @@ static int feed_layer(struct llama_generator *g, uint32_t layer, struct job *job
     err = ofl_acquire(g->ctx, leases, LLAMA_LAYER_TENSORS, g->stream);
     if (err < 0)
         return err;
-    *job = (struct job){.generator = g, .layer = layer};
     llama_layer_weights(&g->model, layer, leases, &job->weights);
-    err = ofl_stream_launch(g->stream, layer_job, job);
+    job->k_cache = (char *)g->held[HELD_CACHE].ptr + 2 * layer * g->cache_bytes;
+    job->v_cache = (char *)job->k_cache + g->cache_bytes;
+    job->fed = g->fed;
+    job->y = g->held[HELD_X].ptr;
+    err = llama_compute_run(g->compute, job);
     return err < 0 ? err : ofl_release(g->ctx, leases, LLAMA_LAYER_TENSORS, g->stream);
 }
 
-static int feed_head(struct llama_generator *g, struct job *job)
+static int feed_head(struct llama_generator *g)
 {
+    struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_LOGITS);
     uint32_t norm = llama_tensor_index(&g->config.shape, LLAMA_NORM, 0);
     uint32_t head = llama_tensor_index(&g->config.shape, LLAMA_HEAD, 0);
     struct ofl_lease leases[] = {{.tensor = g->model.tensors[norm], .mode = OFL_READ},
@@ -263,11 +282,10 @@ static int feed_head(struct llama_generator *g, struct job *job)
 
     if (err < 0)
         return err;
-    *job = (struct job){
-        .generator = g,
-        .head = {{leases[0].ptr, g->model.dtypes[norm]}, {leases[1].ptr, g->model.dtypes[head]}},
-    };
-    err = ofl_stream_launch(g->stream, head_job, job);
+    job->head = (struct llama_head_weights){{leases[0].ptr, g->model.dtypes[norm]},
+                                            {leases[1].ptr, g->model.dtypes[head]}};
+    job->x = g->held[HELD_X].ptr;
+    err = llama_compute_run(g->compute, job);
     return err < 0 ? err : ofl_release(g->ctx, leases, 2, g->stream);
 }
 
@@ -282,22 +300,24 @@ int llama_generator_feed(struct llama_generator *g, const char *step, const int3
                  g->fed, g->config.piece, g->config.positions);
         return -EINVAL;
     }
-    g->tokens = tokens;
-    g->n = n;
-    g->logits = logits;
     err = ofl_step_begin(g->ctx, step);
     if (err == 0)
-        err = feed_embed(g, &g->jobs[0]);
+        err = llama_compute_begin(g->compute, tokens, NULL, n, 0);
+    if (err == 0)
+        err = feed_embed(g);
     for (uint32_t layer = 0; layer < layers && err == 0; layer++)
-        err = feed_layer(g, layer, &g->jobs[1 + layer]);
+        err = feed_layer(g, layer);
     if (err == 0 && logits)
-        err = feed_head(g, &g->jobs[1 + layers]);
+        err = feed_head(g);
+    if (err == 0)
+        err = llama_compute_end(g->compute);
     if (err == 0)
         err = ofl_step_end(g->ctx);
     if (err == 0)
         err = ofl_stream_sync(g->stream);
     if (err < 0)
-        return fail_ofl(err, error, error_bytes);
+        return fail_ofl(g, err, error, error_bytes);
+    llama_compute_fetch(g->compute, NULL, logits);
     g->fed += n;
     return 0;
 }

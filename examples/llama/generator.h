@@ -12,8 +12,10 @@
 
 struct llama_generator_config {
     struct llama_shape shape;
-    size_t positions; /* tokens of the longest text: prompt and what follows */
-    size_t piece;     /* tokens of a prompt that are fed at once */
+    size_t positions;     /* tokens of the longest text: prompt and what follows */
+    size_t piece;         /* tokens of a prompt that are fed at once */
+    bool cuda;            /* the context's device is a GPU */
+    enum ofl_dtype fresh; /* of weights without a checkpoint: OFL_F32 or OFL_BF16 */
 };
 
 struct llama_generator_need {
@@ -28,12 +30,16 @@ void llama_generator_need(const struct llama_generator_config *config, const enu
 
 struct llama_generator;
 
-/* ck must outlive it. */
+/* ck must outlive it. NULL: the weights are tensors of the library, zeros until llama_generator_random. */
 int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *ck,
                            const struct llama_generator_config *config, struct llama_generator **out,
                            char *error, size_t error_bytes);
 /* NULL accepted. */
 void llama_generator_destroy(struct llama_generator *g);
+
+/* Fresh values for a weight, as llama_random_fill makes them. Without a checkpoint only. */
+int llama_generator_random(struct llama_generator *g, uint32_t tensor, uint64_t seed, float std, char *error,
+                           size_t error_bytes);
 
 /*
  * Feeds n tokens, at most a piece, behind those fed so far, as a step of that name. logits[vocab]

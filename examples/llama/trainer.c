@@ -6,19 +6,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "examples/llama/random.h"
+
 /* ---- needs --------------------------------------------------------------- */
 
-static size_t max_size(size_t a, size_t b)
+static struct llama_compute_config compute_config(const struct llama_trainer_config *c)
 {
-    return a > b ? a : b;
+    return (struct llama_compute_config){.shape = c->shape,
+                                         .dtype = c->dtype,
+                                         .cuda = c->cuda,
+                                         .batch = c->batch,
+                                         .seq = c->seq,
+                                         .accum = c->accum};
 }
 
 static size_t workspace_bytes(const struct llama_trainer_config *c)
 {
-    size_t bytes = llama_block_forward_workspace(&c->shape, c->batch, c->seq, c->dtype);
+    struct llama_compute_config compute = compute_config(c);
 
-    bytes = max_size(bytes, llama_block_backward_workspace(&c->shape, c->batch, c->seq, c->dtype));
-    return max_size(bytes, llama_head_workspace(&c->shape, c->batch * c->seq, c->dtype));
+    return llama_compute_workspace(&compute);
 }
 
 static uint64_t activation_bytes(const struct llama_trainer_config *c)
@@ -114,9 +120,11 @@ void llama_trainer_need(const struct llama_trainer_config *c, struct llama_train
 
 /* ---- life ---------------------------------------------------------------- */
 
-int trainer_fail(int err, char *error, size_t error_bytes)
+int trainer_fail(const struct llama_trainer *t, int err, char *error, size_t error_bytes)
 {
-    snprintf(error, error_bytes, "%s", ofl_error());
+    const char *why = llama_compute_error(t->compute);
+
+    snprintf(error, error_bytes, "%s", why ? why : ofl_error());
     return err;
 }
 
@@ -180,14 +188,17 @@ static int bind_all(struct llama_trainer *t)
 static int create_all(struct llama_trainer *t, char *error, size_t error_bytes)
 {
     const struct llama_shape *shape = &t->config.shape;
+    struct llama_compute_config compute = compute_config(&t->config);
     int err = ofl_stream_create(t->ctx, &t->stream);
 
     if (err == 0)
         err = take_workspace(t);
     if (err < 0)
-        return trainer_fail(err, error, error_bytes);
-    err = llama_model_create(t->ctx, shape, t->config.dtype, OFL_KIND_WEIGHT, "", &t->weights, error,
-                             error_bytes);
+        return trainer_fail(t, err, error, error_bytes);
+    err = llama_compute_open(t->ctx, t->stream, &compute, t->workspace.ptr, &t->compute, error, error_bytes);
+    if (err == 0)
+        err = llama_model_create(t->ctx, shape, t->config.dtype, OFL_KIND_WEIGHT, "", &t->weights, error,
+                                 error_bytes);
     if (err == 0)
         err = llama_model_create(t->ctx, shape, OFL_F32, OFL_KIND_GRADIENT, ".grad", &t->grads, error,
                                  error_bytes);
@@ -196,7 +207,7 @@ static int create_all(struct llama_trainer *t, char *error, size_t error_bytes)
     err = bind_all(t);
     if (err == 0)
         err = create_activations(t);
-    return err < 0 ? trainer_fail(err, error, error_bytes) : 0;
+    return err < 0 ? trainer_fail(t, err, error, error_bytes) : 0;
 }
 
 int llama_trainer_create(struct ofl_ctx *ctx, const struct llama_trainer_config *config,
@@ -212,9 +223,8 @@ int llama_trainer_create(struct ofl_ctx *ctx, const struct llama_trainer_config 
         t->x = calloc((config->shape.layers + 1) * config->accum, sizeof *t->x);
         t->dx = calloc(config->accum, sizeof *t->dx);
         t->losses = calloc(config->accum, sizeof *t->losses);
-        t->jobs = calloc((2 * (size_t)config->shape.layers + 3) * config->accum, sizeof *t->jobs);
     }
-    if (t && t->x && t->dx && t->losses && t->jobs)
+    if (t && t->x && t->dx && t->losses)
         err = create_all(t, error, error_bytes);
     else
         snprintf(error, error_bytes, "make a trainer of %u layers: out of memory", config->shape.layers);
@@ -233,6 +243,7 @@ void llama_trainer_destroy(struct llama_trainer *t)
     if (t->stream)
         ofl_stream_sync(t->stream);
     ofl_optimizer_destroy(t->optimizer);
+    llama_compute_close(t->compute);
     if (t->workspace.ptr)
         ofl_release(t->ctx, &t->workspace, 1, t->stream);
     ofl_stream_destroy(t->stream);
@@ -246,7 +257,6 @@ void llama_trainer_destroy(struct llama_trainer *t)
     free(t->x);
     free(t->dx);
     free(t->losses);
-    free(t->jobs);
     free(t);
 }
 
@@ -267,7 +277,22 @@ int llama_trainer_set(struct llama_trainer *t, uint32_t tensor, uint64_t first, 
         llama_to_bf16(rounded, values + i, n);
         err = ofl_tensor_write(weight, (first + i) * sizeof *rounded, rounded, n * sizeof *rounded);
     }
-    return err < 0 ? trainer_fail(err, error, error_bytes) : 0;
+    return err < 0 ? trainer_fail(t, err, error, error_bytes) : 0;
+}
+
+int llama_trainer_random(struct llama_trainer *t, uint32_t tensor, uint64_t seed, float std, char *error,
+                         size_t error_bytes)
+{
+    struct ofl_tensor *weight = t->weights.tensors[tensor], *master;
+    struct llama_tensor_desc d;
+    int err = ofl_optimizer_state(t->optimizer, weight, OFL_STATE_MASTER, &master);
+
+    llama_tensor_at(&t->config.shape, tensor, &d);
+    if (err == 0)
+        err = llama_random_fill(t->ctx, t->stream, t->compute, weight, &d, tensor, seed, std);
+    if (err == 0 && master != weight)
+        err = llama_random_fill(t->ctx, t->stream, t->compute, master, &d, tensor, seed, std);
+    return err < 0 ? trainer_fail(t, err, error, error_bytes) : 0;
 }
 
 int llama_trainer_get(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems, void *out,
@@ -276,7 +301,7 @@ int llama_trainer_get(struct llama_trainer *t, uint32_t tensor, uint64_t first, 
     uint64_t each = ofl_dtype_bytes(t->config.dtype);
     int err = ofl_tensor_read(t->weights.tensors[tensor], first * each, out, elems * each);
 
-    return err < 0 ? trainer_fail(err, error, error_bytes) : 0;
+    return err < 0 ? trainer_fail(t, err, error, error_bytes) : 0;
 }
 
 struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index)

@@ -19,6 +19,7 @@ struct llama_trainer_config {
     size_t batch, seq;    /* of a micro-batch */
     size_t accum;         /* micro-batches of a step */
     enum ofl_dtype dtype; /* of the weights on the device: OFL_F32 or OFL_BF16 */
+    bool cuda;            /* the context's device is a GPU */
 };
 
 struct llama_trainer_need {
@@ -43,6 +44,9 @@ void llama_trainer_destroy(struct llama_trainer *t);
 /* Sets elements of a weight: its master, and the weight rounded to the dtype. Before the first step. */
 int llama_trainer_set(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems,
                       const float *values, char *error, size_t error_bytes);
+/* Fresh values for a weight and its master, as llama_random_fill makes them. Before the first step. */
+int llama_trainer_random(struct llama_trainer *t, uint32_t tensor, uint64_t seed, float std, char *error,
+                         size_t error_bytes);
 /* Reads elements of a weight, in the trainer's dtype. */
 int llama_trainer_get(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems, void *out,
                       char *error, size_t error_bytes);

@@ -2,22 +2,8 @@
 #ifndef LLAMA_TRAINER_IMPL_H
 #define LLAMA_TRAINER_IMPL_H
 
+#include "examples/llama/compute.h"
 #include "examples/llama/trainer.h"
-
-/* One kernel call on the stream; must live until it has run. */
-struct trainer_job {
-    struct llama_trainer *trainer;
-    size_t micro;
-    bool first; /* overwrites the gradients */
-    struct llama_block_weights weights;
-    struct llama_block_grads grads;
-    struct llama_head_weights head;
-    struct llama_head_grads head_grads;
-    struct llama_weight table;
-    float *table_grad;
-    const float *x;
-    float *y, *dx;
-};
 
 struct llama_trainer {
     struct ofl_ctx *ctx;
@@ -28,16 +14,11 @@ struct llama_trainer {
     struct ofl_tensor **x;  /* [layers + 1][accum]: inputs of layers, then the last one's output */
     struct ofl_tensor **dx; /* [accum] */
     struct ofl_lease workspace;
-
-    /* Of the step that runs. */
-    struct trainer_job *jobs;
-    size_t jobs_used;
-    const int32_t *inputs, *targets;
-    double *losses; /* [accum] */
-    float scale;
+    struct llama_compute *compute;
+    double *losses; /* [accum], of the step that runs */
 };
 
-/* Copies the library's sentence. Returns err. */
-int trainer_fail(int err, char *error, size_t error_bytes);
+/* Copies the sentence of what failed. Returns err. */
+int trainer_fail(const struct llama_trainer *t, int err, char *error, size_t error_bytes);
 
 #endif

@@ -14,68 +14,16 @@
 /* The leases of one part of the model, and of one micro-batch. */
 struct part {
     struct llama_trainer *t;
-    void (*kernel)(void *);
+    enum llama_run run;
     size_t held, moving; /* leases kept over all micro-batches; those of one */
     struct ofl_lease leases[PART_MAX + 2];
 };
-
-/* ---- kernels on the stream ----------------------------------------------- */
-
-static size_t rows_of(const struct llama_trainer *t)
-{
-    return t->config.batch * t->config.seq;
-}
-
-static void embed_job(void *arg)
-{
-    const struct trainer_job *j = arg;
-    const struct llama_trainer *t = j->trainer;
-
-    llama_embed(j->y, j->table, t->inputs + j->micro * rows_of(t), rows_of(t), t->config.shape.hidden);
-}
-
-static void forward_job(void *arg)
-{
-    const struct trainer_job *j = arg;
-    const struct llama_trainer *t = j->trainer;
-
-    llama_block_forward(&t->config.shape, t->config.batch, t->config.seq, &j->weights, j->x, j->y,
-                        t->workspace.ptr);
-}
-
-static void head_job(void *arg)
-{
-    const struct trainer_job *j = arg;
-    const struct llama_trainer *t = j->trainer;
-
-    t->losses[j->micro] =
-        llama_head_loss(&t->config.shape, rows_of(t), &j->head, &j->head_grads, j->first, j->x,
-                        t->targets + j->micro * rows_of(t), t->scale, j->dx, t->workspace.ptr);
-}
-
-static void backward_job(void *arg)
-{
-    const struct trainer_job *j = arg;
-    const struct llama_trainer *t = j->trainer;
-
-    llama_block_backward(&t->config.shape, t->config.batch, t->config.seq, &j->weights, &j->grads, j->first,
-                         j->x, j->dx, t->workspace.ptr);
-}
-
-static void embed_backward_job(void *arg)
-{
-    const struct trainer_job *j = arg;
-    const struct llama_trainer *t = j->trainer;
-
-    llama_embed_backward(j->table_grad, j->dx, t->inputs + j->micro * rows_of(t), rows_of(t),
-                         t->config.shape.vocab, t->config.shape.hidden, j->first);
-}
 
 /* ---- one part over all micro-batches -------------------------------------- */
 
 typedef struct ofl_lease activations_fn(const struct llama_trainer *t, uint32_t layer, size_t micro,
                                         int which);
-typedef void describe_fn(const struct part *p, uint32_t layer, struct trainer_job *job);
+typedef void describe_fn(const struct part *p, uint32_t layer, struct llama_job *job);
 
 static struct ofl_lease lease(struct ofl_tensor *tensor, enum ofl_mode mode, uint32_t flags)
 {
@@ -83,7 +31,7 @@ static struct ofl_lease lease(struct ofl_tensor *tensor, enum ofl_mode mode, uin
 }
 
 /*
- * Runs p->kernel for every micro-batch. activations gives the p->moving leases of one, and
+ * Runs p->run for every micro-batch. activations gives the p->moving leases of one, and
  * describe fills its job once they have addresses.
  */
 static int run_part(struct part *p, uint32_t layer, activations_fn *activations, describe_fn *describe)
@@ -93,7 +41,7 @@ static int run_part(struct part *p, uint32_t layer, activations_fn *activations,
     int err = 0;
 
     for (size_t m = 0; m < t->config.accum && err == 0; m++) {
-        struct trainer_job *job = &t->jobs[t->jobs_used++];
+        struct llama_job *job = llama_compute_job(t->compute, p->run);
 
         for (size_t i = 0; i < p->moving; i++)
             moving[i] = activations(t, layer, m, (int)i);
@@ -101,9 +49,10 @@ static int run_part(struct part *p, uint32_t layer, activations_fn *activations,
                      : ofl_acquire(t->ctx, moving, p->moving, t->stream);
         if (err < 0)
             break;
-        *job = (struct trainer_job){.trainer = t, .micro = m, .first = m == 0};
+        job->micro = m;
+        job->first = m == 0;
         describe(p, layer, job);
-        err = ofl_stream_launch(t->stream, p->kernel, job);
+        err = llama_compute_run(t->compute, job);
         if (err == 0)
             err = ofl_release(t->ctx, moving, p->moving, t->stream);
     }
@@ -124,7 +73,7 @@ static struct ofl_lease embed_activations(const struct llama_trainer *t, uint32_
     return lease(x_of(t, layer, micro), OFL_OVERWRITE, 0);
 }
 
-static void embed_describe(const struct part *p, uint32_t layer, struct trainer_job *job)
+static void embed_describe(const struct part *p, uint32_t layer, struct llama_job *job)
 {
     (void)layer;
     job->table = (struct llama_weight){p->leases[0].ptr, p->t->weights.dtypes[0]};
@@ -133,7 +82,7 @@ static void embed_describe(const struct part *p, uint32_t layer, struct trainer_
 
 static int embed(struct llama_trainer *t)
 {
-    struct part p = {.t = t, .kernel = embed_job, .held = 1, .moving = 1};
+    struct part p = {.t = t, .run = LLAMA_RUN_EMBED, .held = 1, .moving = 1};
 
     p.leases[0] = lease(t->weights.tensors[0], OFL_READ, 0);
     return run_part(&p, 0, embed_activations, embed_describe);
@@ -146,7 +95,7 @@ static struct ofl_lease forward_activations(const struct llama_trainer *t, uint3
                       : lease(x_of(t, layer + 1, micro), OFL_OVERWRITE, 0);
 }
 
-static void forward_describe(const struct part *p, uint32_t layer, struct trainer_job *job)
+static void forward_describe(const struct part *p, uint32_t layer, struct llama_job *job)
 {
     llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
     job->x = p->leases[p->held].ptr;
@@ -155,7 +104,7 @@ static void forward_describe(const struct part *p, uint32_t layer, struct traine
 
 static int forward(struct llama_trainer *t, uint32_t layer)
 {
-    struct part p = {.t = t, .kernel = forward_job, .held = LLAMA_LAYER_TENSORS, .moving = 2};
+    struct part p = {.t = t, .run = LLAMA_RUN_FORWARD, .held = LLAMA_LAYER_TENSORS, .moving = 2};
 
     llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
     return run_part(&p, layer, forward_activations, forward_describe);
@@ -169,7 +118,7 @@ static struct ofl_lease backward_activations(const struct llama_trainer *t, uint
                       : lease(t->dx[micro], OFL_UPDATE, 0);
 }
 
-static void backward_describe(const struct part *p, uint32_t layer, struct trainer_job *job)
+static void backward_describe(const struct part *p, uint32_t layer, struct llama_job *job)
 {
     llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
     llama_layer_grads(p->leases + LLAMA_LAYER_TENSORS, &job->grads);
@@ -179,7 +128,7 @@ static void backward_describe(const struct part *p, uint32_t layer, struct train
 
 static int backward(struct llama_trainer *t, uint32_t layer)
 {
-    struct part p = {.t = t, .kernel = backward_job, .held = 2 * LLAMA_LAYER_TENSORS, .moving = 2};
+    struct part p = {.t = t, .run = LLAMA_RUN_BACKWARD, .held = 2 * LLAMA_LAYER_TENSORS, .moving = 2};
     uint32_t first = llama_layer_first(layer);
     int err;
 
@@ -198,7 +147,7 @@ static struct ofl_lease head_activations(const struct llama_trainer *t, uint32_t
                       : lease(t->dx[micro], OFL_OVERWRITE, 0);
 }
 
-static void head_describe(const struct part *p, uint32_t layer, struct trainer_job *job)
+static void head_describe(const struct part *p, uint32_t layer, struct llama_job *job)
 {
     enum ofl_dtype dtype = p->t->config.dtype;
 
@@ -215,7 +164,7 @@ static int head(struct llama_trainer *t)
     const struct llama_shape *shape = &t->config.shape;
     uint32_t norm = llama_tensor_index(shape, LLAMA_NORM, 0),
              matrix = llama_tensor_index(shape, LLAMA_HEAD, 0);
-    struct part p = {.t = t, .kernel = head_job, .held = 4, .moving = 2};
+    struct part p = {.t = t, .run = LLAMA_RUN_HEAD, .held = 4, .moving = 2};
     int err;
 
     p.leases[0] = lease(t->weights.tensors[norm], OFL_READ, 0);
@@ -238,7 +187,7 @@ static struct ofl_lease embed_backward_activations(const struct llama_trainer *t
     return lease(t->dx[micro], OFL_READ, OFL_LEASE_DROP);
 }
 
-static void embed_backward_describe(const struct part *p, uint32_t layer, struct trainer_job *job)
+static void embed_backward_describe(const struct part *p, uint32_t layer, struct llama_job *job)
 {
     (void)layer;
     job->table_grad = p->leases[0].ptr;
@@ -248,7 +197,7 @@ static void embed_backward_describe(const struct part *p, uint32_t layer, struct
 
 static int embed_backward(struct llama_trainer *t)
 {
-    struct part p = {.t = t, .kernel = embed_backward_job, .held = 1, .moving = 1};
+    struct part p = {.t = t, .run = LLAMA_RUN_EMBED_BACKWARD, .held = 1, .moving = 1};
     int err;
 
     p.leases[0] = lease(t->grads.tensors[0], t->config.shape.tied ? OFL_UPDATE : OFL_OVERWRITE, 0);
@@ -282,16 +231,16 @@ int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int
                        const struct ofl_adamw *settings, double *loss, double *norm, char *error,
                        size_t error_bytes)
 {
-    size_t tokens = t->config.accum * rows_of(t);
+    size_t tokens = t->config.accum * t->config.batch * t->config.seq;
     int err = ofl_step_begin(t->ctx, "train");
 
-    t->jobs_used = 0;
-    t->inputs = inputs;
-    t->targets = targets;
-    t->scale = (float)(1.0 / (double)tokens);
     *loss = *norm = 0;
     if (err == 0)
+        err = llama_compute_begin(t->compute, inputs, targets, tokens, (float)(1.0 / (double)tokens));
+    if (err == 0)
         err = run_step(t, settings);
+    if (err == 0)
+        err = llama_compute_end(t->compute);
     if (err == 0)
         err = ofl_step_end(t->ctx);
     if (err == 0)
@@ -299,7 +248,8 @@ int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int
     if (err == 0)
         err = ofl_optimizer_norm(t->optimizer, norm);
     if (err < 0)
-        return trainer_fail(err, error, error_bytes);
+        return trainer_fail(t, err, error, error_bytes);
+    llama_compute_fetch(t->compute, t->losses, NULL);
     for (size_t m = 0; m < t->config.accum; m++)
         *loss += t->losses[m];
     *loss /= (double)tokens;

@@ -324,7 +324,13 @@ static uint64_t choose_tile(const struct ofl_config *c)
  * copies still work, by way of the driver's own buffers, and hold up who issues them. */
 static int register_memory(struct ofl_ctx *ctx, unsigned flags)
 {
-    int err = dev_register_host(ctx->dev, ctx->arena.base, ctx->arena.mapped_bytes);
+    struct mem_machine machine;
+    int err;
+
+    mem_machine_get(&machine);
+    if (dev_native(ctx->dev)) /* a GPU's driver pins every page */
+        mem_arena_populate(&ctx->arena, machine.cores);
+    err = dev_register_host(ctx->dev, ctx->arena.base, ctx->arena.mapped_bytes);
 
     if (err == 0)
         return 0;
@@ -396,6 +402,17 @@ static void ctx_free(struct ofl_ctx *ctx)
     free(ctx);
 }
 
+/* A GPU's memory is its own; the host device's is RAM. */
+static void check_budgets(struct ofl_ctx *ctx, const struct ofl_config *c, uint64_t memory_bytes)
+{
+    bool ram = strcmp(dev_name(ctx->dev), "host") == 0;
+    uint64_t bytes = c->host_bytes + (ram ? c->device_bytes : 0);
+
+    if (memory_bytes && bytes > memory_bytes)
+        core_log(ctx, OFL_LOG_WARNING, "budgets of %llu bytes exceed this machine's memory of %llu bytes",
+                 (ull)bytes, (ull)memory_bytes);
+}
+
 static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
 {
     struct mem_machine machine;
@@ -408,10 +425,9 @@ static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
     ctx->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (ctx->mail_fd < 0)
         return base_fail_errno(-errno, "open context: eventfd");
-    if (machine.memory_bytes && c->host_bytes + c->device_bytes > machine.memory_bytes)
-        core_log(ctx, OFL_LOG_WARNING, "budgets of %llu bytes exceed this machine's memory of %llu bytes",
-                 (ull)(c->host_bytes + c->device_bytes), (ull)machine.memory_bytes);
     err = open_memory(ctx, c);
+    if (err == 0)
+        check_budgets(ctx, c, machine.memory_bytes);
     if (err == 0)
         err = core_io_open(ctx, c);
     if (err == 0)

@@ -53,6 +53,8 @@ int ofl_stats_get(struct ofl_ctx *ctx, struct ofl_stats *out)
     s.device_out_bytes = dev.out_bytes;
     s.stall_ns = dev.stall_ns;
     s.driver_calls = dev.driver_calls;
+    s.device_in_busy_ns = dev.in_busy_ns;
+    s.device_out_busy_ns = dev.out_busy_ns;
     return base_sized_write(out, &s, sizeof s, "get statistics: stats");
 }
 

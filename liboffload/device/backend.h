@@ -17,6 +17,7 @@ struct dev_backend {
     const char *name;
     /* Fills (*out)->arena, (*out)->config and (*out)->name. unit: the number after the kind. */
     int (*open)(unsigned unit, const struct dev_config *config, struct dev **out);
+    int (*info)(unsigned unit, struct dev_info *out); /* NULL: there is one, of RAM */
     unsigned units;              /* at most so many of the kind: a number is refused from there on */
     int (*check)(struct dev *d); /* NULL: it can't break */
     int (*register_host)(struct dev *d, void *base, uint64_t bytes); /* NULL: nothing to do */

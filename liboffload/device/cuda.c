@@ -269,6 +269,37 @@ static int open_context(struct cuda *c, unsigned unit)
     return 0;
 }
 
+/* Needs no context, so that looking costs nothing. */
+static int cuda_info(unsigned unit, struct dev_info *out)
+{
+    cuda_result (*name_of)(char *, int, cuda_device), (*memory_of)(size_t *, cuda_device);
+    struct cuda_driver driver = {0};
+    cuda_device device;
+    cuda_result result;
+    size_t bytes = 0;
+    int count = 0, rc;
+
+    snprintf(out->device, sizeof out->device, "cuda:%u", unit);
+    rc = cuda_driver_load(&driver, out->device);
+    if (rc != 0)
+        return rc;
+    result = CUDA_CALL(&driver, device_count, &count);
+    if (result == CUDA_OK && unit >= (unsigned)count)
+        return base_fail(-ENODEV, "%s: there is no such GPU: the driver has %d", out->device, count);
+    if (result == CUDA_OK)
+        result = CUDA_CALL(&driver, device_get, &device, (int)unit);
+    if (result != CUDA_OK)
+        return cuda_driver_fail(&driver, result, "%s: cuDeviceGet", out->device);
+    *(void **)&name_of = cuda_driver_symbol(&driver, "cuDeviceGetName");
+    *(void **)&memory_of = cuda_driver_symbol(&driver, "cuDeviceTotalMem_v2");
+    if (!name_of || name_of(out->name, sizeof out->name, device) != CUDA_OK)
+        snprintf(out->name, sizeof out->name, "GPU");
+    if (!memory_of || memory_of(&bytes, device) != CUDA_OK)
+        return base_fail(-ENOTSUP, "%s: the driver does not tell how much memory it has", out->device);
+    out->memory_bytes = bytes;
+    return 0;
+}
+
 /* Gates stand and fall with waits on memory words. One that is over at once shows whether the
  * device has them. */
 static int probe_waits(struct cuda *c)
@@ -426,6 +457,7 @@ static void cuda_stats(struct dev *d, struct dev_stats *out)
 const struct dev_backend dev_backend_cuda = {
     .name = "cuda",
     .open = cuda_open,
+    .info = cuda_info,
     .units = UNITS_MAX,
     .close = cuda_close,
     .stats = cuda_stats,

@@ -45,6 +45,18 @@ static const struct dev_backend *find(const char *name, unsigned *unit)
     return NULL;
 }
 
+int dev_info_get(const char *name, struct dev_info *out)
+{
+    unsigned unit;
+    const struct dev_backend *backend = find(name, &unit);
+
+    *out = (struct dev_info){.name = "RAM"};
+    if (!backend)
+        return unknown(name);
+    snprintf(out->device, sizeof out->device, "%s", backend->name);
+    return backend->info ? backend->info(unit, out) : 0;
+}
+
 int dev_open(const char *name, const struct dev_config *config, struct dev **out)
 {
     const struct dev_backend *backend;

@@ -39,6 +39,13 @@ struct dev_stats {
     uint64_t driver_calls; /* made by the device, of the accelerator's driver */
 };
 
+struct dev_info {
+    char device[24], name[104]; /* "cuda:0", "NVIDIA H100 80GB HBM3" */
+    uint64_t memory_bytes;      /* of its own; 0: it uses RAM */
+};
+
+/* What a name stands for, without opening it. -ENODEV. */
+int dev_info_get(const char *name, struct dev_info *out);
 /* name: "host", "cuda" (the first GPU) or "cuda:N". */
 int dev_open(const char *name, const struct dev_config *config, struct dev **out);
 void dev_close(struct dev *d); /* waits for all work; streams must be destroyed; NULL accepted */

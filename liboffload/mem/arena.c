@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,6 +16,7 @@
 
 #include "include/offload.h"
 #include "liboffload/base/error.h"
+#include "liboffload/base/pool.h"
 
 #ifndef OFL_WITH_HWLOC
 #define OFL_WITH_HWLOC 1
@@ -184,6 +186,43 @@ int mem_arena_create(uint64_t bytes, unsigned flags, struct mem_arena *out)
     }
     *out = a;
     return 0;
+}
+
+/* ---- pages ahead of their use ---------------------------------------------- */
+
+#define SLICE_BYTES (64 * HUGE_BYTES)
+
+struct populating {
+    char *base;
+    uint64_t bytes;
+    _Atomic uint64_t next;
+};
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static void populate_slices(void *arg)
+{
+    struct populating *p = arg;
+    uint64_t at;
+
+    while ((at = atomic_fetch_add(&p->next, SLICE_BYTES)) < p->bytes)
+        /* before Linux 5.14 it is refused, and the pages come when they are pinned */
+        (void)madvise(p->base + at, p->bytes - at < SLICE_BYTES ? p->bytes - at : SLICE_BYTES,
+                      MADV_POPULATE_WRITE);
+}
+
+void mem_arena_populate(const struct mem_arena *a, unsigned threads)
+{
+    struct populating p = {.base = a->base, .bytes = a->mapped_bytes};
+    struct base_pool *pool;
+
+    if (threads == 0 || base_pool_create(threads, "ofl-pages", &pool) != 0)
+        return;
+    for (unsigned i = 0; i < threads; i++)
+        base_pool_submit(pool, populate_slices, &p);
+    base_pool_destroy(pool);
 }
 
 void mem_arena_destroy(struct mem_arena *a)

@@ -24,6 +24,9 @@ struct mem_arena {
 /* Any thread. On failure *out is zeroed and nothing is left. */
 int mem_arena_create(uint64_t bytes, unsigned flags, struct mem_arena *out);
 void mem_arena_destroy(struct mem_arena *a);
+/* Any thread. Has all pages of a made now, by so many threads: who pins them all at once would make them
+ * one after the other. Does what it can: a page that can't be had is found missing when it is touched. */
+void mem_arena_populate(const struct mem_arena *a, unsigned threads);
 
 struct mem_machine {
     uint32_t cores;        /* usable by the calling thread, and so by threads that it starts */

@@ -1,0 +1,374 @@
+/*
+ * ofl-bench decode: generating with a model's shape and fresh weights, made in place and spread over device,
+ * host and drives: tokens per second beside what the machine's parts allow.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench/model.h"
+#include "examples/llama/checkpoint.h"
+#include "examples/llama/generator.h"
+
+struct options {
+    const char *preset, *model;
+    uint64_t prompt, tokens, warmup;
+    enum ofl_dtype dtype;
+    struct common_budget budget;
+};
+
+struct run {
+    const struct options *options;
+    struct llama_config config;
+    struct llama_generator *generator;
+    struct ofl_ctx *ctx;
+    struct llama_generator_need need;
+    struct bench_rates rates;
+    float *logits;
+    double fill_s, prompt_s, *token_s; /* [tokens] */
+    unsigned count;
+    struct ofl_stats before, after; /* the tokens that count */
+};
+
+enum { KEY_PRESET = 0x100, KEY_MODEL, KEY_PROMPT, KEY_TOKENS, KEY_WARMUP, KEY_DTYPE };
+
+static const struct argp_option option_list[] = {
+    {NULL, 0, NULL, 0, "What:", 1},
+    {"preset", KEY_PRESET, "NAME", 0, "Shape of the model: tiny, 20m, 300m, 1b, 7b, 70b, 100b", 1},
+    {"model", KEY_MODEL, "DIR", 0, "The shape in DIR/config.json, as Hugging Face writes it", 1},
+    {"prompt", KEY_PROMPT, "N", 0, "Tokens of the prompt (default 32)", 1},
+    {"tokens", KEY_TOKENS, "N", 0, "Tokens that count (default 8)", 1},
+    {"warmup", KEY_WARMUP, "N", 0, "Tokens before them (default 2)", 1},
+    {"dtype", KEY_DTYPE, "f32|bf16", 0, "Of weights (default bf16)", 1},
+    {0}};
+
+static const char doc[] =
+    "Measures generation with a model's shape under memory budgets, one text at a time."
+    "\v"
+    "Weights are random and made in place: no file is read. They are spread over the device, host memory and "
+    "the --nvme directories, so that the sum of the budgets has to hold them. The bound of a token is the "
+    "largest of the times that drives, link and device memory need, at rates measured in the same run, for "
+    "the "
+    "bytes that it moved.\n"
+    "\n"
+    "Examples:\n"
+    "  ofl-bench decode --preset 7b --in-memory\n"
+    "  ofl-bench decode --preset 100b --device-mem 70G --host-mem 100G --nvme /mnt/nvme:45G --report "
+    "decode.json\n"
+    "\n"
+    "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work; "
+    "130 ended by SIGINT or SIGTERM.";
+
+static void parse_count(struct argp_state *state, const char *name, const char *arg, uint64_t least,
+                        uint64_t *out)
+{
+    if (common_parse_count(arg, least, 1u << 20, out) < 0)
+        argp_error(state, "--%s %s: not a whole number from %llu to %u", name, arg, (ull)least, 1u << 20);
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+    struct options *o = state->input;
+
+    switch (key) {
+    case KEY_PRESET:
+        o->preset = arg;
+        return 0;
+    case KEY_MODEL:
+        o->model = arg;
+        return 0;
+    case KEY_PROMPT:
+        parse_count(state, "prompt", arg, 1, &o->prompt);
+        return 0;
+    case KEY_TOKENS:
+        parse_count(state, "tokens", arg, 1, &o->tokens);
+        return 0;
+    case KEY_WARMUP:
+        parse_count(state, "warmup", arg, 0, &o->warmup);
+        return 0;
+    case KEY_DTYPE:
+        if (strcmp(arg, "f32") != 0 && strcmp(arg, "bf16") != 0)
+            argp_error(state, "--dtype %s: f32 or bf16", arg);
+        o->dtype = arg[0] == 'f' ? OFL_F32 : OFL_BF16;
+        return 0;
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->budget;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* ---- running --------------------------------------------------------------- */
+
+static int fill(struct run *r)
+{
+    uint32_t count = llama_tensor_count(&r->config.shape);
+    double start = common_seconds();
+    uint64_t done = 0;
+    char error[COMMON_ERROR_BYTES];
+
+    for (uint32_t i = 0; i < count; i++) {
+        struct llama_tensor_desc d;
+
+        if (llama_generator_random(r->generator, i, 1, r->config.initializer_range, error, sizeof error) < 0)
+            return common_fail(EXIT_RUNTIME, "make the model: %s", error);
+        llama_tensor_at(&r->config.shape, i, &d);
+        done += d.elems * ofl_dtype_bytes(r->options->dtype);
+        common_progress_bytes("making the model:", done, r->need.weight_bytes);
+        if (common_stopping())
+            return common_fail(EXIT_INTERRUPTED, "interrupted");
+    }
+    common_progress_clear();
+    r->fill_s = common_seconds() - start;
+    return 0;
+}
+
+static int32_t best_token(const struct run *r)
+{
+    uint32_t best = 0;
+
+    for (uint32_t i = 1; i < r->config.shape.vocab; i++)
+        if (r->logits[i] > r->logits[best])
+            best = i;
+    return (int32_t)best;
+}
+
+static int feed(struct run *r, const char *step, const int32_t *tokens, size_t n)
+{
+    char error[COMMON_ERROR_BYTES];
+
+    if (llama_generator_feed(r->generator, step, tokens, n, r->logits, error, sizeof error) < 0)
+        return common_fail(EXIT_RUNTIME, "%s: %s", step, error);
+    return common_stopping() ? common_fail(EXIT_INTERRUPTED, "interrupted") : 0;
+}
+
+static int prefill(struct run *r)
+{
+    uint64_t n = r->options->prompt, random = 7;
+    int32_t *tokens = calloc(n, sizeof *tokens);
+    double start = common_seconds();
+    int status;
+
+    if (!tokens)
+        return common_fail(EXIT_RUNTIME, "feed the prompt: out of memory");
+    for (uint64_t i = 0; i < n; i++)
+        tokens[i] = (int32_t)(bench_random(&random) % r->config.shape.vocab);
+    common_progress("prompt of %llu tokens", (ull)n);
+    status = feed(r, "prefill", tokens, n);
+    common_progress_clear();
+    r->prompt_s = common_seconds() - start;
+    free(tokens);
+    return status;
+}
+
+static int decode(struct run *r)
+{
+    const struct options *o = r->options;
+    int status = 0;
+
+    for (uint64_t i = 0; i < o->warmup + o->tokens && status == 0; i++) {
+        int32_t token = best_token(r);
+        double start;
+
+        if (i == o->warmup && ofl_stats_get(r->ctx, &r->before) < 0)
+            return common_fail_ofl(EXIT_RUNTIME, "get statistics");
+        common_progress("token %llu of %llu", (ull)i + 1, (ull)(o->warmup + o->tokens));
+        start = common_seconds();
+        status = feed(r, "decode", &token, 1);
+        if (i >= o->warmup)
+            r->token_s[r->count++] = common_seconds() - start;
+    }
+    common_progress_clear();
+    if (status == 0 && ofl_stats_get(r->ctx, &r->after) < 0)
+        status = common_fail_ofl(EXIT_RUNTIME, "get statistics");
+    return status;
+}
+
+/* ---- figures --------------------------------------------------------------- */
+
+enum { DEVICE, LINK_IN, DRIVE, NEEDS };
+
+struct figures {
+    struct bench_spread token_s;
+    struct bench_need needs[NEEDS];
+    size_t binding;
+    double bound_s, stall_share;
+};
+
+static double over(double amount, double rate)
+{
+    return rate > 0 ? amount / rate : 0;
+}
+
+static void figures_of(const struct run *r, struct figures *f)
+{
+    double n = r->count, all = 0;
+
+    for (unsigned i = 0; i < r->count; i++)
+        all += r->token_s[i];
+    f->token_s = bench_spread(r->token_s, r->count);
+    f->stall_share = (double)(r->after.stall_ns - r->before.stall_ns) * 1e-9 / all;
+    f->needs[DEVICE] =
+        (struct bench_need){"device memory", over((double)r->need.weight_bytes, r->rates.device_bps)};
+    f->needs[LINK_IN] = (struct bench_need){
+        "link in",
+        over((double)(r->after.device_in_bytes - r->before.device_in_bytes) / n, r->rates.link_in_bps)};
+    f->needs[DRIVE] = (struct bench_need){
+        "drive",
+        over((double)(r->after.nvme_read_bytes - r->before.nvme_read_bytes) / n, r->rates.drive_read_bps) +
+            over((double)(r->after.nvme_write_bytes - r->before.nvme_write_bytes) / n,
+                 r->rates.drive_write_bps)};
+    f->bound_s = bench_bound(f->needs, NEEDS, &f->binding);
+}
+
+static void print_figures(const struct run *r, const struct figures *f)
+{
+    double n = r->count;
+    const struct ofl_stats *s = &r->after;
+
+    printf("filled    in %.1f s; prompt of %llu tokens in %.2f s\n", r->fill_s, (ull)r->options->prompt,
+           r->prompt_s);
+    printf("decode    %.3f s a token (%.3f to %.3f, %u tokens), %.3f tokens/s; stall %.1f %%\n",
+           f->token_s.median, f->token_s.q1, f->token_s.q3, r->count, 1 / f->token_s.median,
+           100 * f->stall_share);
+    printf("          bound %.3f s by %s: %.1f %% of it reached; device memory %.3f, link in %.3f, drive "
+           "%.3f s\n",
+           f->bound_s, f->needs[f->binding].name, 100 * f->bound_s / f->token_s.median,
+           f->needs[DEVICE].seconds, f->needs[LINK_IN].seconds, f->needs[DRIVE].seconds);
+    printf("          a token moves in %s, reads %s; %.0f driver calls\n",
+           common_bytes((uint64_t)((double)(s->device_in_bytes - r->before.device_in_bytes) / n)).text,
+           common_bytes((uint64_t)((double)(s->nvme_read_bytes - r->before.nvme_read_bytes) / n)).text,
+           (double)(s->driver_calls - r->before.driver_calls) / n);
+    printf("          peak of budget: device %s of %s, host %s of %s, NVMe %s of %s\n",
+           common_bytes(s->peak_bytes[OFL_DEVICE]).text, common_bytes(s->budget_bytes[OFL_DEVICE]).text,
+           common_bytes(s->peak_bytes[OFL_HOST]).text, common_bytes(s->budget_bytes[OFL_HOST]).text,
+           common_bytes(s->peak_bytes[OFL_NVME]).text, common_bytes(s->budget_bytes[OFL_NVME]).text);
+}
+
+static int write_report(const struct run *r, const struct figures *f)
+{
+    const struct options *o = r->options;
+    double n = r->count;
+    json_t *j = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:o, s:{s:I, s:I, s:I, s:s}, s:o, s:f, s:f, s:o, s:f, s:f, s:s, s:f, s:f, "
+        "s:f, s:f}",
+        "program", "ofl-bench decode", "version", ofl_version(), "date", bench_date().text, "device",
+        o->budget.chosen.device, "device_name", o->budget.chosen.name, "model",
+        bench_model_json(&r->config.shape), "settings", "prompt", (json_int_t)o->prompt, "tokens",
+        (json_int_t)o->tokens, "warmup", (json_int_t)o->warmup, "dtype", ofl_dtype_name(o->dtype), "rates",
+        bench_rates_json(&r->rates), "fill_s", r->fill_s, "prompt_s", r->prompt_s, "token_s",
+        bench_spread_json(&f->token_s), "tokens_per_s", 1 / f->token_s.median, "bound_s", f->bound_s,
+        "binding", f->needs[f->binding].name, "share_of_bound", f->bound_s / f->token_s.median, "stall_share",
+        f->stall_share, "device_in_per_token",
+        (double)(r->after.device_in_bytes - r->before.device_in_bytes) / n, "nvme_read_per_token",
+        (double)(r->after.nvme_read_bytes - r->before.nvme_read_bytes) / n);
+    int status = j ? common_report_stats(j, &r->after, common_drives_json(r->ctx))
+                   : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+
+    if (status == 0)
+        status = common_report_write(o->budget.report, j);
+    json_decref(j);
+    return status;
+}
+
+/* ---- the whole ------------------------------------------------------------- */
+
+static int run_in_context(struct run *r, const struct llama_generator_config *config)
+{
+    char error[COMMON_ERROR_BYTES];
+    struct figures f;
+    int status = 0;
+
+    if (llama_generator_create(r->ctx, NULL, config, &r->generator, error, sizeof error) < 0)
+        return common_fail(EXIT_INPUT, "%s", error);
+    status = fill(r);
+    if (status == 0)
+        status = prefill(r);
+    if (status == 0)
+        status = decode(r);
+    if (status == 0) {
+        figures_of(r, &f);
+        print_figures(r, &f);
+        status = r->options->budget.report ? write_report(r, &f) : 0;
+    }
+    llama_generator_destroy(r->generator);
+    return status;
+}
+
+static struct ofl_config budgets(const struct common_budget *b, const struct llama_generator_need *need)
+{
+    struct ofl_config c = {.size = sizeof c, .device = b->chosen.device, .log = common_log};
+
+    c.host_bytes = b->host_bytes ? b->host_bytes : b->nvme_count ? 64 << 20 : 4 << 20;
+    c.device_bytes = b->device_bytes;
+    if (b->in_memory || !c.device_bytes) /* the larger memory is the home where there is no drive */
+        c.device_bytes = need->device_all_bytes > c.host_bytes ? need->device_all_bytes : c.host_bytes + 4096;
+    c.nvme = b->nvme;
+    c.nvme_count = b->nvme_count;
+    return c;
+}
+
+static int run_all(struct run *r)
+{
+    const struct options *o = r->options;
+    uint32_t count = llama_tensor_count(&r->config.shape);
+    struct llama_generator_config config = {.shape = r->config.shape,
+                                            .positions = o->prompt + o->warmup + o->tokens,
+                                            .piece = o->prompt,
+                                            .cuda = o->budget.chosen.gpu,
+                                            .fresh = o->dtype};
+    enum ofl_dtype *dtypes = calloc(count, sizeof *dtypes);
+    struct ofl_config open;
+    int status = bench_rates_measure(&o->budget, o->dtype, &r->rates);
+
+    r->logits = calloc(r->config.shape.vocab, sizeof *r->logits);
+    r->token_s = calloc(o->tokens, sizeof *r->token_s);
+    if (status == 0 && (!dtypes || !r->logits || !r->token_s))
+        status = common_fail(EXIT_RUNTIME, "decode: out of memory");
+    if (status == 0) {
+        for (uint32_t i = 0; i < count; i++)
+            dtypes[i] = o->dtype;
+        llama_generator_need(&config, dtypes, &r->need);
+        bench_rates_print(&r->rates);
+        printf("model     %.3f B parameters, %s of weights; keys and values %s, scratch %s\n",
+               (double)llama_param_count(&r->config.shape) * 1e-9, common_bytes(r->need.weight_bytes).text,
+               common_bytes(r->need.cache_bytes).text, common_bytes(r->need.workspace_bytes).text);
+        open = budgets(&o->budget, &r->need);
+        if (ofl_open(&open, &r->ctx) < 0)
+            status = common_fail_ofl(EXIT_INPUT, "open");
+    }
+    if (status == 0) {
+        status = run_in_context(r, &config);
+        if (ofl_close(r->ctx) < 0 && status == 0)
+            status = common_fail_ofl(EXIT_RUNTIME, "close");
+    }
+    free(dtypes);
+    free(r->logits);
+    free(r->token_s);
+    return status;
+}
+
+int bench_decode_main(int argc, char **argv)
+{
+    static const struct argp_child children[] = {{&common_budget_argp, 0, NULL, 0}, {0}};
+    static const struct argp argp = {
+        .options = option_list, .parser = parse_option, .doc = doc, .children = children};
+    struct options o = {.prompt = 32, .tokens = 8, .warmup = 2, .dtype = OFL_BF16};
+    struct run r = {.options = &o, .before.size = sizeof r.before, .after.size = sizeof r.after};
+    int status;
+
+    argp_err_exit_status = EXIT_INPUT;
+    if (argp_parse(&argp, argc, argv, 0, NULL, &o) != 0)
+        return common_fail(EXIT_INPUT, "options: out of memory");
+    status = bench_model_load(o.preset, o.model, &r.config);
+    if (status == 0)
+        status = common_budget_check(&o.budget);
+    if (status == 0)
+        status = common_device_choose(&o.budget);
+    common_signals();
+    common_blas_threads();
+    if (status == 0)
+        status = run_all(&r);
+    common_budget_free(&o.budget);
+    return status;
+}

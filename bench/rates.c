@@ -1,0 +1,288 @@
+/*
+ * What the machine can do, for bounds: matrix products, the link, memories, drives. See model.h. Each rate is
+ * the best of a few short tries: a bound must not be low because somebody else was busy.
+ */
+#include <cblas.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench/model.h"
+#include "examples/llama/cuda.h"
+#include "examples/llama/kernels_cuda.h"
+#include "io/profile.h"
+
+#define GPU_SIDE   8192u /* of the matrices */
+#define HOST_SIDE  1024u
+#define LINK_BYTES (256ull << 20)
+#define TRIES      5
+
+typedef int work_fn(void *arg, unsigned times);
+
+/* Runs per second of work, the best of TRIES tries of `times` runs each. work waits until all is done. */
+static int best(work_fn *work, void *arg, unsigned times, double *per_s)
+{
+    *per_s = 0;
+    for (int i = 0; i <= TRIES; i++) {
+        double start = common_seconds(), rate;
+
+        if (work(arg, times) < 0)
+            return -1;
+        rate = times / (common_seconds() - start);
+        if (i > 0 && rate > *per_s) /* the first one warms up */
+            *per_s = rate;
+    }
+    return 0;
+}
+
+/* ---- a GPU ------------------------------------------------------------------ */
+
+struct gpu {
+    struct ofl_stream *stream;
+    struct llama_cuda *cuda;
+    enum ofl_dtype dtype;
+    char *memory; /* 3 matrices, then cuBLAS' scratch */
+    size_t matrix_bytes;
+    void *pinned;
+};
+
+static int wait_for(struct gpu *g)
+{
+    char error[COMMON_ERROR_BYTES];
+
+    if (llama_cuda_check(g->cuda, error, sizeof error) < 0) {
+        common_fail(EXIT_RUNTIME, "%s", error);
+        return -1;
+    }
+    if (ofl_stream_sync(g->stream) < 0) {
+        common_fail_ofl(EXIT_RUNTIME, "measure the GPU");
+        return -1;
+    }
+    return 0;
+}
+
+static int gpu_products(void *arg, unsigned times)
+{
+    struct gpu *g = arg;
+
+    while (times--)
+        llama_cuda_matmul(g->cuda, g->memory, g->dtype, g->memory + g->matrix_bytes,
+                          g->memory + 2 * g->matrix_bytes, g->dtype, GPU_SIDE, GPU_SIDE, GPU_SIDE, false);
+    return wait_for(g);
+}
+
+static int gpu_in(void *arg, unsigned times)
+{
+    struct gpu *g = arg;
+
+    while (times--)
+        llama_cuda_in(g->cuda, g->memory, g->pinned, LINK_BYTES);
+    return wait_for(g);
+}
+
+static int gpu_out(void *arg, unsigned times)
+{
+    struct gpu *g = arg;
+
+    while (times--)
+        llama_cuda_out(g->cuda, g->pinned, g->memory, LINK_BYTES);
+    return wait_for(g);
+}
+
+static int gpu_copies(void *arg, unsigned times)
+{
+    struct gpu *g = arg;
+
+    while (times--)
+        llama_cuda_copy(g->cuda, g->memory, g->memory + LINK_BYTES, LINK_BYTES);
+    return wait_for(g);
+}
+
+static int gpu_measure(struct gpu *g, size_t scratch_bytes, struct bench_rates *out)
+{
+    double flops = 2.0 * GPU_SIDE * GPU_SIDE * GPU_SIDE;
+
+    g->pinned = llama_cuda_pinned(g->cuda, LINK_BYTES);
+    llama_cuda_set_scratch(g->cuda, g->memory + 3 * g->matrix_bytes, scratch_bytes);
+    llama_cuda_init_normal(g->cuda, g->memory, g->dtype, 0, 3ull * GPU_SIDE * GPU_SIDE, 1, 1.0f);
+    if (wait_for(g) < 0 || best(gpu_products, g, g->dtype == OFL_F32 ? 2 : 10, &out->matrix_flops) < 0 ||
+        best(gpu_in, g, 4, &out->link_in_bps) < 0 || best(gpu_out, g, 4, &out->link_out_bps) < 0 ||
+        best(gpu_copies, g, 20, &out->device_bps) < 0)
+        return EXIT_RUNTIME;
+    out->matrix_flops *= flops;
+    out->link_in_bps *= LINK_BYTES;
+    out->link_out_bps *= LINK_BYTES;
+    out->device_bps *= 2 * LINK_BYTES;
+    return 0;
+}
+
+static int gpu_rates(const struct common_budget *b, enum ofl_dtype dtype, struct bench_rates *out)
+{
+    struct llama_shape large = {.hidden = GPU_SIDE};
+    size_t scratch = llama_cuda_scratch_bytes(&large);
+    struct gpu g = {.dtype = dtype, .matrix_bytes = (size_t)GPU_SIDE * GPU_SIDE * ofl_dtype_bytes(dtype)};
+    struct ofl_tensor_desc d = {.size = sizeof d,
+                                .name = "matrices",
+                                .kind = OFL_KIND_WORKSPACE,
+                                .dtype = OFL_U8,
+                                .elems =
+                                    3 * (g.matrix_bytes > LINK_BYTES ? g.matrix_bytes : LINK_BYTES) + scratch,
+                                .flags = OFL_TENSOR_TRANSIENT};
+    struct ofl_config config = {.size = sizeof config,
+                                .device = b->chosen.device,
+                                .device_bytes = ofl_device_footprint(d.elems),
+                                .host_bytes = OFL_HOST_MIN_BYTES,
+                                .workers = 1};
+    struct ofl_lease lease = {.mode = OFL_OVERWRITE};
+    char error[COMMON_ERROR_BYTES];
+    struct ofl_ctx *ctx;
+    int status = 0;
+
+    if (ofl_open(&config, &ctx) < 0)
+        return common_fail_ofl(EXIT_RUNTIME, "measure the GPU");
+    if (ofl_stream_create(ctx, &g.stream) < 0 || ofl_tensor_create(ctx, &d, &lease.tensor) < 0 ||
+        ofl_acquire(ctx, &lease, 1, g.stream) < 0)
+        status = common_fail_ofl(EXIT_RUNTIME, "measure the GPU");
+    g.memory = lease.ptr;
+    if (status == 0 && llama_cuda_open(ctx, g.stream, &g.cuda, error, sizeof error) < 0)
+        status = common_fail(EXIT_RUNTIME, "%s", error);
+    if (status == 0)
+        status = gpu_measure(&g, scratch, out);
+    llama_cuda_close(g.cuda);
+    if (lease.ptr)
+        ofl_release(ctx, &lease, 1, g.stream);
+    ofl_close(ctx);
+    return status;
+}
+
+/* ---- the host ----------------------------------------------------------------- */
+
+static int host_products(void *arg, unsigned times)
+{
+    float *m = arg;
+
+    while (times--)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, HOST_SIDE, HOST_SIDE, HOST_SIDE, 1, m, HOST_SIDE,
+                    m + HOST_SIDE * HOST_SIDE, HOST_SIDE, 0, m + 2 * HOST_SIDE * HOST_SIDE, HOST_SIDE);
+    return 0;
+}
+
+#define COPY_BYTES (64ull << 20) /* of a thread: more than a cache holds */
+
+static void *copy_thread(void *arg)
+{
+    memcpy(arg, (char *)arg + COPY_BYTES, COPY_BYTES);
+    return NULL;
+}
+
+struct copiers {
+    unsigned count;
+    char *memory;
+    pthread_t *threads;
+};
+
+static int host_copies(void *arg, unsigned times)
+{
+    struct copiers *c = arg;
+
+    while (times--) {
+        unsigned started = 0;
+
+        while (started < c->count && pthread_create(&c->threads[started], NULL, copy_thread,
+                                                    c->memory + 2 * started * COPY_BYTES) == 0)
+            started++;
+        for (unsigned i = 0; i < started; i++)
+            pthread_join(c->threads[i], NULL);
+        if (started < c->count) {
+            common_fail(EXIT_RUNTIME, "measure memory: no more threads");
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int host_rates(bool products, struct bench_rates *out)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    struct copiers c = {.count = cores < 1 ? 1 : cores > 16 ? 16 : (unsigned)cores};
+    uint64_t elems = 3ull * HOST_SIDE * HOST_SIDE, state = 1;
+    float *matrices = malloc(elems * sizeof *matrices);
+    int status = 0;
+
+    c.memory = malloc(2 * c.count * COPY_BYTES);
+    c.threads = calloc(c.count, sizeof *c.threads);
+    if (!matrices || !c.memory || !c.threads) {
+        status = common_fail(EXIT_RUNTIME, "measure memory: out of memory");
+    } else {
+        memset(c.memory, 1, 2 * c.count * COPY_BYTES);
+        for (uint64_t i = 0; i < elems; i++)
+            matrices[i] = (float)(bench_random(&state) >> 40) * 0x1p-24f - 0.5f;
+        if (host_copies(&c, 1) < 0 || best(host_copies, &c, 2, &out->host_bps) < 0)
+            status = EXIT_RUNTIME;
+        out->host_bps *= 2.0 * (double)(c.count * COPY_BYTES);
+        if (products) {
+            best(host_products, matrices, 4, &out->matrix_flops);
+            out->matrix_flops *= 2.0 * HOST_SIDE * HOST_SIDE * HOST_SIDE;
+        }
+    }
+    free(matrices);
+    free(c.memory);
+    free(c.threads);
+    return status;
+}
+
+static bool keep_measuring(void *arg, double share)
+{
+    (void)arg;
+    common_progress("measuring the drive: %.0f %%", 100 * share);
+    return !common_stopping();
+}
+
+static int drive_rates(const struct common_budget *b, struct bench_rates *out)
+{
+    for (uint32_t i = 0; i < b->nvme_count; i++) {
+        struct io_profile p;
+
+        if (io_profile_get(b->nvme[i].dir, IO_PROFILE_MEASURE, keep_measuring, NULL, &p) < 0)
+            return common_stopping() ? common_fail(EXIT_INTERRUPTED, "interrupted")
+                                     : common_fail_ofl(EXIT_RUNTIME, "measure the drive");
+        out->drive_read_bps += p.read_bps;
+        out->drive_write_bps += p.write_bps;
+    }
+    common_progress_clear();
+    return 0;
+}
+
+int bench_rates_measure(const struct common_budget *b, enum ofl_dtype dtype, struct bench_rates *out)
+{
+    int status;
+
+    *out = (struct bench_rates){0};
+    common_progress("measuring the machine");
+    status = host_rates(!b->chosen.gpu, out);
+    if (status == 0 && b->chosen.gpu)
+        status = gpu_rates(b, dtype, out);
+    if (!b->chosen.gpu) /* what stands for the link and for device memory are copies in RAM */
+        out->link_in_bps = out->link_out_bps = out->device_bps = out->host_bps;
+    common_progress_clear();
+    return status ? status : drive_rates(b, out);
+}
+
+json_t *bench_rates_json(const struct bench_rates *r)
+{
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "matrix_flops", r->matrix_flops, "link_in_bps",
+                     r->link_in_bps, "link_out_bps", r->link_out_bps, "device_bps", r->device_bps, "host_bps",
+                     r->host_bps, "drive_read_bps", r->drive_read_bps, "drive_write_bps", r->drive_write_bps);
+}
+
+void bench_rates_print(const struct bench_rates *r)
+{
+    printf("measured  products %.2f TFLOP/s; link in %.1f, out %.1f GB/s; device memory %.0f GB/s, RAM %.0f "
+           "GB/s",
+           r->matrix_flops * 1e-12, r->link_in_bps * 1e-9, r->link_out_bps * 1e-9, r->device_bps * 1e-9,
+           r->host_bps * 1e-9);
+    if (r->drive_read_bps > 0)
+        printf("; drives read %.2f, write %.2f GB/s", r->drive_read_bps * 1e-9, r->drive_write_bps * 1e-9);
+    putchar('\n');
+}

@@ -1,0 +1,498 @@
+/*
+ * ofl-bench step: training steps of a model's shape, with fresh weights and random tokens, inside
+ * budgets: how fast, beside the same without budgets and beside what the machine's parts allow.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench/model.h"
+#include "bench/timeline.h"
+#include "examples/llama/trainer.h"
+
+struct options {
+    const char *preset, *model, *save;
+    uint64_t batch, seq, accum, steps, warmup;
+    double clip;
+    enum ofl_dtype dtype;
+    bool compare;
+    struct common_budget budget;
+};
+
+/* One series of steps. */
+struct series {
+    unsigned count;
+    double *step_s;                  /* [count] */
+    double loss;                     /* of the last */
+    struct ofl_stats stats;          /* of these steps alone, but for peaks and budgets */
+    struct bench_timeline *timeline; /* of the last one */
+};
+
+enum {
+    KEY_PRESET = 0x100,
+    KEY_MODEL,
+    KEY_BATCH,
+    KEY_SEQ,
+    KEY_ACCUM,
+    KEY_STEPS,
+    KEY_WARMUP,
+    KEY_CLIP,
+    KEY_DTYPE,
+    KEY_COMPARE,
+    KEY_SAVE
+};
+
+static const struct argp_option option_list[] = {
+    {NULL, 0, NULL, 0, "What:", 1},
+    {"preset", KEY_PRESET, "NAME", 0, "Shape of the model: tiny, 20m, 300m, 1b, 7b, 70b, 100b", 1},
+    {"model", KEY_MODEL, "DIR", 0, "The shape in DIR/config.json, as Hugging Face writes it", 1},
+    {"batch", KEY_BATCH, "N", 0, "Sequences per micro-batch (default 1)", 1},
+    {"seq", KEY_SEQ, "N", 0, "Tokens per sequence (default 512)", 1},
+    {"accum", KEY_ACCUM, "N", 0, "Micro-batches per step (default 1)", 1},
+    {"dtype", KEY_DTYPE, "f32|bf16", 0, "Of weights (default bf16)", 1},
+    {"clip", KEY_CLIP, "X", 0, "Exact global norm to clip gradients to; 0: off (default 1)", 1},
+    {NULL, 0, NULL, 0, "How often:", 3},
+    {"steps", KEY_STEPS, "N", 0, "Steps that count (default 5)", 3},
+    {"warmup", KEY_WARMUP, "N", 0, "Steps before them (default 2)", 3},
+    {"compare", KEY_COMPARE, NULL, 0, "Run the same with everything in device memory, too", 3},
+    {"save-config", KEY_SAVE, "FILE", 0, "Only write the shape as a config.json, for other programs", 5},
+    {0}};
+
+static const char doc[] =
+    "Measures training steps: all parameters, AdamW, recomputation, under memory budgets."
+    "\v"
+    "Tokens are random and none is padding. TFLOP/s count 6 P per token, P being the parameters that are "
+    "multiplied; those with recomputation count 8 P; attention counts in neither. The bound is the largest "
+    "of "
+    "the times that each part of the machine needs, at rates measured in the same run, for the operations of "
+    "the "
+    "step and for the bytes that it moved.\n"
+    "\n"
+    "Examples:\n"
+    "  ofl-bench step --preset 1b --seq 2048 --batch 4 --in-memory\n"
+    "  ofl-bench step --preset 7b --seq 2048 --accum 16 --device-mem 24G --host-mem 96G --nvme /mnt/nvme \\\n"
+    "      --report step.json\n"
+    "\n"
+    "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work; "
+    "130 ended by SIGINT or SIGTERM.";
+
+static void parse_count(struct argp_state *state, const char *name, const char *arg, uint64_t least,
+                        uint64_t most, uint64_t *out)
+{
+    if (common_parse_count(arg, least, most, out) < 0)
+        argp_error(state, "--%s %s: not a whole number from %llu to %llu", name, arg, (ull)least, (ull)most);
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+    struct options *o = state->input;
+
+    switch (key) {
+    case KEY_PRESET:
+        o->preset = arg;
+        return 0;
+    case KEY_MODEL:
+        o->model = arg;
+        return 0;
+    case KEY_SAVE:
+        o->save = arg;
+        return 0;
+    case KEY_COMPARE:
+        o->compare = true;
+        return 0;
+    case KEY_BATCH:
+        parse_count(state, "batch", arg, 1, 1u << 16, &o->batch);
+        return 0;
+    case KEY_SEQ:
+        parse_count(state, "seq", arg, 1, 1u << 20, &o->seq);
+        return 0;
+    case KEY_ACCUM:
+        parse_count(state, "accum", arg, 1, 1u << 16, &o->accum);
+        return 0;
+    case KEY_STEPS:
+        parse_count(state, "steps", arg, 1, 10000, &o->steps);
+        return 0;
+    case KEY_WARMUP:
+        parse_count(state, "warmup", arg, 0, 10000, &o->warmup);
+        return 0;
+    case KEY_CLIP:
+        if (common_parse_number(arg, 0, 1e30, &o->clip) < 0)
+            argp_error(state, "--clip %s: not a number from 0 on", arg);
+        return 0;
+    case KEY_DTYPE:
+        if (strcmp(arg, "f32") != 0 && strcmp(arg, "bf16") != 0)
+            argp_error(state, "--dtype %s: f32 or bf16", arg);
+        o->dtype = arg[0] == 'f' ? OFL_F32 : OFL_BF16;
+        return 0;
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->budget;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* ---- running --------------------------------------------------------------- */
+
+static int fill(struct llama_trainer *t, const struct llama_config *config)
+{
+    uint32_t count = llama_tensor_count(&config->shape);
+    char error[COMMON_ERROR_BYTES];
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (llama_trainer_random(t, i, 1, config->initializer_range, error, sizeof error) < 0)
+            return common_fail(EXIT_RUNTIME, "make the model: %s", error);
+        common_progress("making the model: %u of %u tensors", i + 1, count);
+        if (common_stopping())
+            return common_fail(EXIT_INTERRUPTED, "interrupted");
+    }
+    common_progress_clear();
+    return 0;
+}
+
+static int run_step(const struct options *o, const struct llama_config *config, struct llama_trainer *t,
+                    uint64_t step, int32_t *tokens, uint64_t *random, double *loss)
+{
+    struct ofl_adamw settings = {.size = sizeof settings,
+                                 .lr = 1e-4,
+                                 .beta1 = 0.9,
+                                 .beta2 = 0.95,
+                                 .eps = 1e-8,
+                                 .weight_decay = 0.1,
+                                 .clip = o->clip,
+                                 .step = step};
+    uint64_t n = o->accum * o->batch * o->seq;
+    char error[COMMON_ERROR_BYTES];
+    double norm;
+
+    for (uint64_t i = 0; i < 2 * n; i++)
+        tokens[i] = (int32_t)(bench_random(random) % config->shape.vocab);
+    if (llama_trainer_step(t, tokens, tokens + n, &settings, loss, &norm, error, sizeof error) < 0)
+        return common_fail(EXIT_RUNTIME, "step %llu: %s", (ull)step, error);
+    if (!isfinite(*loss) || !isfinite(norm))
+        return common_fail(EXIT_RUNTIME, "step %llu: loss %g, gradient norm %g: not numbers", (ull)step,
+                           *loss, norm);
+    return 0;
+}
+
+#define SUBTRACT(field) s->stats.field -= before.field
+
+/* What the steps did, from the statistics before and after. */
+static int count_steps(struct ofl_ctx *ctx, struct ofl_stats before, struct series *s)
+{
+    s->stats = (struct ofl_stats){.size = sizeof s->stats};
+    if (ofl_stats_get(ctx, &s->stats) < 0)
+        return common_fail_ofl(EXIT_RUNTIME, "get statistics");
+    SUBTRACT(source_read_bytes);
+    SUBTRACT(nvme_read_bytes);
+    SUBTRACT(nvme_write_bytes);
+    SUBTRACT(device_in_bytes);
+    SUBTRACT(device_out_bytes);
+    SUBTRACT(hits);
+    SUBTRACT(misses);
+    SUBTRACT(evictions);
+    SUBTRACT(prefetches);
+    SUBTRACT(off_plan);
+    SUBTRACT(updates);
+    SUBTRACT(stall_ns);
+    SUBTRACT(steps);
+    SUBTRACT(driver_calls);
+    return 0;
+}
+
+static int run_steps(const struct options *o, const struct llama_config *config, struct ofl_ctx *ctx,
+                     struct llama_trainer *t, struct series *s, const char *what)
+{
+    uint64_t n = o->accum * o->batch * o->seq, random = 7;
+    int32_t *tokens = calloc(2 * n, sizeof *tokens);
+    struct ofl_stats before = {.size = sizeof before};
+    int status = tokens ? 0 : common_fail(EXIT_RUNTIME, "run steps: out of memory");
+
+    for (uint64_t i = 0; i < o->warmup + o->steps && status == 0; i++) {
+        double start;
+
+        common_progress("%s: step %llu of %llu", what, (ull)i + 1, (ull)(o->warmup + o->steps));
+        if (i == o->warmup && ofl_stats_get(ctx, &before) < 0)
+            status = common_fail_ofl(EXIT_RUNTIME, "get statistics");
+        if (i + 1 == o->warmup + o->steps)
+            bench_timeline_mark(s->timeline);
+        start = common_seconds();
+        if (status == 0)
+            status = run_step(o, config, t, i + 1, tokens, &random, &s->loss);
+        if (i >= o->warmup)
+            s->step_s[s->count++] = common_seconds() - start;
+        if (status == 0 && common_stopping())
+            status = common_fail(EXIT_INTERRUPTED, "interrupted");
+    }
+    common_progress_clear();
+    free(tokens);
+    return status ? status : count_steps(ctx, before, s);
+}
+
+static int run_series(const struct options *o, const struct llama_config *config,
+                      const struct llama_trainer_config *trainer, const struct ofl_config *open,
+                      struct series *s, const char *what)
+{
+    char error[COMMON_ERROR_BYTES];
+    struct llama_trainer *t = NULL;
+    struct ofl_ctx *ctx;
+    int status = 0;
+
+    s->step_s = calloc(o->steps, sizeof *s->step_s);
+    if (!s->step_s)
+        return common_fail(EXIT_RUNTIME, "run steps: out of memory");
+    if (ofl_open(open, &ctx) < 0)
+        return common_fail_ofl(EXIT_INPUT, what);
+    if (llama_trainer_create(ctx, trainer, &t, error, sizeof error) < 0)
+        status = common_fail(EXIT_INPUT, "%s: %s", what, error);
+    if (status == 0)
+        status = fill(t, config);
+    if (status == 0) {
+        s->timeline = bench_timeline_start(ctx);
+        status = run_steps(o, config, ctx, t, s, what);
+        bench_timeline_stop(s->timeline);
+    }
+    llama_trainer_destroy(t);
+    if (ofl_close(ctx) < 0 && status == 0)
+        status = common_fail_ofl(EXIT_RUNTIME, "close");
+    return status;
+}
+
+/* ---- figures --------------------------------------------------------------- */
+
+enum { COMPUTE, LINK_IN, LINK_OUT, DRIVE, UPDATE, NEEDS };
+
+#define UPDATE_BYTES                                                                                         \
+    28.0 /* of RAM touched for a parameter: gradient read; master, moments read and written */
+
+static double over(double amount, double rate)
+{
+    return rate > 0 ? amount / rate : 0;
+}
+
+/* Of one step. Reads and writes of a drive add up: few do both at full speed. */
+static void needs_of(const struct options *o, const struct llama_shape *shape, const struct series *s,
+                     const struct bench_rates *r, struct bench_need needs[NEEDS])
+{
+    double n = s->count, tokens = (double)(o->accum * o->batch * o->seq);
+    bool on_device = s->stats.device_out_bytes == 0;
+
+    needs[COMPUTE] =
+        (struct bench_need){"compute", over(8 * bench_model_products(shape) * tokens, r->matrix_flops)};
+    needs[LINK_IN] =
+        (struct bench_need){"link in", over((double)s->stats.device_in_bytes / n, r->link_in_bps)};
+    needs[LINK_OUT] =
+        (struct bench_need){"link out", over((double)s->stats.device_out_bytes / n, r->link_out_bps)};
+    needs[DRIVE] =
+        (struct bench_need){"drive", over((double)s->stats.nvme_read_bytes / n, r->drive_read_bps) +
+                                         over((double)s->stats.nvme_write_bytes / n, r->drive_write_bps)};
+    needs[UPDATE] = (struct bench_need){"update", over(UPDATE_BYTES * (double)llama_param_count(shape),
+                                                       on_device ? r->device_bps : r->host_bps)};
+}
+
+struct figures {
+    struct bench_spread step_s;
+    struct bench_need needs[NEEDS];
+    size_t binding;
+    double tokens_per_s, flops, bound_s, stall_share;
+};
+
+static void figures_of(const struct options *o, const struct llama_shape *shape, const struct series *s,
+                       const struct bench_rates *r, struct figures *f)
+{
+    double tokens = (double)(o->accum * o->batch * o->seq), all = 0;
+
+    for (unsigned i = 0; i < s->count; i++)
+        all += s->step_s[i];
+    f->step_s = bench_spread(s->step_s, s->count);
+    f->tokens_per_s = tokens / f->step_s.median;
+    f->flops = 6 * bench_model_products(shape) * f->tokens_per_s;
+    f->stall_share = (double)s->stats.stall_ns * 1e-9 / all;
+    needs_of(o, shape, s, r, f->needs);
+    f->bound_s = bench_bound(f->needs, NEEDS, &f->binding);
+}
+
+static void print_timeline(const struct series *s)
+{
+    struct bench_overlap o;
+
+    bench_timeline_overlap(s->timeline, &o);
+    printf(
+        "          the last step: stalled %.1f %%, link in %.1f %%, out %.1f %% busy; at work while the link "
+        "copies %.1f to %.1f %%\n",
+        100 * o.stalled, 100 * o.in, 100 * o.out, 100 * o.both_least, 100 * o.both_most);
+    bench_timeline_print(s->timeline, 80);
+}
+
+static void print_figures(const char *what, const struct series *s, const struct figures *f,
+                          const struct bench_rates *r)
+{
+    double n = s->count;
+
+    printf(
+        "%-9s %.3f s a step (%.3f to %.3f, %u steps), %.0f tokens/s, %.1f TFLOP/s; with recomputation %.1f "
+        "%% of the product rate\n",
+        what, f->step_s.median, f->step_s.q1, f->step_s.q3, s->count, f->tokens_per_s, f->flops * 1e-12,
+        100 * f->flops * 8 / 6 / r->matrix_flops);
+    printf("          bound %.3f s by %s: %.1f %% of it reached;", f->bound_s, f->needs[f->binding].name,
+           100 * f->bound_s / f->step_s.median);
+    for (size_t i = 0; i < NEEDS; i++)
+        printf(" %s %.3f%s", f->needs[i].name, f->needs[i].seconds, i + 1 < NEEDS ? "," : " s\n");
+    printf("          stall %.1f %%; a step moves in %s, out %s, reads %s, writes %s; %.0f driver calls, "
+           "off plan %llu\n",
+           100 * f->stall_share, common_bytes((uint64_t)((double)s->stats.device_in_bytes / n)).text,
+           common_bytes((uint64_t)((double)s->stats.device_out_bytes / n)).text,
+           common_bytes((uint64_t)((double)s->stats.nvme_read_bytes / n)).text,
+           common_bytes((uint64_t)((double)s->stats.nvme_write_bytes / n)).text,
+           (double)s->stats.driver_calls / n, (ull)s->stats.off_plan);
+    printf(
+        "          peak of budget: device %s of %s, host %s of %s, NVMe %s of %s\n",
+        common_bytes(s->stats.peak_bytes[OFL_DEVICE]).text,
+        common_bytes(s->stats.budget_bytes[OFL_DEVICE]).text,
+        common_bytes(s->stats.peak_bytes[OFL_HOST]).text, common_bytes(s->stats.budget_bytes[OFL_HOST]).text,
+        common_bytes(s->stats.peak_bytes[OFL_NVME]).text, common_bytes(s->stats.budget_bytes[OFL_NVME]).text);
+}
+
+static json_t *series_json(const struct series *s, const struct figures *f, const struct bench_rates *r)
+{
+    json_t *samples = json_array(), *needs = json_object(), *j;
+
+    for (unsigned i = 0; i < s->count; i++)
+        json_array_append_new(samples, bench_real_json(s->step_s[i]));
+    for (size_t i = 0; i < NEEDS; i++)
+        json_object_set_new(needs, f->needs[i].name, bench_real_json(f->needs[i].seconds));
+    j = json_pack("{s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:s, s:f, s:o, s:f, s:f, s:f}", "timeline",
+                  bench_timeline_json(s->timeline), "step_s", bench_spread_json(&f->step_s), "samples_s",
+                  samples, "tokens_per_s", f->tokens_per_s, "tflops", f->flops * 1e-12, "tflops_recompute",
+                  f->flops * 8 / 6 * 1e-12, "share_of_product_rate", f->flops * 8 / 6 / r->matrix_flops,
+                  "bound_s", f->bound_s, "binding", f->needs[f->binding].name, "share_of_bound",
+                  f->bound_s / f->step_s.median, "needs_s", needs, "stall_share", f->stall_share, "loss",
+                  s->loss, "driver_calls_per_step", (double)s->stats.driver_calls / s->count);
+    if (j && common_report_stats(j, &s->stats, json_array()) != 0)
+        return NULL;
+    return j;
+}
+
+static int write_report(const struct options *o, const struct llama_shape *shape, const struct bench_rates *r,
+                        json_t *budgeted, json_t *in_memory)
+{
+    json_t *j = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:o, s:{s:I, s:I, s:I, s:I, s:I, s:f, s:s}, s:o, s:o, s:o}", "program",
+        "ofl-bench step", "version", ofl_version(), "date", bench_date().text, "device",
+        o->budget.chosen.device, "device_name", o->budget.chosen.name, "model", bench_model_json(shape),
+        "settings", "batch", (json_int_t)o->batch, "seq", (json_int_t)o->seq, "accum", (json_int_t)o->accum,
+        "steps", (json_int_t)o->steps, "warmup", (json_int_t)o->warmup, "clip", o->clip, "dtype",
+        ofl_dtype_name(o->dtype), "rates", bench_rates_json(r), "budgeted", budgeted ? budgeted : json_null(),
+        "in_memory", in_memory ? in_memory : json_null());
+    int status = j ? common_report_write(o->budget.report, j)
+                   : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+
+    json_decref(j);
+    return status;
+}
+
+/* ---- the whole ------------------------------------------------------------- */
+
+static struct ofl_config budgets(const struct common_budget *b, const struct llama_trainer_need *need,
+                                 bool in_memory)
+{
+    struct ofl_config c = {.size = sizeof c, .device = b->chosen.device, .log = common_log};
+
+    if (in_memory) {
+        c.host_bytes = 4 << 20;
+        c.device_bytes = need->device_all_bytes > c.host_bytes ? need->device_all_bytes : c.host_bytes + 4096;
+        return c;
+    }
+    c.device_bytes = b->device_bytes;
+    c.host_bytes = b->host_bytes ? b->host_bytes : b->nvme_count ? 64 << 20 : 4 << 20;
+    c.nvme = b->nvme;
+    c.nvme_count = b->nvme_count;
+    return c;
+}
+
+static int run_all(const struct options *o, const struct llama_config *config)
+{
+    struct llama_trainer_config trainer = {.shape = config->shape,
+                                           .batch = o->batch,
+                                           .seq = o->seq,
+                                           .accum = o->accum,
+                                           .dtype = o->dtype,
+                                           .cuda = o->budget.chosen.gpu};
+    bool budgeted = o->budget.device_bytes != 0, in_memory = o->compare || !budgeted;
+    struct series series[2] = {{0}, {0}};
+    struct llama_trainer_need need;
+    json_t *reports[2] = {NULL, NULL};
+    struct figures figures[2];
+    struct bench_rates rates;
+    int status;
+
+    llama_trainer_need(&trainer, &need);
+    status = bench_rates_measure(&o->budget, o->dtype, &rates);
+    if (status)
+        return status;
+    bench_rates_print(&rates);
+    printf("model     %.3f B parameters; %llu sequences of %llu tokens in %llu micro-batches; state %s, "
+           "activations %s, scratch %s\n",
+           (double)llama_param_count(&config->shape) * 1e-9, (ull)(o->batch * o->accum), (ull)o->seq,
+           (ull)o->accum, common_bytes(need.state_bytes).text, common_bytes(need.activation_bytes).text,
+           common_bytes(need.workspace_bytes).text);
+    for (int i = 0; i < 2 && status == 0; i++) {
+        struct ofl_config open = budgets(&o->budget, &need, i == 1);
+        const char *what = i == 0 ? "budgets" : "in memory";
+
+        if (!(i == 0 ? budgeted : in_memory))
+            continue;
+        status = run_series(o, config, &trainer, &open, &series[i], what);
+        if (status)
+            break;
+        figures_of(o, &config->shape, &series[i], &rates, &figures[i]);
+        print_figures(what, &series[i], &figures[i], &rates);
+        print_timeline(&series[i]);
+        reports[i] = series_json(&series[i], &figures[i], &rates);
+    }
+    if (status == 0 && budgeted && in_memory)
+        printf("budgets   %.3f of the in-memory speed\n",
+               figures[1].step_s.median / figures[0].step_s.median);
+    if (status == 0 && o->budget.report) {
+        status = write_report(o, &config->shape, &rates, reports[0], reports[1]);
+    } else {
+        json_decref(reports[0]);
+        json_decref(reports[1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        bench_timeline_free(series[i].timeline);
+        free(series[i].step_s);
+    }
+    return status;
+}
+
+int bench_step_main(int argc, char **argv)
+{
+    static const struct argp_child children[] = {{&common_budget_argp, 0, NULL, 0}, {0}};
+    static const struct argp argp = {
+        .options = option_list, .parser = parse_option, .doc = doc, .children = children};
+    struct options o = {
+        .batch = 1, .seq = 512, .accum = 1, .steps = 5, .warmup = 2, .clip = 1, .dtype = OFL_BF16};
+    char error[COMMON_ERROR_BYTES];
+    struct llama_config config;
+    int status;
+
+    argp_err_exit_status = EXIT_INPUT;
+    if (argp_parse(&argp, argc, argv, 0, NULL, &o) != 0)
+        return common_fail(EXIT_INPUT, "options: out of memory");
+    status = bench_model_load(o.preset, o.model, &config);
+    if (status == 0 && o.save) {
+        if (llama_config_save(o.save, &config, o.dtype, error, sizeof error) < 0)
+            status = common_fail(EXIT_INPUT, "%s", error);
+    } else if (status == 0) {
+        status = common_budget_check(&o.budget);
+        if (status == 0)
+            status = common_device_choose(&o.budget);
+        common_signals();
+        common_blas_threads();
+        if (status == 0)
+            status = run_all(&o, &config);
+    }
+    common_budget_free(&o.budget);
+    return status;
+}
