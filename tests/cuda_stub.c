@@ -123,6 +123,7 @@ static bool event_reached(const struct op *op)
 
 static void execute(const struct op *op, uint64_t *random, unsigned pause_us)
 {
+    unsigned char *dst = stub_reach(op->dst), *src = stub_reach(op->src);
     size_t half = op->bytes / 2;
 
     if (op->kind == COPY || op->kind == SET)
@@ -140,11 +141,11 @@ static void execute(const struct op *op, uint64_t *random, unsigned pause_us)
     if (atomic_load(&stub.lost))
         return;
     if (op->kind == COPY) {
-        memcpy(op->dst, op->src, half);
+        memcpy(dst, src, half);
         pause_for(random, pause_us);
-        memcpy(op->dst + half, op->src + half, op->bytes - half);
+        memcpy(dst + half, src + half, op->bytes - half);
     } else if (op->kind == SET) {
-        memset(op->dst, op->byte, op->bytes);
+        memset(dst, op->byte, op->bytes);
     } else if (op->kind == HOST) {
         op->fn(op->arg);
     }
