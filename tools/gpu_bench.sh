@@ -85,7 +85,7 @@ part() {
     child=$!
     wait "$child" || status=$?
     child=
-    [ "$name" = link ] && cat "$work/$name.out" >&2
+    cat "$work/$name.out" >&2
     if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
         words="no end after $limit s"
     elif [ "$status" -ne 0 ]; then
@@ -130,9 +130,11 @@ run_step() {
         skip step "ofl-bench has no step"
         return
     fi
+    mkdir -p "$work/model"
+    cp "$model" "$work/model/config.json" || return
     # shellcheck disable=SC2086
-    part step 180 "$build/ofl-bench" step --config "$model" --batch "$batch" --seq "$seq" --json "$work/step.json" \
-        ${OFL_BENCH_STEP_ARGS-}
+    part step 180 "$build/ofl-bench" step --model "$work/model" --batch "$batch" --seq "$seq" --dtype bf16 \
+        --in-memory --report "$work/step.json" ${OFL_BENCH_STEP_ARGS-}
 }
 
 run_reference() {

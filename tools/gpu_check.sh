@@ -19,6 +19,7 @@ build_all all tests
 work=$(mktemp -d "$build/gpu-check.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 export OFL_TEST_DEVICE=cuda OFL_TEST_DRIVER=real OFL_PROFILE_DIR=$work/profiles
+[ -n "${OFL_CUDA_DRIVER-}" ] || export OFL_TEST_GPU=cuda:0 # the suites of kernels
 mkdir "$work/profiles"
 
 # result passed|failed|skipped 'what' ['why']
@@ -39,7 +40,7 @@ real_suites() {
     for source in tests/test_*.c; do
         name=$(basename "$source" .c)
         case $name in
-        test_cuda_driver | test_core_cuda | test_device_cuda) continue ;;
+        test_cuda_driver | test_cuda_emulate | test_core_cuda | test_device_cuda) continue ;;
         test_cuda_*) echo "$name" ;;
         *) ! grep -qE 'fixture_device\(|"tests/(device|llama_cuda)_fixture\.h"' "$source" || echo "$name" ;;
         esac
@@ -79,16 +80,26 @@ near() {
         END {exit NR == 0 || bad > 0}'
 }
 
+# Device, host, drive; the first in halves of the smallest workable budget, which the program states.
+placements="2:4M:y 2:64M:n 3:8M:y 4:2M:y 8:64M:y"
+
 finetune_placements() { # dtype
-    local dtype=$1 place device host where
+    local dtype=$1 place device host where min
     if ! finetune "$work/reference.json" --dtype "$dtype" --device cuda:0 --in-memory; then
         result failed "finetune $dtype, in memory" "$(tail -n 1 "$work/log")"
         return
     fi
     result passed "finetune $dtype, in memory"
-    for place in 16M:4M:y 16M:64M:n 12M:12M:y 64M:2M:y; do
+    finetune "$work/run.json" --dtype "$dtype" --device cuda:0 --device-mem 1 --host-mem 4M --nvme "$work"
+    min=$(sed -n 's/.*smallest workable --device-mem is \([0-9]*\) bytes.*/\1/p' "$work/log" | head -n 1)
+    if [ -z "$min" ]; then
+        result failed "finetune $dtype, placements" "no smallest budget was stated: $(tail -n 1 "$work/log")"
+        return
+    fi
+    for place in $placements; do
         IFS=: read -r device host where <<<"$place"
-        [ "$where" = y ] && where=(--nvme "$work") || where=()
+        device=$((min * device / 2))
+        if [ "$where" = y ]; then where=(--nvme "$work"); else where=(); fi
         if ! finetune "$work/run.json" --dtype "$dtype" --device cuda:0 --device-mem "$device" --host-mem "$host" \
             "${where[@]}"; then
             result failed "finetune $dtype, $place" "$(tail -n 1 "$work/log")"
@@ -131,7 +142,7 @@ run_sanitizer() {
     fi
     for source in tests/test_cuda_*.c; do
         name=$(basename "$source" .c)
-        [ "$name" != test_cuda_driver ] || continue
+        case $name in test_cuda_driver | test_cuda_emulate) continue ;; esac
         for tool in memcheck racecheck; do
             if OFL_TEST_LIGHT=1 timeout -k 10 "${OFL_SANITIZER_LIMIT:-240}" "$sanitizer" --tool "$tool" --error-exitcode 9 \
                 "$build/tests/$name" >"$work/sanitizer" 2>&1; then

@@ -6,8 +6,8 @@
 Random weights of the config's shape and random tokens; fused attention, activations of each layer
 recomputed in backward, cross-entropy over all positions, fused AdamW. Two variants: f32 parameters under
 bf16 autocast, and bf16 parameters throughout. Step times are medians after warm-up, between device
-synchronisations. Model TFLOP/s are 6*P*K, and 8*P*K with recompute, of P parameters and K tokens a step;
-attention is not counted. The GPU's bf16 matrix rate is measured before and after, with 8192^3 products, ten at a time.
+synchronisations. Model TFLOP/s are 6*P*K, and 8*P*K with recompute, of K tokens a step and P parameters that
+are multiplied with each of them (embeddings are only looked up); attention is not counted. The GPU's bf16 matrix rate is measured before and after, with 8192^3 products, ten at a time.
 
 Plain torch, nothing is downloaded. With --device cpu and a small config it only shows that it runs.
 Exit status: 0 done, 1 no such device or nothing could be measured, 2 options that can't work.
@@ -267,7 +267,7 @@ def main():
     parameters, multiplied = count(c)
     say(f"{parameters} parameters, {o.batch} x {o.seq} tokens a step")
     rates = matrix_rate(device, size, runs)
-    variants = run_variants(c, o, device, parameters)
+    variants = run_variants(c, o, device, multiplied)
     rates += matrix_rate(device, size, runs)
     rate = spread(rates)
     for v in variants:
