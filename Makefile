@@ -51,6 +51,8 @@ MAKEFLAGS += --no-builtin-rules
 Q := $(if $(V),,@)
 say = $(if $(V),@:,@printf '  %-7s %s\n' $(1) $(2))
 
+include tools/gpu.mk
+
 # All cores, unless the command line says otherwise.
 ifeq ($(MAKELEVEL),0)
 ifeq ($(filter -j%,$(MAKEFLAGS)),)
@@ -88,7 +90,7 @@ CUDA := $(if $(filter 0,$(WITH_CUDA)),0,$(if $(strip $(CUDA_MISSING)),0$(if $(fi
 HAVE_CXX := $(if $(shell command -v $(firstword $(CXX))),1)
 
 # Goals that build nothing themselves work without the packages.
-BUILDING := $(filter-out help config check fuzz demo show layers format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
+BUILDING := $(filter-out gpu-check gpu-bench help config check fuzz demo show layers format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
 ifneq ($(filter tests,$(BUILDING)),)
 MISSING += $(TESTS_MISSING)
 endif
@@ -292,7 +294,7 @@ $(B)/%.o: %.c $(B)/flags
 
 $(call obj,$(filter liboffload/optim/%,$(LIB_SRC))): EXTRA = $(MATH_FLAGS)
 $(call obj,$(filter examples/llama/%,$(SHARED_SRC))): EXTRA = $(MATH_FLAGS) $(EXAMPLE_FLAGS)
-$(call obj,$(MAINS) $(filter examples/common%,$(SHARED_SRC)) $(EXAMPLE_TESTS)): EXTRA = $(EXAMPLE_FLAGS)
+$(call obj,$(MAINS) $(filter examples/common%,$(SHARED_SRC)) $(EXAMPLE_TESTS) bench/rates.c): EXTRA = $(EXAMPLE_FLAGS)
 
 # ---- kernels
 

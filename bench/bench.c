@@ -1,4 +1,4 @@
-/* ofl-bench: what the drives and the machine can do. This file finds the command. */
+/* ofl-bench: what the drives, the links and the machine can do. This file finds the command. */
 #include "bench/bench.h"
 
 #include <stdio.h>
@@ -11,6 +11,8 @@ static const struct command {
 } commands[] = {
     {"nvme", "ofl-bench nvme", bench_nvme_main,
      "how fast the engine moves bytes to and from directories; against fio, if wanted"},
+    {"link", "ofl-bench link", bench_link_main,
+     "how fast bytes get to a GPU and back: the library's copies against plain ones"},
     {"probe", "ofl-bench probe", bench_probe_main,
      "what this machine is: nodes, drives, accelerators, limits, io_uring"},
     {"step", "ofl-bench step", bench_step_main,
@@ -31,6 +33,7 @@ static void usage(FILE *f)
           "Examples:\n"
           "  ofl-bench probe\n"
           "  ofl-bench nvme --dir /mnt/nvme\n"
+          "  ofl-bench link --memory pinned\n"
           "  ofl-bench nvme --dir /mnt/nvme --sweep --json sweep.json --plot sweep.svg\n",
           f);
 }

@@ -1,6 +1,7 @@
 /*
  * What the commands of ofl-bench share: figures of repeated runs, other programs run as
- * children, plots. Each command lives in files of its own: nvme*.c, probe*.c, plot*.c.
+ * children, plots. Each command lives in files of its own: nvme*.c, link*.c, probe*.c,
+ * plot*.c.
  *
  * Functions that return an int called status return 0, or the exit status with which the
  * program is to end, after they have said why on stderr.
@@ -24,6 +25,7 @@ int bench_nvme_main(int argc, char **argv);
 int bench_probe_main(int argc, char **argv);
 int bench_step_main(int argc, char **argv);
 int bench_decode_main(int argc, char **argv);
+int bench_link_main(int argc, char **argv);
 int bench_plot_main(int argc, char **argv);
 
 /* ---- figures (stats.c) --------------------------------------------------- */

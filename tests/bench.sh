@@ -77,7 +77,7 @@ grep -q 'nvme' "$work/out" || complain "--help does not name nvme"
 run --version
 wanted --version
 grep -q '^ofl-bench [0-9]' "$work/out" || complain "--version says $(cat "$work/out")"
-for command in nvme probe plot; do
+for command in nvme link probe plot; do
     run "$command" --help
     wanted "$command" --help
     grep -q 'Example' "$work/out" || complain "$command --help has no example"
@@ -104,6 +104,13 @@ refuse 'more than --buffers' nvme --dir "$work/dir" --rw read --size 48M --block
 refuse 'No such file' nvme "${small[@]}" --json "$work/absent/r.json"
 refuse 'end with .svg or .png' nvme "${small[@]}" --plot "$work/plot.gif"
 refuse 'needs --rw' nvme "${small[@]}" --demand --plot "$work/plot.svg"
+refuse 'cuda or cuda:N' link --device host
+refuse 'not a multiple of 8' link --size 4K,1001
+refuse 'in, out or both' link --direction up
+refuse 'pinned or pageable' link --memory device
+refuse 'not a ratio' link --check 0
+refuse 'excludes --memory pageable' link --memory pageable --check 0.9
+refuse 'No such file' link --json "$work/absent/r.json"
 refuse 'shipped lists' nvme "${small[@]}" --tensors nothing
 
 # ---- runs --------------------------------------------------------------------
@@ -210,6 +217,51 @@ if command -v strace >/dev/null && strace -o /dev/null true 2>/dev/null; then
         complain "--syscalls: $(field calls_note "$work/calls.json")"
 else
     skipped+=(strace)
+fi
+
+# ---- the link of a GPU -------------------------------------------------------
+
+# On the driver without a GPU, whose figures mean nothing: what is shown is that rows are there,
+# that bytes are compared, and that --check decides.
+OFL_CUDA_DRIVER=$work/absent.so run link
+[ "$status" -eq 1 ] || complain "link without a driver: exit status $status"
+grep -q 'no GPU: load the CUDA driver' "$work/err" || complain "link without a driver: $(cat "$work/err")"
+[ ! -s "$work/out" ] || complain "link without a driver printed $(head -n 1 "$work/out")"
+stub=$bin/tests/libcuda_stub.so
+if [ -e "$stub" ]; then
+    export OFL_CUDA_DRIVER=$stub OFL_STUB_PAGEABLE=1
+    link=(link --batch 2M --repeat 2)
+    run "${link[@]}" --size 4K,1000,1M --json "$work/link.json" --check 0.000001
+    wanted "${link[@]}"
+    # Pinned rows of every node, and pageable ones: three sizes, three directions.
+    rows=$(field copy_bytes "$work/link.json" | wc -l)
+    if [ "$rows" -lt 18 ] || [ $((rows % 9)) -ne 0 ]; then complain "link: $rows rows"; fi
+    [ "$(field verified "$work/link.json" | grep -c true)" -eq "$rows" ] || complain "link: rows not compared"
+    [ "$(field plain_wall_s "$work/link.json" | grep -c '[1-9]')" -eq $((rows * 2)) ] ||
+        complain "link: samples are missing"
+    [ "$(field passed "$work/link.json")" = true ] || complain "link: --check 0.000001 did not pass"
+    grep -q '^both .*1.00 MiB  *2 ' "$work/out" || complain "link: the table lacks a row"
+    run "${link[@]}" --size 1M --memory pinned --direction out --check 1000000 --json "$work/below.json"
+    [ "$status" -eq 1 ] || complain "link --check 1000000: exit status $status"
+    grep -q 'check 1e+06: pinned out of 1.00 MiB' "$work/err" || complain "link --check: $(cat "$work/err")"
+    [ "$(field passed "$work/below.json")" = false ] || complain "link: --check 1000000 passed"
+    run "${link[@]}" --size 4K --memory pinned --check 0.000001
+    [ "$status" -eq 1 ] || complain "link --check without a row to check: exit status $status"
+    run link --device cuda:7 --size 4K
+    grep -q 'no such GPU' "$work/err" || complain "link --device cuda:7: $(cat "$work/err")"
+    refuse 'copies of at most' link --size 32G
+    env --default-signal "$bin/ofl-bench" link --size 64K --batch 16M --repeat 1000 --json "$work/ended.json" \
+        >"$work/out" 2>"$work/err" &
+    child=$!
+    sleep 0.5
+    kill -INT "$child" 2>/dev/null
+    status=0
+    wait "$child" || status=$?
+    [ "$status" -eq 130 ] || complain "link and SIGINT: exit status $status: $(tail -n 1 "$work/err")"
+    [ ! -e "$work/ended.json" ] || complain "link and SIGINT: left a report"
+    unset OFL_CUDA_DRIVER OFL_STUB_PAGEABLE
+else
+    skipped+=("the CUDA stub")
 fi
 
 # ---- an end by signal ----------------------------------------------------------

@@ -108,16 +108,28 @@ const char *fixture_device(void)
 
     if (!fixture_on_cuda())
         return "host";
+    if (fixture_on_gpu()) {
+        gpu_fixture();
+        return "cuda";
+    }
     if (cuda_fixture()->live() == 0) /* what an earlier test left undone is lost, not checked */
         cuda_fixture()->reset(&(struct cuda_stub_config){.seed = ++seed, .pause_us = 50, .pageable = true});
     return "cuda";
+}
+
+static void launch(void *stream, void (*fn)(void *), void *arg, const struct fixture_range *range)
+{
+    if (fixture_on_gpu())
+        gpu_fixture_launch(stream, fn, arg, range);
+    else
+        cuda_fixture_launch(stream, fn, arg);
 }
 
 int fixture_launch_on(struct dev_stream *s, void (*fn)(void *), void *arg)
 {
     if (!fixture_on_cuda())
         return dev_stream_launch(s, fn, arg);
-    cuda_fixture_launch(dev_stream_native(s), fn, arg);
+    launch(dev_stream_native(s), fn, arg, NULL);
     return 0;
 }
 
@@ -125,6 +137,22 @@ int fixture_launch(struct ofl_stream *s, void (*fn)(void *), void *arg)
 {
     if (!fixture_on_cuda())
         return ofl_stream_launch(s, fn, arg);
-    cuda_fixture_launch(ofl_stream_cuda(s), fn, arg);
+    launch(ofl_stream_cuda(s), fn, arg, NULL);
+    return 0;
+}
+
+int fixture_kernel_on(struct dev_stream *s, void (*fn)(void *), void *arg, struct fixture_range range)
+{
+    if (!fixture_on_cuda())
+        return dev_stream_launch(s, fn, arg);
+    launch(dev_stream_native(s), fn, arg, &range);
+    return 0;
+}
+
+int fixture_kernel(struct ofl_stream *s, void (*fn)(void *), void *arg, struct fixture_range range)
+{
+    if (!fixture_on_cuda())
+        return ofl_stream_launch(s, fn, arg);
+    launch(ofl_stream_cuda(s), fn, arg, &range);
     return 0;
 }

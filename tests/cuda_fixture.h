@@ -1,7 +1,8 @@
 /*
  * What tests share that run on the stub driver: it is loaded, the library is told to load it,
  * and the tests' kernels run on its streams. Suites that run on the host device as well ask
- * for theirs by OFL_TEST_DEVICE ("cuda": on the stub).
+ * for theirs by OFL_TEST_DEVICE ("cuda": on the stub, or, with OFL_TEST_DRIVER=real, on a GPU: see
+ * gpu_fixture.h).
  */
 #ifndef OFL_TESTS_CUDA_FIXTURE_H
 #define OFL_TESTS_CUDA_FIXTURE_H
@@ -9,6 +10,7 @@
 #include <stdbool.h>
 
 #include "tests/cuda_stub.h"
+#include "tests/gpu_fixture.h"
 
 struct ofl_stream;
 struct dev_stream;
@@ -28,8 +30,11 @@ void cuda_fixture_clean(void);
 
 const char *fixture_device(void); /* "host" or "cuda", the latter with the stub reset */
 bool fixture_on_cuda(void);
-/* A kernel, on either device. */
+/* A kernel, on either device, that touches no device memory. */
 int fixture_launch(struct ofl_stream *s, void (*fn)(void *), void *arg);
 int fixture_launch_on(struct dev_stream *s, void (*fn)(void *), void *arg);
+/* One that touches this of it; fn asks fixture_view where it is. */
+int fixture_kernel(struct ofl_stream *s, void (*fn)(void *), void *arg, struct fixture_range range);
+int fixture_kernel_on(struct dev_stream *s, void (*fn)(void *), void *arg, struct fixture_range range);
 
 #endif

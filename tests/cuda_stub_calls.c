@@ -126,10 +126,9 @@ API cuda_result cuMemAlloc_v2(cuda_pointer *out, size_t bytes)
     r = stub_range_free(stub.device);
     if (bytes == 0)
         return leave(CUDA_INVALID_VALUE);
-    if (!r || bytes > memory_bytes() - stub.device_bytes ||
-        posix_memalign(&p, 512, (bytes + 511) / 512 * 512) != 0)
+    if (!r || bytes > memory_bytes() - stub.device_bytes || !(p = stub_device_alloc(bytes)))
         return leave(CUDA_OUT_OF_MEMORY);
-    memset(p, 0xCD, bytes);
+    memset(stub_reach(p), 0xCD, bytes);
     *r = (struct range){.base = (uintptr_t)p, .bytes = bytes};
     stub.device_bytes += bytes;
     stub.live++;
@@ -147,7 +146,7 @@ API cuda_result cuMemFree_v2(cuda_pointer p)
         return leave(stub_violate(CUDA_INVALID_VALUE, "cuMemFree: not an allocation"));
     if (!stub_idle())
         return leave(stub_violate(CUDA_INVALID_VALUE, "cuMemFree: work is pending"));
-    free((void *)r->base);
+    stub_device_free((void *)r->base);
     stub.device_bytes -= r->bytes;
     r->bytes = 0;
     stub.live--;

@@ -1,7 +1,7 @@
 /*
  * What the stub driver's files share: cuda_stub.c has the rules, the streams at work and the
- * control; cuda_stub_calls.c the entry points, those of kernels in cuda_stub_launch.c. Included
- * by those only.
+ * control; cuda_stub_calls.c the entry points, those of kernels in cuda_stub_launch.c;
+ * cuda_stub_info.c what the GPU is; cuda_stub_opaque.c its memory. Included by those only.
  */
 #ifndef OFL_TESTS_CUDA_STUB_STATE_H
 #define OFL_TESTS_CUDA_STUB_STATE_H
@@ -108,10 +108,14 @@ struct range *stub_range(struct range *list, const void *p, size_t bytes);
 struct range *stub_range_free(struct range *list);
 unsigned stub_check_stream(const char *name, const struct CUstream_st *s);
 unsigned stub_check_event(const char *name, const struct CUevent_st *e);
-bool stub_idle(void);   /* nothing is pending on any stream */
+bool stub_idle(void);   /* nothing is pending on the streams of this context */
 void stub_forget(void); /* modules and functions, for reset */
 /* Of device memory: bytes from p on. */
 unsigned stub_check_device(const char *name, cuda_pointer p, size_t bytes);
+/* Device memory; NULL: there is none. stub_reach: where the stub finds it, or host memory. */
+void *stub_device_alloc(size_t bytes);
+void stub_device_free(void *p);
+unsigned char *stub_reach(const void *p);
 void *stub_stream(void *stream); /* the thread of one; not under the lock */
 /* Gives the lock up while the stream is full. Returns op's place in the order. */
 uint64_t stub_enqueue(struct CUstream_st *s, const struct op *op);

@@ -63,19 +63,20 @@ struct kernel {
 static void kernel_run(void *arg)
 {
     struct kernel *k = arg;
+    uint64_t *words = fixture_view(k->words);
     unsigned wrong = 0;
 
     if (k->check)
         for (uint64_t i = 0; i < k->count; i++)
-            wrong += k->words[i] != word_at(k->seed, k->mask, i);
+            wrong += words[i] != word_at(k->seed, k->mask, i);
     if (wrong)
         atomic_fetch_add(k->wrong_words, wrong);
     if (k->overwrite)
         for (uint64_t i = 0; i < k->count; i++)
-            k->words[i] = word_at(k->new_seed, k->new_mask, i);
+            words[i] = word_at(k->new_seed, k->new_mask, i);
     if (k->flip)
         for (uint64_t i = 0; i < k->count; i++)
-            k->words[i] ^= k->new_mask;
+            words[i] ^= k->new_mask;
     free(k);
 }
 
@@ -101,7 +102,10 @@ static void launch(struct program *p, const struct ofl_lease *l, struct model *m
     }
     if (l->mode == OFL_UPDATE)
         m->mask ^= k->new_mask;
-    assert_int_equal(fixture_launch(s, kernel_run, k), 0);
+    assert_int_equal(
+        fixture_kernel(s, kernel_run, k,
+                       (struct fixture_range){l->ptr, m->words * sizeof *k->words, l->mode != OFL_READ}),
+        0);
 }
 
 /* ---- program steps ----------------------------------------------------- */

@@ -60,7 +60,7 @@ static int rig_open(struct rig *r, const char *dir, uint64_t seed, uint32_t erro
 
 static void add_one(void *arg)
 {
-    uint8_t *x = arg;
+    uint8_t *x = fixture_view(arg);
 
     for (size_t i = 0; i < BYTES; i++)
         x[i]++;
@@ -72,7 +72,7 @@ static int touch(struct rig *r, int i)
     int err = ofl_acquire(r->ctx, &l, 1, r->stream);
 
     if (err == 0) {
-        err = fixture_launch(r->stream, add_one, l.ptr);
+        err = fixture_kernel(r->stream, add_one, l.ptr, (struct fixture_range){l.ptr, BYTES, true});
         assert_int_equal(ofl_release(r->ctx, &l, 1, r->stream), 0);
     }
     return err;

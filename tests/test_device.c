@@ -127,7 +127,7 @@ static void flip_job(void *arg)
 {
     struct slot *s = arg;
 
-    flip(s->device + s->offset, s->bytes, s->byte);
+    flip(fixture_view(s->device + s->offset), s->bytes, s->byte);
 }
 
 /* The sink: applies the action to the model, or compares what came out with it. */
@@ -203,7 +203,9 @@ static void model_issue(struct dev *d, struct dev_stream **streams, struct slot 
         dev_fill(d, s->device + s->offset, s->byte, s->bytes, s);
         break;
     default:
-        assert_int_equal(fixture_launch_on(stream, flip_job, s), 0);
+        assert_int_equal(fixture_kernel_on(stream, flip_job, s,
+                                           (struct fixture_range){s->device + s->offset, s->bytes, true}),
+                         0);
         dev_stream_mark(stream, s);
     }
 }
@@ -223,14 +225,16 @@ static void bytes_match_a_model(void **state)
     assert_int_equal(dev_open(fixture_device(), &config, &d), 0);
     for (unsigned i = 0; i < STREAMS; i++)
         assert_int_equal(dev_stream_create(d, &streams[i]), 0);
-    memset(dev_arena(d), 0, SLOTS * SLOT_BYTES); /* RAM, also on the stub; what is in it is undefined */
+    fixture_set(dev_arena(d), 0, SLOTS * SLOT_BYTES); /* what is in it is undefined */
     for (unsigned i = 0; i < SLOTS; i++)
         m->slots[i].device = (unsigned char *)dev_arena(d) + i * SLOT_BYTES;
     for (unsigned i = 0; i < MODEL_OPS; i++)
         model_issue(d, streams, model_take(m, &seed), &seed);
     model_drain(m);
-    for (unsigned i = 0; i < SLOTS; i++)
-        unlike += memcmp(m->slots[i].device, m->slots[i].truth, SLOT_BYTES) != 0;
+    for (unsigned i = 0; i < SLOTS; i++) {
+        fixture_get(m->slots[i].transit, m->slots[i].device, SLOT_BYTES);
+        unlike += memcmp(m->slots[i].transit, m->slots[i].truth, SLOT_BYTES) != 0;
+    }
     if (m->wrong || m->failed || unlike)
         fprintf(stderr, "bytes_match_a_model: seed 0x%llx\n", (unsigned long long)first_seed);
     assert_int_equal(m->wrong, 0);

@@ -108,7 +108,7 @@ static void marks_follow_their_jobs(void **state)
 enum { GATE_ROUNDS = 400, GATE_BYTES = 2048 };
 
 struct look {
-    const unsigned char *at;
+    unsigned char *at;
     unsigned char expected;
     unsigned stale;
 };
@@ -116,9 +116,10 @@ struct look {
 static void look_at_bytes(void *arg)
 {
     struct look *look = arg;
+    const unsigned char *at = fixture_view(look->at);
 
     for (unsigned i = 0; i < GATE_BYTES; i++)
-        if (look->at[i] != look->expected) {
+        if (at[i] != look->expected) {
             look->stale++;
             return;
         }
@@ -144,14 +145,16 @@ static void gate_holds_a_job_back(void **state)
         assert_int_equal(dev_gate_create(f.dev, &g), 0);
         look.expected = (unsigned char)(i % 255 + 1);
         dev_stream_wait(s, g);
-        assert_int_equal(fixture_launch_on(s, look_at_bytes, &look), 0);
+        assert_int_equal(
+            fixture_kernel_on(s, look_at_bytes, &look, (struct fixture_range){look.at, GATE_BYTES, false}),
+            0);
         dev_stream_mark(s, NULL);
         for (unsigned j = 0; j < 3; j++) { /* an unrelated stream runs freely meanwhile */
             assert_int_equal(dev_stream_sync(free_running), 0);
             sched_yield();
         }
         early += sink_count(&f.sink) != i;
-        memset(f.arena, look.expected, GATE_BYTES);
+        fixture_set(f.arena, look.expected, GATE_BYTES);
         dev_gate_open(g, NULL);
         assert_int_equal(dev_stream_sync(s), 0);
     }
@@ -233,7 +236,9 @@ static void gate_opened_by_a_completion(void **state)
         looks[i] = (struct look){target, (unsigned char)(i % 255 + 1), 0};
         assert_int_equal(dev_gate_create(d, &g), 0);
         dev_stream_wait(s, g);
-        assert_int_equal(fixture_launch_on(s, look_at_bytes, &looks[i]), 0);
+        assert_int_equal(
+            fixture_kernel_on(s, look_at_bytes, &looks[i], (struct fixture_range){target, GATE_BYTES, false}),
+            0);
         dev_copy_in(d, target, host + i * GATE_BYTES, GATE_BYTES, g);
     }
     assert_int_equal(dev_stream_sync(s), 0);

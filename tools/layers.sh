@@ -25,7 +25,10 @@ allowed() {
     liboffload/core/*) echo "$store liboffload/core/" ;;
     liboffload/optim/*) echo "$store liboffload/core/ liboffload/optim/" ;;
     examples/*) echo 'include/ examples/' ;;
-    bench/*) echo 'include/offload.h examples/common.h examples/llama/ bench/ io/io.h io/histogram.h io/drive.h io/profile.h' ;;
+    bench/*)
+        echo 'include/offload.h examples/common.h examples/llama/ bench/ io/io.h io/histogram.h io/drive.h' \
+            'io/profile.h liboffload/device/device.h liboffload/mem/mem.h'
+        ;;
     tests/*) echo '*' ;;
     *) echo '' ;; # a folder that is not a room: no includes of ours
     esac
@@ -115,7 +118,9 @@ self_test() {
     expect good examples/llama/a.cu '#include "examples/llama/cuda_kernel.cuh"' || failed=1
     expect good examples/a.c '#include "examples/llama/model.h"' || failed=1
     expect good examples/a.c '#include <openblas/cblas.h>' || failed=1
+    expect bad bench/a.c '#include "liboffload/device/cuda_driver.h"' || failed=1
     expect good bench/a.c '#include "io/io.h"' || failed=1
+    expect good bench/a.c '#include "liboffload/device/device.h"' || failed=1
     expect good tests/a.c '#include "liboffload/core/core.h"' || failed=1
     [ $failed -eq 0 ] && echo 'layers: self-test passed'
 }

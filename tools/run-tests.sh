@@ -5,17 +5,19 @@
 # reasons of what was skipped. The last line is "N passed, N failed, N skipped".
 # Exit 1 on failures, or if nothing ran.
 #
-#     tools/run-tests.sh BUILD_DIR      CHECK=pattern: only tests whose name contains it
+#     tools/run-tests.sh BUILD_DIR [NAME...]      CHECK=pattern: only tests whose name contains it
 #
+# NAME is test_x or y.sh: only these.
 # A crash, a time-out and a program that ends before its last test are failures.
 set -euo pipefail
 
 limit_s=${OFL_TEST_LIMIT:-300}
 cd "$(dirname "$0")/.."
-export OFL_BUILD_DIR=${1:?usage: tools/run-tests.sh BUILD_DIR}
+export OFL_BUILD_DIR=${1:?usage: tools/run-tests.sh BUILD_DIR [NAME...]}
 export OFL_PROFILE_DIR=$OFL_BUILD_DIR/profiles # tests leave nothing in the user's cache
 export LC_ALL=C
 pattern=${CHECK-}
+names=" ${*:2} "
 
 passed=0 failed=0 skipped=0 child=
 output=$(mktemp) reasons=$(mktemp)
@@ -107,16 +109,20 @@ run_script() {
     esac
 }
 
+wanted() {
+    [[ $1 == *"$pattern"* ]] && { [ "$names" = '  ' ] || [[ $names == *" $1 "* ]]; }
+}
+
 shopt -s nullglob
 for source in tests/test_*.c; do
     name=$(basename "$source" .c)
-    if [[ $name == *"$pattern"* ]]; then
+    if wanted "$name"; then
         run_program "$name"
     fi
 done
 for script in tests/*.sh; do
     name=$(basename "$script")
-    if [[ $name == *"$pattern"* ]]; then
+    if wanted "$name"; then
         run_script "$name"
     fi
 done
