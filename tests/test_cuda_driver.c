@@ -39,6 +39,11 @@ _Static_assert((int)CUDA_INVALID_VALUE == CUDA_ERROR_INVALID_VALUE, "");
 _Static_assert((int)CUDA_OUT_OF_MEMORY == CUDA_ERROR_OUT_OF_MEMORY, "");
 _Static_assert((int)CUDA_NO_DEVICE == CUDA_ERROR_NO_DEVICE, "");
 _Static_assert((int)CUDA_INVALID_DEVICE == CUDA_ERROR_INVALID_DEVICE, "");
+_Static_assert((int)CUDA_INVALID_IMAGE == CUDA_ERROR_INVALID_IMAGE, "");
+_Static_assert((int)CUDA_NO_BINARY == CUDA_ERROR_NO_BINARY_FOR_GPU, "");
+_Static_assert((int)CUDA_INVALID_PTX == CUDA_ERROR_INVALID_PTX, "");
+_Static_assert((int)CUDA_UNSUPPORTED_PTX == CUDA_ERROR_UNSUPPORTED_PTX_VERSION, "");
+_Static_assert((int)CUDA_NOT_FOUND == CUDA_ERROR_NOT_FOUND, "");
 _Static_assert((int)CUDA_NOT_READY == CUDA_ERROR_NOT_READY, "");
 _Static_assert((int)CUDA_ALREADY_REGISTERED == CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, "");
 _Static_assert((int)CUDA_NOT_PERMITTED == CUDA_ERROR_NOT_PERMITTED, "");
@@ -47,6 +52,8 @@ _Static_assert((int)CUDA_STREAM_NON_BLOCKING == CU_STREAM_NON_BLOCKING, "");
 _Static_assert((int)CUDA_EVENT_DEFAULT == CU_EVENT_DEFAULT, "");
 _Static_assert(CUDA_REGISTER_PORTABLE == CU_MEMHOSTREGISTER_PORTABLE, "");
 _Static_assert(CUDA_REGISTER_DEVICEMAP == CU_MEMHOSTREGISTER_DEVICEMAP, "");
+_Static_assert(CUDA_ALLOC_PORTABLE == CU_MEMHOSTALLOC_PORTABLE, "");
+_Static_assert(CUDA_ALLOC_DEVICEMAP == CU_MEMHOSTALLOC_DEVICEMAP, "");
 _Static_assert((int)CUDA_WAIT_GEQ == CU_STREAM_WAIT_VALUE_GEQ, "");
 _Static_assert(sizeof(cuda_result) == sizeof(CUresult), "");
 _Static_assert(__builtin_types_compatible_p(cuda_device, CUdevice), "");
@@ -54,6 +61,8 @@ _Static_assert(__builtin_types_compatible_p(cuda_pointer, CUdeviceptr), "");
 _Static_assert(__builtin_types_compatible_p(cuda_context, CUcontext), "");
 _Static_assert(__builtin_types_compatible_p(cuda_stream, CUstream), "");
 _Static_assert(__builtin_types_compatible_p(cuda_event, CUevent), "");
+_Static_assert(__builtin_types_compatible_p(cuda_module, CUmodule), "");
+_Static_assert(__builtin_types_compatible_p(cuda_function, CUfunction), "");
 
 static void declarations_match_the_toolkit(void **state)
 {
@@ -103,6 +112,11 @@ static const struct {
     {CUDA_OUT_OF_MEMORY, -ENOMEM, "copy 5: CUDA_ERROR_OUT_OF_MEMORY (2): "},
     {CUDA_NO_DEVICE, -ENODEV, "CUDA_ERROR_NO_DEVICE (100)"},
     {CUDA_INVALID_DEVICE, -ENODEV, "(101)"},
+    {CUDA_INVALID_IMAGE, -ENOEXEC, "(200)"},
+    {CUDA_NO_BINARY, -ENOEXEC, "(209)"},
+    {CUDA_INVALID_PTX, -ENOEXEC, "(218)"},
+    {CUDA_UNSUPPORTED_PTX, -ENOEXEC, "(222)"},
+    {CUDA_NOT_FOUND, -ENOENT, "(500)"},
     {CUDA_ALREADY_REGISTERED, -EEXIST, "(712)"},
     {CUDA_NOT_PERMITTED, -EPERM, "(800)"},
     {CUDA_NOT_SUPPORTED, -ENOTSUP, "(801)"},

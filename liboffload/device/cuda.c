@@ -14,11 +14,6 @@
 
 #define UNITS_MAX 1000u
 
-struct cuda_user_stream {
-    struct dev_stream base;
-    struct cuda_lane lane;
-};
-
 static uint64_t total(const _Atomic uint64_t *counter)
 {
     return atomic_load_explicit(counter, memory_order_relaxed);
@@ -350,6 +345,8 @@ static void close_parts(struct cuda *c)
     for (size_t i = 0; i < c->events_count; i++)
         (void)CUDA_CALL(d, event_destroy, c->events[i]);
     free(c->events);
+    cuda_images_unload(c);
+    cuda_hosts_free(c);
     if (c->registered)
         (void)CUDA_CALL(d, host_unregister, c->registered);
     if (c->arena)
@@ -371,6 +368,7 @@ static void cuda_close(struct dev *base)
         cuda_leave(c, before);
         (void)CUDA_CALL(&c->driver, context_release, c->device);
     }
+    pthread_mutex_destroy(&c->loading);
     pthread_cond_destroy(&c->synced);
     pthread_cond_destroy(&c->work);
     pthread_mutex_destroy(&c->lock);
@@ -391,6 +389,7 @@ static int cuda_open(unsigned unit, const struct dev_config *config, struct dev 
     snprintf(what, sizeof what, "open device \"%s\"", c->base.name);
     c->in.cuda = c->out.cuda = c;
     pthread_mutex_init(&c->lock, NULL);
+    pthread_mutex_init(&c->loading, NULL);
     pthread_cond_init(&c->work, NULL);
     pthread_cond_init(&c->synced, NULL);
     rc = cuda_driver_load(&c->driver, what);
@@ -474,6 +473,10 @@ const struct dev_backend dev_backend_cuda = {
     .stream_wait = cuda_stream_wait,
     .stream_flush = cuda_stream_flush,
     .stream_native = cuda_stream_native,
+    .host_alloc = cuda_host_alloc,
+    .host_free = cuda_host_free,
+    .kernel_find = cuda_kernel_find,
+    .stream_kernel = cuda_stream_kernel,
     .stream_sync = cuda_stream_sync,
     .gate_create = cuda_gate_create,
     .gate_open = cuda_gate_open,

@@ -1,5 +1,6 @@
 /*
- * cuda: what cuda.c (the device) and cuda_lane.c (its queues) share. Included by those two only.
+ * cuda: what cuda.c (the device), cuda_lane.c (its queues) and cuda_kernel.c (its kernels) share.
+ * Included by those only.
  *
  * A lane is a CUDA stream and the list of what was put on it and has not been reported yet:
  * one for each direction of the link, one for each user stream. One thread, the poller,
@@ -79,6 +80,11 @@ struct cuda_lane {
     _Atomic uint64_t bytes, copies, busy_ns;
 };
 
+struct cuda_user_stream {
+    struct dev_stream base;
+    struct cuda_lane lane;
+};
+
 struct cuda {
     struct dev base;
     struct cuda_driver driver;
@@ -102,11 +108,17 @@ struct cuda {
     _Atomic uint32_t *words;
     cuda_pointer words_device;
     bool word_used[CUDA_WORDS];
+    pthread_mutex_t loading;   /* guards the next two; held over calls of the driver, not under lock */
+    struct cuda_image *images; /* loaded */
+    struct cuda_host *hosts;   /* memory that kernels reach */
 };
 
 /* Any thread. Makes the device's context this thread's; the one before comes back with leave. */
 cuda_context cuda_enter(struct cuda *c);
 void cuda_leave(struct cuda *c, cuda_context before);
+
+/* The driver failed: this thread's sentence, and code, are what all later work ends with. */
+void cuda_broke(struct cuda *c, int code);
 
 /* Zeroed but for cuda and owner. -errno with a sentence. */
 int cuda_lane_open(struct cuda_lane *l, int priority);
@@ -121,5 +133,15 @@ void cuda_gate_put(struct cuda_gate *g); /* gives a reference up */
 /* Under lock: g is open now. */
 void cuda_gate_pass(struct cuda *c, struct cuda_gate *g);
 void cuda_poll(void *cuda); /* the poller: runs until stopping */
+
+/* The backend's calls on kernels. */
+int cuda_kernel_find(struct dev *d, const void *image, const char *name, struct dev_kernel **out);
+int cuda_stream_kernel(struct dev_stream *s, struct dev_kernel *k, uint32_t blocks, uint32_t threads,
+                       void **args);
+int cuda_host_alloc(struct dev *d, uint64_t bytes, void **host, void **device);
+void cuda_host_free(struct dev *d, void *host);
+/* Under the context, when nothing runs any more. */
+void cuda_images_unload(struct cuda *c);
+void cuda_hosts_free(struct cuda *c);
 
 #endif

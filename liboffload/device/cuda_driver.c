@@ -22,6 +22,13 @@ static int code_of(cuda_result result)
     case CUDA_NO_DEVICE:
     case CUDA_INVALID_DEVICE:
         return -ENODEV;
+    case CUDA_INVALID_IMAGE:
+    case CUDA_NO_BINARY:
+    case CUDA_INVALID_PTX:
+    case CUDA_UNSUPPORTED_PTX:
+        return -ENOEXEC;
+    case CUDA_NOT_FOUND:
+        return -ENOENT;
     case CUDA_ALREADY_REGISTERED:
         return -EEXIST;
     case CUDA_NOT_PERMITTED:

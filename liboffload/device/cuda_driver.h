@@ -20,6 +20,8 @@ typedef unsigned long long cuda_pointer; /* an address in device memory */
 typedef struct CUctx_st *cuda_context;
 typedef struct CUstream_st *cuda_stream;
 typedef struct CUevent_st *cuda_event;
+typedef struct CUmod_st *cuda_module;
+typedef struct CUfunc_st *cuda_function;
 
 enum {
     CUDA_OK = 0,
@@ -27,6 +29,11 @@ enum {
     CUDA_OUT_OF_MEMORY = 2,
     CUDA_NO_DEVICE = 100,
     CUDA_INVALID_DEVICE = 101,
+    CUDA_INVALID_IMAGE = 200,
+    CUDA_NO_BINARY = 209, /* in the image, for this GPU */
+    CUDA_INVALID_PTX = 218,
+    CUDA_UNSUPPORTED_PTX = 222,
+    CUDA_NOT_FOUND = 500,
     CUDA_NOT_READY = 600,
     CUDA_ALREADY_REGISTERED = 712,
     CUDA_NOT_PERMITTED = 800,
@@ -36,6 +43,8 @@ enum {
     CUDA_EVENT_DEFAULT = 0,
     CUDA_REGISTER_PORTABLE = 1,
     CUDA_REGISTER_DEVICEMAP = 2,
+    CUDA_ALLOC_PORTABLE = 1,
+    CUDA_ALLOC_DEVICEMAP = 2,
     CUDA_WAIT_GEQ = 0, /* until (int32_t)(*address - value) >= 0 */
 };
 
@@ -55,6 +64,8 @@ enum {
     X(mem_info, cuMemGetInfo_v2, (size_t *, size_t *))                                                       \
     X(host_register, cuMemHostRegister_v2, (void *, size_t, unsigned))                                       \
     X(host_unregister, cuMemHostUnregister, (void *))                                                        \
+    X(host_alloc, cuMemHostAlloc, (void **, size_t, unsigned))                                               \
+    X(host_free, cuMemFreeHost, (void *))                                                                    \
     X(host_pointer, cuMemHostGetDevicePointer_v2, (cuda_pointer *, void *, unsigned))                        \
     X(stream_create, cuStreamCreateWithPriority, (cuda_stream *, unsigned, int))                             \
     X(stream_destroy, cuStreamDestroy_v2, (cuda_stream))                                                     \
@@ -67,6 +78,12 @@ enum {
     X(copy_in, cuMemcpyHtoDAsync_v2, (cuda_pointer, const void *, size_t, cuda_stream))                      \
     X(copy_out, cuMemcpyDtoHAsync_v2, (void *, cuda_pointer, size_t, cuda_stream))                           \
     X(fill, cuMemsetD8Async, (cuda_pointer, unsigned char, size_t, cuda_stream))                             \
+    X(module_load, cuModuleLoadData, (cuda_module *, const void *))                                          \
+    X(module_unload, cuModuleUnload, (cuda_module))                                                          \
+    X(module_function, cuModuleGetFunction, (cuda_function *, cuda_module, const char *))                    \
+    X(launch, cuLaunchKernel,                                                                                \
+      (cuda_function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, cuda_stream,     \
+       void **, void **))                                                                                    \
     X(error_name, cuGetErrorName, (cuda_result, const char **))                                              \
     X(error_string, cuGetErrorString, (cuda_result, const char **))
 

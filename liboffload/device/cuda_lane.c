@@ -21,8 +21,7 @@ static void add(_Atomic uint64_t *total, uint64_t more)
 
 /* ---- errors and the context --------------------------------------------- */
 
-/* The driver failed: this thread's sentence, and code, are what all later work ends with. */
-static void broke(struct cuda *c, int code)
+void cuda_broke(struct cuda *c, int code)
 {
     pthread_mutex_lock(&c->lock);
     if (c->error.code == 0) {
@@ -41,8 +40,8 @@ static bool call_failed(struct cuda *c, cuda_result result, const char *call, co
 
     if (result == CUDA_OK)
         return false;
-    broke(c, cuda_driver_fail(&c->driver, result, "%s: %s of %llu bytes: %s", c->base.name, kinds[op->kind],
-                              (unsigned long long)op->bytes, call));
+    cuda_broke(c, cuda_driver_fail(&c->driver, result, "%s: %s of %llu bytes: %s", c->base.name,
+                                   kinds[op->kind], (unsigned long long)op->bytes, call));
     return true;
 }
 

@@ -115,6 +115,29 @@ void *dev_symbol(struct dev *d, const char *name)
     return d->backend->symbol ? d->backend->symbol(d, name) : NULL;
 }
 
+static int no_kernels(const struct dev *d)
+{
+    return base_fail(-ENOTSUP, "device \"%s\" runs no kernels", d->name);
+}
+
+int dev_kernel_find(struct dev *d, const void *image, const char *name, struct dev_kernel **out)
+{
+    *out = NULL;
+    return d->backend->kernel_find ? d->backend->kernel_find(d, image, name, out) : no_kernels(d);
+}
+
+int dev_host_alloc(struct dev *d, uint64_t bytes, void **host, void **device)
+{
+    *host = *device = NULL;
+    return d->backend->host_alloc ? d->backend->host_alloc(d, bytes, host, device) : no_kernels(d);
+}
+
+void dev_host_free(struct dev *d, void *host)
+{
+    if (host)
+        d->backend->host_free(d, host);
+}
+
 void dev_stats_get(struct dev *d, struct dev_stats *out)
 {
     d->backend->stats(d, out);
@@ -193,6 +216,13 @@ int dev_stream_launch(struct dev_stream *s, dev_job_fn *fn, void *arg)
         return base_fail(-ENOTSUP, "launch on stream %llu: device \"%s\" does not run host functions",
                          (unsigned long long)s->id, dev_name(s->dev));
     return s->dev->backend->stream_launch(s, fn, arg);
+}
+
+int dev_stream_kernel(struct dev_stream *s, struct dev_kernel *k, uint32_t blocks, uint32_t threads,
+                      void **args)
+{
+    return s->dev->backend->stream_kernel ? s->dev->backend->stream_kernel(s, k, blocks, threads, args)
+                                          : no_kernels(s->dev);
 }
 
 int dev_stream_sync(struct dev_stream *s)

@@ -19,6 +19,7 @@
 
 struct dev;
 struct dev_stream; /* first in, first out */
+struct dev_kernel; /* a function that the accelerator runs */
 struct dev_gate;   /* closed until opened once; a stream waits at it without the host waiting */
 
 typedef void dev_done_fn(void *sink, void *cookie, int code);
@@ -63,6 +64,18 @@ void *dev_native(struct dev *d);
 void *dev_symbol(struct dev *d, const char *name);
 void dev_stats_get(struct dev *d, struct dev_stats *out);
 
+/* Kernels. The host device has none: -ENOTSUP. */
+
+/* The kernel of that name in image, which is in a format of the accelerator's driver and is
+ * loaded once. Valid as long as d; so must image be. -ENOEXEC: the driver does not take it. May
+ * wait for the device to be idle. */
+int dev_kernel_find(struct dev *d, const void *image, const char *name, struct dev_kernel **out);
+/* Pinned host memory that kernels reach, too, at *device. What they have written is there once
+ * a later mark has been posted. */
+int dev_host_alloc(struct dev *d, uint64_t bytes, void **host, void **device);
+/* NULL accepted; nothing may use it any more. d keeps it for the next who asks. */
+void dev_host_free(struct dev *d, void *host);
+
 /* Copies and fills, in issue order per direction; each posts done(sink, cookie, code). */
 void dev_copy_in(struct dev *d, void *dst, const void *src, uint64_t bytes, void *cookie);
 void dev_copy_out(struct dev *d, void *dst, const void *src, uint64_t bytes, void *cookie);
@@ -87,6 +100,11 @@ void dev_stream_wait_later(struct dev_stream *s, struct dev_gate *g);
 void dev_stream_flush(struct dev_stream *s);
 /* Host device: runs fn(arg) on the stream's thread. -ENOTSUP elsewhere. */
 int dev_stream_launch(struct dev_stream *s, dev_job_fn *fn, void *arg);
+/* Runs k, in so many blocks of threads, after what has been issued on s, as a native launch
+ * would. args: the addresses of its parameters, which are copied. 0, or the error that the
+ * device is broken with since. */
+int dev_stream_kernel(struct dev_stream *s, struct dev_kernel *k, uint32_t blocks, uint32_t threads,
+                      void **args);
 /* Blocks the caller until everything issued so far has completed; 0, or the stream's first error. */
 int dev_stream_sync(struct dev_stream *s);
 /* A number unique among the live and dead streams of d; never 0. */
