@@ -1,7 +1,7 @@
 #!/bin/bash
-# The suites of the device and of core, which run on the host device otherwise, on the cuda
-# device with the stub driver: the same order, bytes and errors are promised of both. Then once
-# more as on a real GPU, with device memory that the processor can't touch.
+# The suites of the device, of core and of the optimizer, which run on the host device otherwise,
+# on the cuda device with the stub driver: the same order, bytes and errors are promised of both.
+# The first two once more as on a real GPU, with device memory that the processor can't touch.
 set -euo pipefail
 
 tests=${OFL_BUILD_DIR:?}/tests
@@ -18,3 +18,8 @@ if (ulimit -c 0 && OFL_TEST_DEVICE=cuda OFL_STUB_OPAQUE=1 "$tests/test_device") 
     echo "device memory can be reached"
     exit 1
 fi
+# The optimizer's kernels run on the CPU here: its suites once, one of them with fewer steps.
+for name in test_optimizer_calls test_optimizer; do
+    echo "== $name"
+    OFL_TEST_LIGHT=1 OFL_TEST_DEVICE=cuda "$tests/$name"
+done

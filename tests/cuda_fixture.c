@@ -117,6 +117,12 @@ const char *fixture_device(void)
     return "cuda";
 }
 
+void fixture_needs_kernels(void)
+{
+    if (fixture_on_cuda())
+        cuda_fixture_needs_kernels();
+}
+
 static void launch(void *stream, void (*fn)(void *), void *arg, const struct fixture_range *range)
 {
     if (fixture_on_gpu())

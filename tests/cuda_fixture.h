@@ -30,6 +30,7 @@ void cuda_fixture_clean(void);
 
 const char *fixture_device(void); /* "host" or "cuda", the latter with the stub reset */
 bool fixture_on_cuda(void);
+void fixture_needs_kernels(void); /* on the stub: skips the test, where it can't run kernels */
 /* A kernel, on either device, that touches no device memory. */
 int fixture_launch(struct ofl_stream *s, void (*fn)(void *), void *arg);
 int fixture_launch_on(struct dev_stream *s, void (*fn)(void *), void *arg);

@@ -8,6 +8,9 @@
  * bit anywhere changes all that follows. Negative controls: the same program with gradients of
  * the weights before the last update (read with ofl_tensor_read ahead of apply) must differ, and
  * so must a run that leaves out one gradient of one step.
+ *
+ * On the host device, and on the cuda device with the stub driver, where norms and updates in
+ * device memory are kernels: cuda.sh.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -24,6 +27,7 @@
 #include "include/offload.h"
 #include "liboffload/optim/adamw.h"
 #include "tests/core_fixture.h"
+#include "tests/cuda_fixture.h"
 
 #define KIB     (1ull << 10)
 #define MIB     (1ull << 20)
@@ -242,7 +246,7 @@ static void launch(struct trainer *t, struct job job)
 
     assert_non_null(j);
     *j = job;
-    ok(t, ofl_stream_launch(t->stream, job_run, j), "launch");
+    ok(t, fixture_launch(t->stream, job_run, j), "launch");
 }
 
 static void forward(struct trainer *t, unsigned w, uint64_t step)
@@ -419,6 +423,7 @@ static const double clips[] = {0, 0.5, 100};
 static struct ofl_config config_of(size_t i, const char *dir)
 {
     return (struct ofl_config){.size = sizeof(struct ofl_config),
+                               .device = fixture_device(),
                                .device_bytes = places[i].device,
                                .host_bytes = places[i].host,
                                .nvme = fixture_nvme(dir, places[i].nvme),
@@ -473,11 +478,13 @@ static void run_cases(bool low, const char *dir)
 
 static void same_bits_as_the_plain_loop_f32(void **state)
 {
+    fixture_needs_kernels();
     run_cases(false, *state);
 }
 
 static void same_bits_as_the_plain_loop_bf16(void **state)
 {
+    fixture_needs_kernels();
     run_cases(true, *state);
 }
 
@@ -502,6 +509,7 @@ static void stale_weights_are_seen(void **state)
 {
     struct plain *plain = plain_run(false, 0), *start = plain_make(false, 0, 0);
 
+    fixture_needs_kernels();
     plain->steps = 4;
     for (size_t i = 0; i < PLACES; i++) {
         struct ofl_config config = config_of(i, *state);
@@ -527,6 +535,7 @@ static void a_missing_update_is_seen(void **state)
     struct ofl_config config = config_of(2, *state);
     struct trainer *t = zeros(sizeof *t);
 
+    fixture_needs_kernels();
     plain->steps = 3;
     for (uint64_t k = 1; k <= 3; k++)
         plain_step(plain, k);

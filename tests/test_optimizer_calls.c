@@ -1,6 +1,7 @@
 /*
  * optim: the calls of the optimizer: what is refused, with which words, and that a refusal costs
  * nothing. test_optimizer.c has the training itself.
+ * On both devices, as there.
  *
  * Negative control of the step that is disturbed by a lease: the weights it is compared with have
  * moved, so an update that was lost or made twice shows.
@@ -19,6 +20,7 @@
 #include "include/offload.h"
 #include "liboffload/optim/adamw.h"
 #include "tests/core_fixture.h"
+#include "tests/cuda_fixture.h"
 
 #define KIB (1ull << 10)
 #define MIB (1ull << 20)
@@ -67,6 +69,7 @@ static struct ofl_tensor *make(struct ofl_ctx *ctx, const char *name, enum ofl_d
 static struct small small_open(size_t place, const char *dir)
 {
     struct ofl_config config = {.size = sizeof config,
+                                .device = fixture_device(),
                                 .device_bytes = places[place].device,
                                 .host_bytes = places[place].host,
                                 .nvme = fixture_nvme(dir, places[place].nvme),
@@ -74,6 +77,7 @@ static struct small small_open(size_t place, const char *dir)
                                 .log = fixture_log};
     struct small s;
 
+    fixture_needs_kernels();
     assert_int_equal(ofl_open(&config, &s.ctx), 0);
     assert_int_equal(ofl_stream_create(s.ctx, &s.stream), 0);
     assert_int_equal(ofl_optimizer_create(s.ctx, &s.optimizer), 0);

@@ -6,7 +6,6 @@
 
 /* Elements per block: p stays in the first-level cache until it is rounded. */
 #define BLOCK 1024u
-#define LANES 16u
 
 struct optim_coef optim_coef_make(const struct ofl_adamw *s)
 {
@@ -29,26 +28,17 @@ static void update_block(const struct optim_coef *c, float scale, float *restric
 {
     const struct optim_coef k = *c;
 
-    for (uint64_t i = 0; i < n; i++) {
-        float grad = g[i] * scale;
-        float mean = k.beta1 * m[i] + k.rest1 * grad;
-        float square = k.beta2 * v[i] + k.rest2 * grad * grad;
-
-        m[i] = mean;
-        v[i] = square;
-        p[i] = p[i] * k.decay - k.rate * mean / (sqrtf(square) * k.root + k.eps);
-    }
+    for (uint64_t i = 0; i < n; i++)
+        p[i] = optim_element(&k, g[i] * scale, p[i], &m[i], &v[i]);
 }
 
-/* Round to nearest, ties to even; NaN stays NaN. */
 static void round_block(uint16_t *restrict to, const float *restrict from, uint64_t n)
 {
     for (uint64_t i = 0; i < n; i++) {
-        uint32_t bits, rounded;
+        uint32_t bits;
 
         memcpy(&bits, &from[i], sizeof bits);
-        rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-        to[i] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+        to[i] = optim_bf16(bits);
     }
 }
 
@@ -64,17 +54,34 @@ void optim_adamw(const struct optim_coef *c, float scale, float *p, float *m, fl
     }
 }
 
-double optim_sum_squares(const float *x, uint64_t n)
+/* The upper half onto the lower one, until one is left. */
+static double fold(double *x, uint64_t count)
 {
-    double lane[LANES] = {0}, sum = 0;
+    for (uint64_t half = count / 2; half; half /= 2)
+        for (uint64_t k = 0; k < half; k++)
+            x[k] += x[k + half];
+    return x[0];
+}
+
+static double sum_part(const float *x, uint64_t n)
+{
+    double lane[OPTIM_LANES] = {0};
     uint64_t i = 0;
 
-    for (; i + LANES <= n; i += LANES)
-        for (uint64_t k = 0; k < LANES; k++)
+    for (; i + OPTIM_LANES <= n; i += OPTIM_LANES)
+        for (uint64_t k = 0; k < OPTIM_LANES; k++)
             lane[k] += (double)x[i + k] * (double)x[i + k];
     for (uint64_t k = 0; i + k < n; k++)
         lane[k] += (double)x[i + k] * (double)x[i + k];
-    for (uint64_t k = 0; k < LANES; k++)
-        sum += lane[k];
-    return sum;
+    return fold(lane, OPTIM_LANES);
+}
+
+double optim_sum_squares(const float *x, uint64_t n)
+{
+    uint64_t each = optim_part_elems(n), part = 0;
+    double lane[OPTIM_SUM_LANES] = {0};
+
+    for (uint64_t i = 0; i < n; i += each)
+        lane[part++ % OPTIM_SUM_LANES] += sum_part(x + i, n - i < each ? n - i : each);
+    return fold(lane, OPTIM_SUM_LANES);
 }

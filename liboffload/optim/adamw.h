@@ -8,16 +8,7 @@
 #include <stdint.h>
 
 #include "include/offload.h"
-
-/* The scalars of one step, rounded to fp32 once. */
-struct optim_coef {
-    float decay;        /* 1 - lr * weight_decay */
-    float beta1, rest1; /* beta1, 1 - beta1 */
-    float beta2, rest2;
-    float rate; /* lr / (1 - beta1^t) */
-    float root; /* 1 / sqrt(1 - beta2^t) */
-    float eps;
-};
+#include "liboffload/optim/adamw_math.h"
 
 struct optim_coef optim_coef_make(const struct ofl_adamw *settings);
 
@@ -26,7 +17,7 @@ struct optim_coef optim_coef_make(const struct ofl_adamw *settings);
 void optim_adamw(const struct optim_coef *c, float scale, float *p, float *m, float *v, const float *g,
                  uint16_t *w16, uint64_t n);
 
-/* Sum of squares in double, in an order that depends on n alone. */
+/* Sum of squares in double, in the order of adamw_math.h, which depends on n alone. */
 double optim_sum_squares(const float *x, uint64_t n);
 
 #endif

@@ -1,0 +1,96 @@
+/*
+ * adamw.cu: adamw.c's arithmetic on the GPU, to the same bits, and the norm. Only what is here
+ * runs there: launched by optimizer_cuda.c. Compiled with -fmad=false -prec-div=true
+ * -prec-sqrt=true -ftz=false, and for tests on the CPU (tests/cuda_emulate.h).
+ */
+#include "liboffload/optim/adamw_math.h"
+
+#define KERNEL extern "C" __global__ void
+
+#define WARP     32u
+#define ALL_LANE 0xffffffffu
+/* Gradients whose sums the norm has at hand at once. */
+#define NORM_BATCH 512u
+
+/* Folds a warp's values; the first lane gets the sum. */
+static __device__ __forceinline__ double fold_warp(double x)
+{
+    for (unsigned offset = WARP / 2; offset; offset /= 2)
+        x += __shfl_down_sync(ALL_LANE, x, offset);
+    return x;
+}
+
+/* Block i of OPTIM_LANES threads: part i of x, of so many elements each, into sums[i]. */
+KERNEL optim_sum_kernel(const float *x, uint64_t n, uint64_t each, double *sums)
+{
+    __shared__ double lanes[OPTIM_LANES];
+    uint64_t first = blockIdx.x * each, end = n - first < each ? n : first + each;
+    double sum = 0;
+
+    for (uint64_t i = first + threadIdx.x; i < end; i += OPTIM_LANES)
+        sum += (double)x[i] * (double)x[i];
+    lanes[threadIdx.x] = sum;
+    for (unsigned half = OPTIM_LANES / 2; half >= WARP; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half)
+            lanes[threadIdx.x] += lanes[threadIdx.x + half];
+    }
+    if (threadIdx.x >= WARP)
+        return;
+    sum = fold_warp(lanes[threadIdx.x]);
+    if (threadIdx.x == 0)
+        sums[blockIdx.x] = sum;
+}
+
+/* One block, of whole warps: the norm of `count` gradients, whose sums are added up in this
+ * order, and the scale of clip, unless that is 0. */
+KERNEL optim_norm_kernel(const struct optim_parts *parts, uint64_t count, double clip, struct optim_norm *out)
+{
+    __shared__ double sums[NORM_BATCH];
+    unsigned lane = threadIdx.x % WARP;
+    double total = 0;
+
+    for (uint64_t first = 0; first < count; first += NORM_BATCH) {
+        uint64_t some = count - first < NORM_BATCH ? count - first : NORM_BATCH;
+
+        for (uint64_t i = threadIdx.x / WARP; i < some; i += blockDim.x / WARP) {
+            struct optim_parts p = parts[first + i];
+            double sum = 0;
+
+            for (uint64_t k = lane; k < p.count; k += WARP)
+                sum += p.sums[k];
+            sum = fold_warp(sum);
+            if (lane == 0)
+                sums[i] = sum;
+        }
+        __syncthreads();
+        for (uint64_t i = 0; i < some && threadIdx.x == 0; i++)
+            total += sums[i];
+        __syncthreads();
+    }
+    if (threadIdx.x == 0)
+        optim_norm_set(out, total, clip);
+}
+
+/* optim_adamw() on n elements. norm: has the gradient's scale; NULL: 1. w16: NULL for an F32 weight. */
+KERNEL optim_adamw_kernel(struct optim_coef coef, const struct optim_norm *norm, float *__restrict__ p,
+                          float *__restrict__ m, float *__restrict__ v, const float *__restrict__ g,
+                          uint16_t *__restrict__ w16, uint64_t n)
+{
+    __shared__ float scale; /* read once per block: it lies in the host's memory */
+    uint64_t step = (uint64_t)gridDim.x * blockDim.x;
+
+    if (threadIdx.x == 0)
+        scale = norm ? norm->scale : 1.0f;
+    __syncthreads();
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        float mean = m[i], square = v[i];
+        float weight = optim_element(&coef, g[i] * scale, p[i], &mean, &square);
+
+        m[i] = mean;
+        v[i] = square;
+        p[i] = weight;
+        if (w16)
+            w16[i] = optim_bf16(__float_as_uint(weight));
+    }
+}

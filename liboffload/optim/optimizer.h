@@ -1,0 +1,93 @@
+/*
+ * optimizer: AdamW as dataflow. Owns the bindings of weight, gradient and states, the norm,
+ * and the order of updates. An update runs tile by tile on the host, on worker threads (or in
+ * one piece on the device, where the device is the tensors' home); what moves for it, and
+ * when, is core's business.
+ *
+ * Sums of squares are taken on the device, where gradients are whole, on the optimizer's own
+ * stream, so their order does not depend on placement. What runs there, for a device of a
+ * kind, is behind struct optim_ops: functions of the host, or kernels. Both compute the same
+ * bits (adamw_math.h).
+ *
+ * Shared by optimizer.c (life and bindings), optimizer_step.c (a step), optimizer_host.c and
+ * optimizer_cuda.c (the two kinds).
+ */
+#ifndef OFL_OPTIM_OPTIMIZER_H
+#define OFL_OPTIM_OPTIMIZER_H
+
+#include <pthread.h>
+
+#include "liboffload/core/context.h"
+#include "liboffload/optim/adamw_math.h"
+
+enum { AT_WEIGHT, AT_GRAD, AT_MEAN, AT_SQUARE, AT_MASTER };
+
+struct optim_binding {
+    struct ofl_optimizer *optimizer;
+    struct ofl_tensor *weight, *grad, *mean, *square;
+    struct ofl_tensor *master; /* the weight itself if F32 */
+    struct core_update update; /* on the host */
+    bool pending;              /* update queued and not done; guarded by lock */
+    bool applied;              /* in this step */
+    struct optim_coef coef;
+    float scale; /* of the gradient: 1, or the clip coefficient once it is known */
+
+    /* Of the device's kind. */
+    const float *grad_ptr; /* host: of the job on the stream */
+    void *ptr[CORE_UPDATE_TENSORS];
+    double sum_squares;
+    struct optim_parts parts; /* cuda */
+};
+
+/* What runs on the optimizer's stream, in order with its leases. */
+struct optim_ops {
+    /* Sets o->result. */
+    int (*open)(struct ofl_optimizer *o);
+    /* The stream is idle. Also of what open has left half done. */
+    void (*close)(struct ofl_optimizer *o);
+    /* b, of so many elements, is about to be added; the stream is idle. */
+    int (*bind)(struct optim_binding *b, uint64_t elems);
+    /* Queues the sum of squares of b's gradient, whole at grad. */
+    int (*sum)(struct optim_binding *b, const float *grad);
+    /* Queues the norm over the sums of all applied bindings, in the order of binding, and, with
+     * clipping only, the scale. */
+    int (*norm)(struct ofl_optimizer *o);
+    /* Queues b's update on whole tensors. clipped: the scale is that of the norm queued last. */
+    int (*update)(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENSORS], bool clipped);
+};
+
+extern const struct optim_ops optim_ops_host, optim_ops_cuda;
+
+struct ofl_optimizer {
+    struct ofl_ctx *ctx;
+    struct core_hook hook;
+    struct ofl_stream *stream;
+    const struct optim_ops *ops;
+    struct optim_binding **bindings; /* in the order of binding: the forward order */
+    size_t count, room, applied;
+    struct ofl_adamw settings;
+    bool in_step, ended;
+    struct optim_coef coef;
+    pthread_mutex_t lock;
+    pthread_cond_t idle;
+    size_t pending;
+    /* Of the last ended step, once the stream has passed its norm. The scale is written with
+     * clipping only: the engine may not have read it yet when the next step begins. */
+    const struct optim_norm *result;
+    struct optim_norm own;   /* host */
+    struct optim_cuda *cuda; /* cuda */
+};
+
+/* optimizer.c. Waits for the updates of b, or of all bindings (NULL). */
+void optim_await_updates(struct ofl_optimizer *o, const struct optim_binding *b);
+struct optim_binding *optim_find(const struct ofl_optimizer *o, const struct ofl_tensor *weight);
+/* optimizer_step.c. Fills b->update; its tensors are known. */
+void optim_describe_update(struct optim_binding *b);
+
+/* Whether the weight is BF16, with a master beside it. */
+static inline bool optim_low(const struct optim_binding *b)
+{
+    return b->master != b->weight;
+}
+
+#endif

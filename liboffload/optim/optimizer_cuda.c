@@ -1,0 +1,195 @@
+/*
+ * optimizer_cuda: what runs on the stream of a cuda device: the kernels of adamw.cu. What they
+ * write for the host (sums, the norm) lies in pinned host memory: a few KiB for each binding,
+ * beside the budgets, and none of the device's.
+ *
+ * A step's sums and norm are overwritten by the next one's: begin has waited for the stream.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "liboffload/optim/optimizer.h"
+
+#define SLAB_BYTES    (64u << 10)
+#define SLAB_ALIGN    64u
+#define LIST_MIN      64u
+#define NORM_THREADS  512u
+#define ADAMW_THREADS 256u
+#define ADAMW_BLOCKS  4096u /* at most: a thread takes several elements, then */
+
+/* adamw.cu, for the GPUs that the build was made for. */
+extern const unsigned char optim_adamw_fatbin[];
+
+/* Both addresses of the same memory. */
+struct range {
+    uint8_t *host, *device;
+};
+
+struct slab {
+    struct slab *next;
+    struct range at;
+    size_t bytes, used;
+};
+
+struct optim_cuda {
+    struct dev_kernel *sum, *norm, *adamw;
+    struct slab *slabs; /* all, freed with the optimizer; the first is filled */
+    struct range result;
+    struct range list; /* of the applied bindings' parts, for the norm */
+    size_t list_room;
+};
+
+static int add_slab(struct ofl_optimizer *o, size_t bytes)
+{
+    struct slab *s = calloc(1, sizeof *s);
+    void *host, *device;
+    int err;
+
+    if (!s)
+        return base_fail(-ENOMEM, "optimizer: out of memory");
+    s->bytes = bytes < SLAB_BYTES ? SLAB_BYTES : bytes;
+    err = dev_host_alloc(o->ctx->dev, s->bytes, &host, &device);
+    if (err < 0) {
+        free(s);
+        return err;
+    }
+    s->at = (struct range){host, device};
+    s->next = o->cuda->slabs;
+    o->cuda->slabs = s;
+    return 0;
+}
+
+/* Memory until the optimizer is destroyed. */
+static int take(struct ofl_optimizer *o, size_t bytes, struct range *out)
+{
+    struct slab *s = o->cuda->slabs;
+    int err = 0;
+
+    bytes = (bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN;
+    if (!s || s->bytes - s->used < bytes)
+        err = add_slab(o, bytes);
+    if (err < 0)
+        return err;
+    s = o->cuda->slabs;
+    *out = (struct range){s->at.host + s->used, s->at.device + s->used};
+    s->used += bytes;
+    return 0;
+}
+
+static int find_kernels(struct ofl_optimizer *o)
+{
+    struct dev *d = o->ctx->dev;
+    struct base_error why;
+    int err = dev_kernel_find(d, optim_adamw_fatbin, "optim_sum_kernel", &o->cuda->sum);
+
+    if (err == 0)
+        err = dev_kernel_find(d, optim_adamw_fatbin, "optim_norm_kernel", &o->cuda->norm);
+    if (err == 0)
+        err = dev_kernel_find(d, optim_adamw_fatbin, "optim_adamw_kernel", &o->cuda->adamw);
+    if (err != -ENOEXEC)
+        return err;
+    base_error_save(&why, err);
+    return base_fail(-ENOEXEC,
+                     "create optimizer: %s: the library has no CUDA kernels for this GPU (none at all where "
+                     "it is built without nvcc): rebuild it with the CUDA toolkit, or use device host",
+                     why.text);
+}
+
+static int cuda_open(struct ofl_optimizer *o)
+{
+    int err;
+
+    o->cuda = calloc(1, sizeof *o->cuda);
+    if (!o->cuda)
+        return base_fail(-ENOMEM, "create optimizer: out of memory");
+    err = find_kernels(o);
+    if (err == 0)
+        err = take(o, sizeof(struct optim_norm), &o->cuda->result);
+    if (err < 0)
+        return err;
+    o->result = (struct optim_norm *)o->cuda->result.host;
+    return 0;
+}
+
+static void cuda_close(struct ofl_optimizer *o)
+{
+    while (o->cuda && o->cuda->slabs) {
+        struct slab *s = o->cuda->slabs;
+
+        o->cuda->slabs = s->next;
+        dev_host_free(o->ctx->dev, s->at.host);
+        free(s);
+    }
+    free(o->cuda);
+}
+
+static int cuda_bind(struct optim_binding *b, uint64_t elems)
+{
+    struct ofl_optimizer *o = b->optimizer;
+    struct optim_cuda *c = o->cuda;
+    struct range sums;
+    int err = 0;
+
+    if (o->count == c->list_room) {
+        size_t room = c->list_room ? 2 * c->list_room : LIST_MIN;
+
+        err =
+            take(o, room * sizeof(struct optim_parts), &c->list); /* the norm that read the old one is over */
+        if (err == 0)
+            c->list_room = room;
+    }
+    b->parts.count = optim_parts_count(elems);
+    if (err == 0)
+        err = take(o, b->parts.count * sizeof(double), &sums);
+    if (err == 0)
+        b->parts.sums = (const double *)sums.device;
+    return err;
+}
+
+static int cuda_sum(struct optim_binding *b, const float *grad)
+{
+    uint64_t n = b->grad->elems, each = optim_part_elems(n);
+    const double *sums = b->parts.sums;
+    void *args[] = {&grad, &n, &each, &sums};
+
+    return dev_stream_kernel(b->optimizer->stream->dev, b->optimizer->cuda->sum, (uint32_t)b->parts.count,
+                             OPTIM_LANES, args);
+}
+
+static int cuda_norm(struct ofl_optimizer *o)
+{
+    struct optim_cuda *c = o->cuda;
+    struct optim_parts *list = (struct optim_parts *)c->list.host;
+    uint64_t count = 0;
+    double clip = o->settings.clip;
+    void *args[] = {&c->list.device, &count, &clip, &c->result.device};
+
+    for (size_t i = 0; i < o->count; i++)
+        if (o->bindings[i]->applied)
+            list[count++] = o->bindings[i]->parts;
+    return dev_stream_kernel(o->stream->dev, c->norm, 1, NORM_THREADS, args);
+}
+
+static int cuda_update(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENSORS], bool clipped)
+{
+    struct ofl_optimizer *o = b->optimizer;
+    bool low = optim_low(b);
+    struct optim_coef coef = b->coef;
+    void *norm = clipped ? o->cuda->result.device : NULL;
+    void *p = ptr[low ? AT_MASTER : AT_WEIGHT], *m = ptr[AT_MEAN], *v = ptr[AT_SQUARE], *g = ptr[AT_GRAD];
+    void *w16 = low ? ptr[AT_WEIGHT] : NULL;
+    uint64_t n = b->weight->elems, blocks = (n + ADAMW_THREADS - 1) / ADAMW_THREADS;
+    void *args[] = {&coef, &norm, &p, &m, &v, &g, &w16, &n};
+
+    return dev_stream_kernel(o->stream->dev, o->cuda->adamw,
+                             blocks < ADAMW_BLOCKS ? (uint32_t)blocks : ADAMW_BLOCKS, ADAMW_THREADS, args);
+}
+
+const struct optim_ops optim_ops_cuda = {
+    .open = cuda_open,
+    .close = cuda_close,
+    .bind = cuda_bind,
+    .sum = cuda_sum,
+    .norm = cuda_norm,
+    .update = cuda_update,
+};

@@ -1,0 +1,307 @@
+/*
+ * optimizer_step: a step of the optimizer, and its updates: what is queued, when, and what runs it on
+ * the host, tile by tile. See optimizer.h.
+ */
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+
+#include "liboffload/base/sized.h"
+#include "liboffload/optim/adamw.h"
+#include "liboffload/optim/optimizer.h"
+
+/* ---- the update -------------------------------------------------------- */
+
+/* Worker thread. */
+static void update_tile(void *arg, void *const *ptr, const bool *fresh, uint64_t first, uint64_t elems)
+{
+    static const float zeros[1024];
+    struct optim_binding *b = arg;
+    bool low = optim_low(b);
+    float *p = ptr[low ? AT_MASTER : AT_WEIGHT], *m = ptr[AT_MEAN], *v = ptr[AT_SQUARE];
+    const float *g = ptr[AT_GRAD];
+    uint16_t *w16 = low ? ptr[AT_WEIGHT] : NULL;
+
+    (void)first;
+    if (fresh[AT_MEAN])
+        memset(m, 0, elems * sizeof *m);
+    if (fresh[AT_SQUARE])
+        memset(v, 0, elems * sizeof *v);
+    if (fresh[low ? AT_MASTER : AT_WEIGHT])
+        memset(p, 0, elems * sizeof *p);
+    if (g) {
+        optim_adamw(&b->coef, b->scale, p, m, v, g, w16, elems);
+        return;
+    }
+    for (uint64_t i = 0; i < elems; i += 1024) {
+        uint64_t n = elems - i < 1024 ? elems - i : 1024;
+
+        optim_adamw(&b->coef, b->scale, p + i, m + i, v + i, zeros, w16 ? w16 + i : NULL, n);
+    }
+}
+
+/* Engine thread. */
+static void update_done(void *arg)
+{
+    struct optim_binding *b = arg;
+    struct ofl_optimizer *o = b->optimizer;
+
+    pthread_mutex_lock(&o->lock);
+    b->pending = false;
+    o->pending--;
+    pthread_cond_broadcast(&o->idle);
+    pthread_mutex_unlock(&o->lock);
+}
+
+void optim_describe_update(struct optim_binding *b)
+{
+    bool low = optim_low(b);
+    struct core_update *u = &b->update;
+
+    u->tensors[AT_WEIGHT] = b->weight;
+    u->access[AT_WEIGHT] = low ? HOST_OVERWRITE : HOST_UPDATE;
+    u->tensors[AT_GRAD] = b->grad;
+    u->access[AT_GRAD] = HOST_CONSUME;
+    u->tensors[AT_MEAN] = b->mean;
+    u->tensors[AT_SQUARE] = b->square;
+    u->access[AT_MEAN] = u->access[AT_SQUARE] = HOST_UPDATE;
+    u->tensors[AT_MASTER] = low ? b->master : NULL;
+    u->access[AT_MASTER] = HOST_UPDATE;
+    u->count = low ? 5 : 4;
+    u->tile = update_tile;
+    u->done = update_done;
+    u->arg = b;
+}
+
+/* Engine thread. */
+static void count_update(void *arg, int code)
+{
+    struct ofl_ctx *ctx = arg;
+
+    ctx->pager.stats.updates += code == 0;
+}
+
+/* The whole weight at once, in device memory, which is its home. */
+static int queue_on_device(struct optim_binding *b)
+{
+    struct ofl_optimizer *o = b->optimizer;
+    struct ofl_lease leases[CORE_UPDATE_TENSORS] = {0};
+    void *ptr[CORE_UPDATE_TENSORS] = {0};
+    uint32_t n = b->update.count;
+    int err, released;
+
+    for (uint32_t i = 0; i < n; i++) {
+        leases[i].tensor = b->update.tensors[i];
+        leases[i].mode = i == AT_GRAD ? OFL_READ : OFL_UPDATE;
+        leases[i].flags = i == AT_GRAD ? OFL_LEASE_DROP : 0;
+    }
+    err = ofl_acquire(o->ctx, leases, n, o->stream);
+    if (err < 0)
+        return err;
+    for (uint32_t i = 0; i < n; i++)
+        ptr[i] = leases[i].ptr;
+    err = o->ops->update(b, ptr, o->settings.clip > 0);
+    if (err == 0)
+        err = core_stream_call(o->stream, count_update, o->ctx);
+    released = ofl_release(o->ctx, leases, n, o->stream);
+    return err < 0 ? err : released;
+}
+
+static void mark_pending(struct optim_binding *b)
+{
+    pthread_mutex_lock(&b->optimizer->lock);
+    b->pending = true;
+    b->optimizer->pending++;
+    pthread_mutex_unlock(&b->optimizer->lock);
+}
+
+struct queue_call {
+    struct ofl_optimizer *optimizer;
+    struct optim_binding *only; /* NULL: all that were applied, held */
+};
+
+static bool queued_by(const struct queue_call *q, const struct optim_binding *b)
+{
+    return q->only ? b == q->only : b->applied;
+}
+
+/* Engine thread. All or nothing: a lease in the way is found before anything is queued. */
+static int check_run(struct ofl_ctx *ctx, void *arg)
+{
+    const struct queue_call *q = arg;
+    const struct ofl_optimizer *o = q->optimizer;
+
+    for (size_t i = 0; i < o->count; i++) {
+        const struct core_update *u = &o->bindings[i]->update;
+
+        for (uint32_t k = 0; k < u->count && queued_by(q, o->bindings[i]); k++)
+            if (u->tensors[k]->current && u->tensors[k]->current->leases)
+                return base_fail(-OFL_ESTATE, "update %s: %s is leased", u->tensors[0]->name,
+                                 u->tensors[k]->name);
+    }
+    return pager_check(&ctx->pager);
+}
+
+static int queue_run(struct ofl_ctx *ctx, void *arg)
+{
+    struct queue_call *q = arg;
+    struct ofl_optimizer *o = q->optimizer;
+
+    for (size_t i = 0; i < o->count; i++) {
+        struct optim_binding *b = o->bindings[i];
+        int err;
+
+        if (!queued_by(q, b))
+            continue;
+        b->update.held = !q->only;
+        mark_pending(b);
+        err = pager_update(&ctx->pager, &b->update);
+        if (err < 0) {
+            update_done(b);
+            return err;
+        }
+    }
+    return 0;
+}
+
+/* ---- the step ---------------------------------------------------------- */
+
+static int check_settings(const struct ofl_adamw *s)
+{
+    if (s->step && s->beta1 >= 0 && s->beta1 < 1 && s->beta2 >= 0 && s->beta2 < 1 && s->eps >= 0 &&
+        s->clip >= 0 && isfinite(s->lr) && isfinite(s->weight_decay))
+        return 0;
+    return base_fail(
+        -EINVAL,
+        "begin optimizer step %llu: lr %g, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g: "
+        "steps count from 1, betas lie in [0, 1), eps and clip are not negative",
+        (unsigned long long)s->step, s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip);
+}
+
+int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *settings)
+{
+    struct ofl_adamw s;
+    int err;
+
+    if (o->in_step)
+        return base_fail(-OFL_ESTATE, "begin optimizer step: one is open");
+    err = base_sized_read(&s, sizeof s, sizeof s, settings, "begin optimizer step: settings");
+    if (err == 0)
+        err = check_settings(&s);
+    if (err < 0)
+        return err;
+    /* The last step's norm job reads what is about to change. Its updates go on. */
+    err = ofl_stream_sync(o->stream);
+    if (err < 0)
+        return err;
+    o->settings = s;
+    o->coef = optim_coef_make(&s);
+    o->in_step = true;
+    o->applied = 0;
+    for (size_t i = 0; i < o->count; i++)
+        o->bindings[i]->applied = false;
+    return 0;
+}
+
+static int queue_sum(struct optim_binding *b)
+{
+    struct ofl_optimizer *o = b->optimizer;
+    struct ofl_lease lease = {.tensor = b->grad, .mode = OFL_READ};
+    int err = ofl_acquire(o->ctx, &lease, 1, o->stream), released;
+
+    if (err < 0)
+        return err;
+    err = o->ops->sum(b, lease.ptr);
+    released = ofl_release(o->ctx, &lease, 1, o->stream);
+    return err < 0 ? err : released;
+}
+
+int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
+{
+    struct optim_binding *b = optim_find(o, weight);
+    struct queue_call q = {o, b};
+    int err;
+
+    if (!o->in_step || !b || b->applied)
+        return base_fail(-OFL_ESTATE, "apply %s: %s", weight->name,
+                         !o->in_step ? "no optimizer step is open"
+                         : !b        ? "it is not bound"
+                                     : "it was applied already in this step");
+    optim_await_updates(o, b);
+    b->coef = o->coef;
+    b->scale = 1.0f;
+    err = o->settings.clip > 0 ? 0 : core_call(o->ctx, check_run, &q);
+    if (err == 0)
+        err = queue_sum(b);
+    if (err < 0)
+        return err;
+    b->applied = true;
+    o->applied++;
+    if (o->settings.clip > 0)
+        return 0;
+    if (core_tensor_on_device(weight))
+        return queue_on_device(b);
+    return core_call(o->ctx, queue_run, &q);
+}
+
+/* Engine thread: the norm is known, the held updates may start. */
+static void release_updates(void *arg, int code)
+{
+    struct ofl_optimizer *o = arg;
+
+    if (code < 0) {
+        struct base_error error;
+
+        base_error_set(&error, code, "optimizer step %llu: a gradient could not be read: %s",
+                       (unsigned long long)o->settings.step,
+                       o->ctx->pager.env.why(o->ctx->pager.env.arg, code));
+        pager_break(&o->ctx->pager, &error);
+    }
+    for (size_t i = 0; i < o->count; i++) {
+        struct optim_binding *b = o->bindings[i];
+
+        if (!b->update.held)
+            continue;
+        b->scale = o->result->scale;
+        b->update.held = false;
+    }
+    o->ctx->pager.changes++;
+}
+
+int ofl_optimizer_end(struct ofl_optimizer *o)
+{
+    int err;
+
+    if (!o->in_step)
+        return base_fail(-OFL_ESTATE, "end optimizer step: none is open");
+    err = o->settings.clip > 0 ? core_call(o->ctx, check_run, &(struct queue_call){o, NULL}) : 0;
+    if (err < 0)
+        return err;
+    o->in_step = false;
+    o->ended = true;
+    err = o->ops->norm(o);
+    if (err < 0 || o->settings.clip == 0)
+        return err;
+    if (o->count && core_tensor_on_device(o->bindings[0]->weight)) {
+        for (size_t i = 0; i < o->count && err == 0; i++)
+            if (o->bindings[i]->applied)
+                err = queue_on_device(o->bindings[i]);
+        return err;
+    }
+    err = core_call(o->ctx, queue_run, &(struct queue_call){o, NULL});
+    return err < 0 ? err : core_stream_call(o->stream, release_updates, o);
+}
+
+int ofl_optimizer_norm(struct ofl_optimizer *o, double *norm)
+{
+    int err;
+
+    *norm = 0;
+    if (!o->ended)
+        return base_fail(-OFL_ESTATE, "optimizer norm: no step has ended");
+    err = ofl_stream_sync(o->stream);
+    if (err < 0)
+        return err;
+    *norm = o->result->norm;
+    return 0;
+}
