@@ -36,9 +36,9 @@
  *  - Devices: "host", an emulated accelerator in RAM with an arena, streams and copy threads
  *    of its own; "cuda" (the first GPU) and "cuda:N", through NVIDIA's driver, which is found
  *    at run time (libcuda.so.1, or the file that OFL_CUDA_DRIVER names). On both: tensors,
- *    sources, leases, steps, statistics. Host only, -ENOTSUP on cuda: ofl_stream_launch and the
- *    optimizer (its norms and its updates in device memory have no kernels yet). cuda only:
- *    ofl_stream_cuda (offload_cuda.h), to launch one's own kernels.
+ *    sources, leases, steps, the optimizer (to the same bits), statistics. Host only, -ENOTSUP on
+ *    cuda: ofl_stream_launch. cuda only: ofl_stream_cuda (offload_cuda.h), to launch one's own
+ *    kernels.
  *  - On cuda, host_bytes are taken from RAM whole at ofl_open: the driver pins them. Work on a
  *    stream whose fetch failed is not skipped: see offload_cuda.h.
  */
@@ -318,6 +318,8 @@ struct ofl_adamw {
 
 enum ofl_optimizer_state { OFL_STATE_MASTER, OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ, OFL_STATES };
 
+/* any; on cuda best before work is queued: loading kernels may wait for what is. -ENOEXEC there if the
+ * library has no kernels for the GPU (none at all where it was built without nvcc). */
 OFL_API int ofl_optimizer_create(struct ofl_ctx *ctx, struct ofl_optimizer **out);
 /* any. Waits for its updates. Its state tensors go with it. */
 OFL_API int ofl_optimizer_destroy(struct ofl_optimizer *o);

@@ -10,7 +10,7 @@
 
 #include "liboffload/optim/optimizer.h"
 
-#define SLAB_BYTES    (64u << 10)
+#define SLAB_MIN      4096u /* each is twice as large as the one before */
 #define SLAB_ALIGN    64u
 #define LIST_MIN      64u
 #define NORM_THREADS  512u
@@ -47,7 +47,9 @@ static int add_slab(struct ofl_optimizer *o, size_t bytes)
 
     if (!s)
         return base_fail(-ENOMEM, "optimizer: out of memory");
-    s->bytes = bytes < SLAB_BYTES ? SLAB_BYTES : bytes;
+    s->bytes = o->cuda->slabs ? 2 * o->cuda->slabs->bytes : SLAB_MIN;
+    if (s->bytes < bytes)
+        s->bytes = bytes;
     err = dev_host_alloc(o->ctx->dev, s->bytes, &host, &device);
     if (err < 0) {
         free(s);
