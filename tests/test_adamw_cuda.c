@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -381,6 +382,33 @@ static void kernels_are_found_once(void **state)
     dev_close(host);
 }
 
+/* A wait whose handing over was left for later is ahead of the kernel: behind it the kernel finds
+ * what was stored just before the gate was opened. */
+static void kernels_keep_their_place(void **state)
+{
+    struct rig r = rig_open(6);
+    struct range list = range_of(&r, sizeof(struct optim_parts)),
+                 out = range_of(&r, sizeof(struct optim_norm));
+    struct range sums = range_of(&r, sizeof(double));
+    uint64_t count = 1;
+    double clip = 0, *sum = sums.host;
+    void *args[] = {&list.device, &count, &clip, &out.device};
+    struct dev_gate *gate;
+
+    (void)state;
+    *(struct optim_parts *)list.host = (struct optim_parts){sums.device, 1};
+    *sum = 1;
+    assert_int_equal(dev_gate_create(r.dev, &gate), 0);
+    dev_stream_wait_later(r.stream, gate);
+    assert_int_equal(dev_stream_kernel(r.stream, r.norm, 1, 512, args), 0);
+    nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); /* for one that does not wait */
+    *sum = 4;
+    dev_gate_open(gate, NULL);
+    assert_int_equal(dev_stream_sync(r.stream), 0);
+    assert_true(((struct optim_norm *)out.host)->norm == 2);
+    rig_close(&r);
+}
+
 /* Fails the call; what it says. A launch that fails breaks the device, the others do not. */
 static const struct {
     const char *call;
@@ -432,7 +460,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(updates_have_the_host_s_bits), cmocka_unit_test(sums_have_the_host_s_bits),
         cmocka_unit_test(norms_add_up_in_order),        cmocka_unit_test(norms_that_are_no_numbers),
-        cmocka_unit_test(kernels_are_found_once),       cmocka_unit_test(failures_have_their_sentence),
+        cmocka_unit_test(kernels_keep_their_place),     cmocka_unit_test(kernels_are_found_once),
+        cmocka_unit_test(failures_have_their_sentence),
     };
 
     return cmocka_run_group_tests_name("adamw on cuda", tests, NULL, NULL);
