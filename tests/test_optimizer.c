@@ -220,8 +220,9 @@ static void ok(const struct trainer *t, int err, const char *what)
         fail_msg("%s: %s: %d: %s", t->name, what, err, ofl_error());
 }
 
+/* A kernel touches one range of device memory: backward takes two, the first of which copies the weight. */
 struct job {
-    void *weight;
+    void *weight, *copy;
     float *grad;
     uint64_t *seen; /* forward */
     bool low, update;
@@ -233,20 +234,41 @@ static void job_run(void *arg)
 {
     struct job *j = arg;
 
-    if (j->seen)
-        *j->seen = checksum(j->weight, j->low, j->elems);
-    else
-        fill_gradient(j->grad, j->weight, j->low, j->elems, j->at);
+    if (j->seen) {
+        *j->seen = checksum(fixture_view(j->weight), j->low, j->elems);
+    } else if (j->grad) {
+        fill_gradient(fixture_view(j->grad), j->copy, j->low, j->elems, j->at);
+        free(j->copy);
+    } else {
+        memcpy(j->copy, fixture_view(j->weight), j->elems * (j->low ? 2 : 4));
+    }
     free(j);
 }
 
 static void launch(struct trainer *t, struct job job)
 {
     struct job *j = malloc(sizeof *j);
+    struct fixture_range range = {.at = job.grad ? (void *)job.grad : job.weight,
+                                  .bytes = job.elems * (job.grad || !job.low ? 4 : 2),
+                                  .writes = job.grad != NULL};
 
     assert_non_null(j);
     *j = job;
-    ok(t, fixture_launch(t->stream, job_run, j), "launch");
+    ok(t, fixture_kernel(t->stream, job_run, j, range), "launch");
+}
+
+/* The weight as it is when the stream comes to it, or the control's stale one. */
+static void *copy_weight(struct trainer *t, unsigned w, void *weight)
+{
+    uint64_t bytes = sizes[w] * (t->plain->low ? 2 : 4);
+    void *copy = malloc(bytes);
+
+    assert_non_null(copy);
+    if (t->stale[w])
+        memcpy(copy, t->stale[w], bytes);
+    else
+        launch(t, (struct job){.weight = weight, .copy = copy, .low = t->plain->low, .elems = sizes[w]});
+    return copy;
 }
 
 static void forward(struct trainer *t, unsigned w, uint64_t step)
@@ -266,7 +288,7 @@ static void backward(struct trainer *t, unsigned w, uint64_t step)
                                  {.tensor = t->grads[w], .mode = part ? OFL_UPDATE : OFL_OVERWRITE}};
 
         ok(t, ofl_acquire(t->ctx, l, 2, t->stream), "acquire weight and gradient");
-        launch(t, (struct job){.weight = t->stale[w] ? t->stale[w] : l[0].ptr,
+        launch(t, (struct job){.copy = copy_weight(t, w, l[0].ptr),
                                .grad = l[1].ptr,
                                .low = t->plain->low,
                                .elems = sizes[w],
