@@ -245,30 +245,64 @@ static int link_copy_run(struct ofl_ctx *ctx, void *arg)
     return 0;
 }
 
+#define STAGING_BYTES (4ull << 20)
+
+static int copy_over_link(struct link_copy *l)
+{
+    int err;
+
+    sem_init(&l->done, 0, 0);
+    err = core_call(l->tensor->ctx, link_copy_run, l);
+    while (err == 0 && sem_wait(&l->done) < 0)
+        ;
+    sem_destroy(&l->done);
+    return err < 0 ? err : l->code;
+}
+
+/* The caller's memory is not pinned: its bytes pass through some that is. */
+static int copy_staged(struct ofl_tensor *t, uint8_t *device, uint8_t *buf, uint64_t bytes, bool write)
+{
+    struct ofl_ctx *ctx = t->ctx;
+    uint64_t most = bytes < STAGING_BYTES ? bytes : STAGING_BYTES;
+    void *staging = NULL, *unused;
+    int err = dev_host_alloc(ctx->dev, most, &staging, &unused);
+
+    if (err == -ENOTSUP) { /* the host device reaches any memory */
+        err = 0;
+        most = bytes;
+    }
+    for (uint64_t at = 0, n; at < bytes && err == 0; at += n) {
+        struct link_copy l = {.tensor = t, .device = device + at, .write = write};
+
+        n = l.bytes = bytes - at < most ? bytes - at : most;
+        l.buf = staging ? staging : buf + at;
+        if (staging && write)
+            memcpy(staging, buf + at, n);
+        err = copy_over_link(&l);
+        if (err == 0 && staging && !write)
+            memcpy(buf + at, staging, n);
+    }
+    if (staging)
+        dev_host_free(ctx->dev, staging);
+    return err;
+}
+
 /* The device is t's home: over the link, under a lease. */
 static int access_device(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, uint64_t bytes, bool write)
 {
     struct ofl_lease lease = {.tensor = t, .mode = write ? OFL_UPDATE : OFL_READ};
-    struct link_copy l = {.tensor = t, .buf = buf, .bytes = bytes, .write = write};
     struct ofl_stream *s = t->ctx->own_stream;
     int err = ofl_acquire(t->ctx, &lease, 1, s), released;
 
     if (err < 0)
         return err;
-    sem_init(&l.done, 0, 0);
-    l.device = (uint8_t *)lease.ptr + offset;
     err = ofl_stream_sync(s);
-    if (err == 0)
-        err = core_call(t->ctx, link_copy_run, &l);
     if (err == 0) {
-        while (sem_wait(&l.done) < 0)
-            ;
-        if (l.code < 0)
-            err =
-                base_fail_errno(l.code, "copy %s: offset %llu, %llu bytes", t->name, (ull)offset, (ull)bytes);
+        err = copy_staged(t, (uint8_t *)lease.ptr + offset, buf, bytes, write);
+        if (err < 0)
+            err = base_fail_errno(err, "copy %s: offset %llu, %llu bytes", t->name, (ull)offset, (ull)bytes);
     }
     released = ofl_release(t->ctx, &lease, 1, s);
-    sem_destroy(&l.done);
     return err < 0 ? err : released;
 }
 
