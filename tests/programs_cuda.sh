@@ -1,0 +1,113 @@
+#!/bin/bash
+# Proves that ofl-finetune, ofl-generate and ofl-bench run on a cuda device (the stub driver and a stub
+# of cuBLAS; their kernels on the CPU): the same losses, norms and state in every placement, in F32 and BF16,
+# with and without clipping; those of the host device within 1e-4 in F32; the same text; and that what is
+# missing is named.
+#
+# It can fail: the comparisons are shown to see another seed.
+set -uo pipefail
+
+cd "$(dirname "$0")/.." || exit 1
+bin=$(cd "${OFL_BUILD_DIR:-build}" && pwd)
+export OFL_CUDA_DRIVER=$bin/tests/libcuda_stub.so OFL_CUBLAS=$bin/tests/libcublas_stub.so
+for file in "$OFL_CUDA_DRIVER" "$OFL_CUBLAS"; do
+    [ -e "$file" ] || { echo "$file is not built"; exit 1; }
+done
+if ! nm -D "$OFL_CUDA_DRIVER" | grep -q __start_emulate_shared; then
+    echo "the stub driver was built without kernels: no C++ compiler"
+    exit 77
+fi
+work=$(mktemp -d "$bin/programs_cuda.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+complain() {
+    echo "FAILED: $*"
+    failures=$((failures + 1))
+}
+
+# Runs a program; sets status; its output is in $work/out and $work/err.
+run() {
+    status=0
+    timeout -k 1 200 "$bin/$1" "${@:2}" >"$work/out" 2>"$work/err" || status=$?
+}
+
+wanted() {
+    [ "$status" -eq 0 ] || complain "$*: exit status $status: $(tail -n 1 "$work/err")"
+}
+
+essence() {
+    sed -n '/^  "loss": \[/,/^  \]/p; /^  "grad_norm": \[/,/^  \]/p; /^  "state_hash"/p' "$1"
+}
+
+losses() {
+    sed -n '/^  "loss": \[/,/^  \]/p' "$1" | tr -dc '0-9.e\n-' | grep .
+}
+
+# As many losses in both, within 1e-4.
+near() {
+    paste <(losses "$1") <(losses "$2") |
+        awk 'NF != 2 { bad++ } { d = $1 - $2; if (d > 1e-4 || d < -1e-4) bad++ } END { exit NR == 0 || bad > 0 }'
+}
+
+yes 'All that is gold does not glitter, not all those who wander are lost. 0123456789' | head -n 50 >"$work/text"
+tiny=(ofl-finetune --preset tiny --data "$work/text" --seq 20 --batch 1 --accum 2 --steps 2 --lr 1e-3)
+
+# ---- training ------------------------------------------------------------
+
+for dtype in f32 bf16; do
+    for clip in 0 0.5; do
+        what="$dtype, clip $clip"
+        run "${tiny[@]}" --dtype $dtype --clip $clip --in-memory --report "$work/all.json"
+        wanted "$what, in memory"
+        grep -q '^device cuda:0' "$work/err" || complain "$what: does not say that it runs on the GPU"
+        run "${tiny[@]}" --dtype $dtype --clip $clip --device cuda --device-mem 6M --host-mem 3M --nvme "$work" \
+            --report "$work/paged.json"
+        wanted "$what, paged"
+        cmp -s <(essence "$work/all.json") <(essence "$work/paged.json") ||
+            complain "$what: other results than in memory"
+    done
+done
+run "${tiny[@]}" --clip 0.5 --in-memory --report "$work/all.json"
+wanted f32
+run "${tiny[@]}" --clip 0.5 --in-memory --device host --report "$work/host.json"
+wanted host
+near "$work/all.json" "$work/host.json" || complain "f32: losses are not those of the host device"
+run "${tiny[@]}" --clip 0.5 --in-memory --seed 2 --report "$work/other.json"
+wanted 'another seed'
+! near "$work/all.json" "$work/other.json" || complain "another seed is not seen"
+! cmp -s <(essence "$work/all.json") <(essence "$work/other.json") || complain "another seed is not seen"
+
+# ---- generating ----------------------------------------------------------
+
+run "${tiny[@]}" --device host --in-memory --out "$work/tuned"
+wanted 'a checkpoint'
+text=(ofl-generate --model "$work/tuned" --prompt 'All that' --max-tokens 12 --temperature 0)
+run "${text[@]}" --device host
+wanted 'generate on the host'
+cp "$work/out" "$work/text-host"
+for budget in '' '--device-mem=3M --host-mem=2M'; do
+    # shellcheck disable=SC2086  # several options
+    run "${text[@]}" $budget
+    wanted "generate $budget"
+    cmp -s "$work/out" "$work/text-host" || complain "generate $budget: another text than on the host"
+done
+run ofl-bench decode --preset tiny --prompt 3 --tokens 2 --warmup 1 --device-mem 3M --host-mem 2M --nvme "$work:8M"
+[ "$status" -ne 0 ] || grep -q '^decode ' "$work/out" || complain "ofl-bench decode prints no figures"
+
+# ---- what is missing -----------------------------------------------------
+
+OFL_CUBLAS=$work/none run "${tiny[@]}"
+[ "$status" -eq 2 ] || complain "no cuBLAS: exit status $status, not 2"
+grep -q 'cuBLAS.*OFL_CUBLAS' "$work/err" || complain "no cuBLAS: $(cat "$work/err")"
+OFL_CUDA_DRIVER=$work/none run "${tiny[@]}" --device cuda:0
+[ "$status" -eq 2 ] || complain "no driver: exit status $status, not 2"
+grep -q "CUDA driver $work/none" "$work/err" || complain "no driver: $(cat "$work/err")"
+run "${tiny[@]}" --device cuda:7
+[ "$status" -eq 2 ] || complain "cuda:7: exit status $status, not 2"
+grep -q 'no such GPU: the driver has 1' "$work/err" || complain "cuda:7: $(cat "$work/err")"
+run "${tiny[@]}" --device-mem 2G --host-mem 4M
+[ "$status" -eq 2 ] || complain "more than the GPU has: exit status $status, not 2"
+grep -q 'cuda:0 has .* to give' "$work/err" || complain "more than the GPU has: $(cat "$work/err")"
+
+[ $failures -eq 0 ] || { echo "$failures failures"; exit 1; }
