@@ -4,7 +4,7 @@
 set -euo pipefail
 
 tests=${OFL_BUILD_DIR:?}/tests
-for name in test_device test_device_stream test_core test_core_faults; do
+for name in test_device test_device_stream test_core test_core_homes test_core_faults; do
     echo "== $name"
     OFL_TEST_DEVICE=cuda "$tests/$name"
 done

@@ -191,7 +191,7 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
 
 uint64_t tile_host_used(const struct pager *p)
 {
-    return p->homes.bytes[OFL_HOST] + p->cached_bytes;
+    return p->host_bytes - base_extents_free_bytes(p->host_ranges) - base_extents_free_bytes(p->homes.host);
 }
 
 void tile_note_peak(struct pager *p)
