@@ -62,11 +62,9 @@ static const char before[] = "Fine-tunes all parameters of a Llama inside hard m
 
 static const char after[] =
     "Without --device-mem, --host-mem and --nvme everything is kept in memory, if it fits a third of it. "
-    "With any of them, --device-mem is needed; --host-mem is 64M by default where --nvme is given. Without "
-    "--nvme "
-    "the larger of the two memories has to hold all tensors. Budgets that can't work are refused at once, "
-    "with "
-    "the smallest that can.\n"
+    "With any of them, --device-mem is needed; --host-mem is 64M by default where --nvme is given. With "
+    "--nvme the drive and host memory hold all tensors together; without, one of the two memories has to. "
+    "Budgets that can't work are refused at once, with the smallest that can.\n"
     "\n"
     "Examples:\n"
     "  ofl-finetune --model story --data text.txt --steps 200 --lr 1e-3 --out tuned\n"
