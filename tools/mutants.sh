@@ -63,7 +63,7 @@ build() { # test
         return
     fi
     # shellcheck disable=SC2086  # several flags
-    (cd "$work/tree" && gcc $flags "tests/$1.c" tests/{core,io}_fixture.c tests/io_model.c tests/mem_engine.c \
+    (cd "$work/tree" && gcc $flags "tests/$1.c" tests/{core,cuda,io}_fixture.c tests/io_model.c tests/mem_engine.c \
         io/*.c scheduler/*.c liboffload/*/*.c -o "$work/$1" $libs >"$work/log" 2>&1)
 }
 
