@@ -35,12 +35,10 @@ homes-no-memory-for-moves|liboffload/core/home.c|return store ? tiles * tile_byt
 homes-shares-reversed|liboffload/core/home.c|h->share[OFL_HOST] = e - h->share[OFL_NVME];|h->share[OFL_HOST] = h->share[OFL_NVME];|test_core_homes
 homes-fill-in-turn|liboffload/core/home.c|return h->expected_bytes ? (uint64_t)|return 0 ? (uint64_t)|test_core_homes
 homes-over-caches|liboffload/core/pager.c|if (t->home_tiles \&\& !tile_vacate(p))|if (0)|test_core_homes
-homes-given-out-twice|liboffload/core/home.c|if (tail == 0 \|\| !tile_vacate(p))|if (tail == 0)|test_core_homes
 homes-evicted|liboffload/core/copy.c|if (c->leases \|\| c->home \|\| (limit|if (c->leases \|\| (limit|test_core_homes
 homes-without-leases-room|liboffload/core/home.c|uint64_t kept = p->homes.leased_bytes;|uint64_t kept = 0;|test_core_homes
 homes-tail-at-the-front|liboffload/core/tile.c|(tile - t->home_tiles) * t->tile_bytes|tile * t->tile_bytes|test_core_homes
 homes-as-victims|liboffload/core/tile.c|i-- > t->home_tiles;|i-- > 0;|test_core_homes
-claims-not-limited|liboffload/core/work.c|(p->claims \&\& p->claims + claims_of(u) > p->claims_max)|0|test_optimizer
 mixed-groups-bound|liboffload/core/tensor.c|    if (!on \|\| !off)|    if (1)|test_core_homes
 io-result-ignored|io/piece.c|    if (t->result < 0)\n        return failed(code, cause, (int)t->result, NULL);|    if (t->result < 0)\n        t->result = t->asked_bytes;|test_io_fuzz test_io
 io-short-write-taken|io/piece.c|    if (t->want == 0)\n        return IO_PIECE_DONE;|    if (t->want == 0 \|\| t->op == IO_WRITE)\n        return IO_PIECE_DONE;|test_io_fuzz

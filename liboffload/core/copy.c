@@ -310,6 +310,18 @@ bool copy_fill_before(const struct pager *p, const struct ofl_tensor *t, uint64_
     return false;
 }
 
+/* A copy made before seq still awaits bytes from the tiles: what is newer must not replace them yet. */
+bool copy_fill_older(const struct pager *p, const struct ofl_tensor *t, uint64_t seq)
+{
+    if (t->current && fill_pending(t->current) && t->current->seq < seq)
+        return true;
+    if (t->ghosts)
+        for (const struct core_copy *c = p->ghosts.next; c != &p->ghosts; c = c->next)
+            if (c->tensor == t && fill_pending(c) && c->seq < seq)
+                return true;
+    return false;
+}
+
 static void fill_tile(struct pager *p, struct core_copy *c, uint32_t tile)
 {
     struct ofl_tensor *t = c->tensor;
@@ -425,6 +437,8 @@ static void drain_advance(struct pager *p, struct core_copy *c)
     struct ofl_tensor *t = c->tensor;
 
     if (c->drop || c->marks || c->waiting || fill_pending(c) || t->host_done < c->after_host)
+        return;
+    if (copy_fill_older(p, t, c->seq))
         return;
     while (c->drain_next < t->tiles_count && drain_tile(p, c, c->drain_next))
         ;

@@ -308,6 +308,7 @@ void copy_moved(struct pager *p, struct core_op *op);
 void copy_fail(struct pager *p, struct ofl_tensor *t, const struct base_error *error);
 /* A copy made before that host work still awaits bytes from the tiles. */
 bool copy_fill_before(const struct pager *p, const struct ofl_tensor *t, uint64_t ordinal);
+bool copy_fill_older(const struct pager *p, const struct ofl_tensor *t, uint64_t seq);
 /* Work on streams has still to pass a use of t. */
 bool copy_in_use(const struct pager *p, const struct ofl_tensor *t);
 /* The tile's newest bytes are below the device, as far as copies older than seq are concerned. */
