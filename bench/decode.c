@@ -295,6 +295,26 @@ static int run_in_context(struct run *r, const struct llama_generator_config *co
     return status;
 }
 
+/* Device memory that no weight lives in: for a part of the model, and if there is room for the next two,
+ * which then come while it is in use. */
+static uint64_t leased_bytes(const struct common_budget *b, const struct llama_generator_need *need,
+                             const struct ofl_config *c)
+{
+    uint64_t least = need->device.device_bytes, part = least - need->cache_bytes - need->workspace_bytes;
+    uint64_t elsewhere = c->host_bytes - c->host_bytes / 4, on_device = need->device.largest_bytes, leased;
+
+    for (uint32_t i = 0; i < b->nvme_count; i++)
+        elsewhere += b->nvme[i].bytes ? b->nvme[i].bytes : c->expected_bytes;
+    if (c->expected_bytes > elsewhere)
+        on_device += c->expected_bytes - elsewhere;
+    leased = c->device_bytes > on_device ? c->device_bytes - on_device : 0;
+    if (leased > least + 2 * part)
+        leased = least + 2 * part;
+    if (leased < least)
+        leased = least;
+    return leased < c->device_bytes ? leased : c->device_bytes;
+}
+
 static struct ofl_config budgets(const struct common_budget *b, const struct llama_generator_need *need)
 {
     struct ofl_config c = {.size = sizeof c, .device = b->chosen.device, .log = common_log};
@@ -305,6 +325,9 @@ static struct ofl_config budgets(const struct common_budget *b, const struct lla
         c.device_bytes = need->device_all_bytes > c.host_bytes ? need->device_all_bytes : c.host_bytes + 4096;
     c.nvme = b->nvme;
     c.nvme_count = b->nvme_count;
+    c.expected_bytes = need->weight_bytes + 4096ull * need->weights;
+    if (c.device_bytes < need->device_all_bytes)
+        c.leased_bytes = leased_bytes(b, need, &c);
     return c;
 }
 

@@ -13,10 +13,8 @@
 #include "examples/llama/kernels_cuda.h"
 #include "io/profile.h"
 
-#define GPU_SIDE   8192u /* of the matrices */
-#define HOST_SIDE  1024u
-#define LINK_BYTES (256ull << 20)
-#define TRIES      5
+#define HOST_SIDE 1024u /* of the matrices */
+#define TRIES     5
 
 typedef int work_fn(void *arg, unsigned times);
 
@@ -42,8 +40,9 @@ struct gpu {
     struct ofl_stream *stream;
     struct llama_cuda *cuda;
     enum ofl_dtype dtype;
-    char *memory; /* 3 matrices, then cuBLAS' scratch */
-    size_t matrix_bytes;
+    size_t side, matrix_bytes, copy_bytes; /* of a product's matrices; of copies */
+    char *memory;                          /* 3 matrices, or 2 ends of a copy; then cuBLAS' scratch */
+    size_t scratch_at;
     void *pinned;
 };
 
@@ -68,7 +67,7 @@ static int gpu_products(void *arg, unsigned times)
 
     while (times--)
         llama_cuda_matmul(g->cuda, g->memory, g->dtype, g->memory + g->matrix_bytes,
-                          g->memory + 2 * g->matrix_bytes, g->dtype, GPU_SIDE, GPU_SIDE, GPU_SIDE, false);
+                          g->memory + 2 * g->matrix_bytes, g->dtype, g->side, g->side, g->side, false);
     return wait_for(g);
 }
 
@@ -77,7 +76,7 @@ static int gpu_in(void *arg, unsigned times)
     struct gpu *g = arg;
 
     while (times--)
-        llama_cuda_in(g->cuda, g->memory, g->pinned, LINK_BYTES);
+        llama_cuda_in(g->cuda, g->memory, g->pinned, g->copy_bytes);
     return wait_for(g);
 }
 
@@ -86,7 +85,7 @@ static int gpu_out(void *arg, unsigned times)
     struct gpu *g = arg;
 
     while (times--)
-        llama_cuda_out(g->cuda, g->pinned, g->memory, LINK_BYTES);
+        llama_cuda_out(g->cuda, g->pinned, g->memory, g->copy_bytes);
     return wait_for(g);
 }
 
@@ -95,39 +94,48 @@ static int gpu_copies(void *arg, unsigned times)
     struct gpu *g = arg;
 
     while (times--)
-        llama_cuda_copy(g->cuda, g->memory, g->memory + LINK_BYTES, LINK_BYTES);
+        llama_cuda_copy(g->cuda, g->memory, g->memory + g->copy_bytes, g->copy_bytes);
     return wait_for(g);
 }
 
 static int gpu_measure(struct gpu *g, size_t scratch_bytes, struct bench_rates *out)
 {
-    double flops = 2.0 * GPU_SIDE * GPU_SIDE * GPU_SIDE;
+    double side = (double)g->side, copied = (double)g->copy_bytes;
 
-    g->pinned = llama_cuda_pinned(g->cuda, LINK_BYTES);
-    llama_cuda_set_scratch(g->cuda, g->memory + 3 * g->matrix_bytes, scratch_bytes);
-    llama_cuda_init_normal(g->cuda, g->memory, g->dtype, 0, 3ull * GPU_SIDE * GPU_SIDE, 1, 1.0f);
+    g->pinned = llama_cuda_pinned(g->cuda, g->copy_bytes);
+    llama_cuda_set_scratch(g->cuda, g->memory + g->scratch_at, scratch_bytes);
+    llama_cuda_init_normal(g->cuda, g->memory, g->dtype, 0, 3 * g->side * g->side, 1, 1.0f);
     if (wait_for(g) < 0 || best(gpu_products, g, g->dtype == OFL_F32 ? 2 : 10, &out->matrix_flops) < 0 ||
         best(gpu_in, g, 4, &out->link_in_bps) < 0 || best(gpu_out, g, 4, &out->link_out_bps) < 0 ||
         best(gpu_copies, g, 20, &out->device_bps) < 0)
         return EXIT_RUNTIME;
-    out->matrix_flops *= flops;
-    out->link_in_bps *= LINK_BYTES;
-    out->link_out_bps *= LINK_BYTES;
-    out->device_bps *= 2 * LINK_BYTES;
+    out->matrix_flops *= 2 * side * side * side;
+    out->link_in_bps *= copied;
+    out->link_out_bps *= copied;
+    out->device_bps *= 2 * copied;
     return 0;
+}
+
+static struct gpu sizes_for(uint64_t memory_bytes, enum ofl_dtype dtype)
+{
+    bool large = memory_bytes >= 4ull << 30; /* a small one is no GPU of today */
+    struct gpu g = {.dtype = dtype, .side = large ? 8192 : 256, .copy_bytes = large ? 256 << 20 : 4 << 20};
+
+    g.matrix_bytes = g.side * g.side * ofl_dtype_bytes(dtype);
+    g.scratch_at = 3 * g.matrix_bytes > 2 * g.copy_bytes ? 3 * g.matrix_bytes : 2 * g.copy_bytes;
+    return g;
 }
 
 static int gpu_rates(const struct common_budget *b, enum ofl_dtype dtype, struct bench_rates *out)
 {
-    struct llama_shape large = {.hidden = GPU_SIDE};
-    size_t scratch = llama_cuda_scratch_bytes(&large);
-    struct gpu g = {.dtype = dtype, .matrix_bytes = (size_t)GPU_SIDE * GPU_SIDE * ofl_dtype_bytes(dtype)};
+    struct gpu g = sizes_for(b->chosen.memory_bytes, dtype);
+    struct llama_shape like = {.hidden = (uint32_t)g.side};
+    size_t scratch = llama_cuda_scratch_bytes(&like);
     struct ofl_tensor_desc d = {.size = sizeof d,
                                 .name = "matrices",
                                 .kind = OFL_KIND_WORKSPACE,
                                 .dtype = OFL_U8,
-                                .elems =
-                                    3 * (g.matrix_bytes > LINK_BYTES ? g.matrix_bytes : LINK_BYTES) + scratch,
+                                .elems = g.scratch_at + scratch,
                                 .flags = OFL_TENSOR_TRANSIENT};
     struct ofl_config config = {.size = sizeof config,
                                 .device = b->chosen.device,

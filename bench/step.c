@@ -407,6 +407,8 @@ static struct ofl_config budgets(const struct common_budget *b, const struct lla
     c.host_bytes = b->host_bytes ? b->host_bytes : b->nvme_count ? 64 << 20 : 4 << 20;
     c.nvme = b->nvme;
     c.nvme_count = b->nvme_count;
+    c.expected_bytes = need->store_bytes;
+    c.leased_bytes = c.device_bytes; /* updates can't reach what lives on the device */
     return c;
 }
 

@@ -17,20 +17,34 @@ static uint64_t at_least(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
-/*
- * The host memory that holds all tensors: they, and room for four tiles on the move. Tiles grow
- * with the budget, from 64 KiB to 8 MiB as long as 32 of them fit. The library has the last word
- * when the tensors are made.
- */
+/* What the library keeps free of tensors in host memory, to move bytes: 32 of its smallest tiles in
+ * front of a store, and four, each with two blocks, without one. See "Homes" in offload.h; it has
+ * the last word when the tensors are made. */
+#define TILE_BYTES     (64ull << 10)
+#define BLOCK_BYTES    4096ull
+#define MOVES_BYTES    (32 * TILE_BYTES)
+#define MOVES_NO_STORE (4 * (TILE_BYTES + 2 * BLOCK_BYTES))
+
+/* The host memory that holds all tensors. */
 static uint64_t host_all_bytes(const struct llama_trainer_need *need)
 {
-    uint64_t tile = 64 << 10, bytes;
+    return at_least(need->store_bytes + MOVES_NO_STORE, OFL_HOST_MIN_BYTES);
+}
 
-    for (;; tile *= 2) {
-        bytes = at_least(need->store_bytes + 4 * (tile + 8192), OFL_HOST_MIN_BYTES);
-        if (tile == 8 << 20 || bytes < 64 * tile)
-            return bytes;
-    }
+/* What store and host memory take together where they share the tensors: where one is cut, up to a
+ * block less than a tile is lost. */
+static uint64_t shared_bytes(const struct llama_trainer_need *need)
+{
+    return need->store_bytes + MOVES_BYTES + TILE_BYTES - BLOCK_BYTES;
+}
+
+/* The smallest store beside so much host memory. */
+static uint64_t store_least_bytes(const struct llama_trainer_need *need, uint64_t host_bytes)
+{
+    uint64_t shared = shared_bytes(need), host = host_bytes / BLOCK_BYTES * BLOCK_BYTES;
+    uint64_t beside = shared > host ? shared - host : 0;
+
+    return at_least(beside < need->store_bytes ? beside : need->store_bytes, BLOCK_BYTES);
 }
 
 /* Device memory of --in-memory: larger than host memory, since the larger holds the tensors. */
@@ -61,9 +75,11 @@ static uint64_t sharers(const struct common_budget *b, const dev_t *device, uint
     return n;
 }
 
-static int check_nvme(const struct options *o, const struct llama_trainer_need *need)
+/* Store and host memory together have to hold all tensors. */
+static int check_nvme(const struct options *o, const struct llama_trainer_need *need, uint64_t host_bytes)
 {
     const struct common_budget *b = &o->budget;
+    uint64_t least = store_least_bytes(need, host_bytes);
     uint64_t unit = b->nvme_count > 1 ? 1 << 20 : 4096, total = 0, available[OFL_NVME_MAX];
     dev_t device[OFL_NVME_MAX];
 
@@ -87,48 +103,46 @@ static int check_nvme(const struct options *o, const struct llama_trainer_need *
             bytes = (available[i] - available[i] / 20) / sharers(b, device, i);
         total += bytes / unit * unit;
     }
-    if (total < need->store_bytes)
+    if (total < least)
         return common_fail(
             EXIT_INPUT,
-            "--nvme %s%s: %llu bytes to use%s: all tensors together take %llu bytes; the smallest "
-            "workable SIZE is %llu (%s)%s",
+            "--nvme %s%s: %llu bytes to use%s, beside %llu bytes of host memory: all tensors together take "
+            "%llu bytes; the smallest workable SIZE is %llu (%s)%s, or with this one the smallest workable "
+            "--host-mem is %llu bytes (%s)",
             b->nvme[0].dir, b->nvme_count > 1 ? " and others" : "", (ull)total,
-            b->nvme[0].bytes ? "" : " (what is free, less 5 %)", (ull)need->store_bytes,
-            (ull)need->store_bytes, common_bytes(need->store_bytes).text,
-            b->nvme_count > 1 ? " over all, each in whole MiB" : "");
+            b->nvme[0].bytes ? "" : " (what is free, less 5 %)", (ull)host_bytes, (ull)need->store_bytes,
+            (ull)least, common_bytes(least).text, b->nvme_count > 1 ? " over all, each in whole MiB" : "",
+            (ull)(shared_bytes(need) - total), common_bytes(shared_bytes(need) - total).text);
     return 0;
 }
 
-/* The largest tile that leaves this much host memory room for all tensors. The library would choose
- * by the budget alone, and its reserve of four tiles grows with them. */
-static uint64_t host_tile_bytes(const struct llama_trainer_need *need, uint64_t host_bytes)
+/* No store: one memory holds all tensors. The optimizer works on them in one place, so they can't
+ * be spread over both. */
+static int settle_memory(const struct options *o, const struct llama_trainer_need *need, struct ofl_config *c)
 {
-    uint64_t tile = 64 << 10;
+    uint64_t host = host_all_bytes(need), device = need->device_all_bytes;
+    bool on_device = c->device_bytes >= device;
 
-    while (tile < 8 << 20 && 64 * tile <= host_bytes &&
-           need->store_bytes + 4 * (2 * tile + 8192) <= host_bytes)
-        tile *= 2;
-    return tile;
-}
-
-/* Nothing below: the larger memory holds all tensors. */
-static int check_memory(const struct options *o, const struct llama_trainer_need *need,
-                        const struct ofl_config *c)
-{
-    uint64_t host = host_all_bytes(need);
-    bool on_host = c->host_bytes >= c->device_bytes;
-
-    if (on_host ? c->host_bytes >= host : c->device_bytes >= need->device_all_bytes)
+    if (on_device && c->device_bytes > c->host_bytes)
+        return 0; /* the larger one, as the library has it where nothing is announced */
+    if (c->host_bytes >= host) {
+        c->expected_bytes = need->store_bytes;
+        c->leased_bytes = c->device_bytes;
         return 0;
+    }
+    if (on_device && c->device_bytes > STAGING_BYTES) {
+        c->host_bytes = STAGING_BYTES; /* what is not needed is not taken */
+        return 0;
+    }
+    device = at_least(device, (c->host_bytes < STAGING_BYTES ? c->host_bytes : STAGING_BYTES) + 1);
     return common_fail(
         EXIT_INPUT,
-        "--device-mem of %llu bytes, host memory of %llu bytes, no --nvme: the larger has to hold all "
+        "--device-mem of %llu bytes, host memory of %llu bytes, no --nvme: one of them has to hold all "
         "tensors; the smallest workable --device-mem for that is %llu bytes (%s), the smallest "
         "workable --host-mem is %llu bytes (%s), or give --nvme DIR with %llu bytes (%s)",
-        (ull)o->budget.device_bytes, (ull)c->host_bytes,
-        (ull)at_least(need->device_all_bytes, c->host_bytes + 1), common_bytes(need->device_all_bytes).text,
-        (ull)at_least(host, c->device_bytes), common_bytes(host).text, (ull)need->store_bytes,
-        common_bytes(need->store_bytes).text);
+        (ull)o->budget.device_bytes, (ull)c->host_bytes, (ull)device, common_bytes(device).text, (ull)host,
+        common_bytes(host).text, (ull)store_least_bytes(need, c->host_bytes),
+        common_bytes(store_least_bytes(need, c->host_bytes)).text);
 }
 
 static int all_in_memory(const struct options *o, const struct llama_trainer_need *need,
@@ -177,9 +191,13 @@ int budget_check(const struct options *o, const struct llama_trainer_config *tra
         out->flags |= OFL_NO_MEASURE;
     out->nvme = b->nvme;
     out->nvme_count = b->nvme_count;
-    status = b->nvme_count ? check_nvme(o, &need) : check_memory(o, &need, out);
-    if (!b->nvme_count && out->host_bytes >= out->device_bytes)
-        out->tile_bytes = host_tile_bytes(&need, out->host_bytes);
+    if (b->nvme_count) {
+        out->expected_bytes = need.store_bytes;
+        out->leased_bytes = out->device_bytes; /* updates can't reach what lives on the device */
+        status = check_nvme(o, &need, out->host_bytes);
+    } else {
+        status = settle_memory(o, &need, out);
+    }
     return status ? status
                   : common_memory_check(b, out->device_bytes, out->host_bytes, need.device.device_bytes);
 }

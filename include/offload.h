@@ -31,7 +31,8 @@
  * Caveats
  *  - Leases that are held together must fit device_bytes together. What can't
  *    fit is refused at once (-OFL_EBUDGET), with the numbers.
- *  - Without an NVMe directory the larger of device_bytes and host_bytes must hold all tensors.
+ *  - All tensors together must fit the tiers: see "Homes". Without expected_bytes, and without an NVMe
+ *    directory, a device_bytes larger than host_bytes must hold all of them.
  *  - The store is scratch: it vanishes with the context. Read out what is to be kept.
  *  - Devices: "host", an emulated accelerator in RAM with an arena, streams and copy threads
  *    of its own; "cuda" (the first GPU) and "cuda:N", through NVIDIA's driver, which is found
@@ -172,7 +173,30 @@ struct ofl_config {
     void *log_arg;
     uint64_t test_seed;   /* tests: non-zero injects seeded short and retried transfers */
     uint32_t test_errors; /* tests: with test_seed, transfers per 1000 that fail with EIO */
+    /* What is to come, so that the tiers can hold it together: see "Homes" below. */
+    uint64_t expected_bytes; /* of all tensors together, each rounded up to 4096; 0: unknown */
+    uint64_t leased_bytes;   /* device memory that no tensor may live in, since leases will hold so much
+                                at once; at most device_bytes (-EINVAL); 0: half of device_bytes */
 };
+
+/*
+ * Homes. Each tensor but sources' and transient ones has room of its own somewhere, taken when it is
+ * created: in the store, in host memory, or on the device. -OFL_EBUDGET if the tiers together have
+ * none left, with what each has.
+ *  - The store is used first. What is beyond its budget lives in host memory, as long as that keeps
+ *    room to move bytes: 32 tiles with a store, 4 without. What is beyond both lives on the device,
+ *    whole tensors at a time; leases have the rest of it.
+ *  - Without a store everything lives in host memory, or, where device_bytes is larger than
+ *    host_bytes (and holds expected_bytes beside leased_bytes, if they are given), on the device.
+ *  - With expected_bytes the shares are known from the start, and tensors are spread evenly: each is
+ *    cut between host memory (its first tiles) and the store in the same proportion, and each next
+ *    one lives on the device if that is behind its share. Without, one tier is filled after another,
+ *    and a device that is larger than host memory is the only one. Tiles are chosen so that what is
+ *    announced fits, if it can: the sum of the rooms has to be larger by a tile, and by a tensor where
+ *    the device is needed.
+ *  - Gradients and optimizer states live on the device only if everything does. leased_bytes equal
+ *    to device_bytes keeps all tensors from it.
+ */
 
 #define OFL_HOST_MIN_BYTES (2u << 20)
 
@@ -325,7 +349,8 @@ OFL_API int ofl_optimizer_create(struct ofl_ctx *ctx, struct ofl_optimizer **out
 OFL_API int ofl_optimizer_destroy(struct ofl_optimizer *o);
 /* step thread, outside an optimizer step. weight F32 or BF16, grad F32 of as many elements.
  * Creates the states: "<weight>.exp_avg", "<weight>.exp_avg_sq" and, for BF16, "<weight>.master".
- * The master starts at zero: write it with ofl_tensor_write together with the weight. */
+ * The master starts at zero: write it with ofl_tensor_write together with the weight.
+ * -ENOTSUP if some of these tensors live on the device and others do not (see "Homes"). */
 OFL_API int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struct ofl_tensor *grad);
 /* any. The state tensor, owned by o. The master of an F32 weight is the weight. -ENOENT if not bound. */
 OFL_API int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight,

@@ -6,7 +6,7 @@ set -euo pipefail
 
 tests=${OFL_BUILD_DIR:?}/tests
 stub=$(cd "$tests" && pwd)/libcuda_stub.so
-for name in test_device test_device_stream test_core test_core_faults; do
+for name in test_device test_device_stream test_core test_core_homes test_core_faults; do
     echo "== $name"
     OFL_TEST_DEVICE=cuda "$tests/$name"
     echo "== $name, device memory out of reach"

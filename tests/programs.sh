@@ -123,8 +123,16 @@ fi
 
 refuse 'smallest workable --device-mem' ofl-finetune "${tiny[@]}" --accum 2 --device-mem 4K --nvme "$work"
 device=$(smallest --device-mem)
-refuse 'smallest workable SIZE' ofl-finetune "${tiny[@]}" --accum 2 --device-mem 8M --nvme "$work:4K"
+refuse 'smallest workable SIZE' ofl-finetune "${tiny[@]}" --accum 2 --device-mem 8M --host-mem 2M --nvme "$work:4K"
 nvme=$(smallest SIZE)
+# Store and host memory together: either may be the smaller one.
+refuse 'smallest workable SIZE' ofl-finetune "${tiny[@]}" --accum 2 --device-mem 8M --host-mem 9M --nvme "$work:4K"
+beside=$(smallest SIZE)
+[ "$beside" -lt "$nvme" ] || complain "9M of host memory do not make up for any of the store's $nvme bytes"
+half=$((nvme / 8192))
+half=$((half * 4096))
+refuse 'smallest workable --host-mem' ofl-finetune "${tiny[@]}" --accum 2 --device-mem 8M --host-mem 2M --nvme "$work:$half"
+makeup=$(smallest --host-mem)
 refuse 'smallest workable --host-mem' ofl-finetune "${tiny[@]}" --accum 2 --device-mem "$device" --host-mem 5M
 host=$(smallest --host-mem)
 refuse 'smallest workable --device-mem' ofl-finetune "${tiny[@]}" --accum 2 --device-mem 8M --host-mem 2M
@@ -147,6 +155,9 @@ for variant in '--dtype f32' '--dtype bf16 --clip 0.5 --shuffle --warmup 3'; do
 --device-mem $((device * 2 + 12345)) --host-mem 6M --nvme $work
 --device-mem $device --host-mem 32M
 --device-mem 64M --host-mem 2M
+--device-mem $device --host-mem 9M --nvme $work:$((nvme - 4194304))
+--device-mem $((device * 2)) --host-mem $((makeup + 4194304)) --nvme $work:$half
+--device-mem $device --host-mem 32M --nvme $work:1M
 END
 done
 grep -q '"nvme": 0' "$work/memory.json" || complain "in memory, and yet a store"
@@ -162,9 +173,15 @@ done <<END
 --device-mem $device --host-mem 2M --nvme $work:$nvme
 --device-mem $device --host-mem $host
 --device-mem $all --host-mem 2M
+--device-mem $device --host-mem 9M --nvme $work:$beside
+--device-mem $device --host-mem $makeup --nvme $work:$half
+--device-mem $device --host-mem $((makeup + 12345678)) --nvme $work:$half
+--device-mem $all --host-mem $((host - 4096))
 END
 refuse 'smallest workable --device-mem' ofl-finetune "${options[@]}" --device-mem $((device - 1)) --nvme "$work"
-refuse 'smallest workable SIZE' ofl-finetune "${options[@]}" --device-mem 8M --nvme "$work:$((nvme - 1))"
+refuse 'smallest workable SIZE' ofl-finetune "${options[@]}" --device-mem 8M --host-mem 2M --nvme "$work:$((nvme - 1))"
+refuse 'smallest workable SIZE' ofl-finetune "${options[@]}" --device-mem 8M --host-mem 9M --nvme "$work:$((beside - 1))"
+refuse 'smallest workable --host-mem' ofl-finetune "${options[@]}" --device-mem 8M --host-mem $((makeup - 1)) --nvme "$work:$half"
 refuse 'smallest workable --host-mem' ofl-finetune "${options[@]}" --device-mem "$device" --host-mem $((host - 1))
 refuse 'smallest workable --device-mem' ofl-finetune "${options[@]}" --device-mem $((all - 1)) --host-mem 2M
 
@@ -194,7 +211,7 @@ if [ -z "${OFL_TEST_LIGHT-}" ]; then
         wanted "${wide[@]}" --host-mem "$bytes"
     done
     # An activation that does not fit the last stride of the store, but the budget.
-    wide=("${tiny[@]}" --batch 200 --seq 128 --accum 1 --steps 1 --device-mem 300M --host-mem 8M)
+    wide=("${tiny[@]}" --batch 200 --seq 128 --accum 1 --steps 1 --device-mem 300M --host-mem 2M)
     refuse 'smallest workable SIZE' ofl-finetune "${wide[@]}" --nvme "$work:4K"
     run ofl-finetune "${wide[@]}" --nvme "$work:$(smallest SIZE)"
     wanted "${wide[@]}" --nvme "$work:$(smallest SIZE)"

@@ -430,12 +430,16 @@ static const struct {
     const char *name;
     uint64_t device, host, nvme, test_seed;
     uint32_t flags;
+    uint64_t expected, tile; /* all tensors take 3.6 MB, with bf16 4.1 MB */
 } places[] = {
-    {"device is home", 8 * MIB, 2 * MIB, 0, 0, 0},
-    {"host is home, small device", 600 * KIB, 16 * MIB, 0, 0, OFL_POISON},
-    {"nvme, smallest host, small device", 600 * KIB, 2 * MIB, 32 * MIB, 0, OFL_POISON},
-    {"nvme, smallest host, short transfers", 600 * KIB, 2 * MIB, 32 * MIB, 5, 0},
-    {"nvme, roomy host", 4 * MIB, 24 * MIB, 32 * MIB, 0, 0},
+    {"device is home", 8 * MIB, 2 * MIB, 0, 0, 0, 0, 0},
+    {"host is home, small device", 600 * KIB, 16 * MIB, 0, 0, OFL_POISON, 0, 0},
+    {"nvme, smallest host, small device", 600 * KIB, 2 * MIB, 32 * MIB, 0, OFL_POISON, 0, 0},
+    {"nvme, smallest host, short transfers", 600 * KIB, 2 * MIB, 32 * MIB, 5, 0, 0, 0},
+    {"nvme, roomy host", 4 * MIB, 24 * MIB, 32 * MIB, 0, 0, 0, 0},
+    {"half at home in host, small device", 600 * KIB, 5 * MIB, 3 * MIB / 2, 0, OFL_POISON, 4200000, 0},
+    {"most at home in host, short transfers", 600 * KIB, 6 * MIB, 512 * KIB, 3, 0, 4200000, 0},
+    {"host filled behind nvme", 600 * KIB, 9 * MIB / 2, 2 * MIB, 0, OFL_POISON, 0, 64 * KIB},
 };
 #define PLACES (sizeof places / sizeof places[0])
 
@@ -452,6 +456,9 @@ static struct ofl_config config_of(size_t i, const char *dir)
                                .nvme_count = places[i].nvme > 0,
                                .flags = places[i].flags,
                                .test_seed = places[i].test_seed,
+                               .tile_bytes = places[i].tile,
+                               .expected_bytes = places[i].expected,
+                               .leased_bytes = places[i].nvme ? places[i].device : 0,
                                .log = fixture_log};
 }
 

@@ -31,6 +31,15 @@ own-landed-tiles-kept|liboffload/core/tile.c|return t->fill_seq >= claim.seq;|re
 budget-not-checked|liboffload/core/lease.c|if (held + wanted <= p->device_bytes)|if (1)|test_core
 fill-reads-too-early|liboffload/core/copy.c|            if (!clear)\n                return;|            ;|programs.sh
 own-last-tiles-kept|liboffload/core/tile.c|if (own \&\& i >= claim.landed \&\& i <= claim.tile)|if (own \&\& i >= claim.landed)|test_core
+homes-no-memory-for-moves|liboffload/core/home.c|return store ? tiles * tile_bytes|return store ? 0|test_core_homes
+homes-shares-reversed|liboffload/core/home.c|h->share[OFL_HOST] = e - h->share[OFL_NVME];|h->share[OFL_HOST] = h->share[OFL_NVME];|test_core_homes
+homes-fill-in-turn|liboffload/core/home.c|return h->expected_bytes ? (uint64_t)|return 0 ? (uint64_t)|test_core_homes
+homes-over-caches|liboffload/core/pager.c|if (t->home_tiles \&\& !tile_vacate(p))|if (0)|test_core_homes
+homes-evicted|liboffload/core/copy.c|if (c->leases \|\| c->home \|\| (limit|if (c->leases \|\| (limit|test_core_homes
+homes-without-leases-room|liboffload/core/home.c|uint64_t kept = p->homes.leased_bytes;|uint64_t kept = 0;|test_core_homes
+homes-tail-at-the-front|liboffload/core/tile.c|(tile - t->home_tiles) * t->tile_bytes|tile * t->tile_bytes|test_core_homes
+homes-as-victims|liboffload/core/tile.c|i-- > t->home_tiles;|i-- > 0;|test_core_homes
+mixed-groups-bound|liboffload/core/tensor.c|    if (!on \|\| !off)|    if (1)|test_core_homes
 io-result-ignored|io/piece.c|    if (t->result < 0)\n        return failed(code, cause, (int)t->result, NULL);|    if (t->result < 0)\n        t->result = t->asked_bytes;|test_io_fuzz test_io
 io-short-write-taken|io/piece.c|    if (t->want == 0)\n        return IO_PIECE_DONE;|    if (t->want == 0 \|\| t->op == IO_WRITE)\n        return IO_PIECE_DONE;|test_io_fuzz
 io-continues-in-a-block|io/piece.c|rest = (t->offset + t->skip + got) % t->block;|rest = 0;|test_io_queue
@@ -52,7 +61,7 @@ build() { # test
         return
     fi
     # shellcheck disable=SC2086  # several flags
-    (cd "$work/tree" && gcc $flags "tests/$1.c" tests/{core,io}_fixture.c tests/io_model.c tests/mem_engine.c \
+    (cd "$work/tree" && gcc $flags "tests/$1.c" tests/{core,cuda,io}_fixture.c tests/io_model.c tests/mem_engine.c \
         io/*.c scheduler/*.c liboffload/*/*.c -o "$work/$1" $libs >"$work/log" 2>&1)
 }
 

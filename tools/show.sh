@@ -41,8 +41,8 @@ show_bits() {
     local steps=${OFL_SHOW_STEPS:-100}
     local text=$work/text
     cat README.md docs/*.md >"$text"
-    # placements: device, host, nvme. MIN is the smallest workable budget, as the program states it.
-    local places="MIN:2M:y MIN:4M:y MIN:16M:y MIN:64M:n 4M:2M:y 4M:8M:y 6M:3M:y 8M:2M:y 8M:64M:n 12M:12M:y 16M:32M:y 64M:2M:y 64M:64M:y"
+    # placements: device, host, nvme (y: as much as it takes, n: none, else its SIZE, less than the state). MIN is the smallest workable budget, as the program states it.
+    local places="MIN:2M:y MIN:4M:y MIN:16M:y MIN:64M:n 4M:2M:y 4M:8M:y 6M:3M:y 8M:2M:y 8M:64M:n 12M:12M:y 16M:32M:y 64M:2M:y 64M:64M:y MIN:16M:8M 6M:24M:2M"
     for dtype in f32 bf16; do for accum in 1 4; do for clip in 0 0.5; do
         base=(--preset tiny --data "$text" --seq 32 --batch 1 --accum "$accum" --clip "$clip" --dtype "$dtype"
             --steps "$steps" --lr 1e-3 --warmup 10 --weight-decay 0.01 --seed 7)
@@ -66,6 +66,7 @@ show_bits() {
             [ "$wanted" -ge "$min" ] || device=$min
             local where=()
             [ "$nvme" = y ] && where=(--nvme "$work")
+            [[ $nvme == *M ]] && where=(--nvme "$work:$nvme")
             "$build/ofl-finetune" "${base[@]}" --device-mem "$device" --host-mem "$host" "${where[@]}" \
                 --report "$work/run.json" 2>"$work/log" || { cat "$work/log"; exit 1; }
             bits "$work/run.json" >"$work/run"

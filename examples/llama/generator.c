@@ -109,6 +109,7 @@ void llama_generator_need(const struct llama_generator_config *c, const enum ofl
         llama_tensor_at(&c->shape, i, &d);
         out->weight_bytes += d.elems * ofl_dtype_bytes(dtypes[i]);
     }
+    out->weights = llama_tensor_count(&c->shape);
     out->device_all_bytes = part.device_bytes;
 }
 

@@ -21,7 +21,7 @@ struct llama_generator_config {
 struct llama_generator_need {
     struct llama_need device;  /* the smallest device budget */
     uint64_t device_all_bytes; /* the smallest that keeps all weights on the device */
-    uint64_t weight_bytes, cache_bytes, workspace_bytes;
+    uint64_t weights, weight_bytes, cache_bytes, workspace_bytes; /* weights: how many tensors */
 };
 
 /* What it will take. dtypes: of the weights, in the order of llama_tensor_at. Needs no context. */

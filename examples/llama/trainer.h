@@ -25,7 +25,7 @@ struct llama_trainer_config {
 struct llama_trainer_need {
     struct llama_need device;  /* the smallest device budget, where the tensors live below it */
     uint64_t device_all_bytes; /* the smallest that holds all tensors */
-    uint64_t store_bytes;      /* of all tensors, in blocks of 4096 bytes */
+    uint64_t store_bytes;      /* of all tensors, in blocks of 4096 bytes: ofl_config.expected_bytes */
     uint64_t state_bytes;      /* weights, gradients, masters and moments */
     uint64_t activation_bytes, workspace_bytes;
 };

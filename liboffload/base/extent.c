@@ -90,7 +90,7 @@ static size_t position(const struct base_extents *x, uint64_t offset)
     return low;
 }
 
-int base_extents_give(struct base_extents *x, uint64_t offset, uint64_t bytes)
+static int insert(struct base_extents *x, uint64_t offset, uint64_t bytes)
 {
     size_t i = position(x, offset);
     int left = i > 0 && x->ranges[i - 1].offset + x->ranges[i - 1].bytes == offset;
@@ -122,16 +122,39 @@ int base_extents_give(struct base_extents *x, uint64_t offset, uint64_t bytes)
     return 0;
 }
 
+int base_extents_give(struct base_extents *x, uint64_t offset, uint64_t bytes)
+{
+    if (offset >= x->span)
+        return 0; /* the span was shortened meanwhile */
+    return insert(x, offset, bytes < x->span - offset ? bytes : x->span - offset);
+}
+
 int base_extents_grow(struct base_extents *x, uint64_t span_bytes)
 {
     int err;
 
     if (span_bytes <= x->span)
         return 0;
-    err = base_extents_give(x, x->span, span_bytes - x->span);
+    err = insert(x, x->span, span_bytes - x->span);
     if (err == 0)
         x->span = span_bytes;
     return err;
+}
+
+void base_extents_shrink(struct base_extents *x, uint64_t span_bytes)
+{
+    while (x->count && x->ranges[x->count - 1].offset + x->ranges[x->count - 1].bytes > span_bytes) {
+        struct range *last = &x->ranges[x->count - 1];
+        uint64_t kept = last->offset < span_bytes ? span_bytes - last->offset : 0;
+
+        x->free -= last->bytes - kept;
+        last->bytes = kept;
+        if (kept)
+            break;
+        x->count--;
+    }
+    if (span_bytes < x->span)
+        x->span = span_bytes;
 }
 
 uint64_t base_extents_free_bytes(const struct base_extents *x)

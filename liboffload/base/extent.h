@@ -15,6 +15,9 @@ int base_extents_create(uint64_t span_bytes, struct base_extents **out);
 void base_extents_destroy(struct base_extents *x); /* NULL accepted */
 /* Lengthens the span; what is added is free. */
 int base_extents_grow(struct base_extents *x, uint64_t span_bytes);
+/* Shortens it: nothing beyond is given out any more. What is taken there stays its owner's; given
+ * back, it is gone. The span must not grow again before that. */
+void base_extents_shrink(struct base_extents *x, uint64_t span_bytes);
 /* The offset of a range of so many bytes, the smallest free one that holds it (lowest
  * offset among equals); BASE_EXTENT_NONE if no free range is long enough. */
 uint64_t base_extents_take(struct base_extents *x, uint64_t bytes);

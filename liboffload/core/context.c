@@ -15,7 +15,6 @@
 typedef unsigned long long ull;
 
 #define TILE_MIN_BYTES (64ull << 10)
-#define TILE_MAX_BYTES (8ull << 20)
 /* Tiles that the smallest host arena holds: room for one update's tiles and the moves beside it. */
 #define TILES_MIN 32u
 /* How often deadlines are looked at while I/O is in flight. */
@@ -281,6 +280,9 @@ static int check_config(const struct ofl_config *c)
         return base_fail(-EINVAL, "open context: flags 0x%x use what they forbid", c->flags);
     if (c->device_bytes == 0)
         return base_fail(-EINVAL, "open context: the device budget is 0 bytes");
+    if (c->leased_bytes > c->device_bytes)
+        return base_fail(-EINVAL, "open context: leased_bytes %llu exceed the device budget of %llu bytes",
+                         (ull)c->leased_bytes, (ull)c->device_bytes);
     if (c->host_bytes && c->host_bytes < OFL_HOST_MIN_BYTES)
         return base_fail(-OFL_EBUDGET,
                          "open context: the host budget is %llu bytes: the smallest workable is %u",
@@ -307,17 +309,6 @@ static int check_config(const struct ofl_config *c)
             "of %llu bytes",
             (ull)c->tile_bytes, TILE_MIN_BYTES, TILES_MIN, (ull)c->host_bytes);
     return 0;
-}
-
-static uint64_t choose_tile(const struct ofl_config *c)
-{
-    uint64_t tile = TILE_MIN_BYTES;
-
-    if (c->tile_bytes)
-        return c->tile_bytes;
-    while (tile * 2 <= TILE_MAX_BYTES && tile * 2 * TILES_MIN <= c->host_bytes)
-        tile *= 2;
-    return tile;
 }
 
 /* One path: the pages that direct I/O fills are those that the copy engines read. Without it
@@ -358,10 +349,10 @@ static int open_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
     return register_memory(ctx, flags);
 }
 
-static void open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t workers)
+static int open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t workers)
 {
     struct pager *p = &ctx->pager;
-    uint64_t most;
+    int err;
 
     p->env = (struct core_env){.arg = ctx,
                                .io = env_io,
@@ -377,13 +368,12 @@ static void open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t
     p->device_bytes = c->device_bytes / CORE_DEVICE_ALIGN * CORE_DEVICE_ALIGN;
     p->host = ctx->arena.base;
     p->host_bytes = c->host_bytes / CORE_HOST_ALIGN * CORE_HOST_ALIGN;
-    p->tile_bytes = choose_tile(c);
+    p->tile_bytes = home_tile_bytes(c, ctx->store ? store_budget(ctx->store) : 0);
     p->store = ctx->store;
     p->poison = c->flags & OFL_POISON;
-    p->home = c->nvme_count ? OFL_NVME : c->host_bytes >= c->device_bytes ? OFL_HOST : OFL_DEVICE;
-    /* Half of the arena at most is held by updates in flight, so that moves always find room. */
-    most = p->host_bytes / 2 / (CORE_UPDATE_TENSORS * p->tile_bytes);
-    p->active_max = most < 1 ? 1 : most > 2 * workers + 2 ? 2 * workers + 2 : (uint32_t)most;
+    p->active_max = 2 * workers + 2;
+    err = pager_open(p);
+    return err < 0 ? err : home_open(p, c);
 }
 
 static void ctx_free(struct ofl_ctx *ctx)
@@ -434,8 +424,7 @@ static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
         err = base_pool_create(workers, "ofl-work", &ctx->pool);
     if (err < 0)
         return err;
-    open_pager(ctx, c, workers);
-    err = pager_open(&ctx->pager);
+    err = open_pager(ctx, c, workers);
     if (err < 0)
         return err;
     err = -pthread_create(&ctx->thread, NULL, engine, ctx);

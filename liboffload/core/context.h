@@ -84,8 +84,10 @@ int core_io_open(struct ofl_ctx *ctx, const struct ofl_config *c);
 int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out);
 void core_tensor_free(struct ofl_tensor *t);
 int core_tensor_add(struct ofl_tensor *t);
-/* The device is the home of t: host-side work can't reach it. */
+/* t lives on the device: host-side work can't reach it. */
 bool core_tensor_on_device(const struct ofl_tensor *t);
+/* -ENOTSUP unless all of these live on the device, or none: updates work on them together. NULLs are left out. */
+int core_tensors_together(struct ofl_tensor *const *tensors, uint32_t count);
 /* source.c */
 void core_source_free(struct ofl_source *s);
 bool core_source_direct(const struct ofl_source *s);

@@ -160,6 +160,29 @@ struct core_copy *copy_place(struct pager *p, struct ofl_tensor *t, uint64_t lim
     return copy_make(p, t, off, bytes);
 }
 
+/* A range for good: the lowest that holds no lease and no other home, so that homes lie side by side
+ * and the rest stays in one piece. */
+struct core_copy *copy_place_home(struct pager *p, struct ofl_tensor *t)
+{
+    uint64_t bytes = copy_footprint(t->bytes), off;
+    struct place_item *items;
+    struct window w;
+    size_t count, at = 0;
+
+    items = list_items(p, &count);
+    if (!items)
+        return NULL;
+    while (at < count && !window_at(p, items, count, at, bytes, 0, &w))
+        at++;
+    if (at == count)
+        return NULL;
+    off = items[at].off;
+    for (size_t i = w.first; i <= w.last; i++)
+        if (items[i].copy)
+            copy_evict(p, items[i].copy);
+    return copy_make(p, t, off, bytes);
+}
+
 /* ---- ghosts ------------------------------------------------------------ */
 
 static void unlink_copy(struct core_copy *c)
@@ -287,6 +310,18 @@ bool copy_fill_before(const struct pager *p, const struct ofl_tensor *t, uint64_
     return false;
 }
 
+/* A copy made before seq still awaits bytes from the tiles: what is newer must not replace them yet. */
+bool copy_fill_older(const struct pager *p, const struct ofl_tensor *t, uint64_t seq)
+{
+    if (t->current && fill_pending(t->current) && t->current->seq < seq)
+        return true;
+    if (t->ghosts)
+        for (const struct core_copy *c = p->ghosts.next; c != &p->ghosts; c = c->next)
+            if (c->tensor == t && fill_pending(c) && c->seq < seq)
+                return true;
+    return false;
+}
+
 static void fill_tile(struct pager *p, struct core_copy *c, uint32_t tile)
 {
     struct ofl_tensor *t = c->tensor;
@@ -372,7 +407,8 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
 
     if (x->state == TILE_ARRIVING || x->pins || x->writing)
         return false;
-    if (p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->host_bytes / 2)
+    /* Into a tile's home nothing is claimed: there is no need to wait for a turn. */
+    if (tile >= t->home_tiles && p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->stage_bytes / 2)
         return false;
     op = pager_op(p, OP_OUT, t, tile);
     if (!op)
@@ -385,7 +421,8 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     x->state = TILE_ARRIVING;
     x->stored = false;
     x->stale = false;
-    p->arriving_bytes += x->len;
+    if (tile >= t->home_tiles)
+        p->arriving_bytes += x->len;
     op->copy = c;
     c->moving++;
     c->drain_next++;
@@ -400,6 +437,8 @@ static void drain_advance(struct pager *p, struct core_copy *c)
     struct ofl_tensor *t = c->tensor;
 
     if (c->drop || c->marks || c->waiting || fill_pending(c) || t->host_done < c->after_host)
+        return;
+    if (copy_fill_older(p, t, c->seq))
         return;
     while (c->drain_next < t->tiles_count && drain_tile(p, c, c->drain_next))
         ;
@@ -422,7 +461,8 @@ void copy_moved(struct pager *p, struct core_op *op)
         pager_break(p, &error);
     }
     if (op->type == OP_OUT) {
-        p->arriving_bytes -= x->len;
+        if (op->tile >= t->home_tiles)
+            p->arriving_bytes -= x->len;
         x->state = TILE_VALID;
         c->drain_done++;
         tile_set_dirty(p, t, op->tile, true);

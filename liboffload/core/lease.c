@@ -463,10 +463,10 @@ static void use_over(struct pager *p, struct core_use *u)
         *at = cond->next;
         cond_over(p, cond, NULL);
     }
-    /* What lies below the device is obsolete now, unless host work is still to read it, or a
-     * later write has made it so already. */
+    /* What lies below the device is obsolete now, unless host work or the fill of an older copy is
+     * still to read it, or a later write has made it so already. */
     if ((u->wrote || u->drop) && u->version == t->version && t->host_issued == t->host_done && !t->source &&
-        c->drain_next == 0)
+        c->drain_next == 0 && !copy_fill_older(p, t, c->seq))
         tile_drop_all(p, t);
 }
 

@@ -9,8 +9,6 @@
 #define AHEAD_EVENTS 256u
 /* Rounds of the pump before it leaves the rest to the next event. */
 #define PUMP_ROUNDS 64
-/* Tiles of host memory kept for moving bytes when HOST is the tensors' home. */
-#define HOST_RESERVE_TILES 4u
 
 /* ---- operations -------------------------------------------------------- */
 
@@ -90,6 +88,7 @@ void pager_close(struct pager *p)
         free(op);
     }
     sched_destroy(p->sched);
+    home_close(p);
     base_extents_destroy(p->host_ranges);
     free(p->items);
     free(p->fills);
@@ -127,92 +126,28 @@ static int take_id(struct pager *p, struct ofl_tensor *t)
         p->by_id = more;
         p->ids_room = room;
     }
+    if (t->id != UINT32_MAX)
+        return 0; /* from an earlier try */
     t->id = p->next_id++;
-    p->by_id[t->id] = t;
+    p->by_id[t->id] = NULL;
     return 0;
-}
-
-static int refuse_host_home(const struct pager *p, const struct ofl_tensor *t)
-{
-    return base_fail(
-        -OFL_EBUDGET,
-        "create %s, %llu bytes: the host budget of %llu bytes has %llu left, and there is no NVMe tier: "
-        "raise the host budget, or give a directory for NVMe",
-        t->name, (unsigned long long)t->bytes, (unsigned long long)p->host_bytes,
-        (unsigned long long)base_extents_free_bytes(p->host_ranges));
-}
-
-/* Without a store the tiles of a tensor own their ranges of the host arena. */
-static int take_host_home(struct pager *p, struct ofl_tensor *t)
-{
-    uint64_t used;
-
-    for (uint32_t i = 0; i < t->tiles_count; i++) {
-        struct core_tile *x = &t->tiles[i];
-        uint64_t bytes = (tile_count_bytes(t, i) + CORE_HOST_ALIGN - 1) / CORE_HOST_ALIGN * CORE_HOST_ALIGN;
-
-        x->len = (uint32_t)bytes;
-        x->off = base_extents_take(p->host_ranges, bytes);
-        if (x->off != BASE_EXTENT_NONE)
-            continue;
-        for (uint32_t k = 0; k < i; k++)
-            base_extents_give(p->host_ranges, t->tiles[k].off, t->tiles[k].len);
-        return refuse_host_home(p, t);
-    }
-    if (base_extents_free_bytes(p->host_ranges) <
-        HOST_RESERVE_TILES * (p->tile_bytes + 2 * CORE_HOST_ALIGN)) {
-        for (uint32_t i = 0; i < t->tiles_count; i++)
-            base_extents_give(p->host_ranges, t->tiles[i].off, t->tiles[i].len);
-        return refuse_host_home(p, t);
-    }
-    t->host_home = true;
-    t->host_tiles = t->tiles_count;
-    used = p->host_bytes - base_extents_free_bytes(p->host_ranges);
-    if (used > p->host_peak)
-        p->host_peak = used;
-    return 0;
-}
-
-static int take_device_home(struct pager *p, struct ofl_tensor *t)
-{
-    struct core_copy *c = copy_place(p, t, SCHED_NEVER);
-
-    if (!c)
-        return base_fail(
-            -OFL_EBUDGET,
-            "create %s, %llu bytes: the device budget of %llu bytes has %llu left, and nothing below "
-            "the device can hold tensors: raise the device budget, or give a directory for NVMe",
-            t->name, (unsigned long long)t->bytes, (unsigned long long)p->device_bytes,
-            (unsigned long long)(p->device_bytes - p->device_used));
-    c->home = true;
-    c->fill = true;
-    return 0;
-}
-
-static int take_home(struct pager *p, struct ofl_tensor *t)
-{
-    if (t->source || (t->flags & OFL_TENSOR_TRANSIENT))
-        return 0;
-    if (p->home == OFL_NVME) {
-        t->file = store_file(p->store);
-        return store_take(p->store, t->bytes, t->name, &t->file_off);
-    }
-    return p->home == OFL_HOST ? take_host_home(p, t) : take_device_home(p, t);
 }
 
 int pager_tensor_add(struct pager *p, struct ofl_tensor *t)
 {
     int err = pager_check(p);
 
-    if (err == 0)
+    if (err == 0 && !t->homed) {
         err = take_id(p, t);
+        if (err == 0)
+            err = home_take(p, t);
+        t->homed = err == 0;
+    }
     if (err < 0)
         return err;
-    err = take_home(p, t);
-    if (err < 0) {
-        p->by_id[t->id] = NULL;
-        return err;
-    }
+    if (t->home_tiles && !tile_vacate(p))
+        return -EAGAIN;
+    p->by_id[t->id] = t;
     t->next = p->tensors;
     if (p->tensors)
         p->tensors->prev = t;
@@ -239,13 +174,8 @@ int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
                 copy_ghost_drop(c);
     if (t->ghosts || t->host_issued != t->host_done || tile_busy(t))
         return -EAGAIN;
-    for (uint32_t i = 0; i < t->tiles_count; i++) {
-        tile_drop(p, t, i);
-        if (t->host_home)
-            base_extents_give(p->host_ranges, t->tiles[i].off, t->tiles[i].len);
-    }
-    if (t->file && !t->source)
-        store_give(p->store, t->file_off, t->bytes);
+    tile_drop_all(p, t);
+    home_give(p, t);
     sched_forget(p->sched, t->id);
     p->by_id[t->id] = NULL;
     if (t->prev)
@@ -342,7 +272,7 @@ bool pager_pump(struct pager *p)
             continue;
         }
         work_advance(p);
-        if (p->home != OFL_DEVICE)
+        if (!p->homes.device_only)
             prefetch_host(p, prefetch_device(p));
         tile_write_behind(p);
     } while (p->changes != before && ++rounds < PUMP_ROUNDS);

@@ -11,7 +11,9 @@
  *    or write-back has completed; the newcomer's bytes wait for its ghosts. So ranges
  *    are assigned at once, and the host never waits for the device.
  *  - HOST: tiles, each in a range of the host arena, assigned when bytes arrive.
- *  - NVME: every tensor's tiles have a fixed range of the store (or of a source file).
+ *  - NVME: tiles have a fixed range of the store (or of a source file).
+ * Each tensor's home, where its bytes are when nothing wants them, is one of these (home.c): the
+ * device, whole; or tile by tile, the first home_tiles of them HOST, the others NVME.
  *
  * Which copy is newest: a dirty device copy, else its dirty ghost (tile by tile, until
  * drained), else a host tile, else the store, else the tensor is zeros.
@@ -42,10 +44,10 @@
 enum tile_state { TILE_NONE, TILE_ARRIVING, TILE_VALID };
 
 struct core_tile {
-    uint64_t off;    /* range in the host arena, if state is not TILE_NONE (always, for a home in HOST) */
-    uint64_t seal;   /* of the bytes in the store, if stored */
-    uint32_t len;    /* of that range */
-    uint16_t pins;   /* link copies, write-backs and host work that use the range */
+    uint64_t off;  /* range in the host arena, if state is not TILE_NONE (always, for one at home in HOST) */
+    uint64_t seal; /* of the bytes in the store, if stored */
+    uint32_t len;  /* of that range */
+    uint16_t pins; /* link copies, write-backs and host work that use the range */
     uint16_t wanted; /* by requests in flight that will pin it: not to be evicted meanwhile */
     uint8_t state;   /* enum tile_state */
     bool dirty;      /* newer than the store */
@@ -91,11 +93,13 @@ struct ofl_tensor {
     uint64_t elems, bytes, tile_elems, tile_bytes;
     uint32_t tiles_count;
     struct core_tile *tiles;
-    struct io_file *file; /* the store's, or the source's; NULL: no home below HOST */
-    uint64_t file_off;
+    struct io_file *file; /* the store's, or the source's; NULL: no tile has its home below HOST */
+    uint64_t file_off;    /* of tile home_tiles */
     struct ofl_source *source;
-    bool leaving;   /* being destroyed: nothing is fetched for it */
-    bool host_home; /* its tiles own their ranges of the host arena for good */
+    bool leaving;        /* being destroyed: nothing is fetched for it */
+    bool homed;          /* it has its home already, and awaits that nothing else is there */
+    bool device_home;    /* its copy is never evicted; nothing of it is below */
+    uint32_t home_tiles; /* the first so many own their ranges of the host arena for good */
     struct core_copy *current;
     uint32_t dirty_ghosts, ghosts;
     uint64_t host_issued, host_done, version;
@@ -160,6 +164,7 @@ struct core_request {
     struct core_request *prev, *next;
     struct core_tileref refs[CORE_UPDATE_TENSORS];
     uint32_t count, held;
+    uint32_t claims;                       /* of an update: tiles that are not at home in HOST */
     uint64_t ordinal[CORE_UPDATE_TENSORS]; /* of the host work, by tensor */
     uint64_t seq;                          /* copies older than this count */
     struct core_update *update;            /* NULL: a caller's */
@@ -199,6 +204,17 @@ struct core_env {
     void (*log)(void *arg, enum ofl_log_level level, const char *text);
 };
 
+/* Where tensors live: see home.c. */
+struct core_homes {
+    bool device_only;          /* on the device, all of them */
+    uint64_t expected_bytes;   /* announced; 0: unknown */
+    uint64_t leased_bytes;     /* device memory that homes leave to leases */
+    uint64_t stage_min_bytes;  /* host memory that homes leave for moving bytes */
+    uint64_t share[OFL_TIERS]; /* of the bytes announced; all 0: tiers are filled one after another */
+    uint64_t bytes[OFL_TIERS]; /* of homes, as allocated */
+    struct base_extents *host; /* ranges of homes in HOST, counted from the arena's end down */
+};
+
 struct pager {
     struct core_env env;
     struct base_error broken; /* code 0: healthy; first error wins */
@@ -219,16 +235,20 @@ struct pager {
     size_t items_room, fills_room;
     /* host */
     uint8_t *host;
-    uint64_t host_bytes, host_peak, dirty_bytes, writing_bytes, arriving_bytes;
+    uint64_t host_bytes, host_peak;
+    /* Homes end the arena; before them lie stage_bytes through which all else moves. These count the
+     * ranges there: taken, dirty, in write-backs, being filled. */
+    uint64_t stage_bytes, cached_bytes, dirty_bytes, writing_bytes, arriving_bytes;
     struct base_extents *host_ranges;
     bool starved;                  /* a claim found no clean idle tile: write-backs must run */
     bool fills_stuck, ahead_stuck; /* in this round a claim of that need failed: later ones would, too */
     struct core_request requests;  /* list head, in order */
     uint32_t active, active_max;   /* update requests */
+    uint32_t claims, claims_max;   /* tiles that they may hold in the stage */
     struct core_update *updates, **updates_tail;
     /* nvme */
     struct store *store;
-    enum ofl_tier home; /* where tensors live when nothing wants them */
+    struct core_homes homes;
     /* operations */
     struct core_op *free_ops;
     uint32_t inflight;
@@ -247,9 +267,20 @@ struct core_op *pager_op(struct pager *p, enum core_op_type type, struct ofl_ten
 void pager_op_free(struct pager *p, struct core_op *op);
 /* op was not issued after all. */
 void pager_op_cancel(struct pager *p, struct core_op *op);
+/* -EAGAIN while something else still lies where it is to live. */
 int pager_tensor_add(struct pager *p, struct ofl_tensor *t);
 /* -EAGAIN while something of it is in flight. */
 int pager_tensor_remove(struct pager *p, struct ofl_tensor *t);
+
+/* home.c: where tensors live */
+/* The tile that config's budgets are served best with. store_bytes: the store's budget, 0: none. */
+uint64_t home_tile_bytes(const struct ofl_config *config, uint64_t store_bytes);
+/* After pager_open. */
+int home_open(struct pager *p, const struct ofl_config *config);
+void home_close(struct pager *p);
+/* A home for t: -OFL_EBUDGET with the numbers of all tiers. Nothing for sources and what is transient. */
+int home_take(struct pager *p, struct ofl_tensor *t);
+void home_give(struct pager *p, struct ofl_tensor *t);
 
 /* lease.c: acquire and release */
 int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
@@ -266,6 +297,7 @@ uint64_t copy_footprint(uint64_t bytes);
 /* A range for t, at the expense of copies whose next use is further than limit events away;
  * NULL if there is none. */
 struct core_copy *copy_place(struct pager *p, struct ofl_tensor *t, uint64_t limit);
+struct core_copy *copy_place_home(struct pager *p, struct ofl_tensor *t);
 void copy_evict(struct pager *p, struct core_copy *c);
 void copy_evict_all(struct pager *p);
 bool copy_bytes_ready(const struct core_copy *c);
@@ -276,6 +308,7 @@ void copy_moved(struct pager *p, struct core_op *op);
 void copy_fail(struct pager *p, struct ofl_tensor *t, const struct base_error *error);
 /* A copy made before that host work still awaits bytes from the tiles. */
 bool copy_fill_before(const struct pager *p, const struct ofl_tensor *t, uint64_t ordinal);
+bool copy_fill_older(const struct pager *p, const struct ofl_tensor *t, uint64_t seq);
 /* Work on streams has still to pass a use of t. */
 bool copy_in_use(const struct pager *p, const struct ofl_tensor *t);
 /* The tile's newest bytes are below the device, as far as copies older than seq are concerned. */
@@ -303,6 +336,10 @@ void tile_unpin(struct pager *p, struct ofl_tensor *t, uint32_t tile);
 void tile_drop_all(struct pager *p, struct ofl_tensor *t);
 void tile_write_behind(struct pager *p);
 void tile_io_done(struct pager *p, struct core_op *op);
+uint64_t tile_host_used(const struct pager *p);
+void tile_note_peak(struct pager *p);
+/* Nothing but homes lies beyond stage_bytes; false: something still does, and is on its way out. */
+bool tile_vacate(struct pager *p);
 bool tile_busy(const struct ofl_tensor *t);
 
 /* work.c: tile requests and updates */

@@ -16,7 +16,7 @@ static int stats_run(struct ofl_ctx *ctx, void *arg)
     s->used_bytes[OFL_DEVICE] = p->device_used;
     s->peak_bytes[OFL_DEVICE] = p->device_peak;
     s->budget_bytes[OFL_HOST] = p->host_bytes;
-    s->used_bytes[OFL_HOST] = p->host_bytes - base_extents_free_bytes(p->host_ranges);
+    s->used_bytes[OFL_HOST] = tile_host_used(p);
     s->peak_bytes[OFL_HOST] = p->host_peak;
     if (p->store) {
         s->budget_bytes[OFL_NVME] = store_budget(p->store);

@@ -61,6 +61,7 @@ int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, st
     tiles = (t->bytes + t->tile_bytes - 1) / t->tile_bytes;
     t->tiles_count = (uint32_t)tiles;
     t->fill_seq = SCHED_NEVER;
+    t->id = UINT32_MAX;
     t->tiles = tiles <= UINT32_MAX ? calloc(tiles, sizeof *t->tiles) : NULL;
     if (!t->tiles) {
         core_tensor_free(t);
@@ -99,7 +100,28 @@ int core_tensor_add(struct ofl_tensor *t)
 
 bool core_tensor_on_device(const struct ofl_tensor *t)
 {
-    return t->ctx->pager.home == OFL_DEVICE && !t->source;
+    return t->device_home;
+}
+
+int core_tensors_together(struct ofl_tensor *const *tensors, uint32_t count)
+{
+    const struct ofl_tensor *on = NULL, *off = NULL;
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (!tensors[i])
+            continue;
+        if (tensors[i]->device_home)
+            on = tensors[i];
+        else
+            off = tensors[i];
+    }
+    if (!on || !off)
+        return 0;
+    return base_fail(-ENOTSUP,
+                     "bind %s: %s lives on the device and %s does not, and an update works on all of them in "
+                     "one place: raise the NVMe or the host budget, or set leased_bytes to device_bytes, so "
+                     "that none has to live on the device",
+                     tensors[0]->name, on->name, off->name);
 }
 
 int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out)

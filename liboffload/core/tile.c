@@ -41,8 +41,8 @@ void tile_set_dirty(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool d
 {
     struct core_tile *x = &t->tiles[tile];
 
-    if (x->dirty == dirty)
-        return;
+    if (x->dirty == dirty || tile < t->home_tiles)
+        return; /* a tile at home has nowhere to be written to */
     x->dirty = dirty;
     if (dirty)
         p->dirty_bytes += x->len;
@@ -57,10 +57,11 @@ static void free_range(struct pager *p, struct ofl_tensor *t, uint32_t tile)
     tile_set_dirty(p, t, tile, false);
     x->state = TILE_NONE;
     x->stale = false;
-    if (t->host_home)
+    if (tile < t->home_tiles)
         return;
     /* A range lost for want of memory only wastes space. */
     base_extents_give(p->host_ranges, x->off, x->len);
+    p->cached_bytes -= x->len;
     t->host_tiles--;
 }
 
@@ -126,14 +127,14 @@ static bool choose(struct pager *p, uint64_t min_bytes, bool dirty, struct tile_
         bool own = claim.need == NEED_FILL && t->fill_seq == claim.seq;
         uint64_t distance;
 
-        if (t->host_home || t->host_tiles == 0)
+        if (t->host_tiles == t->home_tiles)
             continue;
         distance = sched_next_use(p->sched, t->id);
         if (found && distance <= farthest)
             continue;
         if (!may_evict_from(t, claim, distance))
             continue;
-        for (uint32_t i = t->tiles_count; i-- > 0;) {
+        for (uint32_t i = t->tiles_count; i-- > t->home_tiles;) {
             if (own && i >= claim.landed && i <= claim.tile)
                 continue;
             if (!idle(&t->tiles[i], dirty) || t->tiles[i].len < min_bytes)
@@ -163,9 +164,9 @@ static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
 bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim)
 {
     struct core_tile *x = &t->tiles[tile];
-    uint64_t bytes = range_bytes(t, tile), used;
+    uint64_t bytes = range_bytes(t, tile);
 
-    if (x->state != TILE_NONE || t->host_home)
+    if (x->state != TILE_NONE || tile < t->home_tiles)
         return true;
     if ((claim.need == NEED_FILL && p->fills_stuck) || (claim.need == NEED_AHEAD && p->ahead_stuck))
         return false;
@@ -183,13 +184,29 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
     }
     x->len = (uint32_t)bytes;
     t->host_tiles++;
-    used = p->host_bytes - base_extents_free_bytes(p->host_ranges);
-    if (used > p->host_peak)
-        p->host_peak = used;
+    p->cached_bytes += bytes;
+    tile_note_peak(p);
     return true;
 }
 
+uint64_t tile_host_used(const struct pager *p)
+{
+    return p->host_bytes - base_extents_free_bytes(p->host_ranges) - base_extents_free_bytes(p->homes.host);
+}
+
+void tile_note_peak(struct pager *p)
+{
+    if (tile_host_used(p) > p->host_peak)
+        p->host_peak = tile_host_used(p);
+}
+
 /* ---- reads and write-backs --------------------------------------------- */
+
+/* Tiles at home in HOST have no room in the store: it begins with the first tile behind them. */
+static uint64_t file_offset(const struct ofl_tensor *t, uint32_t tile)
+{
+    return t->file_off + (tile - t->home_tiles) * t->tile_bytes;
+}
 
 /* Fetches the tile from the store or its source. False: no room now, or too much in flight. */
 bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim,
@@ -198,7 +215,7 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     struct core_tile *x = &t->tiles[tile];
     struct core_op *op;
 
-    if (p->arriving_bytes && p->arriving_bytes + range_bytes(t, tile) > p->host_bytes / 4)
+    if (p->arriving_bytes && p->arriving_bytes + range_bytes(t, tile) > p->stage_bytes / 4)
         return false;
     op = pager_op(p, OP_READ, t, tile);
     if (!op)
@@ -214,7 +231,7 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     op->io.class = class;
     op->io.file = t->file;
     op->io.buf = p->host + x->off;
-    op->io.offset = t->file_off + tile * t->tile_bytes - skew(t, tile);
+    op->io.offset = file_offset(t, tile) - skew(t, tile);
     op->io.bytes = x->len;
     op->io.need_bytes = skew(t, tile) + tile_count_bytes(t, tile);
     p->env.io(p->env.arg, op);
@@ -237,7 +254,7 @@ static void write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
     op->io.class = IO_WRITEBACK;
     op->io.file = t->file;
     op->io.buf = p->host + x->off;
-    op->io.offset = t->file_off + tile * t->tile_bytes;
+    op->io.offset = file_offset(t, tile);
     op->io.bytes = op->io.need_bytes = x->len;
     p->env.io(p->env.arg, op);
 }
@@ -246,14 +263,15 @@ static void write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
  * a write. What is needed last is written first. */
 void tile_write_behind(struct pager *p)
 {
-    uint64_t low = p->host_bytes / 8, used, ready;
+    uint64_t low = p->stage_bytes / 8, free_bytes, clean, ready;
     struct tile_claim claim = {.need = NEED_WORK};
     struct victim v;
 
     if (!p->store || p->dirty_bytes == 0)
         return;
-    used = p->host_bytes - base_extents_free_bytes(p->host_ranges);
-    ready = p->host_bytes - used + (used > p->dirty_bytes ? used - p->dirty_bytes : 0);
+    free_bytes = base_extents_free_bytes(p->host_ranges);
+    clean = p->cached_bytes > p->dirty_bytes ? p->cached_bytes - p->dirty_bytes : 0;
+    ready = free_bytes + clean;
     while (ready + p->writing_bytes < low || (p->starved && p->writing_bytes < low)) {
         uint64_t before = p->writing_bytes;
 
@@ -264,6 +282,32 @@ void tile_write_behind(struct pager *p)
             break; /* out of memory for an operation: later */
     }
     p->starved = false;
+}
+
+/* A home is to lie beyond stage_bytes: moves what is cached there out of the way. */
+bool tile_vacate(struct pager *p)
+{
+    bool clear = true;
+
+    for (struct ofl_tensor *t = p->tensors; t && p->cached_bytes; t = t->next) {
+        if (t->host_tiles == t->home_tiles)
+            continue;
+        for (uint32_t i = t->home_tiles; i < t->tiles_count; i++) {
+            struct core_tile *x = &t->tiles[i];
+
+            if (x->state == TILE_NONE || x->off + x->len <= p->stage_bytes)
+                continue;
+            if (idle(x, false)) {
+                free_range(p, t, i);
+                p->changes++;
+                continue;
+            }
+            if (idle(x, true))
+                write_start(p, t, i);
+            clear = false;
+        }
+    }
+    return clear;
 }
 
 static void read_done(struct pager *p, struct core_op *op)

@@ -115,7 +115,18 @@ static void update_over(struct pager *p, struct core_update *u)
     u->done(u->arg);
 }
 
-/* Turns the next tiles of the queued updates into requests, as many as may be in flight. */
+/* Tiles that the update's next request takes room for: those that have none of their own. */
+static uint32_t claims_of(const struct core_update *u)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < u->count; i++)
+        n += u->tiles_next >= u->tensors[i]->home_tiles;
+    return n;
+}
+
+/* Turns the next tiles of the queued updates into requests, as many as may be in flight: held tiles
+ * must always leave a hole for one more (see "The host arena" in docs/design.md). */
 static void activate(struct pager *p)
 {
     struct core_update *u = p->updates;
@@ -125,8 +136,10 @@ static void activate(struct pager *p)
 
         while (u && (u->held || u->tiles_next == u->tiles))
             u = u->next;
-        if (!u || !(r = calloc(1, sizeof *r)))
+        if (!u || (p->claims && p->claims + claims_of(u) > p->claims_max) || !(r = calloc(1, sizeof *r)))
             return;
+        r->claims = claims_of(u);
+        p->claims += r->claims;
         r->count = u->count;
         r->update = u;
         r->seq = u->seq;
@@ -221,6 +234,7 @@ void pager_request_end(struct pager *p, struct core_request *r)
         return;
     }
     p->active--;
+    p->claims -= r->claims;
     free(r);
     if (++u->tiles_done == u->tiles)
         update_over(p, u);
@@ -273,6 +287,7 @@ void work_fail_all(struct pager *p)
             if (r->refs[i].held && r->refs[i].ptr)
                 tile_unpin(p, r->refs[i].tensor, r->refs[i].tile);
         p->active--;
+        p->claims -= r->claims;
         free(r);
     }
     while (p->updates && p->active == 0) {

@@ -144,7 +144,9 @@ static int check_bind(const struct ofl_optimizer *o, const struct ofl_tensor *we
         return base_fail(-EROFS, "bind %s: a source's or transient tensor can't be trained", weight->name);
     if (optim_find(o, weight))
         return base_fail(-EEXIST, "bind %s: it is bound already", weight->name);
-    return 0;
+    return core_tensors_together(
+        (struct ofl_tensor *[]){(struct ofl_tensor *)(uintptr_t)weight, (struct ofl_tensor *)(uintptr_t)grad},
+        2);
 }
 
 static int make_room(struct ofl_optimizer *o)
@@ -180,6 +182,8 @@ int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struc
         err = create_state(weight, ".exp_avg_sq", &b->square);
     if (err == 0 && weight->dtype == OFL_BF16)
         err = create_state(weight, ".master", &b->master);
+    if (err == 0)
+        err = core_tensors_together((struct ofl_tensor *[]){weight, grad, b->mean, b->square, b->master}, 5);
     if (err == 0)
         err = make_room(o); /* the engine has answered: it has released the last step's updates */
     if (err == 0)

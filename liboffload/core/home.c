@@ -1,0 +1,373 @@
+/*
+ * home: where tensors live when nothing wants them. Owns the shares of the tiers, the room that
+ * homes may take in each, and the ranges of homes in the host arena. Knows nothing of what moves
+ * when: lease, copy, tile and work do.
+ *
+ * The tiers hold all tensors together. NVME is used first; HOST, which then has less room for
+ * what is on the move, takes what the store can't hold; DEVICE, whose homes leave less room for
+ * leases, what both can't hold. A tensor lives on the device whole, or is cut between HOST (its
+ * first tiles) and NVME (the others), so what is announced fits to within a tile, and each
+ * tensor needs the drive for the same fraction of its bytes.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "liboffload/core/pager.h"
+
+typedef unsigned long long ull;
+
+#define TILE_MIN_BYTES (64ull << 10)
+#define TILE_MAX_BYTES (8ull << 20)
+/* Tiles that move through what homes leave of the host arena: with these, the few that are held
+ * always leave a hole for one more; */
+#define STAGE_TILES 32u
+/* with these, updates of many tiles run side by side. */
+#define STAGE_TILES_WIDE 128u
+/* Without a store nothing is claimed but tiles of sources. */
+#define STAGE_TILES_NO_STORE 4u
+
+static uint64_t round_up(uint64_t n, uint64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
+/* ---- opening ----------------------------------------------------------- */
+
+/* The smallest part of the host arena that homes leave for moves. */
+static uint64_t stage_min(uint64_t tile_bytes, bool store, uint64_t tiles)
+{
+    return store ? tiles * tile_bytes : STAGE_TILES_NO_STORE * (tile_bytes + 2 * CORE_HOST_ALIGN);
+}
+
+uint64_t home_tile_bytes(const struct ofl_config *c, uint64_t store_bytes)
+{
+    uint64_t tile = TILE_MIN_BYTES;
+    bool store = store_bytes > 0;
+
+    if (c->tile_bytes)
+        return c->tile_bytes;
+    while (tile * 2 <= TILE_MAX_BYTES && tile * 2 * STAGE_TILES <= c->host_bytes)
+        tile *= 2;
+    if (c->expected_bytes == 0 || store_bytes >= c->expected_bytes)
+        return tile;
+    /* Homes in HOST: the larger the tiles, the less room they leave. A tile is what the cut costs. */
+    while (tile > TILE_MIN_BYTES &&
+           less(c->host_bytes, stage_min(tile, store, STAGE_TILES_WIDE)) + store_bytes <
+               c->expected_bytes + (store ? tile : 0))
+        tile /= 2;
+    return tile;
+}
+
+/* Device memory that homes may take, as long as every tensor can be leased beside them. */
+static uint64_t device_room(const struct pager *p)
+{
+    uint64_t kept = p->homes.leased_bytes;
+
+    for (const struct ofl_tensor *t = p->tensors; t; t = t->next)
+        if (!t->device_home && copy_footprint(t->bytes) > kept)
+            kept = copy_footprint(t->bytes);
+    return less(p->device_bytes, kept + p->homes.bytes[OFL_DEVICE]);
+}
+
+static uint64_t host_room(const struct pager *p)
+{
+    return less(p->stage_bytes, p->homes.stage_min_bytes) + base_extents_free_bytes(p->homes.host);
+}
+
+static uint64_t nvme_room(const struct pager *p)
+{
+    return p->store ? less(store_budget(p->store), store_used(p->store)) : 0;
+}
+
+static void set_stage(struct pager *p, uint64_t bytes)
+{
+    uint64_t tile = p->tile_bytes, hole = tile + CORE_HOST_ALIGN; /* of a source: not cut at blocks */
+
+    p->stage_bytes = bytes;
+    /* m held tiles leave m + 1 holes: the largest holds one more. Without a store updates hold
+     * none there. */
+    p->claims_max = p->store ? (uint32_t)least(less(bytes, hole) / (tile + hole), UINT32_MAX) : UINT32_MAX;
+}
+
+/* Everything lives on the device: where it fits, and is the larger memory or the only one that can. */
+static bool on_device_only(const struct pager *p, const struct ofl_config *c)
+{
+    uint64_t expected = c->expected_bytes;
+
+    if (p->store)
+        return false;
+    if (p->host_bytes == 0 || expected == 0)
+        return c->host_bytes < c->device_bytes;
+    return expected <= less(p->device_bytes, c->leased_bytes) &&
+           (c->host_bytes < c->device_bytes || host_room(p) < expected);
+}
+
+static void share_out(struct pager *p)
+{
+    struct core_homes *h = &p->homes;
+    uint64_t nvme = nvme_room(p), host = host_room(p), device = device_room(p), e = h->expected_bytes;
+    uint64_t cut = nvme ? p->tile_bytes - CORE_HOST_ALIGN : 0;
+
+    if (e == 0 || h->device_only)
+        return;
+    if (nvme + host >= e + (nvme < e ? cut : 0)) {
+        h->share[OFL_NVME] = least(nvme, e);
+        h->share[OFL_HOST] = e - h->share[OFL_NVME];
+        return;
+    }
+    for (int i = 0; i < OFL_TIERS; i++) {
+        uint64_t room = i == OFL_NVME ? nvme : i == OFL_HOST ? host : device;
+
+        h->share[i] = (uint64_t)((unsigned __int128)e * room / (nvme + host + device + 1));
+    }
+}
+
+int home_open(struct pager *p, const struct ofl_config *c)
+{
+    struct core_homes *h = &p->homes;
+    int err = base_extents_create(0, &h->host);
+
+    if (err < 0)
+        return err;
+    h->expected_bytes = c->expected_bytes;
+    h->leased_bytes = c->leased_bytes ? c->leased_bytes : p->device_bytes / 2;
+    h->stage_min_bytes = p->host_bytes ? stage_min(p->tile_bytes, p->store != NULL, STAGE_TILES) : 0;
+    set_stage(p, p->host_bytes);
+    h->device_only = on_device_only(p, c);
+    share_out(p);
+    return 0;
+}
+
+void home_close(struct pager *p)
+{
+    base_extents_destroy(p->homes.host);
+    p->homes.host = NULL;
+}
+
+/* ---- choosing ---------------------------------------------------------- */
+
+/* What would be in the tier if the bytes that live somewhere, these included, were spread evenly. */
+static uint64_t target(const struct core_homes *h, enum ofl_tier tier, uint64_t bytes)
+{
+    unsigned __int128 all = bytes;
+
+    for (int i = 0; i < OFL_TIERS; i++)
+        all += h->bytes[i];
+    return h->expected_bytes ? (uint64_t)(all * h->share[tier] / h->expected_bytes) : 0;
+}
+
+/* What updates work on has to be reachable from the host. */
+static bool may_live_on_device(const struct ofl_tensor *t)
+{
+    return t->kind != OFL_KIND_GRADIENT && t->kind != OFL_KIND_OPTIMIZER;
+}
+
+/* Bytes that live in HOST if the first so many tiles do. */
+static uint64_t front_bytes(const struct ofl_tensor *t, uint32_t tiles)
+{
+    return tiles == t->tiles_count ? round_up(t->bytes, CORE_HOST_ALIGN) : tiles * t->tile_bytes;
+}
+
+/* The tiles in HOST have to be so many for the store, and may be so many. */
+struct cut {
+    uint32_t least, most;
+};
+
+static struct cut cut_of(const struct pager *p, const struct ofl_tensor *t)
+{
+    uint64_t bytes = round_up(t->bytes, CORE_HOST_ALIGN), host = host_room(p);
+    uint64_t missing = less(bytes, nvme_room(p));
+
+    return (struct cut){
+        .least = (uint32_t)least((missing + t->tile_bytes - 1) / t->tile_bytes, t->tiles_count),
+        .most = host >= bytes ? t->tiles_count : (uint32_t)least(host / t->tile_bytes, t->tiles_count - 1),
+    };
+}
+
+/* How many of its tiles live in HOST. */
+static uint32_t cut_wanted(const struct pager *p, const struct ofl_tensor *t, struct cut cut)
+{
+    const struct core_homes *h = &p->homes;
+    uint64_t bytes = less(target(h, OFL_HOST, t->bytes), h->bytes[OFL_HOST]);
+    uint64_t tiles = (bytes + t->tile_bytes / 2) / t->tile_bytes;
+
+    return tiles < cut.least ? cut.least : tiles > cut.most ? cut.most : (uint32_t)tiles;
+}
+
+/* Whole tensors: as long as the device is behind its share by half of this one. */
+static bool device_is_behind(const struct pager *p, const struct ofl_tensor *t)
+{
+    const struct core_homes *h = &p->homes;
+
+    return h->share[OFL_DEVICE] && target(h, OFL_DEVICE, t->bytes) >= h->bytes[OFL_DEVICE] + t->bytes / 2;
+}
+
+/* ---- taking ------------------------------------------------------------ */
+
+static int refuse_device(const struct pager *p, const struct ofl_tensor *t)
+{
+    return base_fail(
+        -OFL_EBUDGET,
+        "create %s, %llu bytes: the device budget of %llu bytes has %llu left, and all tensors live there: "
+        "raise the device budget, or give a directory for NVMe",
+        t->name, (ull)t->bytes, (ull)p->device_bytes, (ull)(p->device_bytes - p->device_used));
+}
+
+static int refuse(const struct pager *p, const struct ofl_tensor *t)
+{
+    uint64_t bytes = round_up(t->bytes, CORE_HOST_ALIGN), nvme = nvme_room(p), host = host_room(p);
+    struct cut cut = cut_of(p, t);
+    char way_out[200], device[160] = "";
+
+    if (p->store)
+        snprintf(way_out, sizeof way_out, "raise the NVMe budget by at least %llu bytes%s",
+                 (ull)less(bytes - front_bytes(t, cut.most), nvme),
+                 p->homes.expected_bytes ? ", or the host budget" : ", or announce expected_bytes");
+    else
+        snprintf(way_out, sizeof way_out, "raise the host budget, or give a directory for NVMe");
+    if (may_live_on_device(t))
+        snprintf(device, sizeof device, ", %llu of %llu on the device (%llu are kept for leases)",
+                 (ull)device_room(p), (ull)p->device_bytes, (ull)p->homes.leased_bytes);
+    return base_fail(-OFL_EBUDGET,
+                     "create %s, %llu bytes: the tiers have no room for it: left are %llu of %llu bytes in "
+                     "the store, %llu of %llu in host memory (%llu are kept for moves)%s: %s",
+                     t->name, (ull)t->bytes, (ull)nvme, (ull)(p->store ? store_budget(p->store) : 0),
+                     (ull)host, (ull)p->host_bytes, (ull)p->homes.stage_min_bytes, device, way_out);
+}
+
+static int take_device(struct pager *p, struct ofl_tensor *t)
+{
+    struct core_copy *c = copy_place_home(p, t);
+
+    if (!c)
+        return -OFL_EBUDGET; /* the caller has the sentence */
+    c->home = c->fill = true;
+    t->device_home = true;
+    p->homes.bytes[OFL_DEVICE] += c->len;
+    return 0;
+}
+
+static void give_host(struct pager *p, struct ofl_tensor *t, uint32_t tiles)
+{
+    uint64_t tail;
+
+    for (uint32_t i = 0; i < tiles; i++) {
+        base_extents_give(p->homes.host, p->host_bytes - t->tiles[i].off - t->tiles[i].len, t->tiles[i].len);
+        p->homes.bytes[OFL_HOST] -= t->tiles[i].len;
+    }
+    tail = base_extents_tail(p->homes.host);
+    if (tail == 0 || !tile_vacate(p))
+        return; /* what is still there would be given out again: the next home may have it */
+    base_extents_shrink(p->homes.host, p->host_bytes - p->stage_bytes - tail);
+    if (base_extents_grow(p->host_ranges, p->stage_bytes + tail) == 0)
+        set_stage(p, p->stage_bytes + tail); /* else the range is lost, which only wastes space */
+}
+
+/* A range at the end of the arena, which homes grow into from behind. */
+static uint64_t take_range(struct pager *p, uint64_t bytes)
+{
+    uint64_t at = base_extents_take(p->homes.host, bytes), missing;
+
+    if (at == BASE_EXTENT_NONE) {
+        missing = bytes - base_extents_tail(p->homes.host);
+        if (less(p->stage_bytes, p->homes.stage_min_bytes) < missing ||
+            base_extents_grow(p->homes.host, p->host_bytes - p->stage_bytes + missing) < 0)
+            return BASE_EXTENT_NONE;
+        set_stage(p, p->stage_bytes - missing);
+        base_extents_shrink(p->host_ranges, p->stage_bytes);
+        at = base_extents_take(p->homes.host, bytes);
+    }
+    return p->host_bytes - at - bytes;
+}
+
+static int take_host(struct pager *p, struct ofl_tensor *t, uint32_t tiles)
+{
+    for (uint32_t i = 0; i < tiles; i++) {
+        struct core_tile *x = &t->tiles[i];
+
+        x->len = (uint32_t)round_up(tile_count_bytes(t, i), CORE_HOST_ALIGN);
+        x->off = take_range(p, x->len);
+        if (x->off == BASE_EXTENT_NONE) {
+            give_host(p, t, i);
+            return refuse(p, t);
+        }
+        p->homes.bytes[OFL_HOST] += x->len;
+    }
+    t->home_tiles = t->host_tiles = tiles;
+    tile_note_peak(p);
+    return 0;
+}
+
+static uint64_t store_bytes_of(const struct ofl_tensor *t)
+{
+    return round_up(t->bytes, CORE_HOST_ALIGN) - front_bytes(t, t->home_tiles);
+}
+
+static int take_below(struct pager *p, struct ofl_tensor *t, uint32_t tiles)
+{
+    int err = take_host(p, t, tiles);
+
+    if (err < 0 || tiles == t->tiles_count)
+        return err;
+    err = store_take(p->store, store_bytes_of(t), t->name, &t->file_off);
+    if (err < 0) {
+        t->home_tiles = t->host_tiles = 0;
+        give_host(p, t, tiles);
+        return err;
+    }
+    t->file = store_file(p->store);
+    p->homes.bytes[OFL_NVME] += store_bytes_of(t);
+    return 0;
+}
+
+/* Updates in flight may hold more tiles than the stage would be safe with: they end first. */
+static bool updates_in_the_way(const struct pager *p)
+{
+    uint64_t hole = p->tile_bytes + CORE_HOST_ALIGN;
+
+    return p->store && p->claims > less(p->homes.stage_min_bytes, hole) / (p->tile_bytes + hole);
+}
+
+int home_take(struct pager *p, struct ofl_tensor *t)
+{
+    struct cut cut;
+    bool fits, device;
+    uint32_t tiles;
+
+    if (t->source || (t->flags & OFL_TENSOR_TRANSIENT))
+        return 0;
+    if (p->homes.device_only)
+        return take_device(p, t) < 0 ? refuse_device(p, t) : 0;
+    cut = cut_of(p, t);
+    fits = cut.least <= cut.most;
+    device = may_live_on_device(t) && copy_footprint(t->bytes) <= device_room(p);
+    if (device && (!fits || device_is_behind(p, t)) && take_device(p, t) == 0)
+        return 0;
+    if (!fits)
+        return refuse(p, t);
+    tiles = cut_wanted(p, t, cut);
+    if (tiles && updates_in_the_way(p))
+        return -EAGAIN;
+    return take_below(p, t, tiles);
+}
+
+void home_give(struct pager *p, struct ofl_tensor *t)
+{
+    if (t->device_home)
+        p->homes.bytes[OFL_DEVICE] -= copy_footprint(t->bytes);
+    if (t->file && !t->source) {
+        p->homes.bytes[OFL_NVME] -= store_bytes_of(t);
+        store_give(p->store, t->file_off, store_bytes_of(t));
+    }
+    give_host(p, t, t->home_tiles);
+}
