@@ -24,10 +24,11 @@ complain() {
     failures=$((failures + 1))
 }
 
-# Runs a program; sets status; its output is in $work/out and $work/err.
+# Runs a program, on the host device also where there is a GPU; sets status; its output is in $work/out
+# and $work/err.
 run() {
     status=0
-    timeout -k 1 60 "$bin/$1" "${@:2}" >"$work/out" 2>"$work/err" || status=$?
+    timeout -k 1 60 "$bin/$1" --device host "${@:2}" >"$work/out" 2>"$work/err" || status=$?
 }
 
 wanted() {
@@ -278,7 +279,7 @@ wanted --version
 
 # ---- an end by signal --------------------------------------------------------
 
-"$bin/ofl-finetune" "${tiny[@]}" --steps 100000 --out "$work/ended" --report "$work/ended.json" 2>"$work/err" &
+"$bin/ofl-finetune" --device host "${tiny[@]}" --steps 100000 --out "$work/ended" --report "$work/ended.json" 2>"$work/err" &
 child=$!
 for _ in $(seq 100); do
     grep -q '^step 2/' "$work/err" && break

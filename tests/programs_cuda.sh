@@ -93,7 +93,12 @@ for budget in '' '--device-mem=3M --host-mem=2M'; do
     cmp -s "$work/out" "$work/text-host" || complain "generate $budget: another text than on the host"
 done
 run ofl-bench decode --preset tiny --prompt 3 --tokens 2 --warmup 1 --device-mem 3M --host-mem 2M --nvme "$work:8M"
-[ "$status" -ne 0 ] || grep -q '^decode ' "$work/out" || complain "ofl-bench decode prints no figures"
+wanted 'ofl-bench decode'
+grep -q '^decode ' "$work/out" || complain "ofl-bench decode prints no figures"
+run ofl-bench step --preset tiny --seq 16 --steps 1 --warmup 1 --device-mem 8M --host-mem 8M --nvme "$work:16M" \
+    --report "$work/step.json"
+wanted 'ofl-bench step'
+grep -q '"share_of_bound"' "$work/step.json" || complain "ofl-bench step reports no bound"
 
 # ---- what is missing -----------------------------------------------------
 

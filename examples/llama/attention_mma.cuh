@@ -3,11 +3,11 @@
  * 2023). Part of attention.cu.
  *
  * Forward, and the gradient of the queries: a block has 128 queries of one head, a warp 32 of them; tiles
- * of keys and values stream through shared memory. The gradient of keys and values: a block has 64 or 128 keys of
- * one kv head, and the queries of its group that see them stream. There the scores are made transposed,
- * keys by queries, so that what a warp gets from one product is, rounded and in place, what it puts into
- * the next: no probability passes through memory. Each half makes the scores again: two products more
- * than if the first left its part of dq to the other, but no sum whose order depends on luck.
+ * of keys and values stream through shared memory. The gradient of keys and values: a block has 64 or 128
+ * keys of one kv head, and the queries of its group that see them stream. There the scores are made
+ * transposed, keys by queries, so that what a warp gets from one product is, rounded and in place, what it
+ * puts into the next: no probability passes through memory. Each half makes the scores again: two products
+ * more than if the first left its part of dq to the other, but no sum whose order depends on luck.
  *
  * 32 rows to a warp where registers allow: half as many bytes of shared memory per product as 16, and
  * these are what limits it.
