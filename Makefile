@@ -216,7 +216,7 @@ demo: ## install what is missing, build, run the demonstration
 
 show: ## install what is missing, build, show the library at work
 	$(Q)tools/setup.sh --show
-	$(Q)$(MAKE) --no-print-directory all
+	$(Q)$(MAKE) --no-print-directory all tests
 	$(Q)tools/show.sh $(B)
 
 config: ## what was found on this machine

@@ -181,7 +181,8 @@ static void same_bits_and_no_waiting(void **state)
             ok(train(r, clips[c]));
             assert_int_equal(stub->calls("cuLaunchKernel"), launches);
             assert_int_equal(stub->calls("cuModuleLoadData"), modules);
-            assert_int_equal(stub->calls("cuMemHostAlloc"), allocs);
+            /* the results are read at the end: bytes that live on the device come by pinned memory */
+            assert_int_equal(stub->calls("cuMemHostAlloc"), allocs + places[p].on_device);
             assert_int_equal(waits(stub), 0);
             ok(ofl_close(r->ctx));
             cuda_fixture_clean();

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # make show: runs the claims of docs/results.md that fit in ten minutes, and prints what was seen.
-#   tools/show.sh BUILD_DIR [bits|story|cgroup|direct|refuse|overlap|nvme|tensors|demand|stripe...]
+#   tools/show.sh BUILD_DIR [bits|story|cuda|cgroup|direct|refuse|overlap|nvme|tensors|demand|stripe...]
+# OFL_SHOW_DEVICE: the device of the programs (host); cuda:0 for bits and story on a GPU.
 # OFL_SHOW_FULL=1: bits runs every placement with every setting (a quarter of an hour on two cores).
 # Parts are called by name, numbers are left bare.
 # shellcheck disable=SC2317,SC2086
@@ -8,7 +9,8 @@ set -euo pipefail
 
 build=${1:-build}
 shift || true
-parts=${*:-story refuse direct cgroup overlap tensors demand stripe nvme bits}
+device_name=${OFL_SHOW_DEVICE:-host}
+parts=${*:-story cuda refuse direct cgroup overlap tensors demand stripe nvme bits}
 work=$(mktemp -d "$build/show-XXXXXX")
 cgroup=
 failed=0
@@ -46,11 +48,11 @@ show_bits() {
     for dtype in f32 bf16; do for accum in 1 4; do for clip in 0 0.5; do
         base=(--preset tiny --data "$text" --seq 32 --batch 1 --accum "$accum" --clip "$clip" --dtype "$dtype"
             --steps "$steps" --lr 1e-3 --warmup 10 --weight-decay 0.01 --seed 7)
-        "$build/ofl-finetune" "${base[@]}" --in-memory --report "$work/ref.json" 2>"$work/log" || { cat "$work/log"; exit 1; }
+        "$build/ofl-finetune" --device "$device_name" "${base[@]}" --in-memory --report "$work/ref.json" 2>"$work/log" || { cat "$work/log"; exit 1; }
         bits "$work/ref.json" >"$work/ref"
         [ "$(grep -c . "$work/ref")" -gt $((2 * steps)) ] || { echo "the reference report is incomplete"; exit 1; }
         local min
-        min=$("$build/ofl-finetune" "${base[@]}" --device-mem 1 --host-mem 2M --nvme "$work" 2>&1 |
+        min=$("$build/ofl-finetune" --device "$device_name" "${base[@]}" --device-mem 1 --host-mem 2M --nvme "$work" 2>&1 |
             sed -n 's/.*smallest workable --device-mem is \([0-9]*\) bytes.*/\1/p' | head -1) || true # it is refused, and says the number
         [ -n "$min" ] || { echo "no smallest workable budget was stated"; exit 1; }
         local same=0 of=0 at=0 again
@@ -67,7 +69,7 @@ show_bits() {
             local where=()
             [ "$nvme" = y ] && where=(--nvme "$work")
             [[ $nvme == *M ]] && where=(--nvme "$work:$nvme")
-            "$build/ofl-finetune" "${base[@]}" --device-mem "$device" --host-mem "$host" "${where[@]}" \
+            "$build/ofl-finetune" --device "$device_name" "${base[@]}" --device-mem "$device" --host-mem "$host" "${where[@]}" \
                 --report "$work/run.json" 2>"$work/log" || { cat "$work/log"; exit 1; }
             bits "$work/run.json" >"$work/run"
             of=$((of + 1)) n=$((n + 1))
@@ -80,7 +82,7 @@ show_bits() {
         say "bits: $dtype, accum $accum, clip $clip, $steps steps" "$same of $of placements identical to --in-memory"
     done; done; done
     # a negative control: another seed must not give the same bits
-    "$build/ofl-finetune" --preset tiny --data "$text" --seq 32 --batch 1 --dtype bf16 --steps 3 --lr 1e-3 --seed 8 \
+    "$build/ofl-finetune" --device "$device_name" --preset tiny --data "$text" --seq 32 --batch 1 --dtype bf16 --steps 3 --lr 1e-3 --seed 8 \
         --in-memory --report "$work/run.json" 2>/dev/null
     bits "$work/run.json" >"$work/run"
     if cmp -s "$work/ref" "$work/run"; then bad=$((bad + 1)); fi
@@ -94,7 +96,7 @@ show_story() {
         say "story: skipped" "$model is absent"
         return
     fi
-    "$build/ofl-finetune" --model $model --data $data --seq 64 --batch 2 --steps 6 --lr 1e-3 --weight-decay 0 \
+    "$build/ofl-finetune" --device "$device_name" --model $model --data $data --seq 64 --batch 2 --steps 6 --lr 1e-3 --weight-decay 0 \
         --dtype f32 --device-mem 8M --host-mem 4M --nvme "$work" --report "$work/story.json" --out "$work/story" \
         2>"$work/log" || { cat "$work/log"; exit 1; }
     local ok=0
@@ -105,7 +107,7 @@ show_story() {
     say "story: losses" "$(cat "$work/losses")"
     verdict "story: within 1e-4 of the reference" $ok
     say "story: first gradient norm (3.52978)" "$(awk '/"grad_norm": \[/ {on = 1; next} on {gsub(/[ ,]/, ""); print; exit}' "$work/story.json")"
-    "$build/ofl-generate" --model $model --prompt "Once upon a time" --max-tokens 24 --temperature 0 \
+    "$build/ofl-generate" --device "$device_name" --model $model --prompt "Once upon a time" --max-tokens 24 --temperature 0 \
         --device-mem 8M --host-mem 4M >"$work/said" 2>"$work/log" || { cat "$work/log"; exit 1; }
     ok=0
     tr '\n' ' ' <"$work/said" |
@@ -142,7 +144,7 @@ show_cgroup() {
     cat README.md docs/*.md >"$text"
     # shellcheck disable=SC2016
     sh -c 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"' sh "$cgroup" \
-        "$build/ofl-finetune" --preset 300m --data "$text" --seq 64 --batch 2 --accum 2 --steps 2 --lr 1e-4 \
+        "$build/ofl-finetune" --device "$device_name" --preset 300m --data "$text" --seq 64 --batch 2 --accum 2 --steps 2 --lr 1e-4 \
         --device-mem ${device}M --host-mem ${host}M --nvme "$work" --report "$work/big.json" 2>"$work/log" || ok=1
     [ $ok = 0 ] || tail -3 "$work/log"
     local peak
@@ -162,12 +164,12 @@ show_direct() {
     }
     local text=$work/text before after ok=0
     cat README.md docs/*.md >"$text"
-    strace -f -e trace=openat,open -o "$work/trace" "$build/ofl-finetune" --preset tiny --data "$text" --seq 32 --batch 1 \
+    strace -f -e trace=openat,open -o "$work/trace" "$build/ofl-finetune" --device "$device_name" --preset tiny --data "$text" --seq 32 --batch 1 \
         --steps 4 --device-mem 6M --host-mem 2M --nvme "$work" 2>/dev/null
     grep -q 'O_DIRECT.*O_TMPFILE\|O_TMPFILE.*O_DIRECT\|O_DIRECT' "$work/trace" || ok=1
     say "direct: opened with O_DIRECT" "$(grep -c O_DIRECT "$work/trace") files"
     before=$(awk '$1 == "Cached:" {print $2}' /proc/meminfo)
-    "$build/ofl-finetune" --preset 20m --data "$text" --seq 32 --batch 1 --steps 3 --device-mem 48M --host-mem 32M \
+    "$build/ofl-finetune" --device "$device_name" --preset 20m --data "$text" --seq 32 --batch 1 --steps 3 --device-mem 48M --host-mem 32M \
         --nvme "$work" --report "$work/direct.json" 2>/dev/null
     after=$(awk '$1 == "Cached:" {print $2}' /proc/meminfo)
     say "direct: bytes through the store" "$((($(number moved nvme_read "$work/direct.json") + $(number moved nvme_write "$work/direct.json")) >> 20)) MiB"
@@ -185,7 +187,7 @@ show_overlap() {
         for kind in memory tiers; do
             local where=(--in-memory)
             [ $kind = memory ] || where=(--device-mem 48M --host-mem 32M --nvme "$work")
-            "$build/ofl-finetune" "${base[@]}" "${where[@]}" --report "$work/$kind.json" 2>"$work/log" || { cat "$work/log"; exit 1; }
+            "$build/ofl-finetune" --device "$device_name" "${base[@]}" "${where[@]}" --report "$work/$kind.json" 2>"$work/log" || { cat "$work/log"; exit 1; }
             # the median step after two of warm-up
             awk '/"step_s": \[/ {on = 1; next} on && /\]/ {exit} on {gsub(/[ ,]/, ""); if (++n > 2) print}' "$work/$kind.json" |
                 sort -g | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}' >>"$work/$kind.times"
@@ -200,10 +202,24 @@ show_overlap() {
 show_refuse() {
     local ok=0 text=$work/text
     cat README.md >"$text"
-    "$build/ofl-finetune" --preset tiny --data "$text" --device-mem 1M --host-mem 2M --nvme "$work" 2>"$work/log" && ok=1
+    "$build/ofl-finetune" --device "$device_name" --preset tiny --data "$text" --device-mem 1M --host-mem 2M --nvme "$work" 2>"$work/log" && ok=1
     sed 's/^/    /' "$work/log"
     grep -q 'smallest workable' "$work/log" || ok=1
     verdict "refuse: a budget too small (the rest: tests/programs.sh)" $ok
+}
+
+# ---- cuda: on the stub driver, kernels on the CPU; with a GPU: make gpu-check -----------------------
+show_cuda() {
+    local ok line stub
+    ok=0
+    tools/run-tests.sh "$build" test_cuda_block test_cuda_attention test_cuda_kernels test_cuda_head test_adamw_cuda \
+        test_optimizer_cuda test_device_cuda test_core_cuda test_cuda_emulate programs_cuda.sh >"$work/log" 2>&1 || ok=1
+    line=$(tail -n 1 "$work/log")
+    [ $ok = 0 ] || cat "$work/log"
+    verdict "cuda: kernels, optimizer, model and programs ($line)" $ok
+    stub=$(cd "$build/tests" && pwd)
+    OFL_CUDA_DRIVER=$stub/libcuda_stub.so OFL_CUBLAS=$stub/libcublas_stub.so OFL_SHOW_DEVICE=cuda:0 OFL_PYTHON='' \
+        "$0" "$build" story | grep -v 'in transformers' | sed 's/^story/cuda: story/' || failed=1
 }
 
 for part in $parts; do "show_$part"; done
