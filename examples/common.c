@@ -319,10 +319,12 @@ uint64_t common_memory(void)
 }
 
 /* What the driver, its kernels and cuBLAS take of a GPU's memory beside our budget. */
-#define GPU_RESERVE (1ull << 30)
+#define GPU_RESERVE (2ull << 30)
 
 int common_device_choose(struct common_budget *b)
 {
+    /* streams that wait must not share a queue with those that they wait for: see offload_cuda.h */
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     b->chosen = (struct ofl_device_info){.size = sizeof b->chosen};
     if (ofl_device_info(b->device, &b->chosen) < 0)
         return common_fail(EXIT_INPUT, "--device %s: %s", b->device ? b->device : "", ofl_error());

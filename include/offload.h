@@ -299,7 +299,8 @@ struct ofl_lease {
 
 /*
  * step thread. Leases n tensors as one batch for work enqueued on s after this call.
- * Returns at once; s, not the host, waits for the bytes. All or nothing:
+ * Returns at once; s, not the host, waits for the bytes. (On cuda the host waits, too, once it has run far
+ * ahead of s: see offload_cuda.h.) All or nothing:
  *  -OFL_EBUDGET  the batch does not fit beside what is leased already (the numbers are named)
  *  -OFL_ESTATE   a tensor is leased already in a mode that excludes this one
  *  -EROFS        a write lease on a source's tensor

@@ -13,6 +13,16 @@
  * cuDevicePrimaryCtxRetain makes current. The library leaves the context that is current in a
  * calling thread as it was. Streams do not wait for the default stream, nor it for them.
  *
+ * A stream's queue is finite, and who adds to a full one waits inside the driver, possibly with all other
+ * threads that call it. So ofl_acquire waits while more than 16 leases and releases of its stream have not
+ * been reached by the GPU: nothing may make the stream wait for work that this thread adds later. Launch less
+ * than about 50 kernels for each lease.
+ *
+ * Streams that wait at gates must not share a hardware queue with those that would open them: processes
+ * with more than a few streams set CUDA_DEVICE_MAX_CONNECTIONS=32 before the driver starts. And a kernel's
+ * first launch may load it, for which the driver may wait for all of the GPU's work: launch each once, or
+ * cuFuncLoad it, while no stream is at a gate (ofl_stream_sync); CUDA_MODULE_LOADING=EAGER does it for all.
+ *
  * A fetch that fails can't take back what has been launched: it runs, on undefined bytes, and
  * ofl_stream_sync has the error. Check it before results are used.
  */

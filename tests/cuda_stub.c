@@ -235,6 +235,7 @@ uint64_t stub_enqueue(struct CUstream_st *s, const struct op *op)
     *s->tail = own;
     s->tail = &own->next;
     s->count++;
+    stub.deepest = s->count > stub.deepest ? s->count : stub.deepest;
     pthread_cond_signal(&s->more);
     return ++s->issued;
 }
@@ -269,6 +270,7 @@ static void control_reset(const struct cuda_stub_config *config)
     stub_forget();
     stub.config = *config;
     stub.violations = stub.failable = stub.waits = stub.early = stub.created = stub.launches = 0;
+    stub.deepest = 0;
     memset(stub.calls, 0, sizeof stub.calls);
     atomic_store(&stub.copies, 0);
     atomic_store(&stub.operations, 0);
@@ -295,6 +297,16 @@ static unsigned control_violations(char *text, size_t size)
     pthread_mutex_lock(&stub.lock);
     n = stub.violations;
     snprintf(text, size, "%s", n ? stub.violation : "");
+    pthread_mutex_unlock(&stub.lock);
+    return n;
+}
+
+static unsigned control_deepest(void)
+{
+    unsigned n;
+
+    pthread_mutex_lock(&stub.lock);
+    n = stub.deepest;
     pthread_mutex_unlock(&stub.lock);
     return n;
 }
@@ -351,6 +363,7 @@ API const struct cuda_stub cuda_stub = {
     .reset = control_reset,
     .calls = control_calls,
     .violations = control_violations,
+    .deepest = control_deepest,
     .live = control_live,
     .emulates = control_emulates,
     .inside = control_inside,

@@ -42,8 +42,9 @@ struct cuda_stub {
     uint64_t (*calls)(const char *name); /* how often a call was made; NULL: all calls */
     /* How often the driver was used as it must not be; text: the first time, if any. */
     unsigned (*violations)(char *text, size_t size);
-    unsigned (*live)(void); /* streams, events, allocations, registrations, contexts, modules in use */
-    bool (*emulates)(void); /* whether kernels can run: the build had a C++ compiler */
+    unsigned (*deepest)(void); /* operations that a stream has held at once, at most, since the reset */
+    unsigned (*live)(void);    /* streams, events, allocations, registrations, contexts, modules in use */
+    bool (*emulates)(void);    /* whether kernels can run: the build had a C++ compiler */
     /* For a stub of another of CUDA's libraries: whether bytes from p on are device memory; notes a
      * mistake; puts fn(owned) on a stream, which frees owned, as a call of that
      * name. */

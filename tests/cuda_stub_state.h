@@ -91,6 +91,7 @@ struct stub {
         uint64_t count;
     } calls[CALLS];
     unsigned failable, waits, early, created, launches; /* so far */
+    unsigned deepest;                                   /* operations held by a stream */
     atomic_uint copies, operations, lost;               /* lost: code, or 0 */
 };
 

@@ -5,6 +5,7 @@
  * and device memory (the stub refuses others); the host never waits for the GPU in a step;
  * registration that fails is an error where pinned memory is demanded and a warning elsewhere;
  * a device lost on the way breaks the context with the first error, and closing it returns.
+ * A thread does not run so far ahead of its stream that a GPU's queue would be full.
  * The random programs of test_core.c run on it: cuda.sh.
  */
 #include <errno.h>
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -256,12 +258,38 @@ static void a_lost_device_breaks_the_context(void **state)
     assert_true(broken > seeds / 2);
 }
 
+static void slow(void *arg)
+{
+    (void)arg;
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+}
+
+/* A stream takes about 1000 operations. Behind one that lasts, hundreds of leases would be far more. */
+static void queues_stay_short(void **state)
+{
+    const struct cuda_stub *stub = cuda_fixture();
+    struct ofl_config config = config_of(*state, 0);
+    struct rig r;
+
+    stub->reset(&(struct cuda_stub_config){.depth = 100000, .pageable = true});
+    assert_int_equal(rig_open(&r, &config), 0);
+    assert_int_equal(rig_write(&r), 0);
+    cuda_fixture_launch(ofl_stream_cuda(r.stream), slow, NULL);
+    for (int i = 0; i < 60; i++)
+        assert_int_equal(rig_pass(&r), 0);
+    assert_true(stub->deepest() > 16);
+    assert_true(stub->deepest() < 150);
+    assert_int_equal(rig_close(&r), 0);
+    cuda_fixture_clean();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_without_waiting),
         cmocka_unit_test(says_what_it_lacks),
         cmocka_unit_test(gives_context_and_entry_points),
+        cmocka_unit_test(queues_stay_short),
         cmocka_unit_test(registration_fails),
         cmocka_unit_test(a_lost_device_breaks_the_context),
     };

@@ -312,22 +312,27 @@ static void test_swiglu(void **state)
 static void check_swiglu_backward(struct gpu *g, size_t n, enum ofl_dtype dtype, size_t shift)
 {
     float *gate = gpu_normal(n, 1, 8), *up = gpu_normal(n, 2, 2), *dact = gpu_normal(n, 3, 1);
+    float *act = gpu_normal(n, 4, 1);
     void *gate_at, *up_at, *dact_at;
 
     add_specials(gate, n > 4000 ? dact : up, n);
     gate_at = gpu_put(g, gate, n, dtype, shift);
     up_at = gpu_put(g, up, n, dtype, shift);
     dact_at = gpu_put(g, dact, n, dtype, shift);
+    llama_swiglu(act, gate, up, n);
     llama_swiglu_backward(gate, up, dact, n);
     llama_cuda_swiglu_backward(g->cuda, gate_at, up_at, dact_at, dtype, n);
     gpu_expect(g, gate_at, dtype, gate, n, (struct allowed){2e-6, 2e-6}, "swiglu backward of %zu, %s, gate",
                n, ofl_dtype_name(dtype));
     gpu_expect(g, up_at, dtype, up, n, (struct allowed){1e-6, 1e-37}, "swiglu backward of %zu, %s, up", n,
                ofl_dtype_name(dtype));
+    gpu_expect(g, dact_at, dtype, act, n, (struct allowed){1e-6, 1e-37}, "swiglu backward of %zu, %s, act", n,
+               ofl_dtype_name(dtype));
     gpu_forget(g);
     free(gate);
     free(up);
     free(dact);
+    free(act);
 }
 
 static void swiglu_backwards(struct gpu *g)

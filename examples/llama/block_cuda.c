@@ -124,6 +124,12 @@ size_t llama_block_cuda_extend_bytes(const struct llama_shape *shape, size_t n, 
     return a.peak;
 }
 
+/* By a kernel: a copy engine could be held up by the gate that the stream is at. */
+static void copy(struct llama_cuda *c, float *dst, const float *src, size_t n)
+{
+    llama_cuda_narrow(c, dst, OFL_F32, src, n);
+}
+
 /* ---- forward ------------------------------------------------------------- */
 
 /* Of the layer's dtype, all of them. */
@@ -191,7 +197,7 @@ void llama_block_cuda_forward(const struct llama_block_cuda *b, const struct lla
     project(&in, weights, x_in, 0);
     llama_cuda_attention(b->cuda, in.mixed, NULL, in.q, in.k, in.v, b->dtype, b->shape, b->batch, 0, b->seq);
     if (x_out != x_in)
-        llama_cuda_copy(b->cuda, x_out, x_in, in.rows * in.hidden * sizeof *x_out);
+        copy(b->cuda, x_out, x_in, in.rows * in.hidden);
     finish(&in, weights, x_out);
 }
 
@@ -255,12 +261,10 @@ static void feed_backward(const struct inside *in, const struct llama_block_weig
                           const struct llama_block_grads *g, bool first, float *dx)
 {
     const void *dy = narrowed(in, dx);
-    void *dact = in->act;
 
-    llama_cuda_swiglu(in->b.cuda, in->act, in->gate, in->up, in->b.dtype, in->rows * in->ffn);
+    matmul_dx(in, in->act, dy, w->down, in->ffn, in->hidden);
+    llama_cuda_swiglu_backward(in->b.cuda, in->gate, in->up, in->act, in->b.dtype, in->rows * in->ffn);
     matmul_dw(in, g->down, dy, in->act, in->ffn, in->hidden, first);
-    matmul_dx(in, dact, dy, w->down, in->ffn, in->hidden);
-    llama_cuda_swiglu_backward(in->b.cuda, in->gate, in->up, dact, in->b.dtype, in->rows * in->ffn);
     matmul_dw(in, g->gate, in->gate, in->normed_mid, in->hidden, in->ffn, first);
     matmul_dw(in, g->up, in->up, in->normed_mid, in->hidden, in->ffn, first);
     matmul_dnormed(in, in->gate, w->gate, in->ffn, false);
@@ -301,7 +305,7 @@ void llama_block_cuda_backward(const struct llama_block_cuda *b, const struct ll
     project(&in, weights, x_in, 0);
     llama_cuda_attention(b->cuda, in.mixed, in.lse, in.q, in.k, in.v, b->dtype, b->shape, b->batch, 0,
                          b->seq);
-    llama_cuda_copy(b->cuda, in.mid, x_in, in.rows * in.hidden * sizeof *in.mid);
+    copy(b->cuda, in.mid, x_in, in.rows * in.hidden);
     matmul_add(&in, in.mid, in.mixed, weights->o, in.q_dim);
     feed(&in, weights, in.mid);
     feed_backward(&in, weights, grads, first, dx);

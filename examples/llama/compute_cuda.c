@@ -288,6 +288,7 @@ int compute_gpu_end(struct llama_compute *c)
 {
     struct compute_gpu *g = c->gpu;
 
+    llama_cuda_rest(g->cuda); /* a copy that waits at a gate could hold up the one that opens it */
     if (c->config.batch)
         llama_cuda_out(g->cuda, g->losses, g->at.losses, c->config.accum * sizeof *g->losses);
     if (g->wants_logits)

@@ -115,6 +115,7 @@ int llama_cuda_open(struct ofl_ctx *ctx, struct ofl_stream *s, struct llama_cuda
     c->ofl_stream = s;
     c->stream = ofl_stream_cuda(s);
     resolve(c, ctx);
+    *(void **)&c->function_load = ofl_cuda_symbol(ctx, "cuFuncLoad");
     if (!c->code) {
         c->driver.context_get(&c->before);
         went_well(c, c->driver.context_set(ofl_cuda_context(ctx)), "use", "the GPU's context");
@@ -163,7 +164,8 @@ static void find_function(struct llama_cuda *c, struct cuda_function *f)
     for (size_t i = 0; i < c->modules_count && result == CUDA_NOT_FOUND; i++)
         result = c->driver.function_get(&f->handle, c->modules[i], name);
     f->shared_bytes = SHARED_BYTES_FREE;
-    went_well(c, result, "find kernel", name);
+    if (went_well(c, result, "find kernel", name) && c->function_load)
+        (void)c->function_load(f->handle); /* what it can't do the launch will tell */
 }
 
 /* NULL if it failed. */

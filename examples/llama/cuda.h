@@ -29,6 +29,15 @@ void llama_cuda_close(struct llama_cuda *c);
 /* 0, or the first failure of what was put on the stream, with its sentence. */
 int llama_cuda_check(const struct llama_cuda *c, char *error, size_t error_bytes);
 
+/*
+ * Waits until the stream is at rest: to be called before a kernel is used for the first time. The driver
+ * loads it then, and may wait for everything on the GPU meanwhile ("Lazy Loading" in the CUDA C++
+ * Programming Guide). Were our stream at a gate, that would last until the library has opened it, for which
+ * the library may need the driver. The optimizer's stream may be at one: what opens that has been
+ * reported when ours is at rest, so it needs no call of the driver any more.
+ */
+void llama_cuda_rest(struct llama_cuda *c);
+
 struct llama_launch {
     const char *name;     /* of the kernel, less "_f32", "_bf16" or "_f16". A string literal */
     enum ofl_dtype dtype; /* OFL_F32, OFL_BF16 or OFL_F16: gives the rest of the name */
@@ -42,7 +51,7 @@ void llama_cuda_launch(struct llama_cuda *c, const struct llama_launch *launch, 
 
 /* Zeros bytes of device memory. */
 void llama_cuda_zero(struct llama_cuda *c, void *p, size_t bytes);
-/* Device to device. */
+/* Device to device. Not behind a gate: it may take a copy engine. */
 void llama_cuda_copy(struct llama_cuda *c, void *dst, const void *src, size_t bytes);
 /* host: of llama_cuda_pinned, not to be touched before the stream has passed this point. */
 void llama_cuda_in(struct llama_cuda *c, void *dst, const void *host, size_t bytes);

@@ -70,6 +70,7 @@ struct blas_shape {
 struct llama_cuda {
     struct driver_calls driver;
     struct blas_calls blas;
+    unsigned (*function_load)(void *); /* cuFuncLoad, since CUDA 12.4; or NULL */
     struct ofl_stream *ofl_stream;
     void *stream, *before; /* ofl_stream's; the thread's context when this was opened */
     void *modules[MODULES_MAX];
@@ -87,13 +88,6 @@ struct llama_cuda {
 /* Keeps the first failure. */
 void llama_cuda_fail(struct llama_cuda *c, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-/*
- * Waits until the stream is at rest: to be called before a kernel is used for the first time. The driver
- * loads it then, and may wait for everything on the GPU meanwhile ("Lazy Loading" in the CUDA C++
- * Programming Guide). Were our stream at a gate, that would last until the library has opened it, for which
- * the library may need the driver.
- */
-void llama_cuda_rest(struct llama_cuda *c);
 /* cuda_blas.c */
 void llama_blas_open(struct llama_cuda *c);
 void llama_blas_close(struct llama_cuda *c);

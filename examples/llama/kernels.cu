@@ -79,8 +79,9 @@ DEVICE void rope(T *x, const float *table, uint64_t rows, uint64_t seq, uint32_t
 }
 
 #define X(T, suffix)                                                                                         \
-    KERNEL rope_##suffix(T *x, const float *table, uint64_t rows, uint64_t seq, uint32_t heads,              \
-                         uint32_t half, float sign, uint32_t wide)                                           \
+    KERNEL __launch_bounds__(1024, 1)                                                                        \
+        rope_##suffix(T *x, const float *table, uint64_t rows, uint64_t seq, uint32_t heads, uint32_t half,  \
+                      float sign, uint32_t wide)                                                             \
     {                                                                                                        \
         rope(x, table, rows, seq, heads, half, sign, wide);                                                  \
     }
@@ -118,16 +119,18 @@ template <class T> DEVICE void swiglu(T *act, const T *gate, const T *up, uint64
     }
 }
 
-DEVICE void swiglu_gradient(float &gate, float &up, float d)
+/* act holds its gradient, and gets what forward made of gate and up. */
+DEVICE void swiglu_gradient(float &gate, float &up, float &act)
 {
-    float g = gate, s = 1.0f / silu_divisor(g);
+    float g = gate, d = act, s = 1.0f / silu_divisor(g);
 
+    act = g / silu_divisor(g) * up; /* the bits of forward */
     gate = d * up * (s * (1.0f + g * (1.0f - s)));
     up = d * (g * s);
 }
 
-/* Five times T's bytes per number. */
-template <class T> DEVICE void swiglu_backward(T *gate, T *up, const T *dact, uint64_t n, uint32_t wide)
+/* Six times T's bytes per number. */
+template <class T> DEVICE void swiglu_backward(T *gate, T *up, T *act, uint64_t n, uint32_t wide)
 {
     const unsigned width = vec<T>::n;
     uint64_t vectors = wide ? n / width : 0;
@@ -137,19 +140,21 @@ template <class T> DEVICE void swiglu_backward(T *gate, T *up, const T *dact, ui
 
         load16(g, gate + i * width);
         load16(u, up + i * width);
-        load16(d, dact + i * width);
+        load16(d, act + i * width);
 #pragma unroll
         for (unsigned k = 0; k < width; k++)
             swiglu_gradient(g[k], u[k], d[k]);
         store16(gate + i * width, g);
         store16(up + i * width, u);
+        store16(act + i * width, d);
     }
     for (uint64_t i = vectors * width + thread_of_grid(); i < n; i += threads_of_grid()) {
-        float g = to_float(gate[i]), u = to_float(up[i]);
+        float g = to_float(gate[i]), u = to_float(up[i]), d = to_float(act[i]);
 
-        swiglu_gradient(g, u, to_float(dact[i]));
+        swiglu_gradient(g, u, d);
         gate[i] = from_float<T>(g);
         up[i] = from_float<T>(u);
+        act[i] = from_float<T>(d);
     }
 }
 
@@ -158,9 +163,9 @@ template <class T> DEVICE void swiglu_backward(T *gate, T *up, const T *dact, ui
     {                                                                                                        \
         swiglu(act, gate, up, n, wide);                                                                      \
     }                                                                                                        \
-    KERNEL swiglu_backward_##suffix(T *gate, T *up, const T *dact, uint64_t n, uint32_t wide)                \
+    KERNEL swiglu_backward_##suffix(T *gate, T *up, T *act, uint64_t n, uint32_t wide)                       \
     {                                                                                                        \
-        swiglu_backward(gate, up, dact, n, wide);                                                            \
+        swiglu_backward(gate, up, act, n, wide);                                                             \
     }
 ACTIVATIONS(X)
 #undef X
@@ -199,8 +204,8 @@ ACTIVATIONS(X)
 /* ---- embedding -------------------------------------------------------------------- */
 
 /* A block per token. Bytes per number: 4 + those of the table. */
-KERNEL embed_f32(float *x, const void *table, uint32_t dtype, const int32_t *tokens, uint64_t n,
-                 uint32_t hidden, uint32_t wide)
+KERNEL __launch_bounds__(1024, 1) embed_f32(float *x, const void *table, uint32_t dtype,
+                                            const int32_t *tokens, uint64_t n, uint32_t hidden, uint32_t wide)
 {
     const uint64_t row_bytes = (uint64_t)hidden * (dtype == DTYPE_F32 ? 4 : 2);
     float v[4];

@@ -135,14 +135,14 @@ void llama_cuda_swiglu(struct llama_cuda *c, void *act, const void *gate, const 
     llama_cuda_launch(c, &launch, (void *[]){&act, &gate, &up, &n_arg, &wide});
 }
 
-void llama_cuda_swiglu_backward(struct llama_cuda *c, void *gate, void *up, const void *dact,
-                                enum ofl_dtype dtype, size_t n)
+void llama_cuda_swiglu_backward(struct llama_cuda *c, void *gate, void *up, void *act, enum ofl_dtype dtype,
+                                size_t n)
 {
     struct llama_launch launch = elements("swiglu_backward", dtype, n, 16 / ofl_dtype_bytes(dtype));
-    uint32_t wide = aligned_16(gate) && aligned_16(up) && aligned_16(dact);
+    uint32_t wide = aligned_16(gate) && aligned_16(up) && aligned_16(act);
     uint64_t n_arg = n;
 
-    llama_cuda_launch(c, &launch, (void *[]){&gate, &up, &dact, &n_arg, &wide});
+    llama_cuda_launch(c, &launch, (void *[]){&gate, &up, &act, &n_arg, &wide});
 }
 
 void llama_cuda_narrow(struct llama_cuda *c, void *dst, enum ofl_dtype dtype, const float *src, size_t n)

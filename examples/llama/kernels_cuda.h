@@ -33,9 +33,9 @@ void llama_cuda_rope(struct llama_cuda *c, void *x, enum ofl_dtype dtype, size_t
 /* act = silu(gate) * up, over n elements. act may be gate or up. */
 void llama_cuda_swiglu(struct llama_cuda *c, void *act, const void *gate, const void *up,
                        enum ofl_dtype dtype, size_t n);
-/* Replaces gate and up by their gradients. */
-void llama_cuda_swiglu_backward(struct llama_cuda *c, void *gate, void *up, const void *dact,
-                                enum ofl_dtype dtype, size_t n);
+/* Replaces gate and up by their gradients, and act, which holds the gradient at it, by act itself. */
+void llama_cuda_swiglu_backward(struct llama_cuda *c, void *gate, void *up, void *act, enum ofl_dtype dtype,
+                                size_t n);
 
 /* dst of dtype = src, rounded to nearest even. */
 void llama_cuda_narrow(struct llama_cuda *c, void *dst, enum ofl_dtype dtype, const float *src, size_t n);

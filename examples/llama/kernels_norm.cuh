@@ -56,8 +56,9 @@ DEVICE void norm(T *y, const float *x, const void *w, uint32_t w_dtype, uint64_t
 }
 
 #define X(T, suffix)                                                                                         \
-    KERNEL norm_##suffix(T *y, const float *x, const void *w, uint32_t w_dtype, uint64_t rows,               \
-                         uint32_t hidden, float eps, uint32_t wide)                                          \
+    KERNEL __launch_bounds__(1024, 1)                                                                        \
+        norm_##suffix(T *y, const float *x, const void *w, uint32_t w_dtype, uint64_t rows, uint32_t hidden, \
+                      float eps, uint32_t wide)                                                              \
     {                                                                                                        \
         __shared__ float scratch[WARP];                                                                      \
                                                                                                              \

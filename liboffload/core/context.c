@@ -323,8 +323,10 @@ static int register_memory(struct ofl_ctx *ctx, unsigned flags)
         mem_arena_populate(&ctx->arena, machine.cores);
     err = dev_register_host(ctx->dev, ctx->arena.base, ctx->arena.mapped_bytes);
 
-    if (err == 0)
+    if (err == 0) {
+        ctx->arena.pinned |= dev_native(ctx->dev) != NULL; /* whatever mlock was allowed to */
         return 0;
+    }
     if (flags & MEM_REQUIRE_PINNED)
         return -OFL_EPINNED; /* with the device's sentence */
     ctx->arena.pinned = false;
@@ -341,7 +343,8 @@ static int open_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
     err = dev_open(c->device ? c->device : "host", &dev, &ctx->dev);
     if (err < 0 || c->host_bytes == 0)
         return err;
-    err = mem_arena_create(c->host_bytes, flags, &ctx->arena);
+    /* a GPU's driver pins without regard to RLIMIT_MEMLOCK */
+    err = mem_arena_create(c->host_bytes, dev_native(ctx->dev) ? 0 : flags, &ctx->arena);
     if (err < 0)
         return err;
     if (ctx->arena.note[0])

@@ -150,9 +150,11 @@ static int acquire_run(struct ofl_ctx *ctx, void *arg)
 int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
 {
     struct batch b = {leases, n, s};
+    int err = call_on(s, acquire_run, &b);
 
     (void)ctx;
-    return call_on(s, acquire_run, &b);
+    dev_stream_room(s->dev);
+    return err;
 }
 
 static int release_run(struct ofl_ctx *ctx, void *arg)

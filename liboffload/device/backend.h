@@ -33,6 +33,7 @@ struct dev_backend {
     void (*stream_mark)(struct dev_stream *s, void *cookie);
     void (*stream_wait)(struct dev_stream *s, struct dev_gate *g);
     void (*stream_flush)(struct dev_stream *s);                            /* NULL: nothing to do */
+    void (*stream_room)(struct dev_stream *s);                             /* NULL: there always is */
     void *(*stream_native)(struct dev_stream *s);                          /* NULL: there is none */
     int (*stream_launch)(struct dev_stream *s, dev_job_fn *fn, void *arg); /* NULL: -ENOTSUP */
     /* The next four: NULL all: -ENOTSUP. */

@@ -108,6 +108,11 @@ static void cuda_stream_flush(struct dev_stream *s)
     cuda_lane_flush(&((struct cuda_user_stream *)s)->lane);
 }
 
+static void cuda_stream_room(struct dev_stream *s)
+{
+    cuda_lane_room(&((struct cuda_user_stream *)s)->lane);
+}
+
 static int cuda_stream_sync(struct dev_stream *s)
 {
     return cuda_lane_sync(&((struct cuda_user_stream *)s)->lane);
@@ -208,6 +213,8 @@ static int open_words(struct cuda *c)
 
     if (page == MAP_FAILED)
         return base_fail_errno(-errno, "open device \"%s\": map %zu bytes", c->base.name, bytes);
+    (void)madvise(page, bytes,
+                  MADV_DONTFORK); /* after a fork a write moves a page: the GPU would wait for the old */
     result =
         CUDA_CALL(&c->driver, host_register, page, bytes, CUDA_REGISTER_PORTABLE | CUDA_REGISTER_DEVICEMAP);
     if (result != CUDA_OK) {
@@ -472,6 +479,7 @@ const struct dev_backend dev_backend_cuda = {
     .stream_mark = cuda_stream_mark,
     .stream_wait = cuda_stream_wait,
     .stream_flush = cuda_stream_flush,
+    .stream_room = cuda_stream_room,
     .stream_native = cuda_stream_native,
     .host_alloc = cuda_host_alloc,
     .host_free = cuda_host_free,

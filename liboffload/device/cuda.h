@@ -74,6 +74,7 @@ struct cuda_lane {
     struct cuda_op *unissued;      /* the first that the driver does not have */
     struct cuda_op *waits, **waits_tail;
     unsigned timed;          /* issued with an end event, not reported */
+    unsigned queued;         /* not reported */
     uint32_t word, number;   /* index of its word; number of its latest wait */
     struct base_error error; /* the first; poller only */
     cuda_event last;         /* end of what was reported last; poller only */
@@ -127,6 +128,8 @@ void cuda_lane_close(struct cuda_lane *l);
 /* A copy of op, put at the end. flush hands the driver what it does not have yet. */
 void cuda_lane_put(struct cuda_lane *l, const struct cuda_op *op);
 void cuda_lane_flush(struct cuda_lane *l);
+/* Waits while much is put on the lane and not reported. Not on the poller's thread. */
+void cuda_lane_room(struct cuda_lane *l);
 /* Waits until everything put so far has been reported. 0, or the lane's first error. */
 int cuda_lane_sync(struct cuda_lane *l);
 void cuda_gate_put(struct cuda_gate *g); /* gives a reference up */

@@ -55,6 +55,7 @@ static int find(struct cuda *c, struct cuda_image *i, const char *name, struct d
 {
     size_t length = strlen(name) + 1;
     struct dev_kernel *k = calloc(1, sizeof *k + length);
+    cuda_result (*load_now)(cuda_function);
     cuda_result result;
 
     if (!k)
@@ -67,6 +68,10 @@ static int find(struct cuda *c, struct cuda_image *i, const char *name, struct d
         return cuda_driver_fail(&c->driver, result, "%s: load kernel %s: cuModuleGetFunction", c->base.name,
                                 name);
     }
+    /* now rather than at its first launch, when its stream may be at a gate; since CUDA 12.4 */
+    *(void **)&load_now = cuda_driver_symbol(&c->driver, "cuFuncLoad");
+    if (load_now)
+        (void)load_now(k->function); /* what it can't do the launch will tell */
     k->next = i->kernels;
     i->kernels = k;
     *out = k;

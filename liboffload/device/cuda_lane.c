@@ -1,6 +1,7 @@
 /* cuda_lane: lanes, gates and the poller. See cuda.h. */
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <string.h>
 #include <time.h>
 
@@ -8,6 +9,7 @@
 
 /* The poller sleeps so long between looks at events that are not ready: from the first, twice
  * as long each time, to the second. */
+#define CUDA_AHEAD 16 /* waits and marks of leases: with 50 launches a lease, half of what a stream takes */
 #define NAP_MIN_NS 2000
 #define NAP_MAX_NS 64000
 
@@ -141,6 +143,7 @@ void cuda_lane_put(struct cuda_lane *l, const struct cuda_op *op)
     pthread_mutex_lock(&l->cuda->lock);
     *l->tail = own;
     l->tail = &own->next;
+    l->queued++;
     if (!l->unissued)
         l->unissued = own;
     if (own->kind == CUDA_WAIT) {
@@ -154,6 +157,23 @@ void cuda_lane_put(struct cuda_lane *l, const struct cuda_op *op)
             cuda_gate_pass(l->cuda, own->gate);
     }
     pthread_mutex_unlock(&l->cuda->lock);
+}
+
+/*
+ * A stream takes about a thousand entries. Who adds one more waits inside the driver, and may keep others
+ * out of it meanwhile: the poller, too, without whose news the gate at the stream's head stays shut. So
+ * threads stop here long before that, where they hold nothing.
+ */
+void cuda_lane_room(struct cuda_lane *l)
+{
+    struct cuda *c = l->cuda;
+
+    if (own_poller == c)
+        return;
+    pthread_mutex_lock(&c->lock);
+    while (l->queued > CUDA_AHEAD)
+        pthread_cond_wait(&c->synced, &c->lock);
+    pthread_mutex_unlock(&c->lock);
 }
 
 static void issue_copy(struct cuda_lane *l, struct cuda_op *op, bool idle)
@@ -392,6 +412,8 @@ static unsigned poll_lane(struct cuda_lane *l, bool *any)
         if (!l->head)
             l->tail = &l->head;
         l->timed -= op->end != NULL;
+        if (l->queued-- == CUDA_AHEAD + 1)
+            pthread_cond_broadcast(&c->synced);
         pthread_mutex_unlock(&c->lock);
         *any = true;
         if (!report(l, op))
@@ -417,6 +439,7 @@ void cuda_poll(void *cuda)
     bool stopping;
 
     own_poller = c;
+    (void)prctl(PR_SET_TIMERSLACK, 1000ul); /* by default naps take 50 us longer than they should */
     (void)cuda_enter(c);
     do {
         unsigned pending = 0;

@@ -192,6 +192,12 @@ void dev_stream_wait_later(struct dev_stream *s, struct dev_gate *g)
     s->dev->backend->stream_wait(s, g);
 }
 
+void dev_stream_room(struct dev_stream *s)
+{
+    if (s->dev->backend->stream_room)
+        s->dev->backend->stream_room(s);
+}
+
 void dev_stream_flush(struct dev_stream *s)
 {
     if (s->dev->backend->stream_flush)

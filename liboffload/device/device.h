@@ -98,6 +98,9 @@ void dev_stream_wait(struct dev_stream *s, struct dev_gate *g);
 void dev_stream_mark_later(struct dev_stream *s, void *cookie);
 void dev_stream_wait_later(struct dev_stream *s, struct dev_gate *g);
 void dev_stream_flush(struct dev_stream *s);
+/* Waits while more waits and marks are queued on s than its queue should hold. Not for the thread that opens
+ * gates. */
+void dev_stream_room(struct dev_stream *s);
 /* Host device: runs fn(arg) on the stream's thread. -ENOTSUP elsewhere. */
 int dev_stream_launch(struct dev_stream *s, dev_job_fn *fn, void *arg);
 /* Runs k, in so many blocks of threads, after what has been issued on s, as a native launch

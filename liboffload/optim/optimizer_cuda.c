@@ -15,7 +15,7 @@
 #define LIST_MIN      64u
 #define NORM_THREADS  512u
 #define ADAMW_THREADS 256u
-#define ADAMW_BLOCKS  4096u /* at most: a thread takes several elements, then */
+#define ADAMW_BLOCKS  1024u /* at most: a thread takes several elements, then */
 
 /* adamw.cu, for the GPUs that the build was made for. */
 extern const unsigned char optim_adamw_fatbin[];
