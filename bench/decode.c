@@ -301,7 +301,8 @@ static uint64_t leased_bytes(const struct common_budget *b, const struct llama_g
                              const struct ofl_config *c)
 {
     uint64_t least = need->device.device_bytes, part = least - need->cache_bytes - need->workspace_bytes;
-    uint64_t elsewhere = c->host_bytes - c->host_bytes / 4, on_device = need->device.largest_bytes, leased;
+    uint64_t kept = c->host_bytes > 8ull << 30 ? 1ull << 30 : c->host_bytes / 4; /* for moves */
+    uint64_t elsewhere = c->host_bytes - kept, on_device = need->device.largest_bytes, leased;
 
     for (uint32_t i = 0; i < b->nvme_count; i++)
         elsewhere += b->nvme[i].bytes ? b->nvme[i].bytes : c->expected_bytes;

@@ -38,7 +38,7 @@ API cuda_result cuDevicePrimaryCtxRetain(cuda_context *context, cuda_device devi
 {
     ENTER(INIT);
     *context = &stub.contexts[device];
-    stub.live += (*context)->refs++ == 0;
+    (*context)->refs++;
     return leave(CUDA_OK);
 }
 
@@ -47,7 +47,7 @@ API cuda_result cuDevicePrimaryCtxRelease_v2(cuda_device device)
     ENTER(INIT);
     if (stub.contexts[device].refs == 0)
         return leave(stub_violate(CONTEXT, "context released that nobody holds"));
-    stub.live -= --stub.contexts[device].refs == 0;
+    stub.contexts[device].refs--;
     return leave(CUDA_OK);
 }
 

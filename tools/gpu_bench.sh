@@ -1,5 +1,5 @@
 #!/bin/bash
-# make gpu-bench: what the GPU of this machine does, in about eight minutes: the link (ofl-bench
+# make gpu-bench: what the GPU of this machine does, in about twenty minutes, or part by part: the link (ofl-bench
 # link), a training step in device memory (ofl-bench step), PyTorch's step of the same shape
 # (tools/gpu_reference.py), a step of a 7B model under budgets, and generation with a 100B one.
 # One command, without network; libraries may come from OFL_SYSROOT.
@@ -131,7 +131,7 @@ run_link() {
 run_step() {
     # shellcheck disable=SC2086
     part step 120 "$build/ofl-bench" step --preset "$preset" --batch "$batch" --seq "$seq" --dtype bf16 \
-        --in-memory --report "$work/step.json" ${OFL_BENCH_STEP_ARGS-}
+        --warmup 2 --steps 6 --in-memory --report "$work/step.json" ${OFL_BENCH_STEP_ARGS-}
 }
 
 run_reference() {
@@ -146,24 +146,27 @@ run_reference() {
         --seq "$seq" --json "$work/reference.json" ${OFL_BENCH_REFERENCE_ARGS-}
 }
 
-# Full-parameter AdamW of 7B: 120 GB of state, of which the device holds a fifth.
+# Full-parameter AdamW of 7B: 121 GB of state and 18 GB of activations, of which RAM and drive hold all; the
+# device works on what is in use.
 run_offload() {
     mkdir -p "$store"
     # shellcheck disable=SC2086
-    part offload 240 "$build/ofl-bench" step --preset 7b --seq 2048 --accum 16 --dtype bf16 --steps 3 \
-        --device-mem 24G --host-mem 96G --nvme "$store:40G" --report "$work/offload.json" \
+    part offload 570 "$build/ofl-bench" step --preset 7b --seq 2048 --accum 16 --dtype bf16 --steps 2 --warmup 1 \
+        --device-mem 24G --host-mem 96G --nvme "$store:36G" --report "$work/offload.json" \
         ${OFL_BENCH_OFFLOAD_ARGS-}
 }
 
-# 201 GB of weights over the GPU's memory, four fifths of RAM and the drive.
+# 201 GB of weights over the GPU's memory, four fifths of RAM, and the drive: the less of it the better.
 run_decode() {
-    local device host
-    device=$(($(smi memory.total | tr -dc 0-9) - 5120))
+    local device host drive
+    device=$(($(smi memory.free | tr -dc 0-9) - 4096))
     host=$(($(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo) * 4 / 5 / 1024))
+    drive=$((192 - (device + host) / 1024 + 24)) # GiB; 192 are the weights
+    [ $drive -ge 8 ] || drive=8
     mkdir -p "$store"
     # shellcheck disable=SC2086
-    part decode 240 "$build/ofl-bench" decode --preset 100b --tokens 3 --warmup 1 --device-mem "${device}M" \
-        --host-mem "${host}M" --nvme "$store:40G" --report "$work/decode.json" ${OFL_BENCH_DECODE_ARGS-}
+    part decode 420 "$build/ofl-bench" decode --preset 100b --tokens 3 --warmup 1 --device-mem "${device}M" \
+        --host-mem "${host}M" --nvme "$store:${drive}G" --report "$work/decode.json" ${OFL_BENCH_DECODE_ARGS-}
 }
 
 say "$gpu; commit $(commit); parts: $parts"

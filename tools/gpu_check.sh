@@ -2,7 +2,7 @@
 # make gpu-check: the tests on the GPU of this machine. One command, without network; the
 # libraries may come from OFL_SYSROOT (tools/gpu_sysroot.sh).
 #
-#     tools/gpu_check.sh BUILD_DIR      parts: OFL_GPU_PARTS='suites finetune sanitizer'
+#     tools/gpu_check.sh BUILD_DIR      parts: OFL_GPU_PARTS='suites finetune story sanitizer'
 #
 # suites: those of the device, of core and of the kernels, with the real driver. finetune: a
 # small random model has the same losses and the same hash in every placement, and those of the
@@ -12,7 +12,7 @@ set -uo pipefail
 
 # shellcheck source=tools/gpu_env.sh
 . "$(dirname "$0")/gpu_env.sh"
-parts=${OFL_GPU_PARTS:-suites finetune sanitizer}
+parts=${OFL_GPU_PARTS:-suites finetune story sanitizer}
 passed=0 failed=0 skipped=0
 require_gpu
 build_all all tests
@@ -131,6 +131,23 @@ run_finetune() {
     done
 }
 
+# A real checkpoint, if there is one (OFL_SHARED): known losses and a known text.
+run_story() {
+    local line
+    if [ ! -d "${OFL_SHARED:-../shared}/models/story" ]; then
+        result skipped story "${OFL_SHARED:-../shared}/models/story is absent"
+        return
+    fi
+    OFL_SHOW_DEVICE=cuda:0 OFL_PYTHON='' tools/show.sh "$build" story >"$work/story" 2>&1
+    while read -r line; do
+        case $line in
+        *' ok') result passed "${line% ok}" ;;
+        *FAILED) result failed "${line% FAILED}" ;;
+        *) echo "$line" ;;
+        esac
+    done <"$work/story"
+}
+
 # ---- compute-sanitizer ----------------------------------------------------------------
 
 run_sanitizer() {
@@ -160,7 +177,7 @@ run_sanitizer() {
 say "$gpu; parts: $parts"
 for part in $parts; do
     case $part in
-    suites | finetune | sanitizer) "run_$part" ;;
+    suites | finetune | story | sanitizer) "run_$part" ;;
     *)
         say "$part: no such part"
         exit 2

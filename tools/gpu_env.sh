@@ -29,6 +29,18 @@ require_gpu() {
     gpu=$(head -n 1 <<<"$list")
 }
 
+# Streams that wait must not share a hardware queue with those that they wait for (offload_cuda.h).
+export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-32}
+
+# cuBLAS of a Python package, where the machine has no other.
+if [ -z "${OFL_CUBLAS-}" ] && ! ldconfig -p 2>/dev/null | grep -q 'libcublas\.so\.1[23]' &&
+    ! compgen -G '/usr/local/cuda/lib64/libcublas.so.1[23]' >/dev/null; then
+    for file in "${CUDA_HOME:-/usr/local/cuda}"/lib64/libcublas.so.1[23] \
+        "$(python3 -c 'import site; print(site.getsitepackages()[0])' 2>/dev/null)"/nvidia/*/lib/libcublas.so.1[23]; do
+        [ ! -e "$file" ] || export OFL_CUBLAS=$file
+    done
+fi
+
 # Builds the given targets. Packages are installed only if something is missing: a machine
 # without network may have all in OFL_SYSROOT.
 build_all() {

@@ -91,7 +91,8 @@ show_bits() {
 
 # ---- 2: the real checkpoint ---------------------------------------------------------------------
 show_story() {
-    local model=../shared/models/story data=../shared/data/tinyshakespeare.txt
+    local shared=${OFL_SHARED:-../shared}
+    local model=$shared/models/story data=$shared/data/tinyshakespeare.txt
     if [ ! -d $model ]; then
         say "story: skipped" "$model is absent"
         return

@@ -373,7 +373,8 @@ static void cuda_close(struct dev *base)
 
         close_parts(c); /* a lost device fails each call, and has nothing left to free */
         cuda_leave(c, before);
-        (void)CUDA_CALL(&c->driver, context_release, c->device);
+        /* The primary context stays, as with CUDA's runtime: to make it again takes seconds, and libraries
+         * that stay loaded (cuBLAS) have state in it. */
     }
     pthread_mutex_destroy(&c->loading);
     pthread_cond_destroy(&c->synced);

@@ -35,6 +35,8 @@ static int code_of(cuda_result result)
         return -EPERM;
     case CUDA_NOT_SUPPORTED:
         return -ENOTSUP;
+    case CUDA_NO_COMPILER:
+        return -ENOEXEC;
     default:
         return -EIO;
     }

@@ -34,6 +34,7 @@ enum {
     CUDA_INVALID_PTX = 218,
     CUDA_UNSUPPORTED_PTX = 222,
     CUDA_NOT_FOUND = 500,
+    CUDA_NO_COMPILER = 221, /* for PTX */
     CUDA_NOT_READY = 600,
     CUDA_ALREADY_REGISTERED = 712,
     CUDA_NOT_PERMITTED = 800,
@@ -55,7 +56,6 @@ enum {
     X(device_count, cuDeviceGetCount, (int *))                                                               \
     X(device_get, cuDeviceGet, (cuda_device *, int))                                                         \
     X(context_retain, cuDevicePrimaryCtxRetain, (cuda_context *, cuda_device))                               \
-    X(context_release, cuDevicePrimaryCtxRelease_v2, (cuda_device))                                          \
     X(context_set, cuCtxSetCurrent, (cuda_context))                                                          \
     X(context_get, cuCtxGetCurrent, (cuda_context *))                                                        \
     X(priorities, cuCtxGetStreamPriorityRange, (int *, int *))                                               \
