@@ -195,11 +195,6 @@ struct figures {
     double bound_s, stall_share;
 };
 
-static double over(double amount, double rate)
-{
-    return rate > 0 ? amount / rate : 0;
-}
-
 static void figures_of(const struct run *r, struct figures *f)
 {
     double n = r->count, all = 0;
@@ -209,15 +204,15 @@ static void figures_of(const struct run *r, struct figures *f)
     f->token_s = bench_spread(r->token_s, r->count);
     f->stall_share = (double)(r->after.stall_ns - r->before.stall_ns) * 1e-9 / all;
     f->needs[DEVICE] =
-        (struct bench_need){"device memory", over((double)r->need.weight_bytes, r->rates.device_bps)};
+        (struct bench_need){"device memory", bench_time((double)r->need.weight_bytes, r->rates.device_bps)};
     f->needs[LINK_IN] = (struct bench_need){
         "link in",
-        over((double)(r->after.device_in_bytes - r->before.device_in_bytes) / n, r->rates.link_in_bps)};
+        bench_time((double)(r->after.device_in_bytes - r->before.device_in_bytes) / n, r->rates.link_in_bps)};
     f->needs[DRIVE] = (struct bench_need){
-        "drive",
-        over((double)(r->after.nvme_read_bytes - r->before.nvme_read_bytes) / n, r->rates.drive_read_bps) +
-            over((double)(r->after.nvme_write_bytes - r->before.nvme_write_bytes) / n,
-                 r->rates.drive_write_bps)};
+        "drive", bench_time((double)(r->after.nvme_read_bytes - r->before.nvme_read_bytes) / n,
+                            r->rates.drive_read_bps) +
+                     bench_time((double)(r->after.nvme_write_bytes - r->before.nvme_write_bytes) / n,
+                                r->rates.drive_write_bps)};
     f->bound_s = bench_bound(f->needs, NEEDS, &f->binding);
 }
 

@@ -35,6 +35,12 @@ struct bench_need {
     double seconds;
 };
 
+/* Of that much, at that rate; 0 where there is no such thing. */
+static inline double bench_time(double amount, double rate)
+{
+    return rate > 0 ? amount / rate : 0;
+}
+
 /* The largest; the index of it in *binding. */
 double bench_bound(const struct bench_need *needs, size_t n, size_t *binding);
 

@@ -265,11 +265,6 @@ enum { COMPUTE, LINK_IN, LINK_OUT, DRIVE, UPDATE, NEEDS };
 #define UPDATE_BYTES                                                                                         \
     28.0 /* of RAM touched for a parameter: gradient read; master, moments read and written */
 
-static double over(double amount, double rate)
-{
-    return rate > 0 ? amount / rate : 0;
-}
-
 /* Of one step. Reads and writes of a drive add up: few do both at full speed. */
 static void needs_of(const struct options *o, const struct llama_shape *shape, const struct series *s,
                      const struct bench_rates *r, struct bench_need needs[NEEDS])
@@ -278,16 +273,16 @@ static void needs_of(const struct options *o, const struct llama_shape *shape, c
     bool on_device = s->stats.device_out_bytes == 0;
 
     needs[COMPUTE] =
-        (struct bench_need){"compute", over(8 * bench_model_products(shape) * tokens, r->matrix_flops)};
+        (struct bench_need){"compute", bench_time(8 * bench_model_products(shape) * tokens, r->matrix_flops)};
     needs[LINK_IN] =
-        (struct bench_need){"link in", over((double)s->stats.device_in_bytes / n, r->link_in_bps)};
+        (struct bench_need){"link in", bench_time((double)s->stats.device_in_bytes / n, r->link_in_bps)};
     needs[LINK_OUT] =
-        (struct bench_need){"link out", over((double)s->stats.device_out_bytes / n, r->link_out_bps)};
-    needs[DRIVE] =
-        (struct bench_need){"drive", over((double)s->stats.nvme_read_bytes / n, r->drive_read_bps) +
-                                         over((double)s->stats.nvme_write_bytes / n, r->drive_write_bps)};
-    needs[UPDATE] = (struct bench_need){"update", over(UPDATE_BYTES * (double)llama_param_count(shape),
-                                                       on_device ? r->device_bps : r->host_bps)};
+        (struct bench_need){"link out", bench_time((double)s->stats.device_out_bytes / n, r->link_out_bps)};
+    needs[DRIVE] = (struct bench_need){
+        "drive", bench_time((double)s->stats.nvme_read_bytes / n, r->drive_read_bps) +
+                     bench_time((double)s->stats.nvme_write_bytes / n, r->drive_write_bps)};
+    needs[UPDATE] = (struct bench_need){"update", bench_time(UPDATE_BYTES * (double)llama_param_count(shape),
+                                                             on_device ? r->device_bps : r->host_bps)};
 }
 
 struct figures {
