@@ -258,6 +258,46 @@ static void a_lost_device_breaks_the_context(void **state)
     assert_true(broken > seeds / 2);
 }
 
+static void names_say_what_they_are(void **state)
+{
+    struct ofl_device_info info = {.size = sizeof info};
+    char *driver = strdup(cuda_fixture() ? getenv("OFL_CUDA_DRIVER") : "");
+
+    (void)state;
+    cuda_fixture()->reset(&(struct cuda_stub_config){.devices = 2, .memory_bytes = 5 * MIB});
+    assert_int_equal(ofl_device_info(NULL, &info), 0);
+    assert_string_equal(info.device, "cuda:0");
+    assert_true(info.gpu == 1 && info.memory_bytes == 5 * MIB && info.name[0]);
+    assert_int_equal(ofl_device_info("cuda:1", &info), 0);
+    assert_string_equal(info.device, "cuda:1");
+    assert_int_equal(ofl_device_info("host", &info), 0);
+    assert_string_equal(info.device, "host");
+    assert_true(info.gpu == 0 && info.memory_bytes > MIB);
+    assert_int_equal(ofl_device_info("cuda:2", &info), -ENODEV);
+    assert_non_null(strstr(ofl_error(), "the driver has 2"));
+    assert_int_equal(ofl_device_info("tpu", &info), -ENODEV);
+    info.size = 3;
+    assert_true(ofl_device_info("host", &info) < 0);
+    info.size = sizeof info;
+
+    /* where there is no GPU, or no driver, the default is the host device */
+    cuda_fixture()->reset(&(struct cuda_stub_config){.no_device = true});
+    assert_int_equal(ofl_device_info(NULL, &info), 0);
+    assert_string_equal(info.device, "host");
+    setenv("OFL_CUDA_DRIVER", "/nowhere/libcuda.so", 1);
+    assert_int_equal(ofl_device_info(NULL, &info), 0);
+    assert_string_equal(info.device, "host");
+    assert_int_equal(ofl_device_info("cuda", &info), -ENODEV);
+    assert_non_null(strstr(ofl_error(), "/nowhere/libcuda.so"));
+    setenv("OFL_CUDA_DRIVER", driver, 1);
+    free(driver);
+
+    /* one that fails is not passed over in silence */
+    cuda_fixture()->reset(
+        &(struct cuda_stub_config){.fail_call = "cuDeviceTotalMem_v2", .fail_nth = 1, .fail_code = 999});
+    assert_int_equal(ofl_device_info(NULL, &info), -ENOTSUP);
+}
+
 static void slow(void *arg)
 {
     (void)arg;
@@ -289,6 +329,7 @@ int main(void)
         cmocka_unit_test(pages_without_waiting),
         cmocka_unit_test(says_what_it_lacks),
         cmocka_unit_test(gives_context_and_entry_points),
+        cmocka_unit_test(names_say_what_they_are),
         cmocka_unit_test(queues_stay_short),
         cmocka_unit_test(registration_fails),
         cmocka_unit_test(a_lost_device_breaks_the_context),
