@@ -291,9 +291,11 @@ template <class T> DEVICE void forward_decode(float *shared, FORWARD_PARAMS(T))
                     wide, scale * LOG2_E);
     merge_eights(&a, SHARERS, scale * LOG2_E);
     merge_eights(&a, 2 * SHARERS, scale * LOG2_E);
-    if (threadIdx.x % WARP < SHARERS) {
+    if (threadIdx.x % WARP == 0) {
         own[0] = a.top;
         own[1] = a.sum;
+    }
+    if (threadIdx.x % WARP < SHARERS) {
 #pragma unroll
         for (uint32_t i = 0; i < DECODE_CHUNKS; i++)
             row_store(own + 2, a.o[i], 4 * (threadIdx.x % SHARERS + i * SHARERS), dim, 0);
