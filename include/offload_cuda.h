@@ -1,6 +1,6 @@
 /*
- * offload_cuda: what a program needs to run its own CUDA work on the library's streams. No header of CUDA is included, and none is needed to build the
- * library.
+ * offload_cuda: what a program needs to run its own CUDA work on the library's streams. No header
+ * of CUDA is included, and none is needed to build the library.
  *
  *     struct ofl_config config = {.device = "cuda:0", ...};
  *     CUstream stream = ofl_stream_cuda(s);               a cudaStream_t, too
@@ -10,8 +10,8 @@
  *     ofl_release(ctx, &lease, 1, s);
  *
  * The context is the device's primary one: the runtime's own, which cudaSetDevice(0) or
- * cuDevicePrimaryCtxRetain makes current. The library leaves the context that is current in a
- * calling thread as it was. Streams do not wait for the default stream, nor it for them.
+ * cuDevicePrimaryCtxRetain makes current; once opened it is kept for the life of the process. The
+ * library leaves the context that is current in a calling thread as it was. Streams do not wait for the default stream, nor it for them.
  *
  * A stream's queue is finite, and who adds to a full one waits inside the driver, possibly with all other
  * threads that call it. So ofl_acquire waits while more than 16 leases and releases of its stream have not
