@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Negative controls of the core and of the I/O room: takes one wait, fence, check or limit out of the code at a time, and
+# Negative controls of the core, of the I/O room and of the cuda device: takes one wait, fence, check or limit out of the code at a time, and
 # requires that the tests notice. A mutant that survives is a test that can't fail.
 #   tools/mutants.sh [NAME...]      all, or those named
 set -euo pipefail
@@ -7,8 +7,6 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-libs="$(pkg-config --libs liburing hwloc libxxhash jansson) -lnuma -lcmocka -lm -pthread"
-flags="-std=gnu11 -D_GNU_SOURCE -O1 -g -w -I."
 
 # name | file | what is looked for (fixed text) | what takes its place | tests that must fail
 list='
@@ -39,6 +37,7 @@ homes-evicted|liboffload/core/copy.c|if (c->leases \|\| c->home \|\| (limit|if (
 homes-without-leases-room|liboffload/core/home.c|uint64_t kept = p->homes.leased_bytes;|uint64_t kept = 0;|test_core_homes
 homes-tail-at-the-front|liboffload/core/tile.c|(tile - t->home_tiles) * t->tile_bytes|tile * t->tile_bytes|test_core_homes
 homes-as-victims|liboffload/core/tile.c|i-- > t->home_tiles;|i-- > 0;|test_core_homes
+cuda-runs-into-a-full-queue|liboffload/device/cuda_lane.c|while (l->queued > CUDA_AHEAD)|while (0)|test_core_cuda
 mixed-groups-bound|liboffload/core/tensor.c|    if (!on \|\| !off)|    if (1)|test_core_homes
 io-result-ignored|io/piece.c|    if (t->result < 0)\n        return failed(code, cause, (int)t->result, NULL);|    if (t->result < 0)\n        t->result = t->asked_bytes;|test_io_fuzz test_io
 io-short-write-taken|io/piece.c|    if (t->want == 0)\n        return IO_PIECE_DONE;|    if (t->want == 0 \|\| t->op == IO_WRITE)\n        return IO_PIECE_DONE;|test_io_fuzz
@@ -56,13 +55,9 @@ io-wake-up-lost|io/queue.c|    n = take_done(q, done, max);\n    announce(q);|  
 
 # A mutant that does not compile proves nothing.
 build() { # test
-    if [ "$1" = programs.sh ]; then
-        (cd "$work/tree" && make -s B=build all >"$work/log" 2>&1)
-        return
-    fi
-    # shellcheck disable=SC2086  # several flags
-    (cd "$work/tree" && gcc $flags "tests/$1.c" tests/{core,cuda,io}_fixture.c tests/io_model.c tests/mem_engine.c \
-        io/*.c scheduler/*.c liboffload/*/*.c -o "$work/$1" $libs >"$work/log" 2>&1)
+    local goal=build/tests/$1
+    [ "$1" != programs.sh ] || goal=all
+    (cd "$work/tree" && make -s WITH_CUDA=0 B=build CFLAGS='-O1 -g -w' "$goal" >"$work/log" 2>&1)
 }
 
 run() { # test -> 0 if it passes
@@ -70,15 +65,13 @@ run() { # test -> 0 if it passes
         (cd "$work/tree" && timeout 200 bash tests/programs.sh >"$work/log" 2>&1)
         return
     fi
-    (cd "$work/tree" && OFL_TEST_LIGHT=1 timeout 60 "$work/$1" >"$work/log" 2>&1)
+    (cd "$work/tree" && OFL_TEST_LIGHT=1 timeout 60 "build/tests/$1" >"$work/log" 2>&1)
 }
 
-fresh() {
-    rm -rf "$work/tree"
-    mkdir -p "$work/tree/build"
-    cp -r "$root"/{include,io,scheduler,liboffload,tests,examples,bench,docs,tools,Makefile,README.md,liboffload.map} \
-        "$work/tree/"
-}
+# One copy, in which a file at a time is changed: only that is compiled again.
+mkdir -p "$work/tree"
+cp -r "$root"/{include,io,scheduler,liboffload,tests,examples,bench,docs,tools,Makefile,README.md,liboffload.map,offload.pc.in} \
+    "$work/tree/"
 
 survivors=0 killed=0
 while IFS= read -r line; do
@@ -92,7 +85,6 @@ P
     )
     name=${f[0]}
     if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
-    fresh
     python3 - "$work/tree/${f[1]}" "${f[2]}" "${f[3]}" <<'P' || { echo "$name: the text to replace is gone: mend tools/mutants.sh"; exit 1; }
 import sys
 path, old, new = sys.argv[1], sys.argv[2].replace('\\n', '\n'), sys.argv[3].replace('\\n', '\n')
@@ -111,6 +103,7 @@ P
             fi
         done
     done
+    cp "$root/${f[1]}" "$work/tree/${f[1]}"
     if [ -n "$seen" ]; then
         killed=$((killed + 1))
         echo "$name: noticed by $seen"
