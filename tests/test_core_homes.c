@@ -23,8 +23,7 @@
 
 #include "include/offload.h"
 #include "liboffload/core/context.h"
-#include "tests/core_fixture.h"
-#include "tests/cuda_fixture.h"
+#include "tests/core_words.h"
 
 typedef unsigned long long ull;
 
@@ -54,69 +53,15 @@ struct program {
     atomic_uint wrong_words;
 };
 
-static uint64_t word_at(uint64_t seed, uint64_t mask, uint64_t i)
-{
-    return (seed ? (seed + i) * 0x9e3779b97f4a7c15u : 0) ^ mask;
-}
-
 static void ok(struct program *p, int err, const char *what)
 {
     if (err < 0)
         fail_msg("seed %llu: %s: %d: %s", (ull)p->seed, what, err, ofl_error());
 }
 
-/* ---- kernels ----------------------------------------------------------- */
-
-struct kernel {
-    uint64_t *words, count, seed, mask, new_seed, new_mask;
-    bool check, overwrite, flip;
-    atomic_uint *wrong_words;
-};
-
-static void kernel_run(void *arg)
-{
-    struct kernel *k = arg;
-    uint64_t *words = fixture_view(k->words);
-    unsigned wrong = 0;
-
-    for (uint64_t i = 0; i < k->count; i++) {
-        wrong += k->check && words[i] != word_at(k->seed, k->mask, i);
-        if (k->overwrite)
-            words[i] = word_at(k->new_seed, k->new_mask, i);
-        else if (k->flip)
-            words[i] ^= k->new_mask;
-    }
-    atomic_fetch_add(k->wrong_words, wrong);
-    free(k);
-}
-
 static void launch(struct program *p, const struct ofl_lease *l, struct model *m, struct ofl_stream *s)
 {
-    struct kernel *k = calloc(1, sizeof *k);
-
-    assert_non_null(k);
-    *k = (struct kernel){.words = l->ptr,
-                         .count = m->words,
-                         .seed = m->seed,
-                         .mask = m->mask,
-                         .check = l->mode != OFL_OVERWRITE && m->defined,
-                         .overwrite = l->mode == OFL_OVERWRITE,
-                         .flip = l->mode == OFL_UPDATE,
-                         .new_seed = random_next(&p->random) | 1,
-                         .new_mask = random_next(&p->random),
-                         .wrong_words = &p->wrong_words};
-    if (l->mode == OFL_OVERWRITE) {
-        m->seed = k->new_seed;
-        m->mask = k->new_mask;
-        m->defined = true;
-    }
-    if (l->mode == OFL_UPDATE)
-        m->mask ^= k->new_mask;
-    assert_int_equal(fixture_kernel(s, kernel_run, k,
-                                    (struct fixture_range){.at = l->ptr,
-                                                           .bytes = m->words * sizeof *k->words,
-                                                           .writes = k->overwrite || k->flip}),
-                     0);
+    words_launch(s, l, m->words, &m->seed, &m->mask, &m->defined, &p->random, &p->wrong_words);
 }
 
 /* ---- program steps ----------------------------------------------------- */
