@@ -13,7 +13,7 @@ list='
 range-not-clear|liboffload/core/copy.c|if (g->seq < c->seq && g->off < c->off + c->len && c->off < g->off + g->len)|if (0)|test_core
 ghost-forgets-readers|liboffload/core/copy.c|if (c->marks \|\| c->moving \|\| c->waiting \|\| fill_pending(c))|if (c->moving \|\| fill_pending(c))|test_core
 drain-before-writers|liboffload/core/copy.c|if (c->drop \|\| c->marks \|\| c->waiting|if (c->drop \|\| c->waiting|test_core
-fill-before-drain|liboffload/core/copy.c|if (!copy_drained(p, t, i, c->seq))|if (0)|test_core
+fill-before-drain|liboffload/core/copy.c|if (!copy_drained(p, t, i, c->seq))|if (0)|test_core test_optimizer
 fill-before-host-work|liboffload/core/copy.c|    if (t->host_done < c->after_host)\n        return;|    (void)t;|test_core test_optimizer
 no-wait-for-bytes|liboffload/core/lease.c|bool bytes = !copy_bytes_ready(c)|bool bytes = 0|test_core
 no-wait-between-streams|liboffload/core/lease.c|return pending && c->mark_stream != stream;|return 0;|test_core
