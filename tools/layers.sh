@@ -26,7 +26,7 @@ allowed() {
     liboffload/optim/*) echo "$store liboffload/core/ liboffload/optim/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
-        echo 'include/offload.h examples/common.h examples/llama/ bench/ io/io.h io/histogram.h io/drive.h' \
+        echo 'include/offload.h examples/common.h examples/model/ bench/ io/io.h io/histogram.h io/drive.h' \
             'io/profile.h liboffload/device/device.h liboffload/mem/mem.h'
         ;;
     tests/*) echo '*' ;;
@@ -101,10 +101,10 @@ self_test() {
     expect bad liboffload/core/a.c '#include <liboffload/optim/optim.h>' || failed=1
     expect bad liboffload/core/a.c '#include "core.h"' || failed=1
     expect bad examples/a.c '#include "liboffload/base/error.h"' || failed=1
-    expect bad examples/llama/a.h '#include "io/io.h"' || failed=1
-    expect bad examples/llama/a.cu '#include "liboffload/core/core.h"' || failed=1
-    expect bad examples/llama/a.cuh '#include "tests/a.h"' || failed=1
-    expect bad liboffload/optim/a.cu '#include "examples/llama/cuda_kernel.cuh"' || failed=1
+    expect bad examples/model/a.h '#include "io/io.h"' || failed=1
+    expect bad examples/model/a.cu '#include "liboffload/core/core.h"' || failed=1
+    expect bad examples/model/a.cuh '#include "tests/a.h"' || failed=1
+    expect bad liboffload/optim/a.cu '#include "examples/model/cuda_kernel.cuh"' || failed=1
     expect bad liboffload/core/a.cc '#include "liboffload/optim/optim.h"' || failed=1
     expect bad bench/a.c '#include "io/queue.h"' || failed=1
     expect bad include/a.h '#include "liboffload/base/error.h"' || failed=1
@@ -115,8 +115,8 @@ self_test() {
     expect good scheduler/a.c '#include <stdint.h>' || failed=1
     expect good liboffload/store/a.c '#include "io/io.h"' || failed=1
     expect good liboffload/optim/a.c '#include "liboffload/core/core.h"' || failed=1
-    expect good examples/llama/a.cu '#include "examples/llama/cuda_kernel.cuh"' || failed=1
-    expect good examples/a.c '#include "examples/llama/model.h"' || failed=1
+    expect good examples/model/a.cu '#include "examples/model/cuda_kernel.cuh"' || failed=1
+    expect good examples/a.c '#include "examples/model/model.h"' || failed=1
     expect good examples/a.c '#include <openblas/cblas.h>' || failed=1
     expect bad bench/a.c '#include "liboffload/device/cuda_driver.h"' || failed=1
     expect good bench/a.c '#include "io/io.h"' || failed=1
