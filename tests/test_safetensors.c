@@ -25,7 +25,7 @@
 
 #include <cmocka.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 #include "liboffload/store/safetensors.h"
 
 #define FUZZ_ROUNDS 20000

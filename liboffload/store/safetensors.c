@@ -13,7 +13,7 @@
 
 #include <jansson.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 
 #define LENGTH_BYTES 8u
 #define METADATA     "__metadata__"

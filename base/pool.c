@@ -1,5 +1,5 @@
 /* Worker pool: see pool.h. Owns its threads and a ring of jobs that doubles when full. */
-#include "liboffload/base/pool.h"
+#include "base/pool.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 
 #define RING_MIN 64 /* power of two */
 

@@ -1,10 +1,10 @@
 /* sized: see sized.h. */
-#include "liboffload/base/sized.h"
+#include "base/sized.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 
 int base_sized_read(void *to, size_t known, size_t least, const void *from, const char *what)
 {

@@ -1,5 +1,5 @@
 /* Errors: see error.h. Owns the thread-local sentence; knows the text of every code. */
-#include "liboffload/base/error.h"
+#include "base/error.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,11 +1,11 @@
 /* extent: see extent.h. Free ranges as an array sorted by offset, neighbours always merged. */
-#include "liboffload/base/extent.h"
+#include "base/extent.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 
 struct range {
     uint64_t offset, bytes;
