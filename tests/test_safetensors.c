@@ -26,7 +26,7 @@
 #include <cmocka.h>
 
 #include "base/error.h"
-#include "liboffload/store/safetensors.h"
+#include "liboffload/source/safetensors.h"
 
 #define FUZZ_ROUNDS 20000
 #define STORY       "../shared/models/story/model.safetensors"

@@ -27,7 +27,7 @@
 #include "examples/model/checkpoint.h"
 #include "examples/model/config.h"
 #include "examples/model/writer.h"
-#include "liboffload/store/safetensors.h"
+#include "liboffload/source/safetensors.h"
 #include "tests/model_fixture.h"
 
 static char root[] = "/tmp/ofl-test-writer-XXXXXX";

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Checks every #include against the order of the rooms:
 #
-#     base <- io, scheduler, mem, device <- store <- core <- optim <- examples, bench
+#     base <- io, scheduler, mem, device, source <- store <- core <- optim <- examples, bench
 #
 # Rooms side by side don't know each other. Examples and benches see the public header
 # only. What a room may include is written in allowed(), below, and nowhere else.
@@ -14,6 +14,7 @@ set -euo pipefail
 allowed() {
     local base='include/ base/'
     local store="$base io/ scheduler/ liboffload/mem/ liboffload/device/ liboffload/store/"
+    local core="$store liboffload/source/ liboffload/core/"
     case "$1" in
     include/*) echo include/ offload.h ;; # beside itself, as installed
     base/*) echo "$base" ;;
@@ -22,8 +23,9 @@ allowed() {
     liboffload/mem/*) echo "$base liboffload/mem/" ;;
     liboffload/device/*) echo "$base liboffload/device/" ;;
     liboffload/store/*) echo "$store" ;;
-    liboffload/core/*) echo "$store liboffload/core/" ;;
-    liboffload/optim/*) echo "$store liboffload/core/ liboffload/optim/" ;;
+    liboffload/source/*) echo "$base liboffload/source/" ;;
+    liboffload/core/*) echo "$core" ;;
+    liboffload/optim/*) echo "$core liboffload/optim/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
         echo 'include/offload.h examples/common.h examples/model/ bench/ io/io.h io/histogram.h io/drive.h' \
@@ -96,6 +98,8 @@ self_test() {
     expect bad liboffload/mem/a.c '#include "liboffload/device/device.h"' || failed=1
     expect bad liboffload/device/a.c '#include "io/io.h"' || failed=1
     expect bad liboffload/store/a.c '#include "liboffload/core/core.h"' || failed=1
+    expect bad liboffload/source/a.c '#include "io/io.h"' || failed=1
+    expect bad liboffload/store/a.c '#include "liboffload/source/source.h"' || failed=1
     expect bad liboffload/core/a.c '#include "liboffload/optim/optim.h"' || failed=1
     expect bad liboffload/core/a.c '#include "../optim/optim.h"' || failed=1
     expect bad liboffload/core/a.c '#include <liboffload/optim/optim.h>' || failed=1

@@ -8,8 +8,8 @@
  * The format: 8 bytes little-endian length N, N bytes of JSON, then the data.
  *     {"__metadata__": {...}, "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
  */
-#ifndef OFL_STORE_SAFETENSORS_H
-#define OFL_STORE_SAFETENSORS_H
+#ifndef OFL_SOURCE_SAFETENSORS_H
+#define OFL_SOURCE_SAFETENSORS_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 /* The header of a safetensors file: see safetensors.h. Owns the parsing and the checks; must
  * not know of contexts, tensors or tiers. Nothing in the file is trusted. */
-#include "liboffload/store/safetensors.h"
+#include "liboffload/source/safetensors.h"
 
 #include <errno.h>
 #include <fcntl.h>
