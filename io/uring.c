@@ -38,10 +38,12 @@ struct uring {
     struct io_backend base;
     struct io_uring ring;
     int event_fd;
-    unsigned unfinished;    /* started, not collected */
-    unsigned cancels;       /* cancellations, not collected */
-    bool writes;            /* among what was started since the last complete flush */
-    struct region *regions; /* by address */
+    unsigned unfinished;      /* started, not collected */
+    unsigned cancels;         /* cancellations, not collected */
+    bool writes;              /* among what was started since the last complete flush */
+    bool polled;              /* a kernel thread takes what is started, at any time */
+    struct io_transfers back; /* called back before the kernel had them */
+    struct region *regions;   /* by address */
     unsigned region_count, file_count;
     bool has_buffers, has_files; /* the ring's tables are there */
 };
@@ -150,8 +152,13 @@ static int uring_wait(struct io_backend *b, uint64_t timeout_ns)
 {
     struct uring *u = (struct uring *)b;
     struct io_sigxfsz g;
-    bool guarded = guard(u, &g);
-    int rc = submit_and_wait(&u->ring, timeout_ns);
+    bool guarded;
+    int rc;
+
+    if (u->back.head)
+        return uring_flush(b);
+    guarded = guard(u, &g);
+    rc = submit_and_wait(&u->ring, timeout_ns);
 
     if (guarded)
         io_sigxfsz_restore(&g);
@@ -170,8 +177,11 @@ static unsigned uring_collect(struct io_backend *b, struct io_transfer **done, u
 {
     struct uring *u = (struct uring *)b;
     struct io_uring_cqe *cqes[64];
-    unsigned n = 0, got;
+    unsigned n = 0, called_back, got;
 
+    while (n < max && (done[n] = io_transfers_pop(&u->back)))
+        n++;
+    called_back = n;
     do {
         unsigned room = max - n < 64 ? max - n : 64;
 
@@ -188,16 +198,42 @@ static unsigned uring_collect(struct io_backend *b, struct io_transfer **done, u
         }
         io_uring_cq_advance(&u->ring, got);
     } while (got && n < max);
-    u->unfinished -= n;
+    u->unfinished -= n - called_back;
     return n;
 }
 
-/* Best effort: transfers that the drive has can rarely be called back. */
+/* t's entry in the ring, if the kernel has not taken it yet. */
+static struct io_uring_sqe *find_entry(struct uring *u, const struct io_transfer *t)
+{
+    unsigned count = u->polled ? 0 : io_uring_sq_ready(&u->ring), last = u->ring.sq.sqe_tail;
+
+    for (unsigned i = 1; i <= count; i++) {
+        struct io_uring_sqe *sqe = &u->ring.sq.sqes[(last - i) & *u->ring.sq.kring_mask];
+
+        if (sqe->user_data == (uintptr_t)t && sqe->opcode != IORING_OP_ASYNC_CANCEL)
+            return sqe;
+    }
+    return NULL;
+}
+
+/* What the kernel does not have yet comes back at once, and leaves an empty operation. For the rest
+ * it is best effort: transfers that the drive has can rarely be called back. */
 static void uring_cancel(struct io_backend *b, struct io_transfer *t)
 {
     struct uring *u = (struct uring *)b;
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+    struct io_uring_sqe *sqe = find_entry(u, t);
 
+    if (sqe) {
+        io_uring_prep_nop(sqe);
+        io_uring_sqe_set_data(sqe, NULL);
+        u->unfinished--;
+        u->cancels++;
+        t->result = -ECANCELED;
+        io_transfers_push(&u->back, t);
+        io_event_signal(u->event_fd);
+        return;
+    }
+    sqe = io_uring_get_sqe(&u->ring);
     if (!sqe)
         return;
     io_uring_prep_cancel(sqe, t, 0);
@@ -420,6 +456,7 @@ int io_backend_uring(uint32_t count, uint32_t flags, int event_fd, struct io_bac
         return refuse(rc);
     }
     u->event_fd = event_fd;
+    u->polled = flags & IO_QUEUE_SQPOLL;
     u->base.ops = &uring_ops;
     *out = &u->base;
     return 0;
