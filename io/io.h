@@ -211,7 +211,8 @@ const char *io_queue_note(const struct io_queue *q); /* why it is not io_uring; 
 int io_queue_tune(struct io_queue *q, const char *dir, const struct io_tuning *t);
 /* Buffers inside [base, base + bytes) are registered with the kernel: transfers of them pin no
  * pages. The memory must stay mapped until io_queue_close. -errno with the reason where limits
- * forbid it: everything works as before. 0 and no effect with threads. */
+ * forbid it: everything works as before. May take a second where the kernel is to give back what
+ * this user had locked before. 0 and no effect with threads. */
 int io_queue_register(struct io_queue *q, void *base, uint64_t bytes);
 /* The file's descriptors are registered: the kernel keeps the file until io_queue_close. */
 int io_queue_attach(struct io_queue *q, struct io_file *f);

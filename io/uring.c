@@ -20,6 +20,7 @@
 #include <liburing.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include "io/file.h"
 
@@ -27,6 +28,9 @@
 #define REGION_BYTES (1ull << 30)
 #define FILES_MAX    256u
 #define IDLE_MS      50u /* after which the submission thread sleeps */
+/* RLIMIT_MEMLOCK is a user's, and what his rings held comes back some time after they were closed (or
+ * their process was killed): that long it is waited for. */
+#define MEMLOCK_WAIT_MS 1000u
 
 struct region {
     char *base;
@@ -241,8 +245,25 @@ static void uring_cancel(struct io_backend *b, struct io_transfer *t)
     u->cancels++;
 }
 
+/* Whether a refusal for want of lockable memory is to be tried once more, now that some time has passed. */
+static bool wait_for_memlock(int code, uint64_t bytes, unsigned *waited_ms)
+{
+    unsigned ms = *waited_ms < 16 ? 1 : *waited_ms < 128 ? 8 : 50;
+    const struct timespec t = {.tv_nsec = ms * 1000000};
+    struct rlimit limit;
+
+    if (code != -ENOMEM || getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_cur < bytes)
+        return false; /* it never fits */
+    if (*waited_ms >= MEMLOCK_WAIT_MS)
+        return false;
+    nanosleep(&t, NULL);
+    *waited_ms += ms;
+    return true;
+}
+
 static int add_region(struct uring *u, char *base, uint64_t bytes)
 {
+    unsigned waited_ms = 0;
     struct iovec iov = {.iov_base = base, .iov_len = bytes};
     unsigned at = 0, index = u->region_count;
     struct region *all;
@@ -259,7 +280,9 @@ static int add_region(struct uring *u, char *base, uint64_t bytes)
     if (!all)
         return -ENOMEM;
     u->regions = all;
-    rc = io_uring_register_buffers_update_tag(&u->ring, index, &iov, NULL, 1);
+    do
+        rc = io_uring_register_buffers_update_tag(&u->ring, index, &iov, NULL, 1);
+    while (wait_for_memlock(rc, bytes, &waited_ms));
     if (rc < 0)
         return rc;
     memmove(all + at + 1, all + at, (index - at) * sizeof *all);
@@ -280,10 +303,12 @@ static int uring_register_buffers(struct io_backend *b, void *base, uint64_t byt
     }
     for (uint64_t at = 0; at < bytes && rc == 0; at += REGION_BYTES)
         rc = add_region(u, (char *)base + at, bytes - at < REGION_BYTES ? bytes - at : REGION_BYTES);
-    if (rc == -ENOMEM && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < bytes)
-        return base_fail(
-            rc, "register buffers of %" PRIu64 " bytes: RLIMIT_MEMLOCK (ulimit -l) is %" PRIu64 " bytes: %s",
-            bytes, (uint64_t)limit.rlim_cur, base_strerror(rc));
+    if (rc == -ENOMEM && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        return base_fail(rc,
+                         "register buffers of %" PRIu64 " bytes: RLIMIT_MEMLOCK (ulimit -l) is %" PRIu64
+                         " bytes%s: %s",
+                         bytes, (uint64_t)limit.rlim_cur,
+                         limit.rlim_cur < bytes ? "" : " for all rings of this user", base_strerror(rc));
     return rc < 0 ? base_fail_errno(rc, "register buffers of %" PRIu64 " bytes", bytes) : 0;
 }
 
@@ -323,7 +348,10 @@ static void uring_close(struct io_backend *b)
             u->cancels--;
         io_uring_cqe_seen(&u->ring, cqe);
     }
-    /* A ring goes in its own time, and would keep files (and their space) until then. */
+    /* A ring goes in its own time, and would keep files (and their space), and memory that the user
+     * may lock, until then. */
+    if (u->has_buffers)
+        (void)io_uring_unregister_buffers(&u->ring);
     if (u->has_files)
         (void)io_uring_unregister_files(&u->ring);
     io_uring_queue_exit(&u->ring);
@@ -419,6 +447,9 @@ static int open_ring(uint32_t count, uint32_t flags, struct io_uring *ring)
 {
     struct io_uring_params p = {0};
     uint32_t entries = count * 2; /* room for cancellations */
+    /* what kernels that count rings count: entries, and twice as many completions */
+    uint64_t bytes = entries * (sizeof(struct io_uring_sqe) + 2 * sizeof(struct io_uring_cqe));
+    unsigned waited_ms = 0;
     int rc;
 
     if (flags & IO_QUEUE_SQPOLL) {
@@ -431,7 +462,9 @@ static int open_ring(uint32_t count, uint32_t flags, struct io_uring *ring)
     }
     if (flags & IO_QUEUE_IOPOLL)
         p.flags |= IORING_SETUP_IOPOLL;
-    rc = io_uring_queue_init_params(entries, ring, &p);
+    do
+        rc = io_uring_queue_init_params(entries, ring, &p);
+    while (wait_for_memlock(rc, bytes, &waited_ms));
     return rc == -EINVAL && !flags ? io_uring_queue_init(entries, ring, 0) : rc;
 }
 
