@@ -1,7 +1,7 @@
 /*
  * Proves both engines' edges on the real kernel: who waits is woken, however late it began to
  * listen, and no longer than it asked for; a buffer that the kernel has comes back when the kernel has let
- * go; registered buffers and files, and every kind of ring,
+ * go; time in which the process is stopped does not count; registered buffers and files, and every kind of ring,
  * move the same bytes; a storm of cancellations leaves room for transfers; trimming gives space
  * back and takes no byte too many. Kinds of rings that this machine refuses are named.
  *
@@ -14,12 +14,14 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "include/offload.h"
@@ -274,6 +276,92 @@ static void the_kernel_lets_go_first(void **state)
     }
     if (!ran)
         skip();
+}
+
+/* ---- stopped ------------------------------------------------------------------------- */
+
+#define STOPPED_MS 2500u
+
+/* What waits for a second's deadline, with nothing to hope for but that time. */
+struct stopped {
+    enum io_engine engine;
+    bool armed; /* polls the descriptor, as a context does; else io_wait */
+    uint64_t deadline_ns;
+    int ready; /* pipe: it has begun to wait */
+};
+
+/* Before the stop and after it the process runs for less than the deadline. */
+static int wait_while_stopped(void *arg)
+{
+    const struct stopped *s = arg;
+    struct io_queue_config config = {.engine = s->engine};
+    struct io_request r = {.bytes = 64 * KIB, .deadline_ns = s->deadline_ns}, *done;
+    struct io_queue *q;
+    uint64_t begin_ns;
+    int fd;
+
+    r.buf = io_test_aligned(r.bytes);
+    r.file = open_scratch(0, r.bytes);
+    config.faults.seed = io_test.seed;
+    config.faults.late = 1000;
+    CHECK(io_queue_open(&config, &q) == 0);
+    fd = s->armed ? io_queue_fd(q) : -1;
+    begin_ns = base_now_ns();
+    io_submit(q, &r);
+    io_flush(q);
+    CHECK(write(s->ready, "", 1) == 1);
+    while (!r.late) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+
+        CHECK((s->armed ? poll(&p, 1, 200), io_reap(q, &done, 1) : io_wait(q, &done, 1, 60000 * MS)) == 0);
+    }
+    /* In this time the process ran for the deadline, and it was stopped for more than that. */
+    CHECK(base_now_ns() - begin_ns > STOPPED_MS * MS + s->deadline_ns / 2);
+    CHECK(strstr(r.error.text, "kept from running"));
+    io_queue_close(q);
+    io_file_close(r.file);
+    free(r.buf);
+    return 0;
+}
+
+/* SIGSTOP for longer than the deadline, which is counted in time in which the process runs. Both engines
+ * and both ways of waiting at once. */
+static void time_in_which_it_is_stopped_does_not_count(void **state)
+{
+    pid_t pid[4];
+    int pipes[2], status;
+    char byte;
+
+    (void)state;
+    assert_int_equal(pipe(pipes), 0);
+    fflush(NULL);
+    for (unsigned i = 0; i < 4; i++) {
+        struct stopped s = {.engine = engines[i % 2].engine, .armed = i / 2, .ready = pipes[1]};
+
+        s.deadline_ns = s.armed ? 2200 * MS : 1000 * MS; /* a second of a stop counts for who polls */
+        pid[i] = is_missing(&engines[i % 2]) ? 0 : fork();
+        assert_true(pid[i] >= 0);
+        if (pid[i] == 0 && !is_missing(&engines[i % 2]))
+            _exit(wait_while_stopped(&s));
+    }
+    for (unsigned i = 0; i < 4; i++)
+        if (pid[i])
+            assert_int_equal(read(pipes[0], &byte, 1), 1);
+    for (unsigned i = 0; i < 4; i++)
+        if (pid[i])
+            assert_int_equal(kill(pid[i], SIGSTOP), 0);
+    usleep(STOPPED_MS * 1000);
+    for (unsigned i = 0; i < 4; i++)
+        if (pid[i])
+            assert_int_equal(kill(pid[i], SIGCONT), 0);
+    close(pipes[0]);
+    close(pipes[1]);
+    for (unsigned i = 0; i < 4; i++) {
+        if (!pid[i])
+            continue;
+        assert_int_equal(waitpid(pid[i], &status, 0), pid[i]);
+        io_test_judge_child(status);
+    }
 }
 
 /* ---- registered buffers and files ------------------------------------------------ */
@@ -574,11 +662,17 @@ static void sources_are_not_trimmed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(who_listens_is_woken),           cmocka_unit_test(who_cancels_is_woken),
-        cmocka_unit_test(waiting_ends_in_time),           cmocka_unit_test(the_kernel_lets_go_first),
-        cmocka_unit_test(registered_buffers_and_files),   cmocka_unit_test(more_files_than_slots),
-        cmocka_unit_test(every_kind_of_ring_moves_bytes), cmocka_unit_test(storm_of_cancellations),
-        cmocka_unit_test(trimming_gives_space_back),      cmocka_unit_test(sources_are_not_trimmed),
+        cmocka_unit_test(who_listens_is_woken),
+        cmocka_unit_test(who_cancels_is_woken),
+        cmocka_unit_test(waiting_ends_in_time),
+        cmocka_unit_test(the_kernel_lets_go_first),
+        cmocka_unit_test(time_in_which_it_is_stopped_does_not_count),
+        cmocka_unit_test(registered_buffers_and_files),
+        cmocka_unit_test(more_files_than_slots),
+        cmocka_unit_test(every_kind_of_ring_moves_bytes),
+        cmocka_unit_test(storm_of_cancellations),
+        cmocka_unit_test(trimming_gives_space_back),
+        cmocka_unit_test(sources_are_not_trimmed),
     };
 
     return cmocka_run_group_tests(tests, io_test_set_up, io_test_tear_down);
