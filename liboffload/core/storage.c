@@ -75,7 +75,8 @@ static void register_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
     struct io_stats stats;
 
     if (c->host_bytes && io_queue_register(ctx->io, ctx->arena.base, c->host_bytes) < 0)
-        core_log(ctx, OFL_LOG_INFO, "%s: each transfer pins its pages", base_error_text());
+        core_log(ctx, OFL_LOG_WARNING, "%s: each transfer pins its pages, which costs CPU time",
+                 base_error_text());
     io_queue_stats(ctx->io, &stats);
     ctx->registered = stats.registered_buffers;
 }
