@@ -15,12 +15,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-<<<<<<< HEAD
-#include "include/offload.h"
-#include "base/clock.h"
-
-=======
->>>>>>> w-queue
 #define COLLECT_BATCH 64u
 /* Transfers go to the kernel in bundles of this: the drive starts on the first while the next are
  * prepared. All of them at once leave it idle for as long as that takes: 8 % of the 4 KiB reads at

@@ -2,9 +2,6 @@
 #include "liboffload/core/copy.h"
 
 #include <assert.h>
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
@@ -333,8 +330,8 @@ bool copy_over(struct pager *p, struct core_copy *c)
 
 static void note_error(struct core_copy *c, const struct base_error *error)
 {
-    if (!c->error && (c->error = malloc(sizeof *c->error)))
-        *c->error = *error;
+    if (!c->error)
+        c->error = pager_error_copy(error);
 }
 
 /* c's bytes are not those of its tensor: nothing of it is written back. */
@@ -368,34 +365,16 @@ void copy_fail(struct pager *p, struct ofl_tensor *t, uint64_t seq, const struct
     }
 }
 
-static const struct base_error no_memory = {-EIO, "its bytes are lost, and there was no memory to say why"};
-
-static struct base_error *error_copy(const struct base_error *error)
-{
-    struct base_error *own = malloc(sizeof *own);
-
-    if (!own)
-        return (struct base_error *)(uintptr_t)&no_memory;
-    *own = *error;
-    return own;
-}
-
-void copy_error_free(struct base_error *error)
-{
-    if (error != &no_memory)
-        free(error);
-}
-
 void copy_lose(struct ofl_tensor *t, const struct base_error *error)
 {
     if (!t->lost) /* the first error counts */
-        t->lost = error_copy(error);
+        t->lost = pager_error_copy(error);
     t->gone = true;
 }
 
 void copy_found(struct ofl_tensor *t)
 {
-    copy_error_free(t->lost);
+    pager_error_free(t->lost);
     t->lost = NULL;
 }
 
@@ -415,7 +394,7 @@ static void ruin_works(struct pager *p, const struct core_copy *c, const struct 
     if (t->host_issued == t->host_done)
         return;
     if (!t->ruin) {
-        t->ruin = error_copy(error);
+        t->ruin = pager_error_copy(error);
         t->ruin_from = c->write_seq;
     } else if (c->write_seq < t->ruin_from) {
         t->ruin_from = c->write_seq;

@@ -37,7 +37,6 @@ bool copy_drained(const struct ofl_tensor *t, uint32_t tile, uint64_t seq);
 /* t's bytes are lost: error is what every reader gets until it is overwritten whole. */
 void copy_lose(struct ofl_tensor *t, const struct base_error *error);
 void copy_found(struct ofl_tensor *t);
-void copy_error_free(struct base_error *error); /* t->lost, t->ruin; NULL accepted */
 /* The sentence of a lost tensor, for who wants to do what; 0 if it is not lost. */
 int copy_check_lost(const struct ofl_tensor *t, const char *what);
 

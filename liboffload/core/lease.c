@@ -28,11 +28,8 @@ struct lease_item {
 
 static void wait_note(struct core_wait *w, const struct base_error *error)
 {
-    if (!error || w->error)
-        return;
-    w->error = malloc(sizeof *w->error);
-    if (w->error)
-        *w->error = *error;
+    if (!w->error)
+        w->error = pager_error_copy(error);
 }
 
 static void stream_failed(struct pager *p, uint64_t stream, const struct base_error *error)
@@ -65,7 +62,7 @@ static void wait_less(struct pager *p, struct core_wait *w)
         stream_failed(p, w->stream, w->error);
     p->env.gate_open(p->env.arg, w->gate, w->error);
     p->changes++;
-    free(w->error);
+    pager_error_free(w->error);
     free(w);
 }
 
@@ -267,7 +264,7 @@ static void hold_all(struct pager *p, const struct ofl_lease *leases, size_t n)
         struct core_copy *c = tensor_of(p, leases, i)->current;
 
         if (c && c->error && !c->leases && !c->waiting) { /* an earlier fetch, or write, failed: anew */
-            free(c->error);
+            pager_error_free(c->error);
             c->error = NULL;
             if (!c->home) {
                 place_evict(p, c);
@@ -348,7 +345,8 @@ static struct core_wait *wait_make(struct pager *p, uint64_t stream)
     w->remaining = 1; /* the acquire itself */
     w->next = &p->waits;
     w->prev = p->waits.prev;
-    p->waits.prev->next = p->waits.prev = w;
+    w->prev->next = w;
+    p->waits.prev = w;
     return w;
 }
 

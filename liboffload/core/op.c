@@ -46,6 +46,24 @@ void pager_op_cancel(struct pager *p, struct core_op *op)
     pager_op_free(p, op);
 }
 
+static struct base_error unnamed = {-EIO, "bytes could not be had, and there was no memory to keep the reason"};
+
+struct base_error *pager_error_copy(const struct base_error *error)
+{
+    struct base_error *own = error ? malloc(sizeof *own) : NULL;
+
+    if (!own)
+        return error ? &unnamed : NULL;
+    *own = *error;
+    return own;
+}
+
+void pager_error_free(struct base_error *error)
+{
+    if (error != &unnamed)
+        free(error);
+}
+
 int pager_check(const struct pager *p)
 {
     if (p->broken.code == 0)

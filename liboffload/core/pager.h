@@ -188,6 +188,7 @@ struct core_op {
     struct core_use *uses, one;        /* OP_MARK; &one where one is enough */
     void (*call)(void *arg, int code); /* OP_CALL: under the engine's lock */
     void *arg;
+    void *env;    /* whoever performs it */
     bool sealing; /* OP_READ, OP_WRITE: a worker has it */
     bool late;    /* its deadline has passed; it is still to come back */
     uint64_t orphan_off, orphan_len; /* of a late read: its range, which is no tile's any more */
@@ -303,7 +304,7 @@ struct pager {
     struct core_request requests;  /* list head, in order */
     uint32_t active, active_max;   /* update requests */
     uint32_t claims, claims_max;   /* tiles that they may hold in the stage */
-    struct core_update *updates;   /* all that are queued */
+    struct core_update *updates, *updates_last; /* all that are queued, oldest first */
     struct core_update *ready, *ready_last; /* those whose turn has come, in order */
     /* nvme */
     struct store *store;
@@ -338,6 +339,9 @@ void pager_op_free(struct pager *p, struct core_op *op);
 /* op was not issued after all. */
 void pager_op_cancel(struct pager *p, struct core_op *op);
 void pager_break(struct pager *p, const struct base_error *error);
+/* A copy of its own, or, where there is no memory for one, a sentence that says so. NULL stays NULL. */
+struct base_error *pager_error_copy(const struct base_error *error);
+void pager_error_free(struct base_error *error);
 int pager_check(const struct pager *p); /* -OFL_EBROKEN with the first error, or 0 */
 
 #endif

@@ -118,7 +118,7 @@ void place_open(struct pager *p)
 
 static void copy_free(struct core_copy *c)
 {
-    free(c->error);
+    pager_error_free(c->error);
     free(c);
 }
 

@@ -172,7 +172,7 @@ int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
     if (t->next)
         t->next->prev = t->prev;
     copy_found(t);
-    copy_error_free(t->ruin);
+    pager_error_free(t->ruin);
     t->ruin = NULL;
     t->added = false;
     return 0;
@@ -187,6 +187,7 @@ static void io_failed(struct pager *p, struct core_op *op, const struct base_err
         pager_break(p, why);
         return;
     }
+    op->tensor->ahead_failed = true; /* nobody who only looks ahead tries again */
     copy_fail(p, op->tensor, 0, why);
     work_fail_tile(p, op->tensor, op->tile, why);
 }
@@ -255,7 +256,7 @@ static void look_at(struct pager *p, struct ofl_tensor *t)
 
         t->ruin = NULL;
         work_fail_between(p, t, t->ruin_from, t->ruin_to, why);
-        copy_error_free(why);
+        pager_error_free(why);
     }
     for (c = t->ghosts; c; c = next) {
         next = c->next;
@@ -330,7 +331,7 @@ static void prefetch_host(struct pager *p)
         struct ofl_tensor *t = p->by_id[e.id];
         uint32_t i;
 
-        if (!t || t->leaving || !t->added || e.no_fetch || t->current || !t->file || !t->missing.count ||
+        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || t->current || !t->file || !t->missing.count ||
             t->turns || t->dirty_ghosts)
             continue;
         for (i = base_bits_next(&t->missing, 0); i != BASE_BITS_NONE; i = base_bits_next(&t->missing, i))

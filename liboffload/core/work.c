@@ -173,8 +173,7 @@ static void update_unlink(struct pager *p, struct core_update *u)
 {
     ready_remove(p, u);
     *(u->prev ? &u->prev->next : &p->updates) = u->next;
-    if (u->next)
-        u->next->prev = u->prev;
+    *(u->next ? &u->next->prev : &p->updates_last) = u->prev;
     u->queued = false;
 }
 
@@ -197,17 +196,26 @@ static uint32_t claims_of(const struct core_update *u)
     return n;
 }
 
+/* Whether u, the first of those whose turn has come, may have one more request. What waits for something waits
+ * for what was issued before it: the oldest update never waits for a younger one, and always finds a place. */
+static bool may_activate(const struct pager *p, const struct core_update *u)
+{
+    bool oldest = u == p->updates;
+    uint32_t kept = oldest ? 0 : CORE_UPDATE_TENSORS;
+
+    if (p->active + !oldest >= p->active_max)
+        return false;
+    return p->claims == 0 || p->claims + claims_of(u) + kept <= p->claims_max;
+}
+
 /* Turns the next tiles of updates whose turn has come into requests, as many as may be in flight: held tiles
  * must always leave a hole for one more (see "The host arena" in docs/design.md). */
 static void activate(struct pager *p)
 {
-    while (p->active < p->active_max && p->ready) {
+    while (p->ready && may_activate(p, p->ready)) {
         struct core_update *u = p->ready;
-        struct core_request *r;
+        struct core_request *r = calloc(1, sizeof *r);
 
-        if (p->claims && p->claims + claims_of(u) > p->claims_max)
-            return;
-        r = calloc(1, sizeof *r);
         if (!r) {
             p->hungry = true;
             return;
@@ -258,11 +266,10 @@ int pager_update(struct pager *p, struct core_update *u, bool held)
     u->tiles = u->tensors[0]->tiles_count;
     u->tiles_next = u->tiles_done = u->turns = 0;
     u->turns_left = u->count;
-    u->prev = NULL;
-    u->next = p->updates;
-    if (u->next)
-        u->next->prev = u;
-    p->updates = u;
+    u->next = NULL;
+    u->prev = p->updates_last;
+    *(u->prev ? &u->prev->next : &p->updates) = u;
+    p->updates_last = u;
     for (uint32_t i = 0; i < u->count; i++) {
         struct ofl_tensor *t = u->tensors[i];
 
@@ -304,6 +311,7 @@ int pager_request(struct pager *p, struct core_request *r)
         return err;
     if (t->current && t->current->leases)
         return base_fail(-OFL_ESTATE, "access %s: it is leased", t->name);
+    t->ahead_failed = false;
     if (r->whole && r->refs[0].tile == 0)
         copy_found(t);
     err = copy_check_lost(t, write ? "write" : "read");
