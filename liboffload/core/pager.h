@@ -272,6 +272,11 @@ int pager_tensor_add(struct pager *p, struct ofl_tensor *t);
 /* -EAGAIN while something of it is in flight. */
 int pager_tensor_remove(struct pager *p, struct ofl_tensor *t);
 
+/* verify.c: the books. 0, or -EINVAL and in *why what does not balance. For tests, between inputs. */
+int pager_verify(const struct pager *p, struct base_error *why);
+/* Host memory whose return to its free ranges found no memory. */
+uint64_t pager_lost_bytes(const struct pager *p);
+
 /* home.c: where tensors live */
 /* The tile that config's budgets are served best with. store_bytes: the store's budget, 0: none. */
 uint64_t home_tile_bytes(const struct ofl_config *config, uint64_t store_bytes);
