@@ -16,7 +16,7 @@ bool sim_fails_rightly(struct sim *s, int err, struct sim_tensor *const *tensors
 {
     if (err == -ENOMEM && sim_alloc_failures() > s->allocs_failed)
         return true;
-    if (err == -OFL_EBROKEN && s->pager.broken.code)
+    if (s->pager.broken.code && (err == -OFL_EBROKEN || err == s->pager.broken.code))
         return true;
     for (uint32_t i = 0; i < count; i++)
         if (tensors[i]->hurt)

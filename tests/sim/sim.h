@@ -342,6 +342,7 @@ void sim_alloc_start(const struct sim_config *c, uint64_t seed);
 void sim_alloc_arm(bool armed);
 uint64_t sim_alloc_failures(void);
 int64_t sim_alloc_live(void);
+void *sim_take(size_t bytes); /* for the simulation itself: never fails */
 
 /* store.c */
 int sim_store_open(struct sim *s);

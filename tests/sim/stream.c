@@ -22,8 +22,8 @@ struct sim_item *sim_item_get(struct sim *s, enum sim_item_type type)
 
     if (item)
         s->free_items = item->next;
-    else if (!(item = malloc(sizeof *item)))
-        abort();
+    else
+        item = sim_take(sizeof *item);
     memset(item, 0, sizeof *item);
     item->type = type;
     return item;

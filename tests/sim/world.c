@@ -87,10 +87,13 @@ void sim_post(struct sim *s, uint64_t delay, enum sim_event_type type, void *wha
     uint32_t i = s->heap_count++;
 
     if (i == s->heap_room) {
+        struct sim_event *old = s->heap;
+
         s->heap_room = i ? 2 * i : 256;
-        s->heap = realloc(s->heap, s->heap_room * sizeof *s->heap);
-        if (!s->heap)
-            abort();
+        s->heap = sim_take(s->heap_room * sizeof *s->heap);
+        if (old)
+            memcpy(s->heap, old, i * sizeof *s->heap);
+        free(old);
     }
     s->heap[i] = (struct sim_event){s->now + delay, s->order++, type, what, index};
     while (i && sooner(&s->heap[i], &s->heap[(i - 1) / 2])) {
@@ -132,8 +135,8 @@ struct sim_move *sim_move_get(struct sim *s)
 
     if (m)
         s->free_moves = m->next;
-    else if (!(m = malloc(sizeof *m)))
-        abort();
+    else
+        m = sim_take(sizeof *m);
     memset(m, 0, sizeof *m);
     return m;
 }
