@@ -393,7 +393,7 @@ $(B)/shapes/%.txt: bench/shapes/%.txt
 $(patsubst tests/%.c,$(B)/tests/%,$(EXAMPLE_TESTS)): $(B)/libexamples.a
 $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
 	$(call say,LD,$@)
-	$(Q)$(LINK) -o $@ $< $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
+	$(Q)$(LINK) -o $@ $< $(TEST_EXTRA) $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
 	    $(if $(filter %/libexamples.a,$^),$(EXAMPLE_LIBS)) $(LIB_LIBS) $(call pkg,--libs,cmocka)
 
 # The core in a simulation. Allocations of the whole program pass through tests/sim/alloc.c.
@@ -402,6 +402,9 @@ SIM_WRAP := $(foreach f,malloc calloc realloc aligned_alloc free strdup,-Wl,--wr
 $(SIM): $(call obj,tests/sim/main.c $(SIM_SRC)) $(STATIC)
 	$(call say,LD,$@)
 	$(Q)$(LINK) $(SIM_WRAP) -o $@ $(filter %.o,$^) $(STATIC) $(LIB_LIBS)
+
+$(B)/tests/test_sim: $(call obj,$(SIM_SRC))
+$(B)/tests/test_sim: TEST_EXTRA = $(call obj,$(SIM_SRC)) $(SIM_WRAP)
 
 # The one file that looks at CUDA's own header, where there is one.
 $(B)/tests/test_cuda_driver.o: EXTRA = $(patsubst %/cuda.h,-isystem %,$(wildcard $(CUDA_HOME)/include/cuda.h))

@@ -3,6 +3,7 @@
  * program; who comes after so many of them must see their result, whatever was where in between.
  * Words name their tensor, write and slot, so a wrong one tells whose bytes it is.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "tests/sim/sim.h"
@@ -55,10 +56,47 @@ int32_t sim_write_add(struct sim_tensor *x, uint32_t first, uint32_t end, bool u
     return (int32_t)x->count++;
 }
 
+/* What a word is, in words. */
+static const char *name_word(const struct sim *s, uint64_t word, char *text, size_t room)
+{
+    uint32_t uid = (uint32_t)(word >> 40), slot = (uint32_t)(word & 0xFFFF);
+    int write = (int)(word >> 16 & 0xFFFFFF) - 2;
+
+    if (word == 0)
+        return "zeros";
+    if (word == 0xA5A5A5A5A5A5A5A5u)
+        return "memory that was never written";
+    if (word == UINT64_MAX)
+        return "poison";
+    for (uint32_t i = 0; i < SIM_TENSORS; i++)
+        if (s->tensors[i].uid == uid && write >= -1) {
+            snprintf(text, room,
+                     write < 0 ? "the source of tensor %u, slot %u" : "tensor %u, slot %u, write %d", i, slot,
+                     write);
+            return text;
+        }
+    snprintf(text, room, "0x%llx", (unsigned long long)word);
+    return text;
+}
+
+static void wrong(struct sim *s, struct sim_tensor *x, uint32_t slot, uint32_t upto, uint64_t word,
+                  uint64_t wanted, const char *who)
+{
+    char seen[64], right[64];
+    const char *a = name_word(s, word, seen, sizeof seen), *b = name_word(s, wanted, right, sizeof right);
+
+    if (word && word >> 40 == wanted >> 40 && (word & 0xFFFF) == (wanted & 0xFFFF))
+        sim_fail(s, "%s sees the wrong write: tensor %u, slot %u, after %u writes: %s instead of %s", who,
+                 x->index, slot, upto, a, b);
+    else
+        sim_fail(s, "%s sees wrong bytes: tensor %u, slot %u, after %u writes: %s instead of %s", who,
+                 x->index, slot, upto, a, b);
+}
+
 void sim_check_word(struct sim *s, struct sim_tensor *x, uint32_t slot, uint32_t upto, uint64_t word,
                     const char *who)
 {
-    uint64_t newest = 0;
+    uint64_t newest = sim_value(x, -1, slot), value;
     bool known = false;
 
     s->result->checks++;
@@ -68,34 +106,24 @@ void sim_check_word(struct sim *s, struct sim_tensor *x, uint32_t slot, uint32_t
         if (w->skipped || slot < w->first || slot >= w->end)
             continue;
         if (!(w->done >> sim_slot_tile(slot) & 1)) {
-            sim_fail(s, "%s of tensor %u, slot %u, runs before write %u, which came before it", who, x->index,
-                     slot, i);
+            sim_fail(s, "%s runs before a write that came before it: tensor %u, slot %u, write %u", who,
+                     x->index, slot, i);
             return;
         }
         if (w->undefined)
             return;
-        if (!known)
-            newest = sim_value(x, (int32_t)i, slot);
+        value = sim_value(x, (int32_t)i, slot);
+        newest = known ? newest : value;
         known = true;
-        if (word == sim_value(x, (int32_t)i, slot))
+        if (word == value)
             return;
-        if (!w->maybe)
-            goto wrong;
+        if (!w->maybe) {
+            wrong(s, x, slot, upto, word, newest, who);
+            return;
+        }
     }
-    if (!known)
-        newest = sim_value(x, -1, slot);
-    if (word == sim_value(x, -1, slot))
-        return;
-wrong:
-    if (word >> 40)
-        sim_fail(s,
-                 "%s of tensor %u, slot %u, after %u writes: sees write %d of tensor number %u (slot %u), "
-                 "wanted write %d of %u",
-                 who, x->index, slot, upto, (int)(word >> 16 & 0xFFFFFF) - 2, (unsigned)(word >> 40),
-                 (unsigned)(word & 0xFFFF), (int)(newest >> 16 & 0xFFFFFF) - 2, x->uid);
-    else
-        sim_fail(s, "%s of tensor %u, slot %u, after %u writes: sees 0x%llx, wanted 0x%llx", who, x->index,
-                 slot, upto, (unsigned long long)word, (unsigned long long)newest);
+    if (word != sim_value(x, -1, slot))
+        wrong(s, x, slot, upto, word, newest, who);
 }
 
 void sim_check(struct sim *s, struct sim_tensor *x, const uint8_t *ptr, uint32_t first, uint32_t end,

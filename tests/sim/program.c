@@ -442,12 +442,13 @@ static bool fails(const struct sim_program *prog, const struct sim_options *opti
     struct sim_result r;
 
     sim_run(prog, options, &r);
-    if (r.failed)
-        *out = r;
-    return r.failed;
+    if (!r.failed || r.kind != out->kind)
+        return false;
+    *out = r;
+    return true;
 }
 
-/* Statements keep their numbers and seeds: those dropped do nothing. */
+/* Only failures of one kind count: else the search ends at another fault. Statements keep their numbers and seeds: those dropped do nothing. */
 static bool drop(struct sim_program *prog, const struct sim_options *options, struct sim_result *out,
                  uint32_t first, uint32_t count)
 {

@@ -91,8 +91,9 @@ struct sim_program {
 
 struct sim_options {
     bool no_faults, no_alloc_failures, no_streams, no_optimizers, no_steps;
-    uint32_t verify_every; /* books are balanced after so many events; 0: only at rest */
-    bool trace;
+    bool (*spoil)(struct pager *p); /* tests: makes a book wrong, true once it could */
+    uint32_t verify_every;          /* books are balanced after so many events; 0: only at rest */
+    bool trace, forgive;
 };
 
 void sim_program_make(struct sim_program *prog, uint64_t seed, const struct sim_options *options);
@@ -102,6 +103,7 @@ void sim_program_print(const struct sim_program *prog);
 
 struct sim_result {
     bool failed;
+    const char *kind; /* the sentence without its numbers */
     char what[SIM_TEXT];
     uint64_t events, checks, evictions, misses, prefetches, read, written, updates;
 };

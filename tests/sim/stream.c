@@ -137,7 +137,7 @@ static void pop_item(struct sim *s, struct sim_stream *q)
 }
 
 /* The stream has passed a release. */
-static void uses_over(struct sim_stream *q, struct sim_item *item)
+static void uses_over(struct sim_stream *q, struct sim_item *item, bool forgive)
 {
     for (uint32_t i = 0; i < item->uses_count; i++) {
         struct sim_use *u = &item->uses[i];
@@ -153,6 +153,13 @@ static void uses_over(struct sim_stream *q, struct sim_item *item)
         sim_hurt(u->tensor);
         for (uint32_t k = u->first; k < u->end; k++)
             u->tensor->writes[k].maybe = true;
+        if (forgive && u->end) {
+            u->tensor->writes[u->end - 1].skipped = false;
+            u->tensor->writes[u->end - 1].undefined = true;
+            u->tensor->writes[u->end - 1].first = 0;
+            u->tensor->writes[u->end - 1].end = UINT16_MAX;
+            u->tensor->writes[u->end - 1].done = UINT32_MAX;
+        }
     }
 }
 
@@ -160,7 +167,7 @@ static void pass_mark(struct sim *s, struct sim_stream *q)
 {
     struct sim_item *item = q->head;
 
-    uses_over(q, item);
+    uses_over(q, item, s->options->forgive);
     if (item->op) {
         item->op->code = q->failed;
         sim_post(s, sim_delay(s, s->prog->config.post), EVENT_DONE, item->op, 0);

@@ -50,6 +50,7 @@ void sim_fail(struct sim *s, const char *fmt, ...)
     if (s->result->failed)
         return;
     s->result->failed = true;
+    s->result->kind = fmt;
     used =
         snprintf(s->result->what, SIM_TEXT, "statement %u, time %llu: ", s->stmt, (unsigned long long)s->now);
     va_start(ap, fmt);
@@ -364,6 +365,8 @@ static void verify(struct sim *s)
 {
     struct base_error why;
 
+    if (s->options->spoil && s->options->spoil(&s->pager) && pager_verify(&s->pager, &why) == 0)
+        sim_fail(s, "a book was made wrong, and nobody noticed");
     if (pager_verify(&s->pager, &why) < 0)
         sim_fail(s, "books: %s", why.text);
 }
