@@ -77,6 +77,12 @@ static void report(struct sim_program *prog, const struct sim_options *options, 
     if (!shrink)
         return;
     sim_shrink(prog, options, result);
+    {
+        struct sim_options dump = *options;
+
+        dump.dump = true;
+        sim_run(prog, &dump, result);
+    }
     printf("the smallest program found: %s\n", result->what);
     sim_program_print(prog);
     fflush(stdout);

@@ -166,8 +166,9 @@ static void make_config(struct sim_program *prog, struct sim_random *r, const st
     default:
         break;
     }
+    c->late = sim_below(r, 4) ? 0 : ONE_OF(r, 2, 20, 50);
     if (o->no_faults)
-        c->read_error = c->read_bad = c->write_error = c->copy_error = c->store_full = 0;
+        c->late = c->read_error = c->read_bad = c->write_error = c->copy_error = c->store_full = 0;
     if (o->no_alloc_failures)
         c->alloc_rate = c->alloc_at = 0;
 }
@@ -206,7 +207,7 @@ static void choose_weights(struct maker *m)
         {STMT_READ, {0, 1, 2, 4}},    {STMT_WRITE, {0, 1, 2, 4}},   {STMT_CREATE, {0, 0, 1, 2}},
         {STMT_DESTROY, {0, 0, 1, 2}}, {STMT_ACQUIRE, {0, 1, 3, 6}}, {STMT_SYNC, {0, 0, 1, 2}},
         {STMT_RENEW, {0, 0, 1, 1}},   {STMT_APPLY, {0, 2, 4, 8}},   {STMT_QUIET, {0, 0, 0, 1}},
-        {STMT_USE, {8, 12, 16, 24}},
+        {STMT_USE, {8, 12, 16, 24}},  {STMT_WRONG, {0, 0, 0, 1}},
     };
 
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
@@ -354,12 +355,12 @@ void sim_program_make(struct sim_program *prog, uint64_t seed, const struct sim_
 static void print_stmt(const struct sim_program *prog, const struct sim_stmt *st)
 {
     static const char *const names[STMT_TYPES] = {
-        [STMT_CREATE] = "create",     [STMT_DESTROY] = "destroy", [STMT_ACQUIRE] = "acquire",
-        [STMT_LAUNCH] = "launch",     [STMT_RELEASE] = "release", [STMT_USE] = "use",
-        [STMT_READ] = "read",         [STMT_WRITE] = "write",     [STMT_SYNC] = "sync",
-        [STMT_RENEW] = "renew",       [STMT_BEGIN] = "begin",     [STMT_END] = "end",
-        [STMT_APPLY] = "apply",       [STMT_WAIT] = "wait",       [STMT_QUIET] = "quiet",
-        [STMT_OPTIMIZE] = "optimize",
+        [STMT_CREATE] = "create",     [STMT_DESTROY] = "destroy",   [STMT_ACQUIRE] = "acquire",
+        [STMT_LAUNCH] = "launch",     [STMT_RELEASE] = "release",   [STMT_USE] = "use",
+        [STMT_READ] = "read",         [STMT_WRITE] = "write",       [STMT_SYNC] = "sync",
+        [STMT_RENEW] = "renew",       [STMT_BEGIN] = "begin",       [STMT_END] = "end",
+        [STMT_APPLY] = "apply",       [STMT_WAIT] = "wait",         [STMT_QUIET] = "quiet",
+        [STMT_OPTIMIZE] = "optimize", [STMT_WRONG] = "wrong calls",
     };
     static const char *const modes[] = {"", "read", "update", "overwrite"};
 
@@ -425,7 +426,7 @@ void sim_program_print(const struct sim_program *prog)
     printf("delays: drive %u, link %u, work %u, job %u, post %u; faults: read %u, bad %u, write %u, copy %u, "
            "full "
            "%u; allocations 1 in %u, the %u-th%s\n",
-           c->drive, c->link, c->work, c->job, c->post, c->read_error, c->read_bad, c->write_error,
+           c->drive, c->link, c->work, c->job, c->post, c->read_error, c->read_bad, c->late, c->write_error,
            c->copy_error, c->store_full, c->alloc_rate, c->alloc_at, c->poison ? "; poison" : "");
     for (uint32_t i = 0; i < prog->count; i++) {
         if (prog->stmts[i].type == STMT_NONE)
@@ -483,8 +484,8 @@ static bool simplify(struct sim_program *prog, const struct sim_options *options
 void sim_shrink(struct sim_program *prog, const struct sim_options *options, struct sim_result *out)
 {
     struct sim_config *c = &prog->config;
-    uint32_t *const zeros[] = {&c->read_error, &c->read_bad,   &c->write_error, &c->copy_error,
-                               &c->store_full, &c->alloc_rate, &c->alloc_at};
+    uint32_t *const zeros[] = {&c->read_error, &c->read_bad,   &c->late,       &c->write_error,
+                               &c->copy_error, &c->store_full, &c->alloc_rate, &c->alloc_at};
     bool smaller = true;
 
     for (size_t i = 0; i < sizeof zeros / sizeof zeros[0]; i++)

@@ -431,6 +431,46 @@ static void step_end(struct sim *s)
         sim_fails_rightly(s, err, NULL, 0, "end step");
 }
 
+/* ---- what is refused --------------------------------------------------- */
+
+static void refused(struct sim *s, int err, int wanted, const char *what)
+{
+    if (err != wanted && err != -OFL_EBROKEN)
+        sim_fail(s, "%s: %d instead of %d: %s", what, err, wanted, base_error_text());
+}
+
+static void wrong_acquire(struct sim *s, struct sim_tensor *x, enum ofl_mode mode, int wanted)
+{
+    struct ofl_lease l[2] = {{.tensor = x->t, .mode = mode}, {.tensor = x->t, .mode = mode}};
+    struct dev_gate *gate;
+
+    refused(s, pager_acquire(&s->pager, l, wanted == -EINVAL ? 2 : 1, s->streams[0].id, &gate),
+            wanted == -EINVAL ? -OFL_ESTATE : wanted, "a wrong acquire");
+}
+
+static void wrong_calls(struct sim *s)
+{
+    for (int i = 0; i < SIM_TENSORS && !sim_failed(s); i++) {
+        struct sim_tensor *x = &s->tensors[i];
+        struct ofl_lease l = {.tensor = x->t, .mode = OFL_READ};
+        struct core_op *mark;
+
+        if (!x->t)
+            continue;
+        refused(s, pager_release(&s->pager, &l, 1, 1, &mark), -OFL_ESTATE, "a wrong release");
+        if (x->spec.source)
+            wrong_acquire(s, x, OFL_UPDATE, -EROFS);
+        else
+            wrong_acquire(s, x, OFL_UPDATE, -EINVAL); /* twice in a batch */
+        if (x->writer)
+            wrong_acquire(s, x, OFL_READ, -OFL_ESTATE);
+        if (x->readers && !x->spec.source)
+            wrong_acquire(s, x, OFL_OVERWRITE, -OFL_ESTATE);
+        if (x->readers || x->writer)
+            refused(s, pager_tensor_remove(&s->pager, x->t), -OFL_ESTATE, "a wrong destroy");
+    }
+}
+
 static void statement(struct sim *s, const struct sim_stmt *st)
 {
     struct sim_batch *b = &s->batches[st->slot % SIM_BATCHES];
@@ -484,6 +524,9 @@ static void statement(struct sim *s, const struct sim_stmt *st)
         break;
     case STMT_OPTIMIZE:
         sim_optimize(s, st->slot);
+        break;
+    case STMT_WRONG:
+        wrong_calls(s);
         break;
     case STMT_QUIET:
         rest(s);
@@ -655,5 +698,7 @@ void sim_run(const struct sim_program *prog, const struct sim_options *options, 
     }
     for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
         signal(signals[i], SIG_DFL);
+    if (out->failed && options->dump && number == 0)
+        sim_dump(s);
     out->events = s->events_run;
 }

@@ -52,6 +52,7 @@ enum sim_stmt_type {
     STMT_APPLY,    /* optimizer step: group `slot` */
     STMT_OPTIMIZE, /* optimizer `slot`: end of its step */
     STMT_WAIT,
+    STMT_WRONG, /* calls that are refused, and change nothing */
     STMT_QUIET, /* everything comes to rest */
     STMT_TYPES
 };
@@ -71,12 +72,12 @@ struct sim_spec {
 
 struct sim_config {
     uint64_t tile_bytes, device_bytes, host_bytes, store_bytes, expected_bytes, leased_bytes;
-    uint32_t streams, optims, clip, active_max;             /* clip: bits */
-    uint32_t drive, link, work, job, post;                  /* delays, at most */
-    uint32_t read_error, read_bad, write_error, copy_error; /* per 1000 */
-    uint32_t alloc_rate;                                    /* of so many allocations one fails; 0: none */
-    uint32_t alloc_at;                                      /* this one fails; 0: none */
-    uint32_t store_full;                                    /* per 1000 reservations */
+    uint32_t streams, optims, clip, active_max;                   /* clip: bits */
+    uint32_t drive, link, work, job, post;                        /* delays, at most */
+    uint32_t read_error, read_bad, write_error, copy_error, late; /* per 1000 */
+    uint32_t alloc_rate; /* of so many allocations one fails; 0: none */
+    uint32_t alloc_at;   /* this one fails; 0: none */
+    uint32_t store_full; /* per 1000 reservations */
     bool poison;
 };
 
@@ -93,7 +94,7 @@ struct sim_options {
     bool no_faults, no_alloc_failures, no_streams, no_optimizers, no_steps;
     bool (*spoil)(struct pager *p); /* tests: makes a book wrong, true once it could */
     uint32_t verify_every;          /* books are balanced after so many events; 0: only at rest */
-    bool trace, forgive;
+    bool trace, forgive, dump;
 };
 
 void sim_program_make(struct sim_program *prog, uint64_t seed, const struct sim_options *options);
@@ -125,6 +126,7 @@ struct sim_write {
     uint16_t first, end; /* slots */
     bool undefined;      /* contents are anything from here on */
     bool skipped;        /* it did not happen */
+    bool must_skip;      /* somebody who comes later has not seen it */
     bool maybe;          /* its stream failed afterwards: it may count or not */
     uint32_t done;       /* by tile */
 };
@@ -345,6 +347,9 @@ void sim_alloc_arm(bool armed);
 uint64_t sim_alloc_failures(void);
 int64_t sim_alloc_live(void);
 void *sim_take(size_t bytes); /* for the simulation itself: never fails */
+
+/* dump.c: prints the pager's state. */
+void sim_dump(const struct sim *s);
 
 /* store.c */
 int sim_store_open(struct sim *s);

@@ -108,6 +108,8 @@ static void access_end(struct sim *s, const struct sim_access *a)
         sim_check(s, x, a->ptr, 0, x->slots, a->upto, "the end of a kernel");
         return;
     }
+    if (w->must_skip)
+        sim_fail(s, "a kernel runs after somebody who should have seen its write: tensor %u", x->index);
     w->done = UINT32_MAX;
     sim_check(s, x, a->ptr, w->first, (w->first + w->end) / 2, (uint32_t)a->write + 1, "the end of a kernel");
     if (a->reads) {
@@ -146,15 +148,16 @@ static void uses_over(struct sim_stream *q, struct sim_item *item, bool forgive)
         if (u->undefined >= 0) {
             w = &u->tensor->writes[u->undefined];
             w->done = UINT32_MAX;
-            w->skipped = q->failed != 0;
+            w->skipped = q->failed != 0 && !forgive;
         }
         if (!q->failed || !u->wrote)
             continue;
         sim_hurt(u->tensor);
         for (uint32_t k = u->first; k < u->end; k++)
             u->tensor->writes[k].maybe = true;
-        if (forgive && u->end) {
+        if (forgive && u->end > u->first) {
             u->tensor->writes[u->end - 1].skipped = false;
+            u->tensor->writes[u->end - 1].must_skip = false;
             u->tensor->writes[u->end - 1].undefined = true;
             u->tensor->writes[u->end - 1].first = 0;
             u->tensor->writes[u->end - 1].end = UINT16_MAX;

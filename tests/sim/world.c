@@ -11,7 +11,14 @@
 #define EVENTS_MAX 400000u
 #define PUMPS_MAX  2000u
 
-enum { FAULT_NONE, FAULT_ERROR, FAULT_BAD, FAULT_BAD_FOR_GOOD };
+/* Of the core, once it has it: the request is late; its buffer is not to be touched before pager_done. */
+void pager_late(struct pager *p, struct core_op *op) __attribute__((weak));
+
+enum { PHASE_FIRST_HALF, PHASE_SECOND_HALF, PHASE_DONE, PHASE_LATE };
+
+enum { FAULT_NONE, FAULT_ERROR, FAULT_BAD, FAULT_BAD_FOR_GOOD, FAULT_LATE };
+
+#define LATE_DELAY 5000u
 
 uint64_t sim_next(struct sim_random *r)
 {
@@ -180,8 +187,17 @@ static void env_io(void *arg, struct core_op *op)
     m->at[0] = sim_delay(s, c->drive);
     m->at[1] = m->at[0] + sim_delay(s, c->drive);
     m->at[2] = m->at[1] + sim_delay(s, c->drive);
-    if (!sim_failed(s))
-        sim_post(s, m->at[0], EVENT_IO, m, 0);
+    if (sim_failed(s))
+        return;
+    if (pager_late && sim_chance(s, c->late)) {
+        m->fault = FAULT_LATE;
+        sim_post(s, m->at[2], EVENT_IO, m, PHASE_LATE);
+        m->at[0] = 0;
+        m->at[1] = sim_delay(s, LATE_DELAY);
+        m->at[2] = m->at[1] + sim_delay(s, LATE_DELAY);
+        return;
+    }
+    sim_post(s, m->at[0], EVENT_IO, m, PHASE_FIRST_HALF);
 }
 
 static void drive_fault(struct sim *s, struct sim_move *m)
@@ -192,7 +208,9 @@ static void drive_fault(struct sim *s, struct sim_move *m)
 
     if (m->fault == FAULT_NONE)
         return;
-    if (m->fault == FAULT_ERROR)
+    if (m->fault == FAULT_LATE)
+        base_error_set(&op->io.error, -OFL_EDEADLINE, "simulated: %s", base_strerror(-OFL_EDEADLINE));
+    else if (m->fault == FAULT_ERROR)
         base_error_set(&op->io.error, -EIO, "simulated: %s", base_strerror(-EIO));
     else
         ((uint8_t *)op->io.buf)[sim_below(&s->random, (uint32_t)op->io.need_bytes)] ^= 0x10;
@@ -208,7 +226,16 @@ static void io_event(struct sim *s, struct sim_move *m, uint32_t phase)
 {
     struct core_op *op = m->op;
 
-    if (phase < 2) {
+    if (phase == PHASE_LATE) {
+        drive_fault(s, m);
+        sim_enter(s);
+        pager_late(&s->pager, op);
+        sim_leave(s);
+        s->due = true;
+        sim_post(s, sim_delay(s, LATE_DELAY), EVENT_IO, m, PHASE_FIRST_HALF);
+        return;
+    }
+    if (phase < PHASE_DONE) {
         if (!(m->fault == FAULT_ERROR && phase))
             drive_copy(m, (int)phase);
         sim_post(s, m->at[phase + 1] - m->at[phase], EVENT_IO, m, phase + 1);
