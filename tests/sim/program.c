@@ -30,14 +30,14 @@ static uint32_t random_words(struct sim_random *r, uint32_t tile_words, uint32_t
     }
 }
 
-static void make_groups(struct sim_program *prog, struct sim_random *r)
+static void make_groups(struct sim_program *prog, struct sim_random *r, uint32_t tiles)
 {
     static const enum ofl_kind kinds[] = {OFL_KIND_WEIGHT, OFL_KIND_GRADIENT, OFL_KIND_OPTIMIZER,
                                           OFL_KIND_OPTIMIZER, OFL_KIND_OPTIMIZER};
     uint32_t tile_words = (uint32_t)prog->config.tile_bytes / 8;
 
     for (uint32_t g = 0; g < SIM_GROUPS; g++) {
-        uint32_t words = 2 * random_words(r, tile_words / 2, 1 + sim_below(r, 6));
+        uint32_t words = 2 * random_words(r, tile_words / 2, 1 + sim_below(r, tiles < 6 ? tiles : 6));
 
         prog->low[g] = prog->config.tile_bytes > PAGE && sim_below(r, 2);
         for (uint32_t i = 0; i < CORE_UPDATE_TENSORS; i++)
@@ -49,7 +49,7 @@ static void make_groups(struct sim_program *prog, struct sim_random *r)
     }
 }
 
-static void make_others(struct sim_program *prog, struct sim_random *r)
+static void make_others(struct sim_program *prog, struct sim_random *r, uint32_t tiles)
 {
     uint32_t tile_words = (uint32_t)prog->config.tile_bytes / 8;
 
@@ -57,7 +57,7 @@ static void make_others(struct sim_program *prog, struct sim_random *r)
         struct sim_spec *spec = &prog->specs[i];
         uint32_t kind = sim_below(r, 8);
 
-        *spec = (struct sim_spec){.words = random_words(r, tile_words, 1 + sim_below(r, SIM_TILES)),
+        *spec = (struct sim_spec){.words = random_words(r, tile_words, 1 + sim_below(r, tiles)),
                                   .each = ONE_OF(r, 2, 4, 8)};
         if (spec->each == 2 && prog->config.tile_bytes == PAGE)
             spec->each = 4;
@@ -137,7 +137,7 @@ static void make_config(struct sim_program *prog, struct sim_random *r, const st
     c->drive = ONE_OF(r, 2, 50, 400);
     c->link = ONE_OF(r, 2, 20, 100);
     c->work = ONE_OF(r, 2, 50, 400);
-    c->job = ONE_OF(r, 2, 100, 1000);
+    c->job = ONE_OF(r, 2, 100, 1000, 10000);
     c->post = ONE_OF(r, 1, 10, 100);
     c->poison = sim_below(r, 4) == 0;
     switch (sim_below(r, 4)) {
@@ -181,6 +181,7 @@ struct maker {
     const struct sim_options *options;
     uint32_t weights[STMT_TYPES];
     uint32_t hurry, heat; /* 0: time passes; heat: per cent of uses that are of the hot tensors */
+    uint32_t hots;
     uint8_t hot[4];
 };
 
@@ -216,8 +217,12 @@ static void choose_weights(struct maker *m)
     m->weights[STMT_OPTIMIZE] = m->weights[STMT_APPLY] / 2;
     if (m->options->no_optimizers)
         m->weights[STMT_APPLY] = m->weights[STMT_OPTIMIZE] = 0;
+    if (sim_below(m->random, 5) == 0) /* a storm: streams are never waited for */
+        for (uint32_t i = 0; i < STMT_TYPES; i++)
+            m->weights[i] = i == STMT_USE ? 24 : i == STMT_APPLY ? sim_below(m->random, 2) : 0;
     m->hurry = sim_below(m->random, 3);
     m->heat = ONE_OF(m->random, 0, 30, 60, 90);
+    m->hots = ONE_OF(m->random, 1, 2, 4);
     for (size_t i = 0; i < sizeof m->hot; i++)
         m->hot[i] = (uint8_t)sim_below(m->random, SIM_TENSORS);
 }
@@ -240,7 +245,7 @@ static enum sim_stmt_type choose_type(struct maker *m)
 static uint8_t any_tensor(struct maker *m)
 {
     if (sim_below(m->random, 100) < m->heat)
-        return m->hot[sim_below(m->random, sizeof m->hot)];
+        return m->hot[sim_below(m->random, m->hots)];
     return (uint8_t)sim_below(m->random, SIM_TENSORS);
 }
 
@@ -249,7 +254,7 @@ static void choose_batch(struct maker *m, struct sim_stmt *st)
     struct sim_random *r = m->random;
 
     st->stream = (uint8_t)sim_below(r, m->prog->config.streams);
-    st->count = (uint8_t)(1 + sim_below(r, ONE_OF(r, 1, 2, SIM_BATCH)));
+    st->count = (uint8_t)(1 + sim_below(r, ONE_OF(r, 1, 1, 2, SIM_BATCH)));
     for (uint32_t i = 0; i < st->count; i++) {
         uint32_t kind = sim_below(r, 10);
 
@@ -324,13 +329,14 @@ void sim_program_make(struct sim_program *prog, uint64_t seed, const struct sim_
 {
     struct sim_random random = {seed * 0x2545F4914F6CDD1Dull + 1};
     struct maker m = {.prog = prog, .random = &random, .options = options};
-    uint32_t wanted;
+    uint32_t wanted, tiles;
 
     memset(prog, 0, sizeof *prog);
     prog->seed = seed;
     make_config(prog, &random, options);
-    make_groups(prog, &random);
-    make_others(prog, &random);
+    tiles = ONE_OF(&random, 1, 2, 4, SIM_TILES, SIM_TILES); /* of the larger tensors */
+    make_groups(prog, &random, tiles);
+    make_others(prog, &random, tiles);
     make_budgets(prog, &random);
     choose_weights(&m);
     for (uint32_t i = 0; i < SIM_TENSORS; i++)
@@ -423,7 +429,8 @@ void sim_program_print(const struct sim_program *prog)
            (unsigned long long)c->host_bytes, (unsigned long long)c->store_bytes,
            (unsigned long long)c->expected_bytes, (unsigned long long)c->leased_bytes, c->streams, c->optims,
            c->active_max);
-    printf("delays: drive %u, link %u, work %u, job %u, post %u; faults: read %u, bad %u, write %u, copy %u, "
+    printf("delays: drive %u, link %u, work %u, job %u, post %u; faults: read %u, bad %u, late %u, write %u, "
+           "copy %u, "
            "full "
            "%u; allocations 1 in %u, the %u-th%s\n",
            c->drive, c->link, c->work, c->job, c->post, c->read_error, c->read_bad, c->late, c->write_error,

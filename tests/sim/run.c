@@ -56,7 +56,8 @@ static void note_acquired(struct sim_batch *b)
 
         if (x->spec.transient)
             x->writes[sim_write_add(x, 0, x->slots, true)].done = UINT32_MAX;
-        *u = (struct sim_use){.tensor = x, .undefined = -1, .wrote = b->leases[i].mode != OFL_READ};
+        *u = (struct sim_use){
+            .tensor = x, .undefined = -1, .forgiven = -1, .wrote = b->leases[i].mode != OFL_READ};
         if (b->leases[i].mode == OFL_OVERWRITE)
             u->undefined = sim_write_add(x, 0, x->slots, true);
         u->first = u->end = x->count;
@@ -160,6 +161,10 @@ void sim_release(struct sim *s, struct sim_batch *b)
             u->end = x->count;
         } else {
             x->readers--;
+        }
+        if (s->options->forgive && u->wrote) {
+            u->forgiven = sim_write_add(x, 0, UINT16_MAX, true);
+            x->writes[u->forgiven].forgiving = true;
         }
         item->uses[i] = *u;
         if (drop[i] || x->spec.transient)

@@ -126,9 +126,10 @@ struct sim_write {
     uint16_t first, end; /* slots */
     bool undefined;      /* contents are anything from here on */
     bool skipped;        /* it did not happen */
-    bool must_skip;      /* somebody who comes later has not seen it */
-    bool maybe;          /* its stream failed afterwards: it may count or not */
-    uint32_t done;       /* by tile */
+    bool forgiving;
+    bool must_skip; /* somebody who comes later has not seen it */
+    bool maybe;     /* its stream failed afterwards: it may count or not */
+    uint32_t done;  /* by tile */
 };
 
 struct sim_tensor {
@@ -163,6 +164,7 @@ struct sim_use {
     struct sim_tensor *tensor;
     uint32_t first, end; /* its writes */
     int32_t undefined;   /* that of an overwrite; -1 */
+    int32_t forgiven;
     bool wrote;
 };
 

@@ -139,7 +139,7 @@ static void pop_item(struct sim *s, struct sim_stream *q)
 }
 
 /* The stream has passed a release. */
-static void uses_over(struct sim_stream *q, struct sim_item *item, bool forgive)
+static void uses_over(struct sim_stream *q, struct sim_item *item)
 {
     for (uint32_t i = 0; i < item->uses_count; i++) {
         struct sim_use *u = &item->uses[i];
@@ -148,21 +148,19 @@ static void uses_over(struct sim_stream *q, struct sim_item *item, bool forgive)
         if (u->undefined >= 0) {
             w = &u->tensor->writes[u->undefined];
             w->done = UINT32_MAX;
-            w->skipped = q->failed != 0 && !forgive;
+            w->skipped = q->failed != 0;
+        }
+        if (u->forgiven >= 0) {
+            u->tensor->writes[u->forgiven].done = UINT32_MAX;
+            u->tensor->writes[u->forgiven].skipped = true;
         }
         if (!q->failed || !u->wrote)
             continue;
         sim_hurt(u->tensor);
         for (uint32_t k = u->first; k < u->end; k++)
             u->tensor->writes[k].maybe = true;
-        if (forgive && u->end > u->first) {
-            u->tensor->writes[u->end - 1].skipped = false;
-            u->tensor->writes[u->end - 1].must_skip = false;
-            u->tensor->writes[u->end - 1].undefined = true;
-            u->tensor->writes[u->end - 1].first = 0;
-            u->tensor->writes[u->end - 1].end = UINT16_MAX;
-            u->tensor->writes[u->end - 1].done = UINT32_MAX;
-        }
+        if (u->forgiven >= 0)
+            u->tensor->writes[u->forgiven].skipped = false;
     }
 }
 
@@ -170,7 +168,7 @@ static void pass_mark(struct sim *s, struct sim_stream *q)
 {
     struct sim_item *item = q->head;
 
-    uses_over(q, item, s->options->forgive);
+    uses_over(q, item);
     if (item->op) {
         item->op->code = q->failed;
         sim_post(s, sim_delay(s, s->prog->config.post), EVENT_DONE, item->op, 0);

@@ -212,8 +212,9 @@ static void drive_fault(struct sim *s, struct sim_move *m)
         base_error_set(&op->io.error, -OFL_EDEADLINE, "simulated: %s", base_strerror(-OFL_EDEADLINE));
     else if (m->fault == FAULT_ERROR)
         base_error_set(&op->io.error, -EIO, "simulated: %s", base_strerror(-EIO));
-    else
-        ((uint8_t *)op->io.buf)[sim_below(&s->random, (uint32_t)op->io.need_bytes)] ^= 0x10;
+    else if (x) /* where somebody looks */
+        ((uint8_t *)op->io.buf)[sim_slot_offset(x, op->tile * SIM_SLOTS + sim_below(&s->random, SIM_SLOTS)) -
+                                op->tile * x->tile_bytes] ^= 0x10;
     if (m->fault == FAULT_BAD_FOR_GOOD)
         memcpy(op->io.file->bytes + op->io.offset, op->io.buf, op->io.bytes);
     if (read && x)
@@ -225,6 +226,7 @@ static void drive_fault(struct sim *s, struct sim_move *m)
 static void io_event(struct sim *s, struct sim_move *m, uint32_t phase)
 {
     struct core_op *op = m->op;
+    bool lost;
 
     if (phase == PHASE_LATE) {
         drive_fault(s, m);
@@ -244,9 +246,12 @@ static void io_event(struct sim *s, struct sim_move *m, uint32_t phase)
     drive_fault(s, m);
     op->io.done_bytes = op->io.error.code ? 0 : op->io.bytes;
     sim_move_put(s, m);
+    lost = op->io.op == IO_WRITE && op->io.error.code;
     sim_enter(s);
     pager_done(&s->pager, op);
     sim_leave(s);
+    if (lost && !s->pager.broken.code)
+        sim_fail(s, "a write-back is lost, and the context does not say so");
     s->due = true;
 }
 
