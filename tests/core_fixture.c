@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "liboffload/core/context.h"
+#include "liboffload/core/verify.h"
 
 static char scratch[64];
 
@@ -78,9 +79,9 @@ void fixture_log(void *arg, enum ofl_log_level level, const char *text)
 
 static int verify_run(struct ofl_ctx *ctx, void *arg)
 {
-    if (pager_verify(&ctx->pager, arg) < 0)
+    if (pager_verify(&ctx->engine.pager, arg) < 0)
         return -1;
-    return pager_lost_bytes(&ctx->pager) > 0;
+    return pager_lost_bytes(&ctx->engine.pager) > 0;
 }
 
 void fixture_verify(struct ofl_ctx *ctx)

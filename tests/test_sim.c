@@ -117,20 +117,18 @@ static bool spoil_current(struct pager *p)
 static bool spoil_ghosts(struct pager *p)
 {
     if (p->tensors)
-        p->tensors->ghosts++;
+        p->tensors->ghosts_count++;
     return p->tensors;
 }
 
 static bool spoil_dirty_ghosts(struct pager *p)
 {
-    struct core_copy *c = p->ghosts.next;
-
-    while (c != &p->ghosts && c->drop)
-        c = c->next;
-    if (c == &p->ghosts)
-        return false;
-    c->drop = true;
-    return true;
+    for (struct ofl_tensor *t = p->tensors; t; t = t->next)
+        if (t->dirty_ghosts) {
+            t->dirty_ghosts--;
+            return true;
+        }
+    return false;
 }
 
 static bool spoil_marks(struct pager *p)
@@ -163,9 +161,10 @@ static bool spoil_copy_moving(struct pager *p)
 static bool spoil_clear(struct pager *p)
 {
     for (struct core_copy *c = p->live.next; c != &p->live; c = c->next)
-        for (struct core_copy *g = p->ghosts.next; g != &p->ghosts; g = g->next)
-            if (!c->clear && g->seq < c->seq && g->off < c->off + c->len && c->off < g->off + g->len)
-                return c->clear = true;
+        if (c->blockers) {
+            c->blockers--;
+            return true;
+        }
     return false;
 }
 
@@ -330,7 +329,7 @@ static const struct {
     {spoil_marks, "writes among"},
     {spoil_waiting, "waiting is"},
     {spoil_copy_moving, "moving is"},
-    {spoil_clear, "called clear"},
+    {spoil_clear, "blockers is"},
     {spoil_remaining, "remaining is"},
     {spoil_cached, "cached"},
     {spoil_dirty, "dirty"},

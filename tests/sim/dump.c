@@ -3,8 +3,6 @@
 
 #include "tests/sim/sim.h"
 
-typedef unsigned long long ull;
-
 static void dump_copy(const struct core_copy *c, const char *what)
 {
     printf("  %s of %s, number %llu, at %llu to %llu:%s%s%s%s%s%s%s%s filled %u of %u, drained %u of %u (%u "
@@ -12,18 +10,18 @@ static void dump_copy(const struct core_copy *c, const char *what)
            "after host work %llu, leases %u, marks %u, waiting %u, moving %u%s\n",
            what, c->tensor->name, (ull)c->seq, (ull)c->off, (ull)(c->off + c->len), c->home ? " home" : "",
            c->writer ? " writer" : "", c->dirty ? " dirty" : "", c->ghost && c->drop ? " drop" : "",
-           c->clear ? " clear" : "", c->fill ? " fill" : "", c->hollow ? " hollow" : "",
+           !c->blockers ? " clear" : "", c->fill ? " fill" : "", c->hollow ? " hollow" : "",
            c->fetched ? " fetched" : "", c->fill_done, c->fill_next, c->drain_done, c->drain_next,
            c->tensor->tiles_count, (ull)c->after_host, c->leases, c->marks, c->waiting, c->moving,
-           c->error ? ", failed" : "");
+           c->error ? ", failed" : c->stuck ? ", stuck" : "");
 }
 
 static void dump_tensor(const struct ofl_tensor *t)
 {
     static const char *const states[] = {"-", "arriving", "valid"};
 
-    printf("  %s: host works %llu done of %llu, moving %u;", t->name, (ull)t->host_done, (ull)t->host_issued,
-           t->moving);
+    printf("  %s:%s%s host works %llu done of %llu, moving %u;", t->name, t->lost ? " lost," : "",
+           t->gone ? " gone," : "", (ull)t->host_done, (ull)t->host_issued, t->moving);
     for (uint32_t i = 0; i < t->tiles_count; i++) {
         const struct core_tile *x = &t->tiles[i];
 
@@ -70,10 +68,11 @@ void sim_dump(const struct sim *s)
     printf("the state then%s%s:\n", p->broken.code ? ", broken: " : "", p->broken.code ? p->broken.text : "");
     for (const struct core_copy *c = p->live.next; c != &p->live; c = c->next)
         dump_copy(c, "copy");
-    for (const struct core_copy *c = p->ghosts.next; c != &p->ghosts; c = c->next)
-        dump_copy(c, "ghost");
-    for (const struct ofl_tensor *t = p->tensors; t; t = t->next)
+    for (const struct ofl_tensor *t = p->tensors; t; t = t->next) {
         dump_tensor(t);
+        for (const struct core_copy *c = t->ghosts; c; c = c->next)
+            dump_copy(c, "ghost");
+    }
     for (const struct core_update *u = p->updates; u; u = u->next)
         printf("  update of %s, number %llu:%s %u done of %u begun of %u\n", u->tensors[0]->name, (ull)u->seq,
                u->held ? " held," : "", u->tiles_done, u->tiles_next, u->tiles);

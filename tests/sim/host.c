@@ -70,9 +70,9 @@ static bool is_over(struct sim *s, void *arg)
 }
 
 static int access_tile(struct sim *s, struct sim_tensor *x, uint32_t tile, uint32_t first, uint32_t end,
-                       bool write)
+                       bool write, bool all)
 {
-    struct access a = {.request = {.count = 1, .done = held, .arg = &a}, .sim = s, .tensor = x, .tile = tile};
+    struct access a = {.request = {.count = 1, .whole = all, .done = held, .arg = &a}, .sim = s, .tensor = x, .tile = tile};
     bool whole = end - first == SIM_SLOTS;
     int err;
 
@@ -116,6 +116,8 @@ static void access_device(struct sim *s, struct sim_tensor *x, bool write)
 
 static void access_slots(struct sim *s, struct sim_tensor *x, uint32_t first, uint32_t end, bool write)
 {
+    bool all;
+
     if (!x->t || x->spec.transient || x->writer || x->readers || (write && x->spec.source))
         return;
     if (x->count + SIM_TILES + 2 > SIM_WRITES)
@@ -124,12 +126,13 @@ static void access_slots(struct sim *s, struct sim_tensor *x, uint32_t first, ui
         access_device(s, x, write);
         return;
     }
+    all = write && first == 0 && end == x->slots;
     while (first < end && !sim_failed(s)) {
         uint32_t tile = sim_slot_tile(first), stop = (tile + 1) * SIM_SLOTS;
 
         if (stop > end)
             stop = end;
-        if (access_tile(s, x, tile, first, stop, write) < 0)
+        if (access_tile(s, x, tile, first, stop, write, all) < 0)
             return;
         first = stop;
     }

@@ -77,13 +77,13 @@ static int queue(struct sim *s, struct sim_group *g, bool hold)
     int err;
 
     *u = (struct core_update){
-        .count = count_of(g), .held = hold, .tile = update_tile, .done = update_done, .arg = g};
+        .count = count_of(g), .tile = update_tile, .done = update_done, .arg = g};
     for (uint32_t i = 0; i < u->count; i++) {
         u->tensors[i] = g->tensors[i]->t;
         u->access[i] = i == AT_WEIGHT && u->count == 5 ? HOST_OVERWRITE : access[i];
     }
     sim_enter(s);
-    err = pager_update(&s->pager, u);
+    err = pager_update(&s->pager, u, hold);
     sim_leave(s);
     s->due = true;
     if (err < 0) {
@@ -198,8 +198,7 @@ static void release_updates(void *arg, int code)
     }
     for (uint32_t i = 0; i < SIM_GROUPS; i++)
         if (i % s->prog->config.optims == optim)
-            s->groups[i].update.held = false;
-    s->pager.changes++;
+            pager_update_let_go(&s->pager, &s->groups[i].update);
 }
 
 void sim_optimize(struct sim *s, uint32_t optim)

@@ -41,8 +41,8 @@ static bool rightly_over_budget(const struct sim *s, const struct sim_batch *b)
         for (uint32_t k = 0; k < b->count; k++)
             mine |= b->tensors[k] == x;
         taken = x->writer || x->readers || x->t->device_home;
-        held += taken ? copy_footprint(x->t->bytes) : 0;
-        wanted += mine && !taken ? copy_footprint(x->t->bytes) : 0;
+        held += taken ? place_footprint(x->t->bytes) : 0;
+        wanted += mine && !taken ? place_footprint(x->t->bytes) : 0;
         others |= taken;
     }
     return held + wanted > s->pager.device_bytes || others;
@@ -90,13 +90,9 @@ int sim_acquire(struct sim *s, struct sim_batch *b)
         return err;
     }
     if (gate) {
-        struct sim_item *item = sim_item_get(s, ITEM_WAIT);
-
-        gate->stream = b->stream;
         gate->count = b->count;
         memcpy(gate->tensors, b->tensors, sizeof gate->tensors);
-        item->gate = gate;
-        sim_stream_add(s, b->stream, item);
+        sim_gate_wait(s, gate, b->stream);
     }
     for (uint32_t i = 0; i < b->count; i++)
         if (b->leases[i].ptr != s->pager.device + b->tensors[i]->t->current->off)
@@ -230,6 +226,8 @@ static bool command_over(struct sim *s, void *arg)
 
 static void tensor_free(struct ofl_tensor *t)
 {
+    pager_error_free(t->lost);
+    pager_error_free(t->ruin);
     free(t->tiles);
     free(t->name);
     free(t);
@@ -239,6 +237,7 @@ static void tensor_free(struct ofl_tensor *t)
 static struct ofl_tensor *tensor_make(struct sim *s, struct sim_tensor *x)
 {
     struct ofl_tensor *t = calloc(1, sizeof *t);
+    uint64_t words, *bits;
     char name[32];
 
     snprintf(name, sizeof name, "tensor-%u", x->index);
@@ -253,9 +252,14 @@ static struct ofl_tensor *tensor_make(struct sim *s, struct sim_tensor *x)
     t->tiles_count = x->tiles;
     t->fill_seq = SCHED_NEVER;
     t->id = UINT32_MAX;
-    t->tiles = calloc(t->tiles_count, sizeof *t->tiles);
+    words = base_bits_words(t->tiles_count);
+    t->tiles = calloc(1, t->tiles_count * sizeof *t->tiles + 3 * words * sizeof *bits);
     if (!t->tiles)
         abort();
+    bits = (uint64_t *)(t->tiles + t->tiles_count);
+    base_bits_init(&t->clean, t->tiles_count, bits);
+    base_bits_init(&t->dirty, t->tiles_count, bits + words);
+    base_bits_init(&t->missing, t->tiles_count, bits + 2 * words);
     return t;
 }
 
@@ -284,7 +288,7 @@ static void create(struct sim *s, uint32_t index)
         return;
     *x = (struct sim_tensor){.spec = s->prog->specs[index], .index = index, .uid = ++s->uids};
     sim_tensor_shape(s, x);
-    if (copy_footprint(8ull * x->spec.words) > s->pager.device_bytes)
+    if (place_footprint(8ull * x->spec.words) > s->pager.device_bytes)
         return;
     if (x->spec.source &&
         (s->pager.host_bytes == 0 || s->source_used + 8ull * x->spec.words + 16384 > SOURCE_BYTES))
@@ -449,6 +453,8 @@ static void wrong_acquire(struct sim *s, struct sim_tensor *x, enum ofl_mode mod
     struct ofl_lease l[2] = {{.tensor = x->t, .mode = mode}, {.tensor = x->t, .mode = mode}};
     struct dev_gate *gate;
 
+    if (x->hurt)
+        return; /* it may be refused for being lost */
     refused(s, pager_acquire(&s->pager, l, wanted == -EINVAL ? 2 : 1, s->streams[0].id, &gate),
             wanted == -EINVAL ? -OFL_ESTATE : wanted, "a wrong acquire");
 }

@@ -18,7 +18,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "liboffload/core/pager.h"
+#include "liboffload/core/copy.h"
+#include "liboffload/core/place.h"
+#include "liboffload/core/pump.h"
+#include "liboffload/core/tile.h"
+#include "liboffload/core/verify.h"
 
 #define SIM_GROUPS  3 /* of tensors that an optimizer works on */
 #define SIM_TENSORS 24
@@ -189,6 +193,7 @@ struct sim_stream {
 
 struct dev_gate {
     bool open, waited;
+    uint32_t parts;
     int code;
     uint32_t stream;
     struct sim_tensor *tensors[SIM_BATCH];
@@ -206,7 +211,7 @@ struct store {
     uint64_t budget, used;
 };
 
-enum sim_event_type { EVENT_IO, EVENT_LINK, EVENT_WORK, EVENT_KICK, EVENT_JOB, EVENT_DONE, EVENT_HOST };
+enum sim_event_type { EVENT_IO, EVENT_LINK, EVENT_WORK, EVENT_KICK, EVENT_JOB, EVENT_DONE, EVENT_HOST, EVENT_SEAL, EVENT_TICK };
 
 struct sim_move {
     uint8_t *to;
@@ -270,6 +275,7 @@ struct sim {
     struct sim_group groups[SIM_GROUPS];
     struct sim_norm norms[SIM_OPTIMS];
     uint32_t uids, stmt;
+    bool ticking;   /* the pump is to run again soon */
     bool due;       /* the pump is to run */
     bool may_break; /* something failed that breaks the context */
     bool no_more_faults;
@@ -308,6 +314,7 @@ void sim_stream_kick(struct sim *s, uint32_t index);
 void sim_stream_add(struct sim *s, uint32_t index, struct sim_item *item);
 struct sim_item *sim_item_get(struct sim *s, enum sim_item_type type);
 void sim_job_end(struct sim *s, uint32_t index);
+void sim_gate_wait(struct sim *s, struct dev_gate *gate, uint32_t stream);
 int sim_gate_create(void *arg, struct dev_gate **gate);
 void sim_gate_open(void *arg, struct dev_gate *gate, const struct base_error *error);
 

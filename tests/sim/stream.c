@@ -51,11 +51,32 @@ void sim_stream_add(struct sim *s, uint32_t index, struct sim_item *item)
 
 /* ---- gates ------------------------------------------------------------- */
 
+/* Its maker and the stream each have a part in it. */
+static void gate_put(struct dev_gate *gate)
+{
+    if (--gate->parts == 0)
+        free(gate);
+}
+
+void sim_gate_wait(struct sim *s, struct dev_gate *gate, uint32_t stream)
+{
+    struct sim_item *item = sim_item_get(s, ITEM_WAIT);
+
+    gate->stream = stream;
+    gate->waited = true;
+    gate->parts++;
+    item->gate = gate;
+    sim_stream_add(s, stream, item);
+}
+
 int sim_gate_create(void *arg, struct dev_gate **gate)
 {
     (void)arg;
     *gate = calloc(1, sizeof **gate); /* may fail */
-    return *gate ? 0 : base_fail(-ENOMEM, "create gate: simulated");
+    if (!*gate)
+        return base_fail(-ENOMEM, "create gate: simulated");
+    (*gate)->parts = 1;
+    return 0;
 }
 
 void sim_gate_open(void *arg, struct dev_gate *gate, const struct base_error *error)
@@ -68,14 +89,18 @@ void sim_gate_open(void *arg, struct dev_gate *gate, const struct base_error *er
         return;
     }
     gate->open = true;
-    if (error) {
+    if (error && !gate->waited) {
+        sim_fail(s, "an acquire fails while it is made, and its stream does not hear of it: %s", error->text);
+    } else if (error) {
         gate->code = error->code;
         for (uint32_t i = 0; i < gate->count; i++)
             rightly |= gate->tensors[i]->hurt;
         if (!rightly)
             sim_fail(s, "a gate opens with an error that none of its tensors met: %s", error->text);
     }
-    kick_later(s, gate->stream);
+    if (gate->waited)
+        kick_later(s, gate->stream);
+    gate_put(gate);
 }
 
 /* ---- kernels ----------------------------------------------------------- */
@@ -190,7 +215,7 @@ void sim_stream_kick(struct sim *s, uint32_t index)
                 return;
             if (!q->failed)
                 q->failed = item->gate->code;
-            free(item->gate);
+            gate_put(item->gate);
             pop_item(s, q);
             break;
         case ITEM_JOB:

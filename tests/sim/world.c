@@ -11,14 +11,12 @@
 #define EVENTS_MAX 400000u
 #define PUMPS_MAX  2000u
 
-/* Of the core, once it has it: the request is late; its buffer is not to be touched before pager_done. */
-void pager_late(struct pager *p, struct core_op *op) __attribute__((weak));
-
 enum { PHASE_FIRST_HALF, PHASE_SECOND_HALF, PHASE_DONE, PHASE_LATE };
 
 enum { FAULT_NONE, FAULT_ERROR, FAULT_BAD, FAULT_BAD_FOR_GOOD, FAULT_LATE };
 
 #define LATE_DELAY 5000u
+#define TICK_DELAY 50u
 
 uint64_t sim_next(struct sim_random *r)
 {
@@ -182,14 +180,14 @@ static void env_io(void *arg, struct core_op *op)
                  (unsigned long long)op->io.offset, (unsigned long long)op->io.bytes);
     if (sim_chance(s, read ? c->read_error : c->write_error))
         m->fault = FAULT_ERROR;
-    else if (read && !op->tensor->source && sim_chance(s, c->read_bad))
+    else if (read && op->tensor->tiles[op->tile].sealed && sim_chance(s, c->read_bad))
         m->fault = FAULT_BAD + sim_below(&s->random, 2);
     m->at[0] = sim_delay(s, c->drive);
     m->at[1] = m->at[0] + sim_delay(s, c->drive);
     m->at[2] = m->at[1] + sim_delay(s, c->drive);
     if (sim_failed(s))
         return;
-    if (pager_late && sim_chance(s, c->late)) {
+    if (sim_chance(s, c->late)) {
         m->fault = FAULT_LATE;
         sim_post(s, m->at[2], EVENT_IO, m, PHASE_LATE);
         m->at[0] = 0;
@@ -253,6 +251,20 @@ static void io_event(struct sim *s, struct sim_move *m, uint32_t phase)
     if (lost && !s->pager.broken.code)
         sim_fail(s, "a write-back is lost, and the context does not say so");
     s->due = true;
+}
+
+/* A worker seals what is there at a moment of its own. */
+static void env_seal(void *arg, struct core_op *op)
+{
+    struct sim *s = arg;
+
+    sim_post(s, sim_delay(s, s->prog->config.work), EVENT_SEAL, op, 0);
+}
+
+static void seal_event(struct sim *s, struct core_op *op)
+{
+    op->seal = store_seal(op->seal_bytes, op->seal_count);
+    sim_post(s, sim_delay(s, s->prog->config.post), EVENT_DONE, op, 0);
 }
 
 /* ---- the link ---------------------------------------------------------- */
@@ -383,6 +395,7 @@ void sim_env(struct sim *s, struct core_env *env)
 {
     *env = (struct core_env){.arg = s,
                              .io = env_io,
+                             .seal = env_seal,
                              .copy_in = env_copy_in,
                              .copy_out = env_copy_out,
                              .fill = env_fill,
@@ -411,8 +424,12 @@ void sim_pump(struct sim *s)
     s->due = false;
     while (more && rounds++ < PUMPS_MAX) {
         sim_enter(s);
-        more = pager_pump(&s->pager);
+        more = pager_pump(&s->pager) && !s->pager.hungry;
         sim_leave(s);
+    }
+    if (s->pager.hungry && !s->ticking) {
+        s->ticking = true;
+        sim_post(s, TICK_DELAY, EVENT_TICK, NULL, 0);
     }
     if (more)
         sim_fail(s, "the pump never stands still");
@@ -453,6 +470,13 @@ bool sim_step(struct sim *s)
         sim_enter(s);
         pager_done(&s->pager, e.what);
         sim_leave(s);
+        s->due = true;
+        break;
+    case EVENT_SEAL:
+        seal_event(s, e.what);
+        break;
+    case EVENT_TICK:
+        s->ticking = false;
         s->due = true;
         break;
     case EVENT_HOST:
