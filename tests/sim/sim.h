@@ -188,7 +188,7 @@ struct sim_stream {
     struct sim_item *head, **tail;
     bool busy, kicked;
     int failed;
-    uint64_t id;
+    uint64_t id, reported; /* when the latest mark is heard of */
 };
 
 struct dev_gate {

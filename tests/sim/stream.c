@@ -164,7 +164,7 @@ static void pop_item(struct sim *s, struct sim_stream *q)
 }
 
 /* The stream has passed a release. */
-static void uses_over(struct sim_stream *q, struct sim_item *item)
+static void uses_over(struct sim *s, struct sim_stream *q, struct sim_item *item)
 {
     for (uint32_t i = 0; i < item->uses_count; i++) {
         struct sim_use *u = &item->uses[i];
@@ -182,6 +182,7 @@ static void uses_over(struct sim_stream *q, struct sim_item *item)
         if (!q->failed || !u->wrote)
             continue;
         sim_hurt(u->tensor);
+        s->may_break |= u->tensor->updates > 0; /* they count on what was to be written */
         for (uint32_t k = u->first; k < u->end; k++)
             u->tensor->writes[k].maybe = true;
         if (u->forgiven >= 0)
@@ -193,10 +194,15 @@ static void pass_mark(struct sim *s, struct sim_stream *q)
 {
     struct sim_item *item = q->head;
 
-    uses_over(q, item);
+    uses_over(s, q, item);
     if (item->op) {
+        uint64_t at = s->now + sim_delay(s, s->prog->config.post);
+
+        if (at < q->reported)
+            at = q->reported; /* a stream reports in order */
+        q->reported = at;
         item->op->code = q->failed;
-        sim_post(s, sim_delay(s, s->prog->config.post), EVENT_DONE, item->op, 0);
+        sim_post(s, at - s->now, EVENT_DONE, item->op, 0);
     }
     pop_item(s, q);
 }
