@@ -99,7 +99,7 @@ int sched_admit(struct sched *s, uint32_t id, unsigned class)
     if (err < 0)
         return base_fail(err, "schedule tensor %u: out of memory", id);
     m = &s->member[id];
-    *m = (struct sched_member){.class = (uint8_t)class, .known = true};
+    *m = (struct sched_member){.class = (uint8_t) class, .known = true};
     for (int set = 0; set < SCHED_SETS; set++) {
         s->heaps[set][class].members++;
         m->at[set] = NOWHERE;
@@ -162,7 +162,7 @@ void order_moved(struct sched *s, uint32_t id)
 void order_rebuild(struct sched *s)
 {
     for (int set = 0; set < SCHED_SETS; set++)
-        for (unsigned class = 0; class < SCHED_CLASSES; class++) {
+        for (unsigned class = 0; class < SCHED_CLASSES; class ++) {
             struct sched_heap *h = &s->heaps[set][class];
 
             for (uint32_t i = 0; i < h->count; i++)
@@ -175,7 +175,7 @@ void order_rebuild(struct sched *s)
 void order_close(struct sched *s)
 {
     for (int set = 0; set < SCHED_SETS; set++)
-        for (unsigned class = 0; class < SCHED_CLASSES; class++)
+        for (unsigned class = 0; class < SCHED_CLASSES; class ++)
             free(s->heaps[set][class].at);
     free(s->member);
 }
@@ -222,13 +222,13 @@ static void frontier_pop(struct frontier *f)
     f->item[i] = f->item[last];
 }
 
-bool sched_choose(const struct sched *s, enum sched_set set, unsigned class_min, sched_judge *judge, void *arg,
-                  uint32_t *id)
+bool sched_choose(const struct sched *s, enum sched_set set, unsigned class_min, sched_judge *judge,
+                  void *arg, uint32_t *id)
 {
     struct frontier f;
 
     f.count = 0;
-    for (unsigned class = class_min; class < SCHED_CLASSES; class++)
+    for (unsigned class = class_min; class < SCHED_CLASSES; class ++)
         frontier_put(&f, &s->heaps[set][class], class, 0);
     for (uint32_t looks = 0; f.count && looks < SCHED_LOOKS; looks++) {
         struct frontier_item top = f.item[0];

@@ -39,7 +39,7 @@ typedef enum sched_verdict sched_judge(void *arg, uint32_t id, uint64_t distance
 /* Shows judge the members of set of at least that class, farthest next use first, until it takes one,
  * stops, or has skipped SCHED_LOOKS of them. True: *id was taken. */
 #define SCHED_LOOKS 256u
-bool sched_choose(const struct sched *s, enum sched_set set, unsigned class_min, sched_judge *judge, void *arg,
-                  uint32_t *id);
+bool sched_choose(const struct sched *s, enum sched_set set, unsigned class_min, sched_judge *judge,
+                  void *arg, uint32_t *id);
 
 #endif

@@ -192,8 +192,7 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
 
     /* Into a tile's home nothing is claimed: there is no need to wait for a turn. */
     if (tile >= t->home_tiles &&
-        (must_queue(p, c) ||
-         (p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->stage_bytes / 2)))
+        (must_queue(p, c) || (p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->stage_bytes / 2)))
         return false;
     op = pager_op(p, OP_OUT, t, tile);
     if (!op)

@@ -293,7 +293,8 @@ static bool over(struct core_engine *e, int *timeout_ms)
 static void *engine(void *arg)
 {
     struct core_engine *e = arg;
-    struct pollfd fds[2] = {{.fd = e->mail_fd, .events = POLLIN}, {.fd = io_queue_fd(e->io), .events = POLLIN}};
+    struct pollfd fds[2] = {{.fd = e->mail_fd, .events = POLLIN},
+                            {.fd = io_queue_fd(e->io), .events = POLLIN}};
     int timeout_ms = 0;
 
     pthread_setname_np(pthread_self(), "ofl-engine");

@@ -205,7 +205,8 @@ static int check_batch(struct pager *p, const struct ofl_lease *leases, size_t n
         if (p->items[i].repeated) {
             for (size_t k = 0; k < i; k++)
                 if (leases[k].tensor == t && (leases[i].mode != OFL_READ || leases[k].mode != OFL_READ))
-                    return base_fail(-OFL_ESTATE, "acquire %s: twice in one batch, not only to read", t->name);
+                    return base_fail(-OFL_ESTATE, "acquire %s: twice in one batch, not only to read",
+                                     t->name);
             continue;
         }
         t->batch = p->batch;
@@ -222,8 +223,8 @@ static int check_batch(struct pager *p, const struct ofl_lease *leases, size_t n
         -OFL_EBUDGET,
         "acquire %zu tensors: %llu bytes of device memory needed beside %llu bytes leased, the largest "
         "%s with %llu bytes: the device budget is %llu bytes; the smallest that holds this is %llu",
-        n, (ull)wanted, (ull)p->held_bytes, largest ? largest->name : "-", (ull)(largest ? largest->bytes : 0),
-        (ull)p->device_bytes, (ull)(p->held_bytes + wanted));
+        n, (ull)wanted, (ull)p->held_bytes, largest ? largest->name : "-",
+        (ull)(largest ? largest->bytes : 0), (ull)p->device_bytes, (ull)(p->held_bytes + wanted));
 }
 
 static int reserve(struct pager *p, size_t n)
@@ -383,7 +384,8 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
     }
     l->ptr = p->device + c->off;
     l->cookie = c->seq;
-    if (sched_use(p->sched, (struct sched_event){t->id, SCHED_ON_DEVICE, l->mode == OFL_OVERWRITE}) == -ENOMEM)
+    if (sched_use(p->sched, (struct sched_event){t->id, SCHED_ON_DEVICE, l->mode == OFL_OVERWRITE}) ==
+        -ENOMEM)
         p->changes++; /* unrecorded: the plan will miss it, nothing else */
 }
 
@@ -418,7 +420,8 @@ static int start_batch(struct pager *p, struct ofl_lease *leases, size_t n, uint
     return 0;
 }
 
-int lease_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream, struct core_wait **wait)
+int lease_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
+                  struct core_wait **wait)
 {
     int err = pager_check(p);
 

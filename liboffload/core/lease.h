@@ -5,7 +5,8 @@
 #include "liboffload/core/pager.h"
 
 /* All or nothing. *wait goes to lease_settle, once what can be ready at once is. */
-int lease_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream, struct core_wait **wait);
+int lease_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
+                  struct core_wait **wait);
 /* What the stream has to wait for; NULL: nothing. */
 struct dev_gate *lease_settle(struct pager *p, struct core_wait *w);
 /* *mark is to be posted on the stream; NULL for an empty batch. */

@@ -46,7 +46,8 @@ void pager_op_cancel(struct pager *p, struct core_op *op)
     pager_op_free(p, op);
 }
 
-static struct base_error unnamed = {-EIO, "bytes could not be had, and there was no memory to keep the reason"};
+static struct base_error unnamed = {-EIO,
+                                    "bytes could not be had, and there was no memory to keep the reason"};
 
 struct base_error *pager_error_copy(const struct base_error *error)
 {

@@ -78,23 +78,23 @@ struct core_copy {
     struct ofl_tensor *tensor;
     struct core_copy *prev, *next; /* live: by address; ghosts: of the tensor, by age */
     uint64_t seq, off, len;
-    uint64_t gap, gap_max;    /* live: free bytes behind it; the most of that in its subtree */
-    uint64_t end_max;         /* ghost: where the last range of its subtree ends */
-    uint64_t after_host;      /* host works to await before bytes come in */
-    uint64_t drain_after;     /* and before they go out */
-    uint64_t write_seq;       /* of the first lease that made it dirty */
-    uint32_t blockers;        /* older ghosts in the range; 0: it is clear */
+    uint64_t gap, gap_max; /* live: free bytes behind it; the most of that in its subtree */
+    uint64_t end_max;      /* ghost: where the last range of its subtree ends */
+    uint64_t after_host;   /* host works to await before bytes come in */
+    uint64_t drain_after;  /* and before they go out */
+    uint64_t write_seq;    /* of the first lease that made it dirty */
+    uint32_t blockers;     /* older ghosts in the range; 0: it is clear */
     uint32_t leases;
-    bool writer;              /* the lease is exclusive */
-    bool home;                /* never evicted: the device is this tensor's home */
-    bool ghost, drop;         /* drop: nothing to write back */
-    bool dirty;               /* newer than what lies below, or will be when its uses have ended */
-    bool wrote;               /* a write has ended well: what lay below is gone */
-    bool fill;                /* bytes are to be fetched */
-    bool hollow;              /* placed ahead for an overwrite: has no bytes, and none on their way */
-    bool fetched;             /* started ahead of its acquire */
+    bool writer;      /* the lease is exclusive */
+    bool home;        /* never evicted: the device is this tensor's home */
+    bool ghost, drop; /* drop: nothing to write back */
+    bool dirty;       /* newer than what lies below, or will be when its uses have ended */
+    bool wrote;       /* a write has ended well: what lay below is gone */
+    bool fill;        /* bytes are to be fetched */
+    bool hollow;      /* placed ahead for an overwrite: has no bytes, and none on their way */
+    bool fetched;     /* started ahead of its acquire */
     bool poisoned;
-    bool stuck;               /* waits for room in the host arena */
+    bool stuck;                    /* waits for room in the host arena */
     uint32_t fill_next, fill_done; /* tiles issued, landed */
     uint32_t drain_next, drain_done;
     uint32_t moving;                /* link copies in flight */
@@ -135,7 +135,8 @@ struct ofl_tensor {
     uint64_t elems, bytes, tile_elems, tile_bytes;
     uint32_t tiles_count;
     struct core_tile *tiles;
-    struct base_bits clean, dirty, missing; /* tiles of the stage: idle and clean, idle and dirty, only below */
+    struct base_bits clean, dirty,
+        missing;          /* tiles of the stage: idle and clean, idle and dirty, only below */
     struct io_file *file; /* the store's, or the source's; NULL: no tile has its home below HOST */
     uint64_t file_off;    /* of tile home_tiles */
     struct ofl_source *source;
@@ -155,9 +156,9 @@ struct ofl_tensor {
     bool gone;                            /* nothing good lies below the device */
     struct base_error *ruin; /* what should have been drained for host works of these numbers is not there */
     uint64_t ruin_from, ruin_to;
-    uint64_t fill_seq; /* the oldest copy whose bytes somebody awaits, or SCHED_NEVER */
-    bool filling;      /* a copy is being filled, awaited or not */
-    bool ahead_failed; /* a fetch ahead of its acquire failed: not again before that */
+    uint64_t fill_seq;   /* the oldest copy whose bytes somebody awaits, or SCHED_NEVER */
+    bool filling;        /* a copy is being filled, awaited or not */
+    bool ahead_failed;   /* a fetch ahead of its acquire failed: not again before that */
     uint32_t host_tiles; /* with a range of the host arena, home or not */
     uint32_t moving;     /* operations in flight on its tiles */
     uint32_t pins;       /* of its tiles together */
@@ -188,9 +189,9 @@ struct core_op {
     struct core_use *uses, one;        /* OP_MARK; &one where one is enough */
     void (*call)(void *arg, int code); /* OP_CALL: under the engine's lock */
     void *arg;
-    void *env;    /* whoever performs it */
-    bool sealing; /* OP_READ, OP_WRITE: a worker has it */
-    bool late;    /* its deadline has passed; it is still to come back */
+    void *env;                       /* whoever performs it */
+    bool sealing;                    /* OP_READ, OP_WRITE: a worker has it */
+    bool late;                       /* its deadline has passed; it is still to come back */
     uint64_t orphan_off, orphan_len; /* of a late read: its range, which is no tile's any more */
     struct core_op *orphan_next;
     const void *seal_bytes;
@@ -278,11 +279,12 @@ struct pager {
     /* device */
     uint8_t *device;
     uint64_t device_bytes, device_used, device_peak;
-    uint64_t held_bytes;    /* leased, or a home */
-    struct core_copy live;  /* head of the copies by address; lies before all of them, in the arena's tree, too */
-    struct base_tree arena; /* live copies by address */
-    struct base_tree graves;/* ghosts by address */
-    struct base_tree stuck; /* copies that wait for room, most urgent first */
+    uint64_t held_bytes; /* leased, or a home */
+    struct core_copy
+        live; /* head of the copies by address; lies before all of them, in the arena's tree, too */
+    struct base_tree arena;       /* live copies by address */
+    struct base_tree graves;      /* ghosts by address */
+    struct base_tree stuck;       /* copies that wait for room, most urgent first */
     struct core_copy *homes_last; /* the end of the homes at the arena's beginning */
     struct core_copy *spare_copies;
     uint32_t spare_copies_count, spare_conds_count;
@@ -300,12 +302,12 @@ struct pager {
      * ranges there: taken, dirty, in write-backs, being filled. */
     uint64_t stage_bytes, cached_bytes, dirty_bytes, writing_bytes, arriving_bytes;
     struct base_extents *host_ranges;
-    bool starved;                  /* a claim found no clean idle tile: write-backs must run */
-    struct core_request requests;  /* list head, in order */
-    uint32_t active, active_max;   /* update requests */
-    uint32_t claims, claims_max;   /* tiles that they may hold in the stage */
+    bool starved;                               /* a claim found no clean idle tile: write-backs must run */
+    struct core_request requests;               /* list head, in order */
+    uint32_t active, active_max;                /* update requests */
+    uint32_t claims, claims_max;                /* tiles that they may hold in the stage */
     struct core_update *updates, *updates_last; /* all that are queued, oldest first */
-    struct core_update *ready, *ready_last; /* those whose turn has come, in order */
+    struct core_update *ready, *ready_last;     /* those whose turn has come, in order */
     /* nvme */
     struct store *store;
     struct core_homes homes;

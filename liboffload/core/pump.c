@@ -326,13 +326,14 @@ static void prefetch_host(struct pager *p)
     uint64_t now = sched_now(p->sched), from = p->ahead_device;
     struct sched_event e;
 
-    for (; p->ahead_host < from + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_host - now, &e); p->ahead_host++) {
+    for (; p->ahead_host < from + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_host - now, &e);
+         p->ahead_host++) {
         struct tile_claim claim = {.need = NEED_AHEAD, .ahead = p->ahead_host - now};
         struct ofl_tensor *t = p->by_id[e.id];
         uint32_t i;
 
-        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || t->current || !t->file || !t->missing.count ||
-            t->turns || t->dirty_ghosts)
+        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || t->current || !t->file ||
+            !t->missing.count || t->turns || t->dirty_ghosts)
             continue;
         for (i = base_bits_next(&t->missing, 0); i != BASE_BITS_NONE; i = base_bits_next(&t->missing, i))
             if (!tile_read_start(p, t, i, claim, IO_PREFETCH))
@@ -342,7 +343,8 @@ static void prefetch_host(struct pager *p)
 
 /* ---- the pump ---------------------------------------------------------- */
 
-int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream, struct dev_gate **gate)
+int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
+                  struct dev_gate **gate)
 {
     struct core_wait *wait;
     int err = lease_acquire(p, leases, n, stream, &wait);

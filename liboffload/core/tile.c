@@ -347,11 +347,11 @@ static void check_seal(struct core_op *op)
         x->seal = op->seal; /* a source's, read for the first time */
         x->sealed = true;
     } else if (op->seal != x->seal) {
-        base_error_set(&op->io.error, -OFL_ECHECKSUM, "read %s back from %s: tile %u, file offset %llu, %llu bytes: %s",
-                       t->name, t->source ? "its file" : "the store", op->tile, (ull)op->io.offset,
-                       (ull)op->seal_count,
-                       t->source ? "they are not what they were when they were read before"
-                                 : base_strerror(-OFL_ECHECKSUM));
+        base_error_set(
+            &op->io.error, -OFL_ECHECKSUM, "read %s back from %s: tile %u, file offset %llu, %llu bytes: %s",
+            t->name, t->source ? "its file" : "the store", op->tile, (ull)op->io.offset, (ull)op->seal_count,
+            t->source ? "they are not what they were when they were read before"
+                      : base_strerror(-OFL_ECHECKSUM));
     }
 }
 

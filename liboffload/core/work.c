@@ -62,7 +62,8 @@ static void turn_come(struct pager *p, struct core_turn *turn)
         request_finish(p, request_of(turn));
 }
 
-static uint64_t turn_take(struct pager *p, struct ofl_tensor *t, struct core_turn *turn, struct core_update *u)
+static uint64_t turn_take(struct pager *p, struct ofl_tensor *t, struct core_turn *turn,
+                          struct core_update *u)
 {
     turn->next = NULL;
     turn->update = u;

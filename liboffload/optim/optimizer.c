@@ -104,8 +104,8 @@ struct optim_binding *optim_find(const struct ofl_optimizer *o, const struct ofl
     return NULL;
 }
 
-static int create_state(const struct ofl_tensor *weight, const struct ofl_tensor_info *info, const char *suffix,
-                        struct ofl_tensor **out)
+static int create_state(const struct ofl_tensor *weight, const struct ofl_tensor_info *info,
+                        const char *suffix, struct ofl_tensor **out)
 {
     struct ofl_tensor_desc d = {
         .size = sizeof d, .kind = OFL_KIND_OPTIMIZER, .dtype = OFL_F32, .elems = info->elems};

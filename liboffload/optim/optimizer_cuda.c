@@ -154,8 +154,8 @@ static int cuda_sum(struct optim_binding *b, const float *grad)
     const double *sums = b->parts.sums;
     void *args[] = {&grad, &n, &each, &sums};
 
-    return dev_stream_kernel(core_stream_device(b->optimizer->stream), b->optimizer->cuda->sum, (uint32_t)b->parts.count,
-                             OPTIM_LANES, args);
+    return dev_stream_kernel(core_stream_device(b->optimizer->stream), b->optimizer->cuda->sum,
+                             (uint32_t)b->parts.count, OPTIM_LANES, args);
 }
 
 static int cuda_norm(struct ofl_optimizer *o)

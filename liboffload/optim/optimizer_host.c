@@ -56,9 +56,9 @@ static void update_job(void *arg)
     struct optim_binding *b = arg;
     bool low = optim_low(b);
 
-    optim_adamw(&b->coef, b->clipped ? b->optimizer->own.scale : 1.0f,
-                b->ptr[low ? AT_MASTER : AT_WEIGHT], b->ptr[AT_MEAN], b->ptr[AT_SQUARE], b->ptr[AT_GRAD],
-                low ? b->ptr[AT_WEIGHT] : NULL, b->elems);
+    optim_adamw(&b->coef, b->clipped ? b->optimizer->own.scale : 1.0f, b->ptr[low ? AT_MASTER : AT_WEIGHT],
+                b->ptr[AT_MEAN], b->ptr[AT_SQUARE], b->ptr[AT_GRAD], low ? b->ptr[AT_WEIGHT] : NULL,
+                b->elems);
 }
 
 static int host_update(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENSORS], bool clipped)
