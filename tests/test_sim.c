@@ -46,8 +46,7 @@ static void random_programs(void **state)
 {
     (void)state;
     run_seeds(1, seeds(SEEDS),
-              &(struct sim_options){
-                  .verify_every = 16, .no_faults = true, .no_alloc_failures = true, .no_streams = true});
+              &(struct sim_options){.verify_every = 16, .no_faults = true, .no_alloc_failures = true});
 }
 
 static void a_seed_gives_the_same_run(void **state)
@@ -100,9 +99,9 @@ static bool spoil_live_order(struct pager *p)
 {
     struct core_copy *c = a_copy(&p->live);
 
-    if (c && c->next != &p->live)
-        c->off = c->next->off;
-    return c && c->next != &p->live;
+    if (c)
+        c->gap += CORE_DEVICE_ALIGN;
+    return c;
 }
 
 static bool spoil_current(struct pager *p)
@@ -304,6 +303,88 @@ static bool spoil_pins(struct pager *p)
     return false;
 }
 
+static bool spoil_held_bytes(struct pager *p)
+{
+    p->held_bytes += CORE_DEVICE_ALIGN;
+    return true;
+}
+
+static bool spoil_sum(struct pager *p)
+{
+    if (p->arena.root == &p->live.place)
+        return false;
+    BASE_TREE_OWNER(p->arena.root, struct core_copy, place)->gap_max++;
+    return true;
+}
+
+static bool spoil_graves(struct pager *p)
+{
+    for (struct ofl_tensor *t = p->tensors; t; t = t->next)
+        if (t->ghosts) {
+            base_tree_remove(&p->graves, &t->ghosts->place);
+            return true;
+        }
+    return false;
+}
+
+static bool spoil_clean(struct pager *p)
+{
+    struct ofl_tensor *t = with_tiles(p);
+
+    if (t)
+        base_bits_put(&t->clean, a_tile(t), !base_bits_has(&t->clean, a_tile(t)));
+    return t;
+}
+
+static bool spoil_missing(struct pager *p)
+{
+    for (struct ofl_tensor *t = p->tensors; t; t = t->next)
+        if (t->missing.count) {
+            base_bits_put(&t->missing, base_bits_next(&t->missing, 0), false);
+            return true;
+        }
+    return false;
+}
+
+static bool spoil_tensor_pins(struct pager *p)
+{
+    if (p->tensors)
+        p->tensors->pins++;
+    return p->tensors;
+}
+
+static bool spoil_fill_seq(struct pager *p)
+{
+    bool can = p->tensors && !p->tensors->looked_for;
+
+    if (can)
+        p->tensors->fill_seq = 0;
+    return can;
+}
+
+static bool spoil_turns(struct pager *p)
+{
+    if (p->updates)
+        p->updates->turns++;
+    return p->updates;
+}
+
+static bool spoil_ready(struct pager *p)
+{
+    if (!p->ready)
+        return false;
+    p->ready = p->ready->ready_next;
+    return true;
+}
+
+static bool spoil_sizes(struct pager *p)
+{
+    if (!p->sizes.root)
+        return false;
+    base_tree_remove(&p->sizes, p->sizes.root);
+    return true;
+}
+
 static bool spoil_number(struct pager *p)
 {
     if (p->tensors)
@@ -337,15 +418,25 @@ static const struct {
     {spoil_arriving, "arriving"},
     {spoil_range, "another tile's, too"},
     {spoil_extents, "of the stage taken"},
-    {spoil_host_tiles, "host_tiles is"},
+    {spoil_host_tiles, "host_tiles"},
     {spoil_idle, "would lose it"},
     {spoil_wanted, "counted as wanted"},
     {spoil_moving, "moving is"},
-    {spoil_host_done, "host works done"},
+    {spoil_host_done, "are done of"},
     {spoil_active, "begun and not done"},
     {spoil_claims, "claims"},
     {spoil_held, "tiles held"},
-    {spoil_pins, "held without a pin"},
+    {spoil_pins, "pins 0"},
+    {spoil_held_bytes, "held_bytes is"},
+    {spoil_sum, "wrong sum"},
+    {spoil_graves, "not in the tree"},
+    {spoil_clean, "is counted as"},
+    {spoil_missing, "is counted as"},
+    {spoil_tensor_pins, "counted are pins"},
+    {spoil_fill_seq, "fill_seq is"},
+    {spoil_turns, "turns is"},
+    {spoil_ready, "lacks some"},
+    {spoil_sizes, "by size"},
     {spoil_number, "another's"},
     {spoil_homes, "homes"},
 };

@@ -173,7 +173,9 @@ static int check_live_copy(const struct pager *p, const struct core_copy *c, str
     if (c->ghost || c->tensor->current != c)
         return FAIL(why, "%s: copy %llu is live, and not the tensor's own", c->tensor->name, (ull)c->seq);
     if (end_of(c) > next || c->gap != next - end_of(c))
-        return FAIL(why, "%s: copy %llu ends at %llu, the next begins at %llu: its gap is %llu: it overlaps, or the order is wrong",
+        return FAIL(why,
+                    "%s: copy %llu ends at %llu, the next begins at %llu: its gap is %llu: it overlaps, or "
+                    "the order is wrong",
                     c->tensor->name, (ull)c->seq, (ull)end_of(c), (ull)next, (ull)c->gap);
     if ((c->writer && c->leases != 1) || (c->hollow && (c->fill || c->leases)))
         return FAIL(why, "%s: copy %llu: %u leases%s%s", c->tensor->name, (ull)c->seq, c->leases,
@@ -213,7 +215,8 @@ static int check_live(const struct pager *p, struct base_error *why)
     return 0;
 }
 
-static int check_ghosts(const struct pager *p, const struct ofl_tensor *t, uint32_t *all, struct base_error *why)
+static int check_ghosts(const struct pager *p, const struct ofl_tensor *t, uint32_t *all,
+                        struct base_error *why)
 {
     const struct core_copy *last = NULL;
     uint32_t ghosts = 0, dirty = 0;
@@ -221,10 +224,11 @@ static int check_ghosts(const struct pager *p, const struct ofl_tensor *t, uint3
 
     for (const struct core_copy *c = t->ghosts; c && err == 0; c = c->next) {
         if (!c->ghost || t->current == c || c->leases || c->home || c->tensor != t)
-            return FAIL(why, "%s: copy %llu among the ghosts: current, leased, or a home", t->name, (ull)c->seq);
-        if (c->prev != last || (last && last->seq >= c->seq) || !tree_has(&p->graves, &c->place))
-            return FAIL(why, "%s: ghost %llu: its list is cut or out of order, or it is not in the tree", t->name,
+            return FAIL(why, "%s: copy %llu among the ghosts: current, leased, or a home", t->name,
                         (ull)c->seq);
+        if (c->prev != last || (last && last->seq >= c->seq) || !tree_has(&p->graves, &c->place))
+            return FAIL(why, "%s: ghost %llu: its list is cut or out of order, or it is not in the tree",
+                        t->name, (ull)c->seq);
         ghosts++;
         dirty += !c->drop;
         last = c;
@@ -315,19 +319,23 @@ static int check_tile_state(const struct pager *p, const struct ofl_tensor *t, u
         return FAIL(why, "%s: tile %u is not there: pins %u%s%s%s", t->name, tile, x->pins,
                     x->dirty ? ", dirty" : "", x->writing ? ", writing" : "", x->stale ? ", stale" : "");
     if (x->state == TILE_ARRIVING && (x->pins || x->dirty || x->writing))
-        return FAIL(why, "%s: tile %u arrives: pins %u%s%s", t->name, tile, x->pins, x->dirty ? ", dirty" : "",
-                    x->writing ? ", writing" : "");
+        return FAIL(why, "%s: tile %u arrives: pins %u%s%s", t->name, tile, x->pins,
+                    x->dirty ? ", dirty" : "", x->writing ? ", writing" : "");
     if ((x->writing || x->stale) && x->state == TILE_VALID && x->pins == 0)
         return FAIL(why, "%s: tile %u: %s without a pin", t->name, tile, x->stale ? "stale" : "writing");
     if (home && (x->dirty || x->writing || x->stored))
         return FAIL(why, "%s: tile %u is at home in host memory: %s", t->name, tile,
-                    x->dirty ? "dirty" : x->writing ? "writing" : "stored");
+                    x->dirty     ? "dirty"
+                    : x->writing ? "writing"
+                                 : "stored");
     if (!home && x->state == TILE_VALID && x->pins == 0 && !x->dirty && !x->stored && !p->broken.code)
         return FAIL(why, "%s: tile %u is idle, neither dirty nor stored: its eviction would lose it", t->name,
                     tile);
     if (t->source && (x->dirty || x->writing || !x->stored))
         return FAIL(why, "%s: tile %u of a source: %s", t->name, tile,
-                    x->dirty ? "dirty" : x->writing ? "writing" : "not stored");
+                    x->dirty     ? "dirty"
+                    : x->writing ? "writing"
+                                 : "not stored");
     return 0;
 }
 
@@ -366,13 +374,14 @@ static int check_moving(const struct pager *p, const struct ofl_tensor *t, const
     for (const struct core_op *op = p->orphans; op; op = op->orphan_next)
         orphans += op->tensor == t;
     if (b->arriving < draining || t->moving != moving + orphans + b->arriving - draining + b->writing)
-        return FAIL(why,
-                    "%s: moving is %u: %u link copies, %u tiles arriving, %u of them from the device, %u late, %u "
-                    "written back",
-                    t->name, t->moving, moving, b->arriving, draining, orphans, b->writing);
+        return FAIL(
+            why,
+            "%s: moving is %u: %u link copies, %u tiles arriving, %u of them from the device, %u late, %u "
+            "written back",
+            t->name, t->moving, moving, b->arriving, draining, orphans, b->writing);
     if (b->pins != t->pins || b->here != t->host_tiles)
-        return FAIL(why, "%s: %u pins and %u tiles in host memory; counted are pins %u, host_tiles %u", t->name,
-                    b->pins, b->here, t->pins, t->host_tiles);
+        return FAIL(why, "%s: %u pins and %u tiles in host memory; counted are pins %u, host_tiles %u",
+                    t->name, b->pins, b->here, t->pins, t->host_tiles);
     return 0;
 }
 
@@ -390,8 +399,8 @@ static int check_tile(const struct pager *p, const struct ofl_tensor *t, uint32_
     if (err < 0)
         return err;
     if (home && x->off < p->stage_bytes)
-        return FAIL(why, "%s: tile %u has its home at %llu, in the stage of %llu bytes", t->name, i, (ull)x->off,
-                    (ull)p->stage_bytes);
+        return FAIL(why, "%s: tile %u has its home at %llu, in the stage of %llu bytes", t->name, i,
+                    (ull)x->off, (ull)p->stage_bytes);
     s->wanted += x->wanted;
     b->here += here;
     b->arriving += x->state == TILE_ARRIVING;
@@ -429,19 +438,20 @@ static int check_fills(const struct ofl_tensor *t, struct base_error *why)
     uint64_t seq = SCHED_NEVER;
     bool filling = false;
 
-    for (const struct core_copy *c = t->ghosts ? t->ghosts : t->current; c;
-         c = c == t->current ? NULL : c->next ? c->next : t->current) {
+    for (const struct core_copy *c = t->ghosts ? t->ghosts : t->current; c; c = c == t->current ? NULL
+                                                                                : c->next       ? c->next
+                                                                                          : t->current) {
         filling |= copy_filling(c);
         if (copy_filling(c) && c->waiting && c->seq < seq)
             seq = c->seq;
     }
     if (!t->looked_for && (filling != t->filling || seq != t->fill_seq))
-        return FAIL(why, "%s: the oldest awaited fill is %llu, fill_seq is %llu, filling %d", t->name, (ull)seq,
-                    (ull)t->fill_seq, t->filling);
+        return FAIL(why, "%s: the oldest awaited fill is %llu, fill_seq is %llu, filling %d", t->name,
+                    (ull)seq, (ull)t->fill_seq, t->filling);
     return 0;
 }
 
-static int check_turns(const struct pager *p, const struct ofl_tensor *t, struct base_error *why)
+static int check_turns(const struct ofl_tensor *t, struct base_error *why)
 {
     const struct core_turn *last = NULL;
     uint64_t count = 0;
@@ -451,11 +461,10 @@ static int check_turns(const struct pager *p, const struct ofl_tensor *t, struct
     if (t->host_done + count != t->host_issued || (last && last != t->turns_last))
         return FAIL(why, "%s: %llu host works wait, %llu are done of %llu", t->name, (ull)count,
                     (ull)t->host_done, (ull)t->host_issued);
-    (void)p;
     return 0;
 }
 
-static int check_home(const struct ofl_tensor *t, struct base_error *why)
+static int check_home(const struct pager *p, const struct ofl_tensor *t, struct base_error *why)
 {
     if (t->device_home && !t->leaving &&
         (!t->current || !t->current->home || t->dirty_ghosts || t->host_tiles || t->file))
@@ -463,12 +472,13 @@ static int check_home(const struct ofl_tensor *t, struct base_error *why)
                     !t->current || !t->current->home ? "no copy there" : "something below");
     if ((t->flags & OFL_TENSOR_TRANSIENT) && (t->host_tiles || t->dirty_ghosts || t->file))
         return FAIL(why, "%s is transient: it has something below the device", t->name);
-    if (t->lost && !t->gone)
+    if (t->lost && !t->gone && !p->broken.code)
         return FAIL(why, "%s is lost, and what lies below is not gone", t->name);
     return 0;
 }
 
-static int check_tensor(const struct pager *p, const struct ofl_tensor *t, struct sums *s, struct base_error *why)
+static int check_tensor(const struct pager *p, const struct ofl_tensor *t, struct sums *s,
+                        struct base_error *why)
 {
     struct busy b = {0};
     int err;
@@ -477,13 +487,13 @@ static int check_tensor(const struct pager *p, const struct ofl_tensor *t, struc
         return FAIL(why, "%s: its number %u is another's", t->name, t->id);
     if (t->prev ? t->prev->next != t : p->tensors != t)
         return FAIL(why, "%s: the list of tensors is cut", t->name);
-    err = check_home(t, why);
+    err = check_home(p, t, why);
     if (err == 0)
         err = check_ghosts(p, t, &s->ghosts, why);
     if (err == 0)
         err = check_fills(t, why);
     if (err == 0)
-        err = check_turns(p, t, why);
+        err = check_turns(t, why);
     for (uint32_t i = 0; i < t->tiles_count && err == 0; i++)
         err = check_tile(p, t, i, s, &b, why);
     if (err < 0)
@@ -503,10 +513,11 @@ static int check_sums(const struct pager *p, const struct sums *s, struct base_e
 
     for (const struct ofl_tensor *t = p->looks; t; t = t->look_next)
         looks += t->added;
-    if (looks != s->looks || s->sizes != tree_count(p->sizes.root) || s->ghosts != tree_count(p->graves.root) ||
-        end_max(p->graves.root) == UINT64_MAX)
-        return FAIL(why, "lists: %u of %u tensors to be looked at, %u of %u by size, %u of %u ghosts, or a wrong sum",
-                    looks, s->looks, tree_count(p->sizes.root), s->sizes, tree_count(p->graves.root), s->ghosts);
+    if (looks != s->looks || s->sizes != tree_count(p->sizes.root) ||
+        s->ghosts != tree_count(p->graves.root) || end_max(p->graves.root) == UINT64_MAX)
+        return FAIL(
+            why, "lists: %u of %u tensors to be looked at, %u of %u by size, %u of %u ghosts, or a wrong sum",
+            looks, s->looks, tree_count(p->sizes.root), s->sizes, tree_count(p->graves.root), s->ghosts);
     if (s->cached != p->cached_bytes || s->dirty != p->dirty_bytes || s->writing != p->writing_bytes ||
         s->arriving != p->arriving_bytes)
         return FAIL(why,
@@ -520,12 +531,12 @@ static int check_sums(const struct pager *p, const struct sums *s, struct base_e
                     (ull)base_extents_free_bytes(p->host_ranges), (ull)p->stage_bytes);
     /* Homes of a tensor that is still being created are counted, and not in the list yet. */
     if (s->home_host > h->bytes[OFL_HOST] || s->home_nvme > h->bytes[OFL_NVME])
-        return FAIL(why,
-                    "homes: tensors have %llu bytes in host memory, %llu in the store; counted are %llu, %llu",
-                    (ull)s->home_host, (ull)s->home_nvme, (ull)h->bytes[OFL_HOST], (ull)h->bytes[OFL_NVME]);
+        return FAIL(
+            why, "homes: tensors have %llu bytes in host memory, %llu in the store; counted are %llu, %llu",
+            (ull)s->home_host, (ull)s->home_nvme, (ull)h->bytes[OFL_HOST], (ull)h->bytes[OFL_NVME]);
     if (h->host && h->bytes[OFL_HOST] + base_extents_free_bytes(h->host) > home_span)
-        return FAIL(why, "homes: %llu bytes of host memory taken, %llu free, of %llu", (ull)h->bytes[OFL_HOST],
-                    (ull)base_extents_free_bytes(h->host), (ull)home_span);
+        return FAIL(why, "homes: %llu bytes of host memory taken, %llu free, of %llu",
+                    (ull)h->bytes[OFL_HOST], (ull)base_extents_free_bytes(h->host), (ull)home_span);
     return 0;
 }
 
@@ -586,7 +597,8 @@ static int check_requests(const struct pager *p, uint64_t wanted, struct base_er
     if (refs != wanted)
         return FAIL(why, "requests: %llu tiles are asked for, %llu are counted as wanted", (ull)refs,
                     (ull)wanted);
-    if (active > p->active || claims > p->claims || (p->active == 0 && p->claims) || p->active > p->active_max)
+    if (active > p->active || claims > p->claims || (p->active == 0 && p->claims) ||
+        p->active > p->active_max)
         return FAIL(why, "requests: of updates %u wait, with %llu claims; counted are %u and %u", active,
                     (ull)claims, p->active, p->claims);
     return 0;
@@ -599,11 +611,11 @@ static int check_update(const struct core_update *u, struct base_error *why)
     for (uint32_t i = 0; i < u->count; i++)
         first += u->tensors[i]->turns == &u->turn[i];
     if (u->tiles_done > u->tiles_next || u->tiles_next > u->tiles || (u->held && u->tiles_next))
-        return FAIL(why, "update of %s: %u tiles done of %u begun of %u%s", u->tensors[0]->name, u->tiles_done,
-                    u->tiles_next, u->tiles, u->held ? ", held" : "");
+        return FAIL(why, "update of %s: %u tiles done of %u begun of %u%s", u->tensors[0]->name,
+                    u->tiles_done, u->tiles_next, u->tiles, u->held ? ", held" : "");
     if (u->turns != first || u->ready != (!u->held && first == u->count && u->tiles_next < u->tiles))
-        return FAIL(why, "update of %s: the first in %u queues of %u, turns is %u%s", u->tensors[0]->name, first,
-                    u->count, u->turns, u->ready ? ", ready" : "");
+        return FAIL(why, "update of %s: the first in %u queues of %u, turns is %u%s", u->tensors[0]->name,
+                    first, u->count, u->turns, u->ready ? ", ready" : "");
     return 0;
 }
 

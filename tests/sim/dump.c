@@ -13,7 +13,9 @@ static void dump_copy(const struct core_copy *c, const char *what)
            !c->blockers ? " clear" : "", c->fill ? " fill" : "", c->hollow ? " hollow" : "",
            c->fetched ? " fetched" : "", c->fill_done, c->fill_next, c->drain_done, c->drain_next,
            c->tensor->tiles_count, (ull)c->after_host, c->leases, c->marks, c->waiting, c->moving,
-           c->error ? ", failed" : c->stuck ? ", stuck" : "");
+           c->error   ? ", failed"
+           : c->stuck ? ", stuck"
+                      : "");
 }
 
 static void dump_tensor(const struct ofl_tensor *t)

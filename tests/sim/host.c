@@ -72,7 +72,8 @@ static bool is_over(struct sim *s, void *arg)
 static int access_tile(struct sim *s, struct sim_tensor *x, uint32_t tile, uint32_t first, uint32_t end,
                        bool write, bool all)
 {
-    struct access a = {.request = {.count = 1, .whole = all, .done = held, .arg = &a}, .sim = s, .tensor = x, .tile = tile};
+    struct access a = {
+        .request = {.count = 1, .whole = all, .done = held, .arg = &a}, .sim = s, .tensor = x, .tile = tile};
     bool whole = end - first == SIM_SLOTS;
     int err;
 

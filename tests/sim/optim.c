@@ -76,8 +76,7 @@ static int queue(struct sim *s, struct sim_group *g, bool hold)
     struct core_update *u = &g->update;
     int err;
 
-    *u = (struct core_update){
-        .count = count_of(g), .tile = update_tile, .done = update_done, .arg = g};
+    *u = (struct core_update){.count = count_of(g), .tile = update_tile, .done = update_done, .arg = g};
     for (uint32_t i = 0; i < u->count; i++) {
         u->tensors[i] = g->tensors[i]->t;
         u->access[i] = i == AT_WEIGHT && u->count == 5 ? HOST_OVERWRITE : access[i];

@@ -211,7 +211,17 @@ struct store {
     uint64_t budget, used;
 };
 
-enum sim_event_type { EVENT_IO, EVENT_LINK, EVENT_WORK, EVENT_KICK, EVENT_JOB, EVENT_DONE, EVENT_HOST, EVENT_SEAL, EVENT_TICK };
+enum sim_event_type {
+    EVENT_IO,
+    EVENT_LINK,
+    EVENT_WORK,
+    EVENT_KICK,
+    EVENT_JOB,
+    EVENT_DONE,
+    EVENT_HOST,
+    EVENT_SEAL,
+    EVENT_TICK
+};
 
 struct sim_move {
     uint8_t *to;
