@@ -70,6 +70,7 @@ enum ofl_code {
     OFL_EDIRECT,        /* direct I/O refused by the file system and OFL_FORBID_BUFFERED is set */
     OFL_EURING,         /* io_uring refused by the system and OFL_FORBID_THREADS is set */
     OFL_ESTATE,         /* a call out of order, or on a tensor in the wrong state */
+    OFL_ECHANGED,       /* a source file was written while it was open */
 };
 
 enum ofl_tier { OFL_DEVICE, OFL_HOST, OFL_NVME, OFL_TIERS };
@@ -114,10 +115,21 @@ OFL_API const char *ofl_error(void);
 OFL_API const char *ofl_strerror(int code);
 /* any: "0.1.0" */
 OFL_API const char *ofl_version(void);
-/* any: bytes of one element; 0 for an unknown dtype. */
+/* any: bytes of one element; 0 for an unknown dtype, and for one whose elements come in blocks. */
 OFL_API uint64_t ofl_dtype_bytes(enum ofl_dtype dtype);
 /* any: "f32"; NULL for an unknown dtype. */
 OFL_API const char *ofl_dtype_name(enum ofl_dtype dtype);
+
+/* Elements are stored in blocks; a tensor has whole ones. Of plain dtypes a block is one element. */
+struct ofl_dtype_info {
+    size_t size;
+    const char *name;        /* "bf16" */
+    const char *safetensors; /* "BF16": in files of that format; NULL: they don't have it */
+    uint32_t block_elems, block_bytes;
+};
+
+/* any. -EINVAL for an unknown dtype. */
+OFL_API int ofl_dtype_info(enum ofl_dtype dtype, struct ofl_dtype_info *out);
 
 /* ---- devices ----------------------------------------------------------- */
 
