@@ -253,7 +253,7 @@ OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *
 OFL_API int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes);
 OFL_API int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes);
 
-/* ---- sources: safetensors files, read in place ------------------------- */
+/* ---- sources: files (safetensors) read in place ------------------------ */
 
 #define OFL_DIMS_MAX 8
 
@@ -265,10 +265,23 @@ struct ofl_source_entry {
     uint64_t elems, bytes;
 };
 
-/* any. Checks the whole header before it returns: -OFL_EFORMAT names what is wrong. */
+/*
+ * A source must not be written while it is open: what was read before and after would be parts of two
+ * files. A read that ends after the file's size or modification time has changed fails with
+ * -OFL_ECHANGED, with a sentence that names the file; bytes that are read again must be those of the first
+ * time, else -OFL_ECHECKSUM. Rights, owner, links and names may change, and a file that was replaced by
+ * another of its name (as rename does) or removed can be read to the end.
+ */
+
+/* any. Checks the whole header before it returns: -OFL_EFORMAT names what is wrong. A file that was written
+ * less than a tick of the clock ago (20 ms; 2 s where times are in whole seconds) is waited for, since a
+ * further write could not be told from the last one; -OFL_ECHANGED if it does not come to rest. */
 OFL_API int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **out);
 /* any. -OFL_ESTATE while tensors are bound to it. ofl_close closes what is left. */
 OFL_API int ofl_source_close(struct ofl_source *s);
+/* any. 0 if the file is what it was when it was opened, else -OFL_ECHANGED. Each read asks by itself; this asks
+ * a file server, too, that reads may have believed for a while: at the end of what has to be of one piece. */
+OFL_API int ofl_source_check(const struct ofl_source *s);
 OFL_API size_t ofl_source_count(const struct ofl_source *s);
 OFL_API int ofl_source_entry(const struct ofl_source *s, size_t index, struct ofl_source_entry *out);
 /* any. -ENOENT if there is none of that name. */

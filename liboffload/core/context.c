@@ -229,11 +229,13 @@ static bool serve(struct ofl_ctx *ctx)
     bool more;
     unsigned n;
 
-    take_mail(ctx);
     do {
+        take_mail(ctx); /* each time: reads may keep coming */
         n = io_reap(ctx->io, done, 64);
-        for (unsigned i = 0; i < n; i++)
+        for (unsigned i = 0; i < n; i++) {
+            core_source_read(done[i]->cookie);
             pager_done(&ctx->pager, done[i]->cookie);
+        }
         more = pager_pump(&ctx->pager);
         io_flush(ctx->io);
         before = ctx->pager.changes;

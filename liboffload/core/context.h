@@ -90,6 +90,7 @@ bool core_tensor_on_device(const struct ofl_tensor *t);
 int core_tensors_together(struct ofl_tensor *const *tensors, uint32_t count);
 /* source.c */
 void core_source_free(struct ofl_source *s);
+void core_source_read(struct core_op *op); /* before pager_done */
 bool core_source_direct(const struct ofl_source *s);
 const struct ofl_source *core_source_next(const struct ofl_source *s); /* of the context's list */
 

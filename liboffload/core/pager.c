@@ -224,7 +224,7 @@ static uint64_t prefetch_device(struct pager *p)
     for (k = 0; k < AHEAD_EVENTS && sched_ahead(p->sched, k, &e); k++) {
         struct ofl_tensor *t = p->by_id[e.id];
 
-        if (e.where != SCHED_ON_DEVICE || !t || t->current || t->leaving)
+        if (e.where != SCHED_ON_DEVICE || !t || t->current || t->leaving || t->fetch_failed)
             continue;
         if (!copy_place(p, t, k ? k : 1))
             break;
@@ -245,8 +245,8 @@ static void prefetch_host(struct pager *p, uint64_t from)
         struct tile_claim claim = {.need = NEED_AHEAD, .ahead = k};
         struct ofl_tensor *t = p->by_id[e.id];
 
-        if (!t || t->leaving || e.no_fetch || t->current || !t->file || t->host_tiles == t->tiles_count ||
-            t->host_issued != t->host_done || t->dirty_ghosts)
+        if (!t || t->leaving || t->fetch_failed || e.no_fetch || t->current || !t->file ||
+            t->host_tiles == t->tiles_count || t->host_issued != t->host_done || t->dirty_ghosts)
             continue;
         for (uint32_t i = 0; i < t->tiles_count; i++) {
             if (t->tiles[i].state != TILE_NONE || !t->tiles[i].stored)

@@ -45,7 +45,7 @@ enum tile_state { TILE_NONE, TILE_ARRIVING, TILE_VALID };
 
 struct core_tile {
     uint64_t off;  /* range in the host arena, if state is not TILE_NONE (always, for one at home in HOST) */
-    uint64_t seal; /* of the bytes in the store, if stored */
+    uint64_t seal; /* of the bytes in the store, if stored; of a source's when first read, 0 before */
     uint32_t len;  /* of that range */
     uint16_t pins; /* link copies, write-backs and host work that use the range */
     uint16_t wanted; /* by requests in flight that will pin it: not to be evicted meanwhile */
@@ -96,9 +96,10 @@ struct ofl_tensor {
     struct io_file *file; /* the store's, or the source's; NULL: no tile has its home below HOST */
     uint64_t file_off;    /* of tile home_tiles */
     struct ofl_source *source;
-    bool leaving;        /* being destroyed: nothing is fetched for it */
-    bool homed;          /* it has its home already, and awaits that nothing else is there */
-    bool device_home;    /* its copy is never evicted; nothing of it is below */
+    bool leaving;      /* being destroyed: nothing is fetched for it */
+    bool fetch_failed; /* not to be fetched ahead, again and again: whoever asks for it sees what is wrong */
+    bool homed;        /* it has its home already, and awaits that nothing else is there */
+    bool device_home;  /* its copy is never evicted; nothing of it is below */
     uint32_t home_tiles; /* the first so many own their ranges of the host arena for good */
     struct core_copy *current;
     uint32_t dirty_ghosts, ghosts;

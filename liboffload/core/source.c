@@ -38,8 +38,24 @@ const struct ofl_source *core_source_next(const struct ofl_source *s)
     return s->next;
 }
 
+static int check(const struct ofl_source *s, struct base_error *error)
+{
+    return source_state_check(&s->header->state, io_file_fd(s->file, 0), s->header->path, error);
+}
+
+/* A read has ended: what it brought counts only if the file is still the one that was opened. A write
+ * sets the file's time before it changes a byte, so bytes that were read before this look are old ones. */
+void core_source_read(struct core_op *op)
+{
+    struct base_error changed;
+
+    if (op->type == OP_READ && op->tensor->source && check(op->tensor->source, &changed) < 0)
+        op->io.error = changed;
+}
+
 int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **out)
 {
+    struct base_error changed;
     struct ofl_source *s;
     int err;
 
@@ -57,6 +73,8 @@ int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **o
     if (err == 0 && io_file_block(s->file) > CORE_HOST_ALIGN)
         err = base_fail(-EINVAL, "open %s: direct I/O needs blocks of %u bytes, at most %u are supported",
                         path, io_file_block(s->file), CORE_HOST_ALIGN);
+    if (err == 0 && check(s, &changed) < 0)
+        err = base_error_restore(&changed);
     if (err < 0) {
         io_file_close(s->file);
         source_close(s->header);
@@ -93,6 +111,14 @@ int ofl_source_close(struct ofl_source *s)
     if (err == 0)
         core_source_free(s);
     return err;
+}
+
+int ofl_source_check(const struct ofl_source *s)
+{
+    struct base_error changed;
+
+    source_state_refresh(io_file_fd(s->file, 0));
+    return check(s, &changed) < 0 ? base_error_restore(&changed) : 0;
 }
 
 size_t ofl_source_count(const struct ofl_source *s)

@@ -227,6 +227,8 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     x->state = TILE_ARRIVING;
     p->arriving_bytes += x->len;
     t->moving++;
+    if (class == IO_DEMAND)
+        t->fetch_failed = false;
     op->io.op = IO_READ;
     op->io.class = class;
     op->io.file = t->file;
@@ -310,12 +312,36 @@ bool tile_vacate(struct pager *p)
     return clear;
 }
 
+/* Bytes of the store are those that were written; of a source, those that were there when the tile was
+ * first read, since a file can be written without a trace in its time. */
+static void check_seal(struct pager *p, struct core_op *op)
+{
+    struct ofl_tensor *t = op->tensor;
+    struct core_tile *x = &t->tiles[op->tile];
+    uint64_t bytes = tile_count_bytes(t, op->tile), seal = store_seal(tile_ptr(p, t, op->tile), bytes);
+
+    if (t->source && x->seal == 0)
+        x->seal = seal;
+    if (seal == x->seal)
+        return;
+    if (t->source)
+        base_error_set(&op->io.error, -OFL_ECHECKSUM,
+                       "read %s: tile %u of %s, file offset %llu, %llu bytes: other bytes than when it was "
+                       "first read: the file was written meanwhile, or the drive is at fault",
+                       io_file_path(t->file), op->tile, t->name, (unsigned long long)file_offset(t, op->tile),
+                       (unsigned long long)bytes);
+    else
+        base_error_set(&op->io.error, -OFL_ECHECKSUM,
+                       "read %s back from the store: tile %u, file offset %llu, %llu bytes: %s", t->name,
+                       op->tile, (unsigned long long)op->io.offset, (unsigned long long)bytes,
+                       base_strerror(-OFL_ECHECKSUM));
+}
+
 static void read_done(struct pager *p, struct core_op *op)
 {
     struct ofl_tensor *t = op->tensor;
     struct core_tile *x = &t->tiles[op->tile];
     struct base_error *error = &op->io.error;
-    uint64_t bytes = tile_count_bytes(t, op->tile);
 
     p->arriving_bytes -= x->len;
     if (t->source)
@@ -323,15 +349,13 @@ static void read_done(struct pager *p, struct core_op *op)
     else
         p->stats.nvme_read_bytes += op->io.done_bytes;
     x->state = TILE_VALID;
-    if (error->code == 0 && !t->source && store_seal(p->host + x->off, bytes) != x->seal)
-        base_error_set(error, -OFL_ECHECKSUM,
-                       "read %s back from the store: tile %u, file offset %llu, %llu bytes: %s", t->name,
-                       op->tile, (unsigned long long)op->io.offset, (unsigned long long)bytes,
-                       base_strerror(-OFL_ECHECKSUM));
+    if (error->code == 0)
+        check_seal(p, op);
     if (error->code < 0) {
         struct base_error named;
 
         base_error_set(&named, error->code, "fetch %s: %.900s", t->name, error->text);
+        t->fetch_failed = true;
         free_range(p, t, op->tile);
         copy_fail(p, t, &named);
         work_fail(p, t, op->tile, &named);

@@ -98,9 +98,10 @@ int source_state_check(const struct source_state *s, int fd, const char *path, s
     struct stat st;
 
     if (fstat(fd, &st) != 0) {
-        base_fail_errno(-errno, "read %s: look whether it is unchanged", path);
-        base_error_save(error, -errno);
-        return error->code;
+        int err = -errno;
+
+        base_error_set(error, err, "read %s: look whether it is unchanged: %s", path, base_strerror(err));
+        return err;
     }
     now = state_of(&st);
     if (same(s, &now))
@@ -116,4 +117,12 @@ int source_state_check(const struct source_state *s, int fd, const char *path, s
                        "it is in use, or rename a new file over it",
                        path, s->bytes, moment_of(s).text, now.bytes, moment_of(&now).text);
     return error->code;
+}
+
+void source_state_refresh(int fd)
+{
+    struct statx st;
+
+    /* what cannot be refreshed is looked at as it is */
+    (void)statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &st);
 }

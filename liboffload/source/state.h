@@ -34,4 +34,7 @@ int source_state_take(int fd, const char *path, struct source_state *out);
  * -OFL_ECHANGED (or an errno value) with the sentence, in *error too. */
 int source_state_check(const struct source_state *s, int fd, const char *path, struct base_error *error);
 
+/* Where a file system believes for a while what its server told it (NFS): asks again. Blocks. */
+void source_state_refresh(int fd);
+
 #endif
