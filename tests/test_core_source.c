@@ -63,7 +63,7 @@ static off_t put_tensors(const char *name, unsigned version, unsigned tensors)
     char header[2000] = "{";
 
     for (unsigned i = 0; i < tensors; i++) {
-        char number[8] = "";
+        char number[16] = "";
 
         if (tensors > 1)
             snprintf(number, sizeof number, "%u", i);
