@@ -159,6 +159,7 @@ static int open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t 
     int err;
 
     p->env.log = env_log;
+    ctx->engine.arrived = core_source_read;
     p->device = dev_arena(ctx->engine.dev);
     p->device_bytes = c->device_bytes / CORE_DEVICE_ALIGN * CORE_DEVICE_ALIGN;
     p->host = ctx->arena.base;

@@ -93,9 +93,12 @@ static void env_io(void *arg, struct core_op *op)
 static void seal_job(void *arg)
 {
     struct core_op *op = arg;
+    struct core_engine *e = op->env;
 
+    if (op->type == OP_READ && op->tensor->source)
+        e->arrived(op);
     op->seal = store_seal(op->seal_bytes, op->seal_count);
-    engine_post(op->env, op);
+    engine_post(e, op);
 }
 
 static void env_seal(void *arg, struct core_op *op)

@@ -23,6 +23,8 @@ struct core_engine {
     struct dev *dev;
     struct io_queue *io;
     struct base_pool *pool;
+    /* Worker thread: bytes of a source have come in. Sets op->io.error if they can't be trusted. */
+    void (*arrived)(struct core_op *op);
 
     pthread_mutex_t lock;    /* guards the pager and what follows, to the next blank line */
     pthread_cond_t progress; /* for commands that have to wait */
