@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "liboffload/base/clock.h"
+#include "base/clock.h"
 
 #define ROUNDS_MAX 8u /* collections that a delayed completion misses at most */
 
