@@ -32,6 +32,9 @@
 #define MIB (1024 * KIB)
 #define MS  1000000ull
 
+#define HANG_MS 120000 /* who is not woken by then never is, however busy the machine */
+#define EVER    UINT64_MAX
+
 static const struct engine {
     const char *name;
     enum io_engine engine;
@@ -96,10 +99,10 @@ static void who_listens_is_woken(void **state)
         if (when == MUCH_LATER)
             usleep(20000);
         p.fd = io_queue_fd(q);
-        if (poll(&p, 1, 5000) != 1)
+        if (poll(&p, 1, HANG_MS) != 1)
             fail_msg("%s: listening from moment %d on: not woken", e->name, (int)when);
         while (io_reap(q, &done, 1) == 0)
-            assert_int_equal(poll(&p, 1, 5000), 1);
+            assert_int_equal(poll(&p, 1, HANG_MS), 1);
         assert_int_equal(r.error.code, 0);
         io_queue_close(q);
         io_file_close(r.file);
@@ -130,7 +133,7 @@ static void who_cancels_is_woken(void **state)
             io_flush(q);
         io_cancel(q, &r);
         while (io_queue_pending(q)) {
-            if (poll(&p, 1, 5000) != 1)
+            if (poll(&p, 1, HANG_MS) != 1)
                 fail_msg("%s: not woken after a cancellation", e->name);
             (void)io_reap(q, &done, 1);
         }
@@ -146,17 +149,17 @@ static const struct {
     bool submit;
     uint32_t late, again; /* of 1000 transfers: lost, to be retried */
     uint64_t deadline_ns, timeout_ns;
-    uint64_t least_ns; /* that it takes; five seconds more is a hang */
+    uint64_t least_ns; /* that it takes; where it should take no time it could take for ever */
     unsigned reaped;
     bool told; /* that it is late */
 } wait_cases[] = {
-    {"nothing is out", false, 0, 0, 0, 10000 * MS, 0, 0, false},
-    {"it comes", true, 0, 0, 0, 10000 * MS, 0, 1, false},
-    {"no timeout at all", true, 0, 0, 0, UINT64_MAX, 0, 1, false},
+    {"nothing is out", false, 0, 0, 0, EVER, 0, 0, false},
+    {"it comes", true, 0, 0, 0, EVER, 0, 1, false},
+    {"a long timeout", true, 0, 0, 0, 1000000 * MS, 0, 1, false},
     {"it does not come", true, 1000, 0, 0, 40 * MS, 40 * MS, 0, false},
     {"no patience", true, 1000, 0, 0, 0, 0, 0, false},
-    {"the deadline comes first", true, 1000, 0, 30 * MS, 10000 * MS, 30 * MS, 0, true},
-    {"the drive is always busy", true, 0, 1000, 30 * MS, 10000 * MS, 30 * MS, 1, true},
+    {"the deadline comes first", true, 1000, 0, 30 * MS, EVER, 30 * MS, 0, true},
+    {"the drive is always busy", true, 0, 1000, 30 * MS, EVER, 30 * MS, 1, true},
 };
 
 static void waiting_ends_in_time(void **state)
@@ -186,7 +189,7 @@ static void waiting_ends_in_time(void **state)
             io_submit(q, &r);
         assert_int_equal(io_wait(q, &done, 1, wait_cases[c].timeout_ns), wait_cases[c].reaped);
         took_ns = base_now_ns() - begin_ns;
-        if (took_ns < wait_cases[c].least_ns || took_ns > wait_cases[c].least_ns + 5000 * MS)
+        if (took_ns < wait_cases[c].least_ns)
             fail_msg("%s, %s: %.3f ms", e->name, wait_cases[c].name, (double)took_ns / 1e6);
         if (wait_cases[c].submit)
             assert_int_equal(r.error.code, wait_cases[c].told ? -OFL_EDEADLINE : 0);
@@ -248,7 +251,10 @@ static void the_kernel_lets_go_first(void **state)
         r.file = open_scratch(IO_FILE_BUFFERED, bytes);
         assert_int_equal(io_queue_open(&config, &q), 0);
         io_submit(q, &r);
-        assert_int_equal(io_wait(q, &done, 1, 20000 * MS), 0);
+        io_flush(q);
+        assert_int_equal(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, HANG_MS),
+                         1); /* it is inside */
+        assert_int_equal(io_wait(q, &done, 1, EVER), 0);
         assert_int_equal(io_late(q, &done, 1), 1);
         assert_ptr_equal(done, &r);
         assert_int_equal(r.error.code, -OFL_EDEADLINE);
