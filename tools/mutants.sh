@@ -75,7 +75,7 @@ run() { # test -> 0 if it passes
 
 # One copy, in which a file at a time is changed: only that is compiled again.
 mkdir -p "$work/tree"
-cp -r "$root"/{include,io,scheduler,liboffload,tests,examples,bench,docs,tools,Makefile,README.md,liboffload.map,offload.pc.in} \
+cp -r "$root"/{include,base,io,scheduler,liboffload,tests,examples,bench,docs,tools,Makefile,README.md,liboffload.map,offload.pc.in} \
     "$work/tree/"
 
 survivors=0 killed=0
