@@ -394,6 +394,7 @@ struct ofl_stats {
     uint32_t paths;                    /* drives that I/O went to: see ofl_path_stats_get */
     uint64_t driver_calls;             /* of the GPU's driver, by the library */
     uint64_t device_in_busy_ns, device_out_busy_ns; /* each direction of the link: copying */
+    uint64_t engine_ns;                             /* CPU time of the library's engine thread */
 };
 
 /* any. Fields beyond *out's size are left out. */
