@@ -366,7 +366,8 @@ void io_file_part(const struct io_file *f, unsigned index, struct io_part_info *
                                  .direct = m->direct,
                                  .full = m->full,
                                  .reserved = m->reserved,
-                                 .in_memory = m->in_memory};
+                                 .in_memory = m->in_memory,
+                                 .cached = m->cached};
     memcpy(out->note, m->note, sizeof out->note);
     memcpy(out->space_note, m->space_note, sizeof out->space_note);
     memcpy(out->drive_note, m->drive_note, sizeof out->drive_note);

@@ -20,6 +20,7 @@ struct io_member {
     bool direct, full;
     bool reserved;        /* what was reserved is enough for every later write */
     bool in_memory;       /* its bytes lie in memory of this machine */
+    bool cached;          /* a drive below passes the page cache */
     bool touch_first;     /* direct reads into memory that has no pages yet pass the page cache */
     uint32_t block;       /* 1 if buffered */
     uint32_t read_block;  /* of reads, where it is smaller; 0: block */

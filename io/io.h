@@ -81,8 +81,8 @@ struct io_part_info {
     uint64_t read_bytes, write_bytes;
     double weight;
     bool direct, full;
-    bool reserved, in_memory;
-    char note[160];       /* why it is not direct, or full; "" */
+    bool reserved, in_memory, cached; /* cached: a drive below passes the page cache */
+    char note[160];                   /* why it is not direct, or full; "" */
     char space_note[160]; /* why its space is not reserved; "" if it is, and for files opened to read */
     char drive_note
         [160]; /* its bytes are memory, or pass the page cache below the file system; "" if neither */
@@ -98,6 +98,7 @@ struct io_place {
     bool writable; /* it was tried: else reserved is false, direct too unless it is a file */
     bool direct, reserved, in_memory;
     bool cached; /* a drive below passes this machine's page cache */
+    uint64_t free_bytes;
     char note[160], space_note[160], drive_note[160];
 };
 

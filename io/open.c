@@ -68,6 +68,7 @@ static void take_drive(struct io_member *m, const char *path)
 
     if (io_drive_get(path, &d) == 0) {
         m->in_memory |= d.memory[0] != '\0';
+        m->cached = d.cached[0] != '\0';
         io_drive_caveat(&d, m->drive_note, sizeof m->drive_note);
     }
     if (m->in_memory && !m->drive_note[0])

@@ -37,6 +37,7 @@ int io_place_get(const char *path, struct io_place *out)
         return base_fail_errno(-errno, "look at %s", path);
     out->in_memory = d.memory[0] != '\0';
     out->cached = d.cached[0] != '\0';
+    out->free_bytes = d.free_bytes;
     io_drive_caveat(&d, out->drive_note, sizeof out->drive_note);
     if (S_ISDIR(st.st_mode)) {
         out->writable =

@@ -45,7 +45,9 @@ struct ofl_ctx {
     struct store *store;
     struct base_pool *pool;
     unsigned file_flags;
-    bool registered; /* the arena, with the ring */
+    uint64_t memory_left;  /* of what the process may have, beside the arenas */
+    char memory_text[160]; /* what was subtracted from what */
+    bool registered;       /* the arena, with the ring */
     ofl_log_fn *log;
     void *log_arg;
     pthread_mutex_t log_lock;
@@ -77,7 +79,9 @@ int core_stream_call(struct ofl_stream *s, void (*call)(void *arg, int code), vo
 void core_hook_add(struct ofl_ctx *ctx, struct core_hook *h);
 void core_hook_remove(struct ofl_ctx *ctx, struct core_hook *h);
 
-/* storage.c: queue, store; part of opening. */
+/* storage.c: queue, store; part of opening. The budgets are checked before anything takes memory: ctx keeps
+ * what they leave to a store whose bytes are memory. */
+int core_budgets_check(struct ofl_ctx *ctx, const struct ofl_config *c);
 int core_io_open(struct ofl_ctx *ctx, const struct ofl_config *c);
 
 /* tensor.c: makes the internal object without adding it. */
