@@ -20,6 +20,7 @@
 #include "include/offload.h"
 #include "io/drive.h"
 #include "io/io.h"
+#include "io/layout.h"
 #include "io/trial.h"
 
 static int set_direct(int fd, bool on)
@@ -106,7 +107,7 @@ static const char *look_at_source(struct io_member *m, const char *refused)
     if (alignment.told)
         return alignment.read ? NULL : impossible_text;
     /* who promises nothing is tried */
-    if (io_trial_encoded(m->fd))
+    if (io_layout_encoded(m->fd))
         return "parts of it are compressed, or lie in the file system's records";
     io_trial_read(m->fd, alignment.read, &trial);
     m->touch_first = trial.touch_first == IO_YES;
@@ -198,6 +199,11 @@ static void forbid_copies(int fd)
 
     if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
         return;
+    /* What is compressed, as a directory may ask for, can't be in place: first the one, then the other. */
+    if (flags & FS_COMPR_FL) {
+        flags &= ~FS_COMPR_FL;
+        (void)ioctl(fd, FS_IOC_SETFLAGS, &flags);
+    }
     flags |= FS_NOCOW_FL;
     (void)ioctl(fd, FS_IOC_SETFLAGS, &flags);
 }

@@ -7,20 +7,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fiemap.h>
-#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/file.h"
+#include "io/layout.h"
 
 #define BLOCK_DEFAULT 4096u          /* every drive's logical block divides it */
 #define BLOCK_MAX     (1024u * 1024) /* more than this is not an alignment but an error */
-#define EXTENTS_MOST  4096u          /* that are looked at */
 #define PLACES        8u             /* of a file that are tried for reading */
 
 /* Of Linux 6.14: headers and C libraries may be older, the kernel's layout of struct statx is for good. */
@@ -149,59 +146,6 @@ static bool write_again(const struct sight *s)
     return n == (ssize_t)s->bytes;
 }
 
-/* ---- extents ------------------------------------------------------------------ */
-
-int io_trial_extents(int fd, uint64_t from, struct fiemap_extent *out, unsigned most)
-{
-    const size_t bytes = most * sizeof *out;
-    struct fiemap *map = calloc(1, sizeof *map + bytes);
-    int rc;
-
-    if (!map)
-        return -ENOMEM;
-    map->fm_start = from;
-    map->fm_length = UINT64_MAX - from;
-    map->fm_flags = FIEMAP_FLAG_SYNC;
-    map->fm_extent_count = most;
-    rc = ioctl(fd, FS_IOC_FIEMAP, map) < 0 ? -errno : (int)map->fm_mapped_extents;
-    if (rc > 0)
-        memcpy(out, map->fm_extents, (size_t)rc * sizeof *out);
-    free(map);
-    return rc;
-}
-
-bool io_trial_encoded(int fd)
-{
-    struct fiemap_extent list[256];
-    uint64_t from = 0;
-    int count;
-
-    for (unsigned seen = 0; seen < EXTENTS_MOST; seen += (unsigned)count) {
-        count = io_trial_extents(fd, from, list, sizeof list / sizeof list[0]);
-        if (count <= 0)
-            return false;
-        for (int i = 0; i < count; i++)
-            if (list[i].fe_flags & (FIEMAP_EXTENT_ENCODED | FIEMAP_EXTENT_DATA_INLINE))
-                return true;
-        if (list[count - 1].fe_flags & FIEMAP_EXTENT_LAST)
-            return false;
-        from = list[count - 1].fe_logical + list[count - 1].fe_length;
-    }
-    return false;
-}
-
-/* Address in the file system of the first byte; false if it doesn't tell one. */
-static bool address_of(int fd, uint64_t *address)
-{
-    struct fiemap_extent e;
-
-    if (io_trial_extents(fd, 0, &e, 1) != 1 || e.fe_logical != 0 ||
-        (e.fe_flags & (FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC)))
-        return false;
-    *address = e.fe_physical;
-    return true;
-}
-
 /* ---- scratch files ---------------------------------------------------------------- */
 
 /* Space for the trial, so that a mapped page is there. */
@@ -227,7 +171,8 @@ static enum io_answer stays_in_place(const struct sight *s)
 {
     uint64_t before, after;
 
-    if (!write_again(s) || !address_of(s->fd, &before) || !write_again(s) || !address_of(s->fd, &after))
+    if (!write_again(s) || !io_layout_address(s->fd, &before) || !write_again(s) ||
+        !io_layout_address(s->fd, &after))
         return IO_UNKNOWN;
     return answer(before == after);
 }

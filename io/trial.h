@@ -32,14 +32,4 @@ struct io_trial {
 void io_trial_scratch(int fd, uint32_t block, struct io_trial *out);
 /* fd is open for reading, of a file that others may use too. Reads a few blocks. in_place stays unknown. */
 void io_trial_read(int fd, uint32_t block, struct io_trial *out);
-/* Whether a part of it is compressed, or lies in the file system's records: such parts are never read
- * directly. Looks at the first thousands of extents only. */
-bool io_trial_encoded(int fd);
-
-struct fiemap_extent;
-
-/* Where the file's bytes lie, from offset `from` on, up to `most` extents. Their number; -errno if the file
- * system doesn't tell. */
-int io_trial_extents(int fd, uint64_t from, struct fiemap_extent *out, unsigned most);
-
 #endif

@@ -82,7 +82,7 @@ struct fields {
 };
 
 static const struct fields fine = {.format = "\"liboffload drive profile\"",
-                                   .version = "1",
+                                   .version = "2",
                                    .piece = "2097152",
                                    .window = "16777216",
                                    .depth = "96",
@@ -167,10 +167,10 @@ static void foreign_profiles(void **state)
         struct fields f;
         const char *why;
     } cases[] = {
-        {{.version = "0"}, "version 0, not 1"},
-        {{.version = "2"}, "version 2, not 1"},
-        {{.version = "\"1\""}, "version"},
-        {{.version = "1.0"}, "version"},
+        {{.version = "1"}, "version 1, not 2"},
+        {{.version = "3"}, "version 3, not 2"},
+        {{.version = "\"2\""}, "version"},
+        {{.version = "2.0"}, "version"},
         {{.format = "\"something else\""}, "not a profile"},
         {{.format = "null"}, "not a profile"},
         {{.key = "\"ext4-0000000000000000\""}, "another drive"},
@@ -195,7 +195,7 @@ static void foreign_profiles(void **state)
         {{.read = "\"fast\""}, "damaged"},
         {{.latency = "0"}, "damaged"},
         {{.latency = "9223372036854775808"}, "not a profile"},
-        {{.more = ", \"version\": 1"}, "not a profile"}, /* twice */
+        {{.more = ", \"version\": 2"}, "not a profile"}, /* twice */
         {{.more = "}, {"}, "not a profile"},
     };
     struct io_profile p;
