@@ -47,7 +47,7 @@ int core_budgets_check(struct ofl_ctx *ctx, const struct ofl_config *c)
     uint64_t limit = mem_limit_bytes(&group);
     const char *of = group ? "memory cgroup" : "machine";
 
-    if (c->host_bytes > UINT64_MAX - device - OWN_BYTES || c->host_bytes + device + OWN_BYTES > limit)
+    if (device > limit || c->host_bytes > limit - device || OWN_BYTES > limit - device - c->host_bytes)
         return base_fail(
             -OFL_EBUDGET,
             "open context: budgets of %llu bytes (host) and %llu bytes (device, in host memory), and "
