@@ -74,6 +74,23 @@ static int file_settle(struct io_file *f, unsigned flags)
     return 0;
 }
 
+int io_file_limit_block(struct io_file *f, uint32_t most)
+{
+    int rc = 0;
+
+    f->block = 1;
+    for (unsigned i = 0; i < f->count && rc == 0; i++) {
+        struct io_member *m = &f->member[i];
+
+        rc = io_member_limit_block(m, most, f->require_direct);
+        if (m->block > f->block)
+            f->block = m->block;
+        if (m->note[0] && !f->note[0])
+            memcpy(f->note, m->note, sizeof f->note);
+    }
+    return rc;
+}
+
 int io_file_open_read(const char *path, unsigned flags, struct io_file **out)
 {
     struct io_file *f;

@@ -51,6 +51,10 @@ struct io_stripe {
 int io_file_open_striped(const struct io_stripe *stripes, unsigned count, unsigned flags,
                          struct io_file **out);
 
+/* For who can't do with larger blocks than `most`: parts that ask for them become buffered, before anything is
+ * moved. -OFL_EDIRECT with the sentence if direct I/O is required. */
+int io_file_limit_block(struct io_file *f, uint32_t most);
+
 void io_file_close(struct io_file *f); /* NULL accepted */
 
 /* Grows the file so that [0, bytes) is backed by disk space; -ENOSPC if the

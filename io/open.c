@@ -276,3 +276,13 @@ int io_member_open_scratch(struct io_member *m, const char *dir, unsigned flags)
     take_drive(m, dir);
     return settle_direct(m, what, flags, refused);
 }
+
+int io_member_limit_block(struct io_member *m, uint32_t most, bool require_direct)
+{
+    char why[100];
+
+    if (m->block <= most)
+        return 0;
+    snprintf(why, sizeof why, "it needs blocks of %u bytes, at most %u are supported", m->block, most);
+    return settle_direct(m, "open", require_direct ? IO_FILE_REQUIRE_DIRECT : 0, why);
+}

@@ -370,11 +370,76 @@ static void blocks_of_both_directions(void **state)
     assert_int_equal(io_file_read_block(&f), 65536);
 }
 
+/* Reads of their own blocks go without a copy where writes of the same size have to be whole blocks. */
+static void small_reads_of_large_blocks(void **state)
+{
+    struct io_request r = {.op = IO_WRITE, .bytes = 65536};
+    unsigned char *buf = io_test_aligned(65536);
+    struct io_stats stats;
+    struct io_queue *q;
+
+    (void)state;
+    if (!io_test.direct) {
+        free(buf);
+        fprintf(stderr, "skipped: no direct I/O in %s\n", io_test.dir);
+        skip();
+    }
+    for (unsigned i = 0; i < 65536; i++)
+        buf[i] = (unsigned char)(i >> 12);
+    assert_int_equal(io_file_open_scratch(io_test.dir, IO_FILE_REQUIRE_DIRECT, &r.file), 0);
+    assert_true(io_file_block(r.file) <= 4096);
+    r.file->block = r.file->member[0].block = 65536;
+    r.file->member[0].read_block = 4096;
+    assert_int_equal(io_queue_open(&(struct io_queue_config){0}, &q), 0);
+    r.buf = buf;
+    assert_int_equal(io_test_transfer(q, &r), 0);
+    r = (struct io_request){.op = IO_WRITE, .file = r.file, .buf = buf, .offset = 4096, .bytes = 4096};
+    assert_int_equal(io_test_transfer(q, &r), -EINVAL); /* a part of a block of writes */
+    r = (struct io_request){.op = IO_READ, .file = r.file, .buf = buf, .offset = 5 * 4096, .bytes = 4096};
+    assert_int_equal(io_test_transfer(q, &r), 0);
+    assert_int_equal(buf[0], 5);
+    assert_int_equal(buf[4095], 5);
+    io_queue_stats(q, &stats);
+    assert_int_equal(stats.copied_bytes, 0);
+    io_queue_close(q);
+    io_file_close(r.file);
+    free(buf);
+}
+
+/* Who can't do with a file's blocks moves bytes through the page cache, or is told. */
+static void blocks_too_large(void **state)
+{
+    struct io_file *f;
+
+    (void)state;
+    if (!io_test.direct) {
+        fprintf(stderr, "skipped: no direct I/O in %s\n", io_test.dir);
+        skip();
+    }
+    assert_int_equal(io_file_open_scratch(io_test.dir, 0, &f), 0);
+    assert_int_equal(io_file_limit_block(f, 4096), 0);
+    assert_true(io_file_direct(f));
+    f->member[0].block = 65536;
+    assert_int_equal(io_file_limit_block(f, 4096), 0);
+    assert_false(io_file_direct(f));
+    assert_int_equal(io_file_block(f), 1);
+    assert_int_equal(fcntl(io_file_fd(f, 0), F_GETFL) & O_DIRECT, 0);
+    assert_non_null(strstr(io_file_note(f), "65536 bytes, at most 4096"));
+    io_file_close(f);
+    assert_int_equal(io_file_open_scratch(io_test.dir, IO_FILE_REQUIRE_DIRECT, &f), 0);
+    f->member[0].block = 65536;
+    assert_int_equal(io_file_limit_block(f, 4096), -OFL_EDIRECT);
+    assert_non_null(strstr(base_error_text(), "65536 bytes, at most 4096"));
+    io_file_close(f);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(here),
         cmocka_unit_test(blocks_of_both_directions),
+        cmocka_unit_test(small_reads_of_large_blocks),
+        cmocka_unit_test(blocks_too_large),
         cmocka_unit_test(small_file_systems),
         cmocka_unit_test(buffered_in_disguise_is_refused),
         cmocka_unit_test(reads_of_files),

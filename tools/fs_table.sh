@@ -30,7 +30,8 @@ undo() {
     local i
     for ((i = ${#stack[@]} - 1; i >= 0; i--)); do
         case ${stack[i]} in
-        /dev/*) losetup -d "${stack[i]}" || true ;;
+        /dev/loop*) losetup -d "${stack[i]}" || true ;;
+        /dev/zram*) echo "${stack[i]#/dev/zram}" >/sys/class/zram-control/hot_remove || true ;;
         *) umount "${stack[i]}" || true ;;
         esac
     done
@@ -127,6 +128,23 @@ table() {
     mkfs.ext4 -q "$device"
     into "$device" "$work/m"
     row 'ext4, loop on tmpfs' "$work" "$work/m"
+    undo
+    memory_drive
+}
+
+# A drive that keeps what is written compressed in memory.
+memory_drive() {
+    local number
+    if ! number=$(cat /sys/class/zram-control/hot_add 2>/dev/null); then
+        cant 'ext4 on zram' "no zram"
+        return
+    fi
+    device=/dev/zram$number
+    stack+=("$device")
+    echo 500M >"/sys/block/zram$number/disksize"
+    mkfs.ext4 -q "$device" >/dev/null
+    into "$device" "$work/m"
+    row 'ext4 on zram' "$work" "$work/m"
     undo
 }
 

@@ -66,7 +66,7 @@ static void log_parts(struct ofl_ctx *ctx, struct io_file *f)
 
         io_file_part(f, i, &part);
         if (!part.direct)
-            core_log(ctx, OFL_LOG_WARNING, "store in %s: buffered I/O: %s", part.dir, part.note);
+            core_log(ctx, OFL_LOG_WARNING, "store in %s: %s", part.dir, part.note);
         if (part.space_note[0])
             core_log(ctx, OFL_LOG_WARNING, "store in %s: %s", part.dir, part.space_note);
         if (part.drive_note[0])
@@ -94,10 +94,9 @@ static int open_store(struct ofl_ctx *ctx, const struct ofl_config *c)
     if (err < 0)
         return err;
     f = store_file(ctx->store);
-    if (io_file_block(f) > STORE_BLOCK)
-        return base_fail(-EINVAL,
-                         "open store in %s: direct I/O needs blocks of %u bytes, at most %u are supported",
-                         c->nvme[0].dir, io_file_block(f), STORE_BLOCK);
+    err = io_file_limit_block(f, STORE_BLOCK);
+    if (err < 0)
+        return err;
     log_parts(ctx, f);
     for (uint32_t i = 0; i < c->nvme_count; i++)
         tune(ctx, c, c->nvme[i].dir, store_budget(ctx->store) / c->nvme_count);
