@@ -374,7 +374,7 @@ static void blocks_of_both_directions(void **state)
 static void small_reads_of_large_blocks(void **state)
 {
     struct io_request r = {.op = IO_WRITE, .bytes = 65536};
-    unsigned char *buf = io_test_aligned(65536);
+    unsigned char *buf = aligned_alloc(65536, 65536);
     struct io_stats stats;
     struct io_queue *q;
 
@@ -384,6 +384,7 @@ static void small_reads_of_large_blocks(void **state)
         fprintf(stderr, "skipped: no direct I/O in %s\n", io_test.dir);
         skip();
     }
+    assert_non_null(buf);
     for (unsigned i = 0; i < 65536; i++)
         buf[i] = (unsigned char)(i >> 12);
     assert_int_equal(io_file_open_scratch(io_test.dir, IO_FILE_REQUIRE_DIRECT, &r.file), 0);
