@@ -155,6 +155,11 @@ static const struct place places[] = {
     {"btrfs",
      "truncate -s 400M image && mkfs.btrfs -q image && d=$(" LOOP("on", "512", "image") ") && mount $d m",
      "m", "image", .direct = true, .reserved = true},
+    {"btrfs, compressed directory",
+     "truncate -s 400M image && mkfs.btrfs -q image && d=$(" LOOP("on", "512",
+                                                                  "image") ") && mount $d m && "
+                                                                           "mkdir m/c && chattr +c m/c",
+     "m/c", "image", .direct = true, .reserved = true},
     {"btrfs, data twice",
      "truncate -s 600M image && mkfs.btrfs -q -d dup image && d=$(" LOOP("on", "512",
                                                                          "image") ") && mount $d m",
@@ -266,6 +271,15 @@ static void here(void **state)
 
 /* ---- refusals ---------------------------------------------------------------- */
 
+static const struct place *find_place(const char *name)
+{
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++)
+        if (strcmp(places[i].name, name) == 0)
+            return &places[i];
+    fail_msg("no place %s", name);
+    return NULL;
+}
+
 static int twice_is_refused(void *arg)
 {
     const struct place *p = arg;
@@ -283,17 +297,59 @@ static int twice_is_refused(void *arg)
 
 static void buffered_in_disguise_is_refused(void **state)
 {
-    struct place p = places[1];
+    struct place p = *find_place("btrfs, data twice");
     int status;
 
     (void)state;
     status = io_test_in_child(twice_is_refused, &p);
     remove_all();
     io_test_judge_child(status);
-    p = places[5];
+    p = *find_place("overlayfs on tmpfs");
     status = io_test_in_child(twice_is_refused, &p);
     remove_all();
     io_test_judge_child(status);
+}
+
+/* ---- trials ------------------------------------------------------------------- */
+
+/* overlayfs hides what it lies on where its upper layer can't be seen: the trial alone tells memory from a drive. */
+static void trials(void **state)
+{
+    struct io_trial t;
+    struct stat st;
+    int fd;
+
+    (void)state;
+    if (io_test.direct) {
+        fd = open(io_test.dir, O_TMPFILE | O_RDWR | O_CLOEXEC | O_DIRECT, 0600);
+        assert_true(fd >= 0);
+        io_trial_scratch(fd, 4096, &t);
+        assert_int_equal(t.direct, IO_YES);
+        assert_int_equal(t.in_memory, IO_NO);
+        assert_int_equal(fstat(fd, &st), 0);
+        assert_int_equal(st.st_size, 0);
+        assert_int_equal(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT), 0);
+        io_trial_scratch(fd, 4096, &t);
+        assert_int_equal(t.direct, IO_UNKNOWN);
+        assert_int_equal(t.in_memory, IO_NO);
+        close(fd);
+    }
+    fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        fprintf(stderr, "skipped: no tmpfs at /dev/shm\n");
+        skip();
+    }
+    io_trial_scratch(fd, 4096, &t);
+    assert_int_equal(t.in_memory, IO_YES);
+    (void)!fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_DIRECT); /* kernels before 6.6 refuse */
+    io_trial_scratch(fd, 4096, &t);
+    assert_int_not_equal(t.direct, IO_YES);
+    assert_int_equal(t.in_memory, IO_YES);
+    assert_int_equal(pwrite(fd, "bytes", 5, 0), 5);
+    io_trial_read(fd, 4096, &t);
+    assert_int_not_equal(t.direct, IO_YES);
+    assert_int_equal(t.in_memory, IO_YES);
+    close(fd);
 }
 
 /* ---- reading ------------------------------------------------------------------- */
@@ -441,6 +497,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(blocks_of_both_directions),
         cmocka_unit_test(small_reads_of_large_blocks),
         cmocka_unit_test(blocks_too_large),
+        cmocka_unit_test(trials),
         cmocka_unit_test(small_file_systems),
         cmocka_unit_test(buffered_in_disguise_is_refused),
         cmocka_unit_test(reads_of_files),
