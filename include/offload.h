@@ -429,7 +429,8 @@ struct ofl_place {
     uint32_t in_memory; /* 1: bytes there are memory of this machine (tmpfs; overlayfs or a loop device on it;
                            zram): a store there counts with the memory budgets */
     uint32_t direct;    /* 1: I/O goes past the page cache */
-    uint32_t reserved;  /* 1: reserved space is there at every write */
+    uint32_t reserved;  /* 1: reserved space is there at every write, as far as the file system goes: what is
+                           thinly provisioned below it can run out */
     uint32_t cached;    /* 1: a drive below passes the page cache all the same */
     uint64_t free_bytes;
     char note[400]; /* why not, where one of these is not as one would wish; "" if all are */

@@ -59,7 +59,8 @@ void io_file_close(struct io_file *f); /* NULL accepted */
 
 /* Grows the file so that [0, bytes) is backed by disk space; -ENOSPC if the
  * file systems are full, with nothing reserved beyond what was. Never shrinks. Where io_file_reserved says no,
- * a later write may find no space all the same. */
+ * a later write may find no space all the same. (It speaks of the file system: a drive that is thinly provisioned
+ * can run out below it.) */
 int io_file_reserve(struct io_file *f, uint64_t bytes);
 /* Gives the space of whole blocks inside the range back to the file system: they read as zeros,
  * and a later write may find no space. Nothing that is in flight may touch them. */

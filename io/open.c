@@ -245,6 +245,8 @@ static const char *look_at_scratch(struct io_member *m, const char *refused)
         return refused;
     if (m->in_memory)
         return in_memory_text;
+    if (trial.direct == IO_UNKNOWN && !alignment.told)
+        return "it can't be seen that it goes past the page cache";
     return trial.direct == IO_NO ? cached_text : NULL;
 }
 
