@@ -166,7 +166,9 @@ typedef void ofl_log_fn(void *arg, enum ofl_log_level level, const char *text);
  * a second each at ofl_open. */
 struct ofl_nvme {
     const char *dir;
-    uint64_t bytes; /* budget; 0: what is free there, less 5 % */
+    uint64_t
+        bytes; /* budget; 0: what is free there, less 5 %; where its bytes are memory, at most what the other
+                       budgets leave of it */
 };
 
 #define OFL_NVME_MAX 8
@@ -420,6 +422,11 @@ struct ofl_stats {
     uint64_t driver_calls;             /* of the GPU's driver, by the library */
     uint64_t device_in_busy_ns, device_out_busy_ns; /* each direction of the link: copying */
     uint64_t engine_ns;                             /* CPU time of the library's engine thread */
+    uint64_t nvme_memory_bytes; /* of the NVMe budget: what lies in memory (tmpfs), and counts as such */
+    uint32_t nvme_reserved; /* 1: space of the store that is reserved is there at every write; 0: it is not,
+                                   and the log says why, or there is no store */
+    uint32_t nvme_cached;   /* 1: a drive of the store passes the page cache below the file system (a loop
+                                   device without direct I/O): its speed is that of memory */
 };
 
 /* any. Fields beyond *out's size are left out. */
@@ -439,6 +446,25 @@ struct ofl_path_stats {
 
 /* any. Drive `index` of ofl_stats.paths; -ENOENT beyond. Wear: write_bytes over since_ns. */
 OFL_API int ofl_path_stats_get(struct ofl_ctx *ctx, uint32_t index, struct ofl_path_stats *out);
+
+/* ---- places ------------------------------------------------------------ */
+
+/* What a path's bytes lie on. Of a directory that may be written to: what a store in it would be, found by trying
+ * in a file without a name. */
+struct ofl_place {
+    size_t size;
+    uint32_t in_memory; /* 1: bytes there are memory of this machine (tmpfs; overlayfs or a loop device on it;
+                           zram): a store there counts with the memory budgets */
+    uint32_t direct;    /* 1: I/O goes past the page cache */
+    uint32_t reserved;  /* 1: reserved space is there at every write, as far as the file system goes: what is
+                           thinly provisioned below it can run out */
+    uint32_t cached;    /* 1: a drive below passes the page cache all the same */
+    uint64_t free_bytes;
+    char note[400]; /* why not, where one of these is not as one would wish; "" if all are */
+};
+
+/* any. -errno if path can't be looked at. Fields beyond *out's size are left out. */
+OFL_API int ofl_place_get(const char *path, struct ofl_place *out);
 
 #ifdef __cplusplus
 }

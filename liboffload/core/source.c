@@ -70,9 +70,8 @@ int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **o
     err = source_open(path, &s->header);
     if (err == 0)
         err = io_file_open_read(path, ctx->file_flags, &s->file);
-    if (err == 0 && io_file_block(s->file) > CORE_HOST_ALIGN)
-        err = base_fail(-EINVAL, "open %s: direct I/O needs blocks of %u bytes, at most %u are supported",
-                        path, io_file_block(s->file), CORE_HOST_ALIGN);
+    if (err == 0)
+        err = io_file_limit_block(s->file, CORE_HOST_ALIGN);
     if (err == 0 && check(s, &changed) < 0)
         err = base_error_restore(&changed);
     if (err < 0) {
@@ -82,7 +81,7 @@ int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **o
         return err;
     }
     if (!io_file_direct(s->file))
-        core_log(ctx, OFL_LOG_WARNING, "%s: buffered I/O: %s", path, io_file_note(s->file));
+        core_log(ctx, OFL_LOG_WARNING, "%s: %s", path, io_file_note(s->file));
     pthread_mutex_lock(&ctx->lists_lock);
     s->next = ctx->sources;
     ctx->sources = s;

@@ -38,4 +38,8 @@ struct mem_machine {
 
 void mem_machine_get(struct mem_machine *out);
 
+/* Any thread. RAM of the machine, or the limit of the memory cgroup that the process is in, or of one above
+ * it, where that is less: *group says whether. */
+uint64_t mem_limit_bytes(bool *group);
+
 #endif
