@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bench/model.h"
+#include "examples/common_budget.h"
 #include "examples/model/checkpoint.h"
 #include "examples/model/generator.h"
 
@@ -311,8 +312,10 @@ static uint64_t leased_bytes(const struct common_budget *b, const struct llama_g
     return leased < c->device_bytes ? leased : c->device_bytes;
 }
 
-static struct ofl_config budgets(const struct common_budget *b, const struct llama_generator_need *need)
+static int choose_budgets(const struct common_budget *b, const struct llama_generator_need *need,
+                          struct ofl_config *out)
 {
+    struct common_ways ways = {.device_least = need->device.device_bytes, .host_least = OFL_HOST_MIN_BYTES};
     struct ofl_config c = {.size = sizeof c, .device = b->chosen.device, .log = common_log};
 
     c.host_bytes = b->host_bytes ? b->host_bytes : b->nvme_count ? 64 << 20 : 4 << 20;
@@ -322,37 +325,72 @@ static struct ofl_config budgets(const struct common_budget *b, const struct lla
     c.nvme = b->nvme;
     c.nvme_count = b->nvme_count;
     c.expected_bytes = need->weight_bytes + 4096ull * need->weights;
+    if (c.device_bytes < ways.device_least)
+        return common_fail(
+            EXIT_INPUT,
+            "--device-mem of %llu bytes: %s needs %llu bytes at once, the largest tensor of it is %s with "
+            "%llu bytes; the smallest workable --device-mem is %llu bytes (%s)",
+            (ull)c.device_bytes, need->device.part, (ull)ways.device_least, need->device.largest,
+            (ull)need->device.largest_bytes, (ull)ways.device_least, common_bytes(ways.device_least).text);
     if (c.device_bytes < need->device_all_bytes)
         c.leased_bytes = leased_bytes(b, need, &c);
-    return c;
+    if (!b->nvme_count) {
+        /* All tiers together hold the weights: less of one is more of the other. */
+        uint64_t both = c.expected_bytes + ways.device_least;
+
+        ways.drive_bytes = c.expected_bytes;
+        ways.drive_device_least = ways.device_least;
+        if (both > c.host_bytes + ways.device_least)
+            ways.device_least = both - c.host_bytes;
+        if (ways.device_least > c.device_bytes) /* what was chosen does */
+            ways.device_least = c.device_bytes;
+        if (both > c.device_bytes + ways.host_least)
+            ways.host_least = both - c.device_bytes < c.host_bytes ? both - c.device_bytes : c.host_bytes;
+    }
+    *out = c;
+    return common_budget_fits(b, out, c.expected_bytes, 0, &ways);
+}
+
+/* What it will take, and budgets for that; refuses what can't work. */
+static int plan(struct run *r, const struct llama_generator_config *config, struct ofl_config *open)
+{
+    const struct options *o = r->options;
+    uint32_t count = llama_tensor_count(&r->config.shape);
+    enum ofl_dtype *dtypes = calloc(count, sizeof *dtypes);
+    int status;
+
+    r->logits = calloc(r->config.shape.vocab, sizeof *r->logits);
+    r->token_s = calloc(o->tokens, sizeof *r->token_s);
+    if (!dtypes || !r->logits || !r->token_s) {
+        status = common_fail(EXIT_RUNTIME, "decode: out of memory");
+    } else {
+        for (uint32_t i = 0; i < count; i++)
+            dtypes[i] = o->dtype;
+        llama_generator_need(config, dtypes, &r->need);
+        status = choose_budgets(&o->budget, &r->need, open);
+    }
+    free(dtypes);
+    return status;
 }
 
 static int run_all(struct run *r)
 {
     const struct options *o = r->options;
-    uint32_t count = llama_tensor_count(&r->config.shape);
     struct llama_generator_config config = {.shape = r->config.shape,
                                             .positions = o->prompt + o->warmup + o->tokens,
                                             .piece = o->prompt,
                                             .cuda = o->budget.chosen.gpu,
                                             .fresh = o->dtype};
-    enum ofl_dtype *dtypes = calloc(count, sizeof *dtypes);
     struct ofl_config open;
-    int status = bench_rates_measure(&o->budget, o->dtype, &r->rates);
+    int status = plan(r, &config, &open);
 
-    r->logits = calloc(r->config.shape.vocab, sizeof *r->logits);
-    r->token_s = calloc(o->tokens, sizeof *r->token_s);
-    if (status == 0 && (!dtypes || !r->logits || !r->token_s))
-        status = common_fail(EXIT_RUNTIME, "decode: out of memory");
+    if (status == 0)
+        status = bench_rates_measure(&o->budget, o->dtype, &r->rates);
     if (status == 0) {
-        for (uint32_t i = 0; i < count; i++)
-            dtypes[i] = o->dtype;
-        llama_generator_need(&config, dtypes, &r->need);
         bench_rates_print(&r->rates);
         printf("model     %.3f B parameters, %s of weights; keys and values %s, scratch %s\n",
                (double)llama_param_count(&r->config.shape) * 1e-9, common_bytes(r->need.weight_bytes).text,
                common_bytes(r->need.cache_bytes).text, common_bytes(r->need.workspace_bytes).text);
-        open = budgets(&o->budget, &r->need);
         if (ofl_open(&open, &r->ctx) < 0)
             status = common_fail_ofl(EXIT_INPUT, "open");
     }
@@ -361,7 +399,6 @@ static int run_all(struct run *r)
         if (ofl_close(r->ctx) < 0 && status == 0)
             status = common_fail_ofl(EXIT_RUNTIME, "close");
     }
-    free(dtypes);
     free(r->logits);
     free(r->token_s);
     return status;

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/utsname.h>
 
+#include "examples/common_memory.h"
+
 #define CHECKED_BYTES MIB
 
 /* ---- figures ------------------------------------------------------------------ */

@@ -4,6 +4,8 @@
 
 #include <sys/utsname.h>
 
+#include "examples/common_memory.h"
+
 static json_t *integer(uint64_t value)
 {
     return json_integer((json_int_t)value);

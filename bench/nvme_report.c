@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/utsname.h>
 
+#include "examples/common_memory.h"
+
 /* ---- texts of numbers --------------------------------------------------------------- */
 
 static struct common_text time_text(double ns)

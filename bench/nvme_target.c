@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "examples/common_memory.h"
 #include "io/profile.h"
 
 #define FILE_BYTES   GIB /* by default */
@@ -40,6 +41,20 @@ static const struct nvme_case *largest_case(const struct nvme_case *cases, unsig
     return most;
 }
 
+/* A file of so many bytes takes half of the memory that can be had at most, where it lies there. */
+static uint64_t least_in_memory(const struct nvme_target *t, uint64_t bytes, unsigned *tightest)
+{
+    struct common_room room;
+
+    common_room(&room);
+    for (unsigned i = 0; i < t->options->dir_count; i++)
+        if (common_dir_in_memory(t->options->dirs[i]) && room.bytes / 2 < bytes) {
+            bytes = room.bytes / 2;
+            *tightest = i;
+        }
+    return bytes;
+}
+
 /* Bytes of a file of which no file system has to give more than half of what it has free; the one
  * that decides is *tightest. */
 static uint64_t allowed_bytes(const struct nvme_target *t, unsigned *tightest)
@@ -61,7 +76,7 @@ static uint64_t allowed_bytes(const struct nvme_target *t, unsigned *tightest)
             *tightest = i;
         }
     }
-    return (uint64_t)allowed / MIB * MIB;
+    return least_in_memory(t, (uint64_t)allowed, tightest) / MIB * MIB;
 }
 
 static int choose_size(struct nvme_target *t, const struct nvme_case *largest)
@@ -70,7 +85,8 @@ static int choose_size(struct nvme_target *t, const struct nvme_case *largest)
     unsigned tightest = 0;
     uint64_t allowed = allowed_bytes(t, &tightest), least = o->demand ? o->demand_bytes : 16 * MIB;
     const char *dir = o->dirs[tightest];
-    struct common_text free_text = common_bytes(t->drives[tightest].free_bytes);
+    uint64_t free_bytes = t->drives[tightest].free_bytes;
+    struct common_text free_text = common_bytes(free_bytes / 2 < allowed ? free_bytes : 2 * allowed);
 
     if (largest && case_bytes(largest) > least)
         least = case_bytes(largest);
@@ -99,6 +115,7 @@ static int make_buffers(struct nvme_target *t, const struct nvme_case *largest)
 {
     const struct nvme_options *o = t->options;
     uint64_t wanted = LAYOUT_BLOCK * LAYOUT_DEPTH;
+    struct common_room room;
 
     if (largest && case_bytes(largest) > o->buffer_bytes)
         return common_fail(
@@ -112,9 +129,12 @@ static int make_buffers(struct nvme_target *t, const struct nvme_case *largest)
     if (o->tensors || o->demand)
         wanted = wanted > o->buffer_bytes ? wanted : o->buffer_bytes;
     wanted = (wanted + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
-    if (wanted > common_memory() / 2)
-        return common_fail(EXIT_INPUT, "%s of buffers: more than half of this machine's memory, %s",
-                           common_bytes(wanted).text, common_bytes(common_memory()).text);
+    common_room(&room);
+    if (wanted > room.bytes / 2)
+        return common_fail(EXIT_INPUT,
+                           "%llu bytes (%s) of buffers: half of the memory that can be had is taken at most, "
+                           "%llu bytes, and %s; give smaller --buffers, --block or --depth",
+                           (ull)wanted, common_bytes(wanted).text, (ull)room.bytes / 2, room.text);
     t->buffer_bytes = wanted;
     return nvme_target_renew_buffers(t);
 }

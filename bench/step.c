@@ -8,6 +8,7 @@
 
 #include "bench/model.h"
 #include "bench/timeline.h"
+#include "examples/common_budget.h"
 #include "examples/model/trainer.h"
 
 struct options {
@@ -388,23 +389,15 @@ static int write_report(const struct options *o, const struct llama_shape *shape
 
 /* ---- the whole ------------------------------------------------------------- */
 
-static struct ofl_config budgets(const struct common_budget *b, const struct llama_trainer_need *need,
-                                 bool in_memory)
+/* Of the series under budgets, and of the one with everything in device memory; refuses either. */
+static int choose_budgets(const struct options *o, const struct llama_trainer_need *need,
+                          const bool wanted[2], struct ofl_config out[2])
 {
-    struct ofl_config c = {.size = sizeof c, .device = b->chosen.device, .log = common_log};
+    uint64_t arrays = 2 * o->accum * o->batch * o->seq * sizeof(int32_t);
+    struct common_budget all = {.chosen = o->budget.chosen, .in_memory = true};
+    int status = wanted[0] ? common_budget_training(&o->budget, need, arrays, &out[0]) : 0;
 
-    if (in_memory) {
-        c.host_bytes = 4 << 20;
-        c.device_bytes = need->device_all_bytes > c.host_bytes ? need->device_all_bytes : c.host_bytes + 4096;
-        return c;
-    }
-    c.device_bytes = b->device_bytes;
-    c.host_bytes = b->host_bytes ? b->host_bytes : b->nvme_count ? 64 << 20 : 4 << 20;
-    c.nvme = b->nvme;
-    c.nvme_count = b->nvme_count;
-    c.expected_bytes = need->store_bytes;
-    c.leased_bytes = c.device_bytes; /* updates can't reach what lives on the device */
-    return c;
+    return status || !wanted[1] ? status : common_budget_training(&all, need, arrays, &out[1]);
 }
 
 static int run_all(const struct options *o, const struct llama_config *config)
@@ -415,8 +408,11 @@ static int run_all(const struct options *o, const struct llama_config *config)
                                            .accum = o->accum,
                                            .dtype = o->dtype,
                                            .cuda = o->budget.chosen.gpu};
-    bool budgeted = o->budget.device_bytes != 0, in_memory = o->compare || !budgeted;
+    const struct common_budget *b = &o->budget;
+    bool budgeted = b->device_bytes || b->host_bytes || b->nvme_count, in_memory = o->compare || !budgeted;
+    const bool wanted[2] = {budgeted, in_memory};
     struct series series[2] = {{0}, {0}};
+    struct ofl_config open[2];
     struct llama_trainer_need need;
     json_t *reports[2] = {NULL, NULL};
     struct figures figures[2];
@@ -424,7 +420,9 @@ static int run_all(const struct options *o, const struct llama_config *config)
     int status;
 
     llama_trainer_need(&trainer, &need);
-    status = bench_rates_measure(&o->budget, o->dtype, &rates);
+    status = choose_budgets(o, &need, wanted, open);
+    if (status == 0)
+        status = bench_rates_measure(&o->budget, o->dtype, &rates);
     if (status)
         return status;
     bench_rates_print(&rates);
@@ -434,12 +432,11 @@ static int run_all(const struct options *o, const struct llama_config *config)
            (ull)o->accum, common_bytes(need.state_bytes).text, common_bytes(need.activation_bytes).text,
            common_bytes(need.workspace_bytes).text);
     for (int i = 0; i < 2 && status == 0; i++) {
-        struct ofl_config open = budgets(&o->budget, &need, i == 1);
         const char *what = i == 0 ? "budgets" : "in memory";
 
-        if (!(i == 0 ? budgeted : in_memory))
+        if (!wanted[i])
             continue;
-        status = run_series(o, config, &trainer, &open, &series[i], what);
+        status = run_series(o, config, &trainer, &open[i], &series[i], what);
         if (status)
             break;
         figures_of(o, &config->shape, &series[i], &rates, &figures[i]);

@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "examples/common_memory.h"
+
 /* ---- complaints --------------------------------------------------------- */
 
 int common_fail(int status, const char *format, ...)
@@ -271,53 +273,6 @@ int common_budget_check(const struct common_budget *b)
     return 0;
 }
 
-/* The least of bytes and of the limits in the files `name` of the cgroup and all above it. */
-static uint64_t least_limit(uint64_t bytes, const char *root, const char *cgroup, const char *name)
-{
-    char path[PATH_MAX];
-    size_t length = strlen(cgroup);
-
-    for (;;) {
-        unsigned long long limit;
-        FILE *f = NULL;
-
-        if (snprintf(path, sizeof path, "%s%.*s/%s", root, (int)length, cgroup, name) < (int)sizeof path)
-            f = fopen(path, "re");
-        if (f && fscanf(f, "%llu", &limit) == 1 && limit < bytes) /* "max" is no number */
-            bytes = limit;
-        if (f)
-            fclose(f);
-        if (length == 0)
-            return bytes;
-        while (length && cgroup[--length] != '/')
-            ;
-    }
-}
-
-uint64_t common_memory(void)
-{
-    uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    FILE *f = fopen("/proc/self/cgroup", "re");
-    char line[PATH_MAX];
-
-    /* "0::/path" is the one of version 2, "N:memory:/path" one of version 1. */
-    while (f && fgets(line, sizeof line, f)) {
-        char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
-
-        if (!path)
-            continue;
-        *path++ = '\0';
-        path[strcspn(path, "\n")] = '\0';
-        if (controllers[1] == '\0')
-            bytes = least_limit(bytes, "/sys/fs/cgroup", path, "memory.max");
-        else if (strcmp(controllers + 1, "memory") == 0)
-            bytes = least_limit(bytes, "/sys/fs/cgroup/memory", path, "memory.limit_in_bytes");
-    }
-    if (f)
-        fclose(f);
-    return bytes;
-}
-
 /* What the driver, its kernels and cuBLAS take of a GPU's memory beside our budget. */
 #define GPU_RESERVE (2ull << 30)
 
@@ -337,34 +292,13 @@ int common_device_choose(struct common_budget *b)
 uint64_t common_device_memory(const struct common_budget *b)
 {
     uint64_t bytes = b->chosen.memory_bytes;
+    struct common_room room;
 
-    if (!b->chosen.gpu)
-        return common_memory();
+    if (!b->chosen.gpu) {
+        common_room(&room);
+        return room.bytes;
+    }
     return bytes > 8 * GPU_RESERVE ? bytes - GPU_RESERVE : bytes - bytes / 8;
-}
-
-int common_memory_check(const struct common_budget *b, uint64_t device_bytes, uint64_t host_bytes,
-                        uint64_t least)
-{
-    uint64_t memory = common_memory(), room = common_device_memory(b);
-
-    if (!b->chosen.gpu && device_bytes + host_bytes > memory)
-        return common_fail(
-            EXIT_INPUT,
-            "device memory of %llu bytes and host memory of %llu bytes: this machine has %s of memory; "
-            "the smallest workable --device-mem is %llu bytes (%s)",
-            (unsigned long long)device_bytes, (unsigned long long)host_bytes, common_bytes(memory).text,
-            (unsigned long long)least, common_bytes(least).text);
-    if (b->chosen.gpu && device_bytes > room)
-        return common_fail(EXIT_INPUT,
-                           "device memory of %llu bytes: %s has %s to give; the smallest workable "
-                           "--device-mem is %llu bytes (%s)",
-                           (unsigned long long)device_bytes, b->chosen.device, common_bytes(room).text,
-                           (unsigned long long)least, common_bytes(least).text);
-    if (host_bytes > memory)
-        return common_fail(EXIT_INPUT, "host memory of %llu bytes: this machine has %s of memory",
-                           (unsigned long long)host_bytes, common_bytes(memory).text);
-    return 0;
 }
 
 /* ---- signals ------------------------------------------------------------ */

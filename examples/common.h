@@ -72,13 +72,9 @@ void common_budget_free(struct common_budget *b);
 int common_budget_check(const struct common_budget *b);
 /* Fills chosen: the device that was asked for, else the first GPU, else the host device; says which. */
 int common_device_choose(struct common_budget *b);
-/* Memory that a budget of the chosen device may take: RAM, or the GPU's less what its driver needs. */
+/* Memory that the chosen device has to give: RAM that can be had, or the GPU's less what its driver
+ * needs. */
 uint64_t common_device_memory(const struct common_budget *b);
-/* That the machine has so much. least: the smallest workable device memory, for the message. */
-int common_memory_check(const struct common_budget *b, uint64_t device_bytes, uint64_t host_bytes,
-                        uint64_t least);
-/* Bytes of RAM of the machine, or of the memory cgroup where that is less. */
-uint64_t common_memory(void);
 
 /* ---- signals ------------------------------------------------------------ */
 

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "examples/common_memory.h"
 #include "examples/model/kernels.h"
 
 /* ---- reading ------------------------------------------------------------- */
@@ -47,6 +48,32 @@ static int read_all(const char *path, int fd, char **text, size_t *bytes)
     }
 }
 
+/* While a text becomes tokens, itself, what is normalized of it and the tokens take so many times its bytes:
+ * measured were 5 to 6. */
+#define TEXT_TIMES 7
+#define TEXT_KEPT  (32ull << 20) /* for the rest of the program */
+
+/* Who runs out of memory is killed without a word. */
+static int check_room(const char *path, int fd)
+{
+    struct common_room room;
+    struct stat st;
+    uint64_t most;
+
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+        return 0; /* a pipe doesn't say */
+    common_room(&room);
+    most = room.bytes > TEXT_KEPT ? (room.bytes - TEXT_KEPT) / TEXT_TIMES : 0;
+    if ((uint64_t)st.st_size <= most)
+        return 0;
+    return common_fail(
+        EXIT_INPUT,
+        "--data %s: %llu bytes: reading it as tokens takes up to %d times that in memory for a "
+        "while, but %s; cut it into files of at most %llu bytes (%s) each",
+        path, (unsigned long long)st.st_size, TEXT_TIMES, room.text, (unsigned long long)most,
+        common_bytes(most).text);
+}
+
 static int read_text(const char *path, char **text, size_t *bytes)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC), status;
@@ -54,7 +81,9 @@ static int read_text(const char *path, char **text, size_t *bytes)
     *text = NULL;
     if (fd < 0)
         return common_fail(EXIT_INPUT, "read %s: %s", path, strerror(errno));
-    status = read_all(path, fd, text, bytes);
+    status = check_room(path, fd);
+    if (status == 0)
+        status = read_all(path, fd, text, bytes);
     close(fd);
     if (status) {
         free(*text);

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "examples/common_budget.h"
+
 typedef unsigned long long ull;
 
 #define HOST_BYTES (64ull << 20) /* by default: weights pass through it */
@@ -155,6 +157,7 @@ int budget_check(const struct options *o, const struct llama_generator_need *nee
     const struct common_budget *b = &o->budget;
     uint64_t memory = common_device_memory(b), least = need->device.device_bytes;
     uint64_t most = b->chosen.gpu ? memory : memory / 3; /* RAM has other uses, too */
+    const struct common_ways ways = {.device_least = least, .host_least = OFL_HOST_MIN_BYTES};
 
     *out = (struct ofl_config){.size = sizeof *out, .device = b->chosen.device, .log = common_log};
     out->host_bytes = o->budget.host_bytes ? o->budget.host_bytes : HOST_BYTES;
@@ -165,5 +168,5 @@ int budget_check(const struct options *o, const struct llama_generator_need *nee
         out->device_bytes = b->chosen.gpu ? memory : memory / 4 > least ? memory / 4 : least;
     if (out->device_bytes / 256 * 256 < least)
         return refuse_device(out->device_bytes, need);
-    return common_memory_check(b, out->device_bytes, out->host_bytes, least);
+    return common_budget_fits(b, out, need->weight_bytes, 0, &ways);
 }
