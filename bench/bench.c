@@ -1,8 +1,15 @@
 /* ofl-bench: what the drives, the links and the machine can do. This file finds the command. */
-#include "bench/bench.h"
 
 #include <stdio.h>
 #include <string.h>
+
+#include "bench/bench.h"
+#include "bench/decode.h"
+#include "bench/link.h"
+#include "bench/nvme.h"
+#include "bench/plot.h"
+#include "bench/probe.h"
+#include "bench/step.h"
 
 static const struct command {
     const char *name, *title;

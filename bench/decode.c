@@ -2,10 +2,13 @@
  * ofl-bench decode: generating with a model's shape and fresh weights, made in place and spread over device,
  * host and drives: tokens per second beside what the machine's parts allow.
  */
+#include "bench/decode.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "bench/model.h"
+#include "bench/rates.h"
 #include "examples/common_budget.h"
 #include "examples/model/checkpoint.h"
 #include "examples/model/generator.h"

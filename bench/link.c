@@ -1,6 +1,6 @@
 /*
  * `ofl-bench link`: how fast bytes get to a GPU and back. This file decides what is run in which
- * order, on which node, and how large buffers are; what is in link.h is done elsewhere.
+ * order, on which node, and how large buffers are; the rest is done below it, see link.h.
  */
 #include "bench/link.h"
 
@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/link_report.h"
 #include "examples/common_memory.h"
 
 #define COPIES_MOST 4096

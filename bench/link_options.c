@@ -1,5 +1,5 @@
 /* The command line of `ofl-bench link`. */
-#include "bench/link.h"
+#include "bench/link_options.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* The report of `ofl-bench nvme` in JSON. Sizes are bytes, times seconds unless a name says
- * otherwise; GB are 10^9 bytes. What is not known is null. See nvme.h. */
-#include "bench/nvme.h"
+ * otherwise; GB are 10^9 bytes. What is not known is null. See nvme_json.h. */
+#include "bench/nvme_json.h"
 
 #include <sys/utsname.h>
 

@@ -1,5 +1,5 @@
 /* The command line of `ofl-bench nvme`. */
-#include "bench/nvme.h"
+#include "bench/nvme_options.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* What `ofl-bench nvme` prints: first the facts, then tables. See nvme.h. */
-#include "bench/nvme.h"
+/* What `ofl-bench nvme` prints: first the facts, then tables. See nvme_report.h. */
+#include "bench/nvme_report.h"
 
 #include <math.h>
 #include <sched.h>

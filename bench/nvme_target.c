@@ -1,8 +1,8 @@
 /*
  * The test file and the buffers of `ofl-bench nvme`: how large they may be, the file's
- * contents, and what of it lies in the page cache. Must not measure. See nvme.h.
+ * contents, and what of it lies in the page cache. Must not measure. See nvme_target.h.
  */
-#include "bench/nvme.h"
+#include "bench/nvme_target.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "bench/nvme_progress.h"
 #include "examples/common_memory.h"
 #include "io/profile.h"
 
@@ -192,6 +193,50 @@ static void choose_weights(struct nvme_target *t, const struct nvme_case *cases,
     }
     for (unsigned i = 0; i < o->dir_count && !known; i++)
         t->stripes[i].weight = 1;
+}
+
+/* ---- the queue ------------------------------------------------------------------ */
+
+/* What was found out about the engine belongs to the results. */
+static void note_engine(struct nvme_target *t, const struct io_queue *q)
+{
+    t->engine = io_queue_engine(q);
+    snprintf(t->engine_note, sizeof t->engine_note, "%s", io_queue_note(q));
+}
+
+static void register_all(struct nvme_target *t, struct io_queue *q)
+{
+    t->registered = false;
+    if (!t->options->registered || t->engine != IO_ENGINE_URING) {
+        snprintf(t->registered_note, sizeof t->registered_note, "%s",
+                 t->options->registered ? "threads have none" : "not wanted");
+        return;
+    }
+    if (io_queue_register(q, t->buffers, t->buffer_bytes) < 0 || io_queue_attach(q, t->file) < 0)
+        snprintf(t->registered_note, sizeof t->registered_note, "%s", ofl_error());
+    else
+        t->registered = true;
+}
+
+int nvme_queue_open(struct nvme_target *t, uint32_t depth, uint64_t piece_bytes, uint64_t window_bytes,
+                    struct io_queue **out)
+{
+    const struct io_queue_config config = {.engine = t->options->engine,
+                                           .flags = t->options->flags,
+                                           .depth = depth,
+                                           .piece_bytes = (uint32_t)piece_bytes,
+                                           .window_bytes = window_bytes};
+
+    if (io_queue_open(&config, out) < 0)
+        return common_fail(EXIT_RUNTIME, "%s", ofl_error());
+    note_engine(t, *out);
+    register_all(t, *out);
+    return 0;
+}
+
+bool nvme_once(const struct nvme_target *t, enum nvme_rw rw)
+{
+    return nvme_rw_writes(rw) || !io_file_direct(t->file);
 }
 
 /* ---- the file ------------------------------------------------------------------------ */

@@ -1,5 +1,5 @@
 /* `ofl-bench plot`, and the plot of `ofl-bench nvme`: gnuplot as a child. See bench.h. */
-#include "bench/bench.h"
+#include "bench/plot.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -7,6 +7,9 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "bench/child.h"
+#include "bench/plot_script.h"
 
 static bool ends_with(const char *text, const char *end)
 {

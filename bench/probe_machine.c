@@ -2,7 +2,7 @@
  * ofl-bench probe: kernel, processors, NUMA nodes, memory. From /proc and sysfs, so that it
  * says the same with and without libnuma.
  */
-#include "bench/probe.h"
+#include "bench/probe_machine.h"
 
 #include <dirent.h>
 #include <sched.h>
@@ -12,6 +12,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "bench/probe_text.h"
 #include "examples/common_memory.h"
 
 #define MEMINFO "/proc/meminfo"

@@ -1,5 +1,5 @@
 /*
- * What the machine can do, for bounds: matrix products, the link, memories, drives. See model.h. Each rate is
+ * What the machine can do, for bounds: matrix products, the link, memories, drives. See rates.h. Each rate is
  * the best of a few short tries: a bound must not be low because somebody else was busy.
  */
 #include <cblas.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bench/model.h"
+#include "bench/rates.h"
 #include "examples/common_memory.h"
 #include "examples/model/cuda.h"
 #include "examples/model/kernels_cuda.h"

@@ -2,11 +2,14 @@
  * ofl-bench step: training steps of a model's shape, with fresh weights and random tokens, inside
  * budgets: how fast, beside the same without budgets and beside what the machine's parts allow.
  */
+#include "bench/step.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bench/model.h"
+#include "bench/rates.h"
 #include "bench/timeline.h"
 #include "examples/common_budget.h"
 #include "examples/model/trainer.h"
