@@ -33,21 +33,26 @@ struct run {
     struct ofl_stats before, after; /* the tokens that count */
 };
 
-enum { KEY_PRESET = 0x100, KEY_MODEL, KEY_PROMPT, KEY_TOKENS, KEY_WARMUP, KEY_DTYPE };
+static const struct common_word dtype_words[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}, {NULL, 0}};
 
-static const struct argp_option option_list[] = {
-    {NULL, 0, NULL, 0, "What:", 1},
-    {"preset", KEY_PRESET, "NAME", 0, "Shape of the model: tiny, 20m, 300m, 1b, 7b, 70b, 100b", 1},
-    {"model", KEY_MODEL, "DIR", 0, "The shape in DIR/config.json, as Hugging Face writes it", 1},
-    {"prompt", KEY_PROMPT, "N", 0, "Tokens of the prompt (default 32)", 1},
-    {"tokens", KEY_TOKENS, "N", 0, "Tokens that count (default 8)", 1},
-    {"warmup", KEY_WARMUP, "N", 0, "Tokens before them (default 2)", 1},
-    {"dtype", KEY_DTYPE, "f32|bf16", 0, "Of weights (default bf16)", 1},
-    {0}};
+#define FIELD(name) .field = offsetof(struct options, name)
+
+/* clang-format off */
+static const struct common_option what_options[] = {
+    {COMMON_GROUP, .text = "What:", .least = 1},
+    {COMMON_TEXT, "preset", "NAME", "Shape of the model; the names are listed below", FIELD(preset)},
+    {COMMON_TEXT, "model", "DIR", "The shape in DIR/config.json, as Hugging Face writes it", FIELD(model)},
+    {COMMON_COUNT, "prompt", "N", "Tokens of the prompt", FIELD(prompt), "32", 1, 1u << 20},
+    {COMMON_COUNT, "tokens", "N", "Tokens that count", FIELD(tokens), "8", 1, 1u << 20},
+    {COMMON_COUNT, "warmup", "N", "Tokens before them", FIELD(warmup), "2", 0, 1u << 20},
+    {COMMON_WORD, "dtype", "f32|bf16", "Of weights", FIELD(dtype), "bf16", .words = dtype_words},
+    {COMMON_END}};
+/* clang-format on */
 
 static const char doc[] =
-    "Measures generation with a model's shape under memory budgets, one text at a time."
-    "\v"
+    "Measures generation with a model's shape under memory budgets, one text at a time.";
+
+static const char more[] =
     "Weights are random and made in place: no file is read. They are spread over the device, host memory and "
     "the --nvme directories, so that the sum of the budgets has to hold them. The bound of a token is the "
     "largest of the times that drives, link and device memory need, at rates measured in the same run, for "
@@ -61,46 +66,6 @@ static const char doc[] =
     "\n"
     "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work; "
     "130 ended by SIGINT or SIGTERM.";
-
-static void parse_count(struct argp_state *state, const char *name, const char *arg, uint64_t least,
-                        uint64_t *out)
-{
-    if (common_parse_count(arg, least, 1u << 20, out) < 0)
-        argp_error(state, "--%s %s: not a whole number from %llu to %u", name, arg, (ull)least, 1u << 20);
-}
-
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
-    struct options *o = state->input;
-
-    switch (key) {
-    case KEY_PRESET:
-        o->preset = arg;
-        return 0;
-    case KEY_MODEL:
-        o->model = arg;
-        return 0;
-    case KEY_PROMPT:
-        parse_count(state, "prompt", arg, 1, &o->prompt);
-        return 0;
-    case KEY_TOKENS:
-        parse_count(state, "tokens", arg, 1, &o->tokens);
-        return 0;
-    case KEY_WARMUP:
-        parse_count(state, "warmup", arg, 0, &o->warmup);
-        return 0;
-    case KEY_DTYPE:
-        if (strcmp(arg, "f32") != 0 && strcmp(arg, "bf16") != 0)
-            argp_error(state, "--dtype %s: f32 or bf16", arg);
-        o->dtype = arg[0] == 'f' ? OFL_F32 : OFL_BF16;
-        return 0;
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->budget;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 /* ---- running --------------------------------------------------------------- */
 
@@ -409,17 +374,16 @@ static int run_all(struct run *r)
 
 int bench_decode_main(int argc, char **argv)
 {
-    static const struct argp_child children[] = {{&common_budget_argp, 0, NULL, 0}, {0}};
-    static const struct argp argp = {
-        .options = option_list, .parser = parse_option, .doc = doc, .children = children};
-    struct options o = {.prompt = 32, .tokens = 8, .warmup = 2, .dtype = OFL_BF16};
+    struct common_command command = {
+        .title = "ofl-bench decode",
+        .before = doc,
+        .tables = {{what_options, 0}, {common_budget_options, offsetof(struct options, budget)}}};
+    struct options o = {0};
     struct run r = {.options = &o, .before.size = sizeof r.before, .after.size = sizeof r.after};
-    int status;
+    int status = bench_model_options(&command, more, argc, argv, &o);
 
-    argp_err_exit_status = EXIT_INPUT;
-    if (argp_parse(&argp, argc, argv, 0, NULL, &o) != 0)
-        return common_fail(EXIT_INPUT, "options: out of memory");
-    status = bench_model_load(o.preset, o.model, &r.config);
+    if (status == 0)
+        status = bench_model_load(o.preset, o.model, &r.config);
     if (status == 0)
         status = common_budget_check(&o.budget);
     if (status == 0)

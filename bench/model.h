@@ -5,8 +5,12 @@
 #define BENCH_MODEL_H
 
 #include "bench/bench.h"
+#include "examples/common_options.h"
 #include "examples/model/config.h"
 
+/* The command line of one of them, with the presets before after in --help. Returns a status. */
+int bench_model_options(struct common_command *command, const char *after, int argc, char **argv,
+                        void *options);
 /* From --preset or --model DIR; both NULL is an error. Returns a status. */
 int bench_model_load(const char *preset, const char *dir, struct llama_config *out);
 /* Multiply-adds of a token in matrices: parameters less those that are only looked up. */

@@ -31,11 +31,12 @@ struct nvme_options {
     uint64_t size_bytes, block_bytes, buffer_bytes, demand_bytes; /* 0: not given */
     uint64_t depth, repeat;                                       /* 0: not given */
     double time_s;                                                /* 0: not given */
-    bool rw[RW_COUNT], rw_given;
+    bool rw[RW_COUNT];
     enum io_engine engine;
     uint32_t flags;
     int direct; /* -1: if the file system takes it */
-    bool registered, sweep, fio, syscalls, demand;
+    int fio;    /* 1: compared with it */
+    bool registered, sweep, syscalls, demand;
     const char *tensors, *json, *plot;
 };
 

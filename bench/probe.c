@@ -13,96 +13,65 @@
 #include "bench/probe_gpu.h"
 #include "bench/probe_limits.h"
 #include "bench/probe_machine.h"
+#include "examples/common_options.h"
 
 /* ---- options ---------------------------------------------------------------- */
 
-struct probe_options {
-    const char **dirs;
-    unsigned dir_count; /* 0: the current directory */
+struct options {
+    struct common_texts dirs; /* none: the current directory */
     bool measure;
     const char *json;
 };
 
-enum { KEY_DIR = 0x100, KEY_JSON, KEY_MEASURE };
+#define FIELD(name) .field = offsetof(struct options, name)
 
-static const struct argp_option option_list[] = {
-    {"dir", KEY_DIR, "DIR", 0,
-     "Directory whose drive is looked at; repeatable (default: the current one). The drives of other mounted "
-     "file systems are listed after them",
-     1},
-    {"measure", KEY_MEASURE, NULL, 0,
-     "Measure the drives of these directories, some seconds each, in a scratch file that has no name, and "
-     "keep the result for the library",
-     1},
-    {"json", KEY_JSON, "FILE", 0, "Write the same facts in JSON", 1},
-    {0}};
+/* clang-format off */
+static const struct common_option option_list[] = {
+    {COMMON_TEXTS, "dir", "DIR", "Directory whose drive is looked at; repeatable (default: the current one). The "
+     "drives of other mounted file systems are listed after them", FIELD(dirs)},
+    {COMMON_FLAG, "measure", NULL, "Measure the drives of these directories, some seconds each, in a scratch file "
+     "that has no name, and keep the result for the library", FIELD(measure)},
+    {COMMON_TEXT, "json", "FILE", "Write the same facts in JSON", FIELD(json)},
+    {COMMON_END}};
+/* clang-format on */
 
-static const char doc[] =
-    "Tells what this machine is: cores, memory, limits, io_uring, drives, accelerators. Needs no "
-    "privileges, and leaves no file.\v"
-    "What is not known is said to be unknown, and is null in JSON.\n"
-    "\n"
-    "Examples:\n"
-    "  ofl-bench probe\n"
-    "  ofl-bench probe --dir /mnt/a --dir /mnt/b --measure\n"
-    "  ofl-bench probe --json machine.json\n"
-    "\n"
-    "Exit status: 0 done; 1 something failed on the way; 2 options or directories that can't work; 130 "
-    "ended by SIGINT or SIGTERM.";
-
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
-    struct probe_options *o = state->input;
-    const char **more;
-
-    switch (key) {
-    case KEY_DIR:
-        more = realloc(o->dirs, (o->dir_count + 1) * sizeof *more);
-        if (!more)
-            return ENOMEM;
-        o->dirs = more;
-        o->dirs[o->dir_count++] = arg;
-        return 0;
-    case KEY_JSON:
-        o->json = arg;
-        return 0;
-    case KEY_MEASURE:
-        o->measure = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "%s: a directory goes behind --dir", arg);
-        return EINVAL;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
-static void print_version(FILE *f, struct argp_state *state)
-{
-    (void)state;
-    fprintf(f, "ofl-bench %s\n", ofl_version());
-}
+static const struct common_command command = {
+    .title = "ofl-bench probe",
+    .before = "Tells what this machine is: cores, memory, limits, io_uring, drives, accelerators. Needs no "
+              "privileges, and leaves no file.",
+    .after =
+        "What is not known is said to be unknown, and is null in JSON.\n"
+        "\n"
+        "Examples:\n"
+        "  ofl-bench probe\n"
+        "  ofl-bench probe --dir /mnt/a --dir /mnt/b --measure\n"
+        "  ofl-bench probe --json machine.json\n"
+        "\n"
+        "Exit status: 0 done; 1 something failed on the way; 2 options or directories that can't work; 130 "
+        "ended by SIGINT or SIGTERM.",
+    .hint = "a directory goes behind --dir",
+    .tables = {{option_list, 0}}};
 
 /* Before a line is printed: what can't work. */
-static int check_options(const struct probe_options *o)
+static int check_options(const struct options *o)
 {
     struct stat s;
     int err = o->json ? common_report_check(o->json) : 0;
 
     if (err < 0)
         return common_fail(EXIT_INPUT, "--json %s: %s", o->json, strerror(-err));
-    for (unsigned i = 0; i < o->dir_count; i++) {
-        if (stat(o->dirs[i], &s) < 0)
-            return common_fail(EXIT_INPUT, "--dir %s: %s", o->dirs[i], strerror(errno));
+    for (size_t i = 0; i < o->dirs.count; i++) {
+        if (stat(o->dirs.texts[i], &s) < 0)
+            return common_fail(EXIT_INPUT, "--dir %s: %s", o->dirs.texts[i], strerror(errno));
         if (!S_ISDIR(s.st_mode))
-            return common_fail(EXIT_INPUT, "--dir %s: %s", o->dirs[i], strerror(ENOTDIR));
+            return common_fail(EXIT_INPUT, "--dir %s: %s", o->dirs.texts[i], strerror(ENOTDIR));
     }
     return 0;
 }
 
 /* ---- main --------------------------------------------------------------------- */
 
-static int run(const struct probe_options *o)
+static int run(const struct options *o)
 {
     json_t *report = json_pack("{s:s, s:s, s:o}", "program", "ofl-bench probe", "version", ofl_version(),
                                "date", json_string(bench_date().text));
@@ -112,7 +81,7 @@ static int run(const struct probe_options *o)
         return common_fail(EXIT_RUNTIME, "make the report: out of memory");
     probe_machine(report);
     probe_limits(report);
-    status = probe_drives(report, o->dirs, o->dir_count, o->measure);
+    status = probe_drives(report, o->dirs.texts, (unsigned)o->dirs.count, o->measure);
     if (status == 0) {
         probe_gpus(report);
         if (common_stopping())
@@ -128,20 +97,15 @@ static int run(const struct probe_options *o)
 
 int bench_probe_main(int argc, char **argv)
 {
-    const struct argp argp = {.options = option_list, .parser = parse_option, .doc = doc};
-    struct probe_options o = {0};
-    int status = 0;
+    struct options o = {.measure = false};
+    int status = common_options_parse(&command, argc, argv, &o);
 
-    argp_program_version_hook = print_version;
-    argp_err_exit_status = EXIT_INPUT;
-    if (argp_parse(&argp, argc, argv, 0, NULL, &o))
-        status = common_fail(EXIT_INPUT, "options: out of memory");
     if (status == 0)
         status = check_options(&o);
     if (status == 0) {
         common_signals();
         status = run(&o);
     }
-    free(o.dirs);
+    common_options_free(&command, &o);
     return status;
 }

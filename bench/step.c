@@ -32,39 +32,34 @@ struct series {
     struct bench_timeline *timeline; /* of the last one */
 };
 
-enum {
-    KEY_PRESET = 0x100,
-    KEY_MODEL,
-    KEY_BATCH,
-    KEY_SEQ,
-    KEY_ACCUM,
-    KEY_STEPS,
-    KEY_WARMUP,
-    KEY_CLIP,
-    KEY_DTYPE,
-    KEY_COMPARE,
-    KEY_SAVE
-};
+static const struct common_word dtype_words[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}, {NULL, 0}};
 
-static const struct argp_option option_list[] = {
-    {NULL, 0, NULL, 0, "What:", 1},
-    {"preset", KEY_PRESET, "NAME", 0, "Shape of the model: tiny, 20m, 300m, 1b, 7b, 70b, 100b", 1},
-    {"model", KEY_MODEL, "DIR", 0, "The shape in DIR/config.json, as Hugging Face writes it", 1},
-    {"batch", KEY_BATCH, "N", 0, "Sequences per micro-batch (default 1)", 1},
-    {"seq", KEY_SEQ, "N", 0, "Tokens per sequence (default 512)", 1},
-    {"accum", KEY_ACCUM, "N", 0, "Micro-batches per step (default 1)", 1},
-    {"dtype", KEY_DTYPE, "f32|bf16", 0, "Of weights (default bf16)", 1},
-    {"clip", KEY_CLIP, "X", 0, "Exact global norm to clip gradients to; 0: off (default 1)", 1},
-    {NULL, 0, NULL, 0, "How often:", 3},
-    {"steps", KEY_STEPS, "N", 0, "Steps that count (default 5)", 3},
-    {"warmup", KEY_WARMUP, "N", 0, "Steps before them (default 2)", 3},
-    {"compare", KEY_COMPARE, NULL, 0, "Run the same with everything in device memory, too", 3},
-    {"save-config", KEY_SAVE, "FILE", 0, "Only write the shape as a config.json, for other programs", 5},
-    {0}};
+#define FIELD(name) .field = offsetof(struct options, name)
+
+/* clang-format off */
+static const struct common_option what_options[] = {
+    {COMMON_GROUP, .text = "What:", .least = 1},
+    {COMMON_TEXT, "preset", "NAME", "Shape of the model; the names are listed below", FIELD(preset)},
+    {COMMON_TEXT, "model", "DIR", "The shape in DIR/config.json, as Hugging Face writes it", FIELD(model)},
+    {COMMON_COUNT, "batch", "N", "Sequences per micro-batch", FIELD(batch), "1", 1, 1u << 16},
+    {COMMON_COUNT, "seq", "N", "Tokens per sequence", FIELD(seq), "512", 1, 1u << 20},
+    {COMMON_COUNT, "accum", "N", "Micro-batches per step", FIELD(accum), "1", 1, 1u << 16},
+    {COMMON_WORD, "dtype", "f32|bf16", "Of weights", FIELD(dtype), "bf16", .words = dtype_words},
+    {COMMON_NUMBER, "clip", "X", "Exact global norm to clip gradients to; 0: off", FIELD(clip), "1", .low = 0,
+     .high = 1e30},
+    {COMMON_GROUP, .text = "How often:", .least = 3},
+    {COMMON_COUNT, "steps", "N", "Steps that count", FIELD(steps), "5", 1, 10000},
+    {COMMON_COUNT, "warmup", "N", "Steps before them", FIELD(warmup), "2", 0, 10000},
+    {COMMON_FLAG, "compare", NULL, "Run the same with everything in device memory, too", FIELD(compare)},
+    {COMMON_GROUP, .least = 5},
+    {COMMON_TEXT, "save-config", "FILE", "Only write the shape as a config.json, for other programs", FIELD(save)},
+    {COMMON_END}};
+/* clang-format on */
 
 static const char doc[] =
-    "Measures training steps: all parameters, AdamW, recomputation, under memory budgets."
-    "\v"
+    "Measures training steps: all parameters, AdamW, recomputation, under memory budgets.";
+
+static const char more[] =
     "Tokens are random and none is padding. TFLOP/s count 6 P per token, P being the parameters that are "
     "multiplied; those with recomputation count 8 P; attention counts in neither. The bound is the largest "
     "of "
@@ -79,62 +74,6 @@ static const char doc[] =
     "\n"
     "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work; "
     "130 ended by SIGINT or SIGTERM.";
-
-static void parse_count(struct argp_state *state, const char *name, const char *arg, uint64_t least,
-                        uint64_t most, uint64_t *out)
-{
-    if (common_parse_count(arg, least, most, out) < 0)
-        argp_error(state, "--%s %s: not a whole number from %llu to %llu", name, arg, (ull)least, (ull)most);
-}
-
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
-    struct options *o = state->input;
-
-    switch (key) {
-    case KEY_PRESET:
-        o->preset = arg;
-        return 0;
-    case KEY_MODEL:
-        o->model = arg;
-        return 0;
-    case KEY_SAVE:
-        o->save = arg;
-        return 0;
-    case KEY_COMPARE:
-        o->compare = true;
-        return 0;
-    case KEY_BATCH:
-        parse_count(state, "batch", arg, 1, 1u << 16, &o->batch);
-        return 0;
-    case KEY_SEQ:
-        parse_count(state, "seq", arg, 1, 1u << 20, &o->seq);
-        return 0;
-    case KEY_ACCUM:
-        parse_count(state, "accum", arg, 1, 1u << 16, &o->accum);
-        return 0;
-    case KEY_STEPS:
-        parse_count(state, "steps", arg, 1, 10000, &o->steps);
-        return 0;
-    case KEY_WARMUP:
-        parse_count(state, "warmup", arg, 0, 10000, &o->warmup);
-        return 0;
-    case KEY_CLIP:
-        if (common_parse_number(arg, 0, 1e30, &o->clip) < 0)
-            argp_error(state, "--clip %s: not a number from 0 on", arg);
-        return 0;
-    case KEY_DTYPE:
-        if (strcmp(arg, "f32") != 0 && strcmp(arg, "bf16") != 0)
-            argp_error(state, "--dtype %s: f32 or bf16", arg);
-        o->dtype = arg[0] == 'f' ? OFL_F32 : OFL_BF16;
-        return 0;
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->budget;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 /* ---- running --------------------------------------------------------------- */
 
@@ -465,19 +404,17 @@ static int run_all(const struct options *o, const struct llama_config *config)
 
 int bench_step_main(int argc, char **argv)
 {
-    static const struct argp_child children[] = {{&common_budget_argp, 0, NULL, 0}, {0}};
-    static const struct argp argp = {
-        .options = option_list, .parser = parse_option, .doc = doc, .children = children};
-    struct options o = {
-        .batch = 1, .seq = 512, .accum = 1, .steps = 5, .warmup = 2, .clip = 1, .dtype = OFL_BF16};
+    struct common_command command = {
+        .title = "ofl-bench step",
+        .before = doc,
+        .tables = {{what_options, 0}, {common_budget_options, offsetof(struct options, budget)}}};
+    struct options o = {0};
     char error[COMMON_ERROR_BYTES];
     struct llama_config config;
-    int status;
+    int status = bench_model_options(&command, more, argc, argv, &o);
 
-    argp_err_exit_status = EXIT_INPUT;
-    if (argp_parse(&argp, argc, argv, 0, NULL, &o) != 0)
-        return common_fail(EXIT_INPUT, "options: out of memory");
-    status = bench_model_load(o.preset, o.model, &config);
+    if (status == 0)
+        status = bench_model_load(o.preset, o.model, &config);
     if (status == 0 && o.save) {
         if (llama_config_save(o.save, &config, o.dtype, error, sizeof error) < 0)
             status = common_fail(EXIT_INPUT, "%s", error);

@@ -8,6 +8,14 @@
 
 #include "examples/common.h"
 #include "examples/common_memory.h"
+#include "examples/common_options.h"
+
+/* Options of a struct common_budget. The second table is for programs that only read weights: it knows
+ * --nvme too, for a better complaint than "unknown". */
+extern const struct common_option common_budget_options[], common_read_options[];
+void common_budget_free(struct common_budget *b);
+/* That the combination makes sense, and that the report could be written. */
+int common_budget_check(const struct common_budget *b);
 
 struct llama_trainer_need;
 

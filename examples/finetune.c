@@ -10,7 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "examples/common_budget.h"
 #include "examples/model/writer.h"
 
 struct run {

@@ -4,15 +4,14 @@
 #ifndef EXAMPLES_FINETUNE_H
 #define EXAMPLES_FINETUNE_H
 
-#include "examples/common.h"
+#include "examples/common_budget.h"
 #include "examples/model/config.h"
 #include "examples/model/tokenizer.h"
 #include "examples/model/trainer.h"
 
 struct options {
     const char *model, *preset, *out;
-    char **data;
-    size_t data_count;
+    struct common_texts data;
     uint64_t seq, batch, accum, steps, warmup, seed;
     double lr, beta1, beta2, eps, weight_decay, clip;
     enum ofl_dtype dtype;

@@ -10,7 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "examples/common_memory.h"
 #include "examples/model/kernels.h"
 
 /* ---- reading ------------------------------------------------------------- */
@@ -204,9 +203,9 @@ int data_load(const struct options *o, const struct llama_config *config, struct
     int status = open_tokenizer(o, &t);
 
     *out = (struct data){.seq = o->seq};
-    for (size_t i = 0; i < o->data_count && status == 0; i++) {
-        common_progress("reading %s", o->data[i]);
-        status = load_file(t, o->data[i], config->shape.vocab, out);
+    for (size_t i = 0; i < o->data.count && status == 0; i++) {
+        common_progress("reading %s", o->data.texts[i]);
+        status = load_file(t, o->data.texts[i], config->shape.vocab, out);
     }
     tokenizer_close(t);
     if (status == 0 && out->count < o->seq + 1)

@@ -28,7 +28,7 @@ allowed() {
     liboffload/optim/*) echo "$core liboffload/optim/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
-        echo 'include/offload.h examples/common.h examples/common_budget.h examples/common_memory.h examples/model/ bench/ io/io.h io/histogram.h io/drive.h' \
+        echo 'include/offload.h examples/common.h examples/common_budget.h examples/common_memory.h examples/common_options.h examples/model/ bench/ io/io.h io/histogram.h io/drive.h' \
             'io/profile.h liboffload/device/device.h liboffload/mem/mem.h'
         ;;
     tests/*) echo '*' ;;
