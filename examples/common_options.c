@@ -314,6 +314,8 @@ int common_options_parse(const struct common_command *command, int argc, char **
         status = set_defaults(&p);
     if (status == 0) {
         argp.doc = doc;
+        if (p.count == 0)
+            argp.options = NULL; /* argp leaks what it makes of an empty list */
         version_name = command->title;
         argp_program_version_hook = print_version;
         argp_err_exit_status = EXIT_INPUT;
