@@ -46,7 +46,7 @@ static const struct common_option what_options[] = {
     {COMMON_COUNT, "tokens", "N", "Tokens that count", FIELD(tokens), "8", 1, 1u << 20},
     {COMMON_COUNT, "warmup", "N", "Tokens before them", FIELD(warmup), "2", 0, 1u << 20},
     {COMMON_WORD, "dtype", "f32|bf16", "Of weights", FIELD(dtype), "bf16", .words = dtype_words},
-    {COMMON_END}};
+    {.kind = COMMON_END}};
 /* clang-format on */
 
 static const char doc[] =

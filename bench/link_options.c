@@ -73,7 +73,7 @@ static const struct common_option option_list[] = {
     {COMMON_NUMBER, "check", "RATIO", "Exit with 1 if the median of a pinned row of copies of 1 MiB or more is below "
      "RATIO of the plain copies, such as 0.97", FIELD(check), .low = 1e-9, .high = 1e9},
     {COMMON_TEXT, "json", "FILE", "Write everything, with all samples, in JSON", FIELD(json)},
-    {COMMON_END}};
+    {.kind = COMMON_END}};
 /* clang-format on */
 
 static const char before[] =

@@ -78,7 +78,7 @@ static const struct common_option option_list[] = {
     {COMMON_GROUP, .text = "Results:", .least = 5},
     {COMMON_TEXT, "json", "FILE", "Write everything, with all samples, in JSON", FIELD(json)},
     {COMMON_TEXT, "plot", "FILE", "Draw FILE.svg or FILE.png with gnuplot", FIELD(plot)},
-    {COMMON_END}};
+    {.kind = COMMON_END}};
 /* clang-format on */
 
 static const char before[] =

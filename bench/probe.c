@@ -32,7 +32,7 @@ static const struct common_option option_list[] = {
     {COMMON_FLAG, "measure", NULL, "Measure the drives of these directories, some seconds each, in a scratch file "
      "that has no name, and keep the result for the library", FIELD(measure)},
     {COMMON_TEXT, "json", "FILE", "Write the same facts in JSON", FIELD(json)},
-    {COMMON_END}};
+    {.kind = COMMON_END}};
 /* clang-format on */
 
 static const struct common_command command = {

@@ -53,7 +53,7 @@ static const struct common_option what_options[] = {
     {COMMON_FLAG, "compare", NULL, "Run the same with everything in device memory, too", FIELD(compare)},
     {COMMON_GROUP, .least = 5},
     {COMMON_TEXT, "save-config", "FILE", "Only write the shape as a config.json, for other programs", FIELD(save)},
-    {COMMON_END}};
+    {.kind = COMMON_END}};
 /* clang-format on */
 
 static const char doc[] =

@@ -26,7 +26,7 @@ static const struct common_option what_options[] = {
      FIELD(shuffle)},
     {COMMON_TEXT, "out", "DIR", "Write the result as a Hugging Face directory, which must not exist or be empty",
      FIELD(out)},
-    {COMMON_END}};
+    {.kind = COMMON_END}};
 
 static const struct common_option training_options[] = {
     {COMMON_GROUP, .text = "Training:", .least = 3},
@@ -45,7 +45,7 @@ static const struct common_option training_options[] = {
     {COMMON_WORD, "dtype", "f32|bf16", "Of weights on the device, and of --out; masters and moments are f32",
      FIELD(dtype), "f32", .words = dtypes},
     {COMMON_COUNT, "seed", "N", "Of --preset's weights and of --shuffle", FIELD(seed), "1", 0, INT64_MAX},
-    {COMMON_END}};
+    {.kind = COMMON_END}};
 /* clang-format on */
 
 static const char before[] = "Fine-tunes all parameters of a Llama inside hard memory budgets.";

@@ -23,7 +23,7 @@ static const struct common_option text_options[] = {
     {COMMON_NUMBER, "top-p", "X", "Draw from the likeliest tokens that have this probability together", FIELD(top_p),
      "0.95", .low = 0, .high = 1},
     {COMMON_COUNT, "seed", "N", "Of drawing", FIELD(seed), "1", 0, INT64_MAX},
-    {COMMON_END}};
+    {.kind = COMMON_END}};
 /* clang-format on */
 
 static const char before[] = "Generates text with a Llama inside hard memory budgets.";

@@ -85,12 +85,12 @@ static const struct common_option outer[] = {
     {COMMON_WORDS, "set", "LIST", "Words", FIELD(set), .words = three},
     {COMMON_BITS, "bits", "LIST", "Bits", FIELD(bits), .words = powers},
     {COMMON_CALL, "call", "WHAT", "Something else", FIELD(called), .set = call},
-    {COMMON_END}};
+    {.kind = COMMON_END}};
 static const struct common_option nested[] = {{COMMON_GROUP, .text = "Second:", .least = 2},
                                               {COMMON_BYTES, "bytes", "SIZE", "Bytes",
                                                .field = offsetof(struct inner, bytes), .initial = "4K",
                                                .most = 1ull << 40},
-                                              {COMMON_END}};
+                                              {.kind = COMMON_END}};
 static const struct common_command command = {
     .title = "ofl-test run",
     .before = "Before.",
