@@ -272,12 +272,14 @@ static int check_all(const struct common_budget *b, const struct llama_trainer_n
     uint64_t wanted = common_need_bytes(&n) + (gpu ? device_all_bytes(need) : 0);
     uint64_t memory = common_device_memory(b);
     struct common_room room;
+    bool fits, modest;
 
     out->device_bytes = device_all_bytes(need);
     out->host_bytes = STAGING_BYTES;
     common_room(&room);
-    if (gpu ? out->device_bytes <= memory && common_need_bytes(&n) <= room.bytes
-            : wanted <= (b->in_memory ? room.bytes : room.bytes / 3))
+    fits = common_need_bytes(&n) <= room.bytes && (!gpu || out->device_bytes <= memory);
+    modest = b->in_memory || gpu || out->device_bytes + out->host_bytes <= room.bytes / 3;
+    if (fits && modest)
         return 0;
     if (gpu)
         snprintf(room.text, sizeof room.text, "%s has %s to give", b->chosen.device,
@@ -288,9 +290,9 @@ static int check_all(const struct common_budget *b, const struct llama_trainer_n
         "--device-mem is %llu bytes, %s), --host-mem (at least %u bytes) and --nvme DIR with %llu bytes (%s) "
         "free on a drive",
         b->in_memory ? "--in-memory: " : "no budgets given: ", (ull)wanted, common_bytes(wanted).text,
-        b->in_memory || gpu ? "" : ", and without budgets a third of what can be had is taken at most",
-        room.text, (ull)need->device.device_bytes, common_bytes(need->device.device_bytes).text,
-        OFL_HOST_MIN_BYTES, (ull)need->store_bytes, common_bytes(need->store_bytes).text);
+        modest ? "" : ", and without budgets a third of what can be had is taken at most", room.text,
+        (ull)need->device.device_bytes, common_bytes(need->device.device_bytes).text, OFL_HOST_MIN_BYTES,
+        (ull)need->store_bytes, common_bytes(need->store_bytes).text);
 }
 
 /* What would do with the tensors where they are: on the device, in host memory, or beside a store. */

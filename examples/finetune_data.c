@@ -14,10 +14,52 @@
 
 /* ---- reading ------------------------------------------------------------- */
 
+/* While a text becomes tokens, itself, what is normalized of it and the tokens take so many times its bytes:
+ * measured were 5 to 6. */
+#define TEXT_TIMES 7
+#define TEXT_KEPT  (32ull << 20) /* for the rest of the program */
+
+/* Who runs out of memory is killed without a word. bytes: of the text, as far as it is known; so many of them
+ * have been read, and take memory already. */
+static int check_room(const char *path, uint64_t bytes, uint64_t have)
+{
+    struct common_room room;
+    uint64_t most;
+
+    common_room(&room);
+    most = room.bytes + have > TEXT_KEPT ? (room.bytes + have - TEXT_KEPT) / TEXT_TIMES : 0;
+    if (bytes <= most)
+        return 0;
+    return common_fail(
+        EXIT_INPUT,
+        "--data %s: %llu bytes%s: reading it as tokens takes up to %d times that in memory for "
+        "a while, but %s; cut it into files of at most %llu bytes (%s) each",
+        path, (unsigned long long)bytes, bytes == have ? " or more" : "", TEXT_TIMES, room.text,
+        (unsigned long long)most, common_bytes(most).text);
+}
+
+/* A file says how large it is. A pipe doesn't: room for it is doubled, and looked for, as it fills. */
+static int grow(const char *path, char **text, size_t *room, size_t bytes)
+{
+    size_t wanted = *text ? 2 * *room + 65536 : *room;
+    int status = check_room(path, *text ? bytes : wanted, bytes);
+    char *more;
+
+    if (status)
+        return status;
+    more = realloc(*text, wanted + 1);
+    if (!more)
+        return common_fail(EXIT_RUNTIME, "read %s, %zu bytes: out of memory", path, wanted);
+    *text = more;
+    *room = wanted;
+    return 0;
+}
+
 static int read_all(const char *path, int fd, char **text, size_t *bytes)
 {
     size_t room = 0;
     struct stat st;
+    int status = 0;
 
     *text = NULL;
     *bytes = 0;
@@ -28,49 +70,18 @@ static int read_all(const char *path, int fd, char **text, size_t *bytes)
     for (;;) {
         ssize_t got;
 
-        /* One byte more than the file should have, to see its end; pipes don't say. */
-        if (!*text || *bytes == room + 1) {
-            char *more;
-
-            room = *text ? 2 * room + 65536 : room;
-            more = realloc(*text, room + 1);
-            if (!more)
-                return common_fail(EXIT_RUNTIME, "read %s, %zu bytes: out of memory", path, room);
-            *text = more;
-        }
+        /* One byte more than the file should have, to see its end. */
+        if (!*text || *bytes == room + 1)
+            status = grow(path, text, &room, *bytes);
+        if (status)
+            return status;
         got = read(fd, *text + *bytes, room + 1 - *bytes);
         if (got == 0)
-            return 0;
+            return S_ISREG(st.st_mode) ? 0 : check_room(path, *bytes, *bytes);
         if (got < 0 && errno != EINTR)
             return common_fail(EXIT_RUNTIME, "read %s: offset %zu: %s", path, *bytes, strerror(errno));
         *bytes += got > 0 ? (size_t)got : 0;
     }
-}
-
-/* While a text becomes tokens, itself, what is normalized of it and the tokens take so many times its bytes:
- * measured were 5 to 6. */
-#define TEXT_TIMES 7
-#define TEXT_KEPT  (32ull << 20) /* for the rest of the program */
-
-/* Who runs out of memory is killed without a word. */
-static int check_room(const char *path, int fd)
-{
-    struct common_room room;
-    struct stat st;
-    uint64_t most;
-
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-        return 0; /* a pipe doesn't say */
-    common_room(&room);
-    most = room.bytes > TEXT_KEPT ? (room.bytes - TEXT_KEPT) / TEXT_TIMES : 0;
-    if ((uint64_t)st.st_size <= most)
-        return 0;
-    return common_fail(
-        EXIT_INPUT,
-        "--data %s: %llu bytes: reading it as tokens takes up to %d times that in memory for a "
-        "while, but %s; cut it into files of at most %llu bytes (%s) each",
-        path, (unsigned long long)st.st_size, TEXT_TIMES, room.text, (unsigned long long)most,
-        common_bytes(most).text);
 }
 
 static int read_text(const char *path, char **text, size_t *bytes)
@@ -80,9 +91,7 @@ static int read_text(const char *path, char **text, size_t *bytes)
     *text = NULL;
     if (fd < 0)
         return common_fail(EXIT_INPUT, "read %s: %s", path, strerror(errno));
-    status = check_room(path, fd);
-    if (status == 0)
-        status = read_all(path, fd, text, bytes);
+    status = read_all(path, fd, text, bytes);
     close(fd);
     if (status) {
         free(*text);

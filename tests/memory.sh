@@ -156,6 +156,10 @@ tiny=(ofl-finetune --device host --preset tiny --seq 32 --steps 1 --device-mem 4
 allow 200 200
 refuse 'cut it into files of at most [0-9]* bytes' "${tiny[@]}" --data "$work/large"
 most=$(sed -n 's/.*files of at most \([0-9]*\) bytes.*/\1/p' "$work/err")
+mkfifo "$work/fifo"
+cat "$work/large" >"$work/fifo" 2>/dev/null &
+refuse 'bytes or more: reading it' "${tiny[@]}" --data "$work/fifo"
+wait
 split -b "$((most - 65536))" "$work/large" "$work/part."
 run "${tiny[@]}" --data "$work"/part.*
 wanted "${tiny[@]}" in parts
