@@ -281,7 +281,7 @@ static int check_all(const struct common_budget *b, const struct llama_trainer_n
     modest = b->in_memory || gpu || out->device_bytes + out->host_bytes <= room.bytes / 3;
     if (fits && modest)
         return 0;
-    if (gpu)
+    if (gpu && out->device_bytes > memory)
         snprintf(room.text, sizeof room.text, "%s has %s to give", b->chosen.device,
                  common_bytes(memory).text);
     return common_fail(
