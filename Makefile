@@ -246,8 +246,9 @@ help: ## this list
 	@echo '  WITH_CUDA=auto|1|0, NVCC=$(NVCC), NVCC_ARCHS="$(NVCC_ARCHS)", CXX=g++,'
 	@echo '  WERROR=1, V=1, B=folder, CHECK=pattern, PREFIX=$(PREFIX), DESTDIR='
 
-layers: ## check every #include against the order of the rooms
+layers: ## check every #include against the order of the rooms, and bench/ for circles
 	$(Q)tools/layers.sh
+	$(Q)tools/circles.sh bench
 
 format: ## check the format of the C files
 	$(Q)$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)

@@ -1,13 +1,14 @@
 /*
  * How long an urgent read takes: alone, and behind prefetch that is queued and kept queued.
- * On a queue as the library opens it. See nvme.h.
+ * On a queue as the library opens it. See nvme_demand.h.
  */
-#include "bench/nvme.h"
+#include "bench/nvme_demand.h"
 #include "bench/nvme_wait.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
+#include "bench/nvme_progress.h"
 #include "io/profile.h"
 
 #define QUEUED_BYTES     GIB

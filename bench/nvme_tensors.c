@@ -1,9 +1,9 @@
 /*
  * Replays a list of tensors: whole tensors are read one after another, each where the one
  * before ended, with so many queued that the drive never waits. In turns with plain 1 MiB
- * reads of the same file. See nvme.h.
+ * reads of the same file. See nvme_tensors.h.
  */
-#include "bench/nvme.h"
+#include "bench/nvme_tensors.h"
 #include "bench/nvme_wait.h"
 
 #include <errno.h>
@@ -13,6 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "bench/nvme_progress.h"
+#include "bench/nvme_run.h"
 
 #define PIECE_BYTES  MIB
 #define DEPTH        32u /* by default */
