@@ -170,7 +170,7 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
 C_FILES := $(wildcard include/*.h $(foreach d,$(ROOMS) examples examples/llama bench tests,$(addprefix $(d)/*.,c h cc cu cuh)))
-SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh)
+SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
 

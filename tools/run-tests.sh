@@ -8,10 +8,10 @@
 #     tools/run-tests.sh BUILD_DIR [NAME...]      CHECK=pattern: only tests whose name contains it
 #
 # NAME is test_x or y.sh: only these.
-# A crash, a time-out and a program that ends before its last test are failures.
+# A crash, a program that gets nowhere (tools/limit.sh says when) and one that ends before its last
+# test are failures.
 set -euo pipefail
 
-limit_s=${OFL_TEST_LIMIT:-300}
 cd "$(dirname "$0")/.."
 export OFL_BUILD_DIR=${1:?usage: tools/run-tests.sh BUILD_DIR [NAME...]}
 export OFL_PROFILE_DIR=$OFL_BUILD_DIR/profiles # tests leave nothing in the user's cache
@@ -20,15 +20,17 @@ pattern=${CHECK-}
 names=" ${*:2} "
 
 passed=0 failed=0 skipped=0 child=
-output=$(mktemp) reasons=$(mktemp)
+[ -d "$OFL_BUILD_DIR/tests" ] || { echo "run-tests: no tests are built in $OFL_BUILD_DIR: make tests" >&2; exit 1; }
+# In the build, not in a TMPDIR that may be full or not there.
+output=$(mktemp "$OFL_BUILD_DIR/run-tests.XXXXXX") reasons=$(mktemp "$OFL_BUILD_DIR/run-tests.XXXXXX")
 trap 'rm -f "$output" "$reasons"' EXIT
 trap '[ -z "$child" ] || kill "$child" 2>/dev/null; exit 130' INT TERM
 
 # Runs "$@" under the limit; sets status and seconds. In the background, so that a signal
-# to this script is acted on at once; the shell has such children ignore SIGINT: undone.
+# to this script is acted on at once.
 limited() {
     local start=${EPOCHREALTIME/./} ms
-    env --default-signal timeout -k 10 "$limit_s" "$@" >"$output" 2>&1 </dev/null &
+    tools/limit.sh "$@" >"$output" 2>&1 </dev/null &
     child=$!
     status=0
     wait "$child" || status=$?
@@ -67,7 +69,7 @@ report() {
 
 ended() {
     case $status in
-    124 | 137) echo "no end after $limit_s s, or killed" ;;
+    124) tail -n 1 "$output" ;;
     *)
         if [ "$status" -gt 128 ]; then
             echo "ended by SIG$(kill -l $((status - 128)))"
