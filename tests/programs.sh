@@ -260,6 +260,16 @@ grep -q '"state_hash"' "$work/behind" || complain "what the link leads to got no
 ln -s absent/file "$work/dangling"
 run ofl-finetune "${tiny[@]}" --steps 1 --in-memory --report "$work/dangling"
 [ "$status" -eq 2 ] || complain "--report through a link to nowhere: exit status $status"
+# A report holds prompts: no more may read it than umask, or the file that it replaces, lets.
+mode() {
+    run ofl-finetune "${tiny[@]}" --steps 1 --in-memory --report "$work/$2"
+    wanted "--report, a new one"
+    [ "$(stat -c %a "$work/$2")" = "$1" ] || complain "--report: mode $(stat -c %a "$work/$2"), not $1"
+}
+(umask 077 && mode 600 private.json)
+(umask 002 && mode 664 shared.json)
+chmod 640 "$work/private.json"
+(umask 022 && mode 640 private.json)
 run ofl-finetune --help
 wanted --help
 run ofl-generate --version

@@ -12,7 +12,7 @@ set -uo pipefail
 
 [ $# -gt 0 ] || { echo "usage: tools/limit.sh COMMAND [ARGUMENT...]" >&2; exit 2; }
 stall=${OFL_STALL_LIMIT:-300} cpu=${OFL_CPU_LIMIT:-3600}
-tick=$(getconf CLK_TCK) || exit 2
+tick=$(getconf CLK_TCK) || { echo "tools/limit.sh: getconf CLK_TCK: exit status $?" >&2; exit 125; }
 interval=5 # looks between two sums over /proc
 
 # tree PID: the process and all below it, in pids; their processor time in ticks, with that of
