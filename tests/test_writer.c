@@ -29,8 +29,9 @@
 #include "examples/model/writer.h"
 #include "liboffload/source/safetensors.h"
 #include "tests/model_fixture.h"
+#include "tests/temporary.h"
 
-static char root[] = "/tmp/ofl-test-writer-XXXXXX";
+static char root[200];
 static struct ofl_ctx *ctx;
 
 static const struct llama_config small = {.shape = {.layers = 2,
@@ -425,7 +426,7 @@ static int setup(void **state)
     struct ofl_config config = {.size = sizeof config, .device_bytes = 1 << 20, .host_bytes = 4 << 20};
 
     (void)state;
-    return mkdtemp(root) ? ofl_open(&config, &ctx) : -1;
+    return temporary_dir("writer", root, sizeof root) == 0 ? ofl_open(&config, &ctx) : -1;
 }
 
 static int teardown(void **state)
