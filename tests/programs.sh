@@ -26,8 +26,8 @@ refuse() {
     run "$@" --report "$work/refused.json"
     [ "$status" -eq 2 ] || complain "$*: exit status $status, not 2"
     grep -q -e "$words" "$work/err" || complain "$*: no '$words'"
-    [ ! -e "$work/refused.json" ] || complain "$*: left a report"
     [ -z "$(compgen -G "$work/refused*")" ] || complain "$*: left $(compgen -G "$work/refused*")"
+    rm -rf "$work"/refused* # no failure of the next one
 }
 
 # What must not depend on placement: loss, grad_norm, state_hash.
@@ -103,6 +103,7 @@ if [ -f "$story/model.safetensors" ] && [ -f "$shakespeare" ]; then
     printf '\377\377\377\377\377\377\377\177{}' >"$work/damaged/model.safetensors"
     refuse 'model.safetensors' ofl-generate --model "$work/damaged" --prompt x
     cp "$story/model.safetensors" "$work/damaged"
+    rm "$work/damaged/config.json" # read-only, where the original is
     sed 's/"LlamaForCausalLM"/"MambaForCausalLM"/; s/"llama"/"mamba"/' "$story/config.json" >"$work/damaged/config.json"
     refuse '[Mm]amba' ofl-generate --model "$work/damaged" --prompt x
 fi
