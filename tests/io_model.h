@@ -72,10 +72,6 @@ void model_destroy(struct model *m);
 /* The file, of `bytes` zeros, is the model's now, but for closing it. */
 void model_add(struct model *m, const char *name, struct io_file *f, uint64_t bytes);
 
-/* Submits one random request, if a slot and a range are free. */
-void model_submit(struct model *m);
-/* Cancels a random one that is out. */
-void model_cancel(struct model *m);
 /* Checks what has come back. */
 void model_take(struct model *m, struct io_request **done, unsigned n);
 /* One random step: submissions, and now and then a flush, a cancellation, a collection. */
