@@ -16,6 +16,7 @@ TEST_LINES=700    # a table of cases may be long
 longer() {
     cat <<'END'
 tests/test_io_drive.c the recorded machines, each a table that is read beside its checks
+tests/test_io_queue.c one queue: its classes, limits, deadlines and what it does with late answers
 tests/test_core_homes.c one pager, three tiers: its programs and their model belong together
 END
 }
