@@ -7,40 +7,58 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 . tests/script_fixture.bash scripts
 
+if [ -n "${OFL_TEST_LIGHT-}" ]; then
+    echo "a sanitizer: scripts are not built"
+    verdict=1
+    exit 77
+fi
+
 # ---- tools/limit.sh ------------------------------------------------------------
 
-export OFL_STALL_LIMIT=3
+# limit NAME COMMAND...: its exit status in $work/NAME.status, its output in $work/NAME.out and NAME.err.
 limit() {
-    status=0 ran=$*
-    tools/limit.sh "$@" >"$work/out" 2>"$work/err" || status=$?
+    local name=$1
+    shift
+    tools/limit.sh "$@" >"$work/$name.out" 2>"$work/$name.err"
+    echo $? >"$work/$name.status"
 }
 
-limit true
-wanted true
-limit bash -c 'exit 7'
-[ "$status" -eq 7 ] || complain "exit 7"
-limit bash -c 'kill -SEGV $$'
-[ "$status" -eq 139 ] || complain "SIGSEGV"
-limit bash -c 'trap "" INT; kill -INT $$; trap - INT; kill -INT $$; exit 1'
-[ "$status" -eq 130 ] || complain "SIGINT is not what it is by default"
-# A hang that ignores SIGTERM, and its child.
+# judge NAME STATUS [WORDS]: so it ended, and said so on stderr.
+judge() {
+    ran="limit.sh: $1" status=$(cat "$work/$1.status")
+    cp "$work/$1.out" "$work/out"
+    cp "$work/$1.err" "$work/err"
+    [ "$status" -eq "$2" ] || complain "$1: exit status $status, not $2"
+    [ $# -lt 3 ] || grep -q "$3" "$work/err" || complain "$1: no '$3'"
+}
+
+# The slow ones at once. A hang that ignores SIGTERM, with a child; a loop; and what is slow, and yet moves, by
+# output or by work in a child, for longer than the limit.
 # shellcheck disable=SC2016  # expands there
-limit bash -c 'trap "" TERM; sleep 1000 & echo $!; wait'
-[ "$status" -eq 124 ] || complain "a hang is not ended"
-grep -q 'no progress for 3 s' "$work/err" || complain "a hang: no reason"
+OFL_STALL_LIMIT=3 limit hang bash -c 'trap "" TERM; sleep 1000 & echo $!; wait' &
+OFL_CPU_LIMIT=2 limit loop bash -c 'while :; do :; done' &
+# shellcheck disable=SC2016
+OFL_STALL_LIMIT=12 limit output bash -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do echo $i; sleep 1; done' &
+# shellcheck disable=SC2016
+OFL_STALL_LIMIT=12 limit work bash -c \
+    'for k in 1 2 3 4 5 6 7 8; do (i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done); sleep 2; done' &
+limit success true
+judge success 0
+limit failure bash -c 'exit 7'
+judge failure 7
+# shellcheck disable=SC2016
+limit crash bash -c 'kill -SEGV $$'
+judge crash 139
+# shellcheck disable=SC2016
+limit interrupt bash -c 'kill -INT $$; exit 1'
+judge interrupt 130
+wait
+judge hang 124 'no progress for 3 s'
 # Its child goes too, if not at this very moment.
-while kill -0 "$(cat "$work/out")" 2>/dev/null; do sleep 0.1; done
-OFL_CPU_LIMIT=2 limit bash -c 'while :; do :; done'
-[ "$status" -eq 124 ] || complain "a loop is not ended"
-grep -q 'of processor time' "$work/err" || complain "a loop: no reason"
-# Slow, and yet it moves: by output, or by work in a child.
-# shellcheck disable=SC2016
-limit bash -c 'for i in 1 2 3 4 5; do echo $i; sleep 1; done'
-wanted 'output each second'
-# shellcheck disable=SC2016
-limit bash -c '(for i in 1 2 3 4 5; do (i=0; while [ $i -lt 50000 ]; do i=$((i + 1)); done); sleep 1; done)'
-wanted 'work each second'
-unset OFL_STALL_LIMIT
+while kill -0 "$(cat "$work/hang.out")" 2>/dev/null; do sleep 0.1; done
+judge loop 124 'of processor time'
+judge output 0
+judge work 0
 
 # ---- failures say why ------------------------------------------------------------
 
