@@ -90,7 +90,7 @@ CUDA := $(if $(filter 0,$(WITH_CUDA)),0,$(if $(strip $(CUDA_MISSING)),0$(if $(fi
 HAVE_CXX := $(if $(shell command -v $(firstword $(CXX))),1)
 
 # Goals that build nothing themselves work without the packages.
-BUILDING := $(filter-out gpu-check gpu-bench help config check fuzz sim demo show layers format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
+BUILDING := $(filter-out gpu-check gpu-bench help config check fuzz sim demo show layers tidy sources format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
 ifneq ($(filter tests,$(BUILDING)),)
 MISSING += $(TESTS_MISSING)
 endif
@@ -171,7 +171,7 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
 C_FILES := $(wildcard include/*.h $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim,$(addprefix $(d)/*.,c h cc cu cuh)))
-SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh)
+SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
 
@@ -194,7 +194,7 @@ OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC)
 
 # ---- targets ---------------------------------------------------------------
 
-.PHONY: help config all tests check fuzz sim demo show layers format format-fix shellcheck install uninstall clean FORCE
+.PHONY: help config all tests check fuzz sim demo show layers tidy sources format format-fix shellcheck install uninstall clean FORCE
 
 all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(HELLO) ## the library, static and shared, and the programs (default)
 
@@ -204,6 +204,7 @@ check: ## install what is missing, build all, run the tests; CHECK=pattern runs 
 	$(Q)tools/setup.sh
 	$(Q)$(MAKE) --no-print-directory all tests
 	$(Q)$(if $(SAN),$(ENV_$(SAN)) )CHECK='$(CHECK)' tools/run-tests.sh $(B)
+	$(if $(CHECK)$(SAN),,$(Q)tools/tidy.sh)
 
 fuzz: ## ten million random requests with faults against a model
 	$(Q)tools/setup.sh
@@ -249,6 +250,14 @@ help: ## this list
 layers: ## check every #include against the order of the rooms, and bench/ for circles
 	$(Q)tools/layers.sh
 	$(Q)tools/circles.sh bench
+
+tidy: ## check sizes of functions and files, unused files, public functions without manual or test
+	$(Q)tools/tidy.sh
+
+# What is built, for tools/tidy.sh.
+sources:
+	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(CUDA_STUB_SRC) \
+	    $(CUBLAS_STUB_SRC) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
 
 format: ## check the format of the C files
 	$(Q)$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)

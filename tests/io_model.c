@@ -216,7 +216,8 @@ static struct model_slot *free_slot(struct model *m)
     return NULL;
 }
 
-void model_submit(struct model *m)
+/* Submits one random request, if a slot and a range are free. */
+static void model_submit(struct model *m)
 {
     struct model_slot *s = free_slot(m);
     struct io_request *r;
@@ -256,7 +257,8 @@ void model_submit(struct model *m)
     io_submit(m->q, r);
 }
 
-void model_cancel(struct model *m)
+/* Cancels a random one that is out. */
+static void model_cancel(struct model *m)
 {
     struct model_slot *s = &m->slot[below(m, MODEL_SLOTS)];
 

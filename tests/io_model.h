@@ -77,10 +77,6 @@ void model_add(struct model *m, const char *name, struct io_file *f, uint64_t by
 /* Puts the queue that has been opened on a clock of the model's, where looks at it make time pass, so that
  * a seed says all. */
 void model_set_clock(struct model *m);
-/* Submits one random request, if a slot and a range are free. */
-void model_submit(struct model *m);
-/* Cancels a random one that is out. */
-void model_cancel(struct model *m);
 /* Checks what has come back. */
 void model_take(struct model *m, struct io_request **done, unsigned n);
 /* One random step: submissions, and now and then a flush, a cancellation, a collection. */

@@ -103,12 +103,15 @@ static int check(struct writing *x, const char *dir)
     return 0;
 }
 
-/* mkdir, unlike mkdtemp, gives the mode that the user's umask asks for. */
+/* mkdir, unlike mkdtemp, gives the mode that the user's umask asks for. In the place of an empty directory
+ * nobody else sees what is written, until it has that one's mode. */
 static int make_temporary(struct writing *x)
 {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyz012345";
     unsigned char random[6];
     char suffix[sizeof random + 1] = "";
+    struct stat old;
+    mode_t mode = stat(x->final, &old) == 0 ? 0700 : 0777;
 
     for (int i = 0; i < NAME_TRIES; i++) {
         if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
@@ -119,7 +122,7 @@ static int make_temporary(struct writing *x)
             x->temporary = NULL;
             return fail_errno(x, "write", x->final, -ENOMEM);
         }
-        if (mkdir(x->temporary, 0777) == 0)
+        if (mkdir(x->temporary, mode) == 0)
             return 0;
         if (errno != EEXIST || i == NAME_TRIES - 1) {
             int rc = fail_errno(x, "create directory", x->temporary, -errno);
@@ -404,6 +407,23 @@ static int write_small(struct writing *x)
 
 /* ---- all of it --------------------------------------------------------- */
 
+/* The mode, and where the system lets us the owner, of the empty directory that is replaced. Without
+ * its group, the group's rights go too. */
+static int take_over(struct writing *x)
+{
+    struct stat old;
+    mode_t mode;
+
+    if (stat(x->final, &old) != 0)
+        return 0;
+    mode = old.st_mode & 07777;
+    if (chown(x->temporary, (uid_t)-1, old.st_gid) != 0)
+        mode &= ~(mode_t)(S_ISGID | S_IRWXG);
+    if (chown(x->temporary, old.st_uid, (gid_t)-1) != 0)
+        mode &= ~(mode_t)S_ISUID;
+    return chmod(x->temporary, mode) == 0 ? 0 : fail_errno(x, "set the mode of", x->temporary, -errno);
+}
+
 /* The rename is the moment at which the model exists. */
 static int publish(struct writing *x)
 {
@@ -411,6 +431,8 @@ static int publish(struct writing *x)
 
     if (rc == 0)
         rc = sync_path(x, x->temporary);
+    if (rc == 0)
+        rc = take_over(x);
     if (rc == 0 && rename(x->temporary, x->final) != 0)
         rc = llama_fail(-errno, x->error, x->error_bytes, "rename %s to %s: %s", x->temporary, x->final,
                         ofl_strerror(errno));
