@@ -153,23 +153,23 @@ NVCC_MATH_FLAGS := -fmad=false -prec-div=true -prec-sqrt=true -ftz=false
 
 # ---- files -----------------------------------------------------------------
 
-ROOMS := io scheduler $(addprefix liboffload/,base mem device store core optim)
+ROOMS := base io scheduler $(addprefix liboffload/,mem device store source core optim)
 LIB_SRC := $(wildcard $(ROOMS:=/*.c))
 MAINS := $(foreach p,finetune generate hello,$(wildcard examples/$(p).c examples/$(p)_*.c))
-SHARED_SRC := $(wildcard examples/llama/*.c examples/common*.c)
+SHARED_SRC := $(wildcard examples/model/*.c examples/common*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
 CUDA_STUB_SRC := $(wildcard tests/cuda_stub*.c)
 CUBLAS_STUB_SRC := $(wildcard tests/cublas_stub*.c)
 TEST_HELPER_SRC := $(filter-out $(TEST_SRC) $(CUDA_STUB_SRC) $(CUBLAS_STUB_SRC),$(wildcard tests/*.c))
 LIB_CU := $(wildcard liboffload/optim/*.cu)
-SHARED_CU := $(wildcard examples/llama/*.cu)
+SHARED_CU := $(wildcard examples/model/*.cu)
 # What the stub driver can launch: all kernels, and those that test the emulation itself.
 EMULATE_SRC := $(if $(HAVE_CXX),$(wildcard tests/cuda_emulate*.cc))
 EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
-C_FILES := $(wildcard include/*.h $(foreach d,$(ROOMS) examples examples/llama bench tests,$(addprefix $(d)/*.,c h cc cu cuh)))
+C_FILES := $(wildcard include/*.h $(foreach d,$(ROOMS) examples examples/model bench tests,$(addprefix $(d)/*.,c h cc cu cuh)))
 SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
@@ -293,7 +293,7 @@ $(B)/%.o: %.c $(B)/flags
 	$(Q)$(CC) $(FLAGS) $(EXTRA) $(SAN_FLAGS) -c -o $@ $<
 
 $(call obj,$(filter liboffload/optim/%,$(LIB_SRC))): EXTRA = $(MATH_FLAGS)
-$(call obj,$(filter examples/llama/%,$(SHARED_SRC))): EXTRA = $(MATH_FLAGS) $(EXAMPLE_FLAGS)
+$(call obj,$(filter examples/model/%,$(SHARED_SRC))): EXTRA = $(MATH_FLAGS) $(EXAMPLE_FLAGS)
 $(call obj,$(MAINS) $(filter examples/common%,$(SHARED_SRC)) $(EXAMPLE_TESTS) bench/rates.c): EXTRA = $(EXAMPLE_FLAGS)
 
 # ---- kernels

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "bench/model.h"
-#include "examples/llama/checkpoint.h"
-#include "examples/llama/generator.h"
+#include "examples/model/checkpoint.h"
+#include "examples/model/generator.h"
 
 struct options {
     const char *preset, *model;

@@ -7,7 +7,7 @@
 #define BENCH_MODEL_H
 
 #include "bench/bench.h"
-#include "examples/llama/config.h"
+#include "examples/model/config.h"
 
 /* From --preset or --model DIR; both NULL is an error. Returns a status. */
 int bench_model_load(const char *preset, const char *dir, struct llama_config *out);

@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "bench/model.h"
-#include "examples/llama/cuda.h"
-#include "examples/llama/kernels_cuda.h"
+#include "examples/model/cuda.h"
+#include "examples/model/kernels_cuda.h"
 #include "io/profile.h"
 
 #define HOST_SIDE 1024u /* of the matrices */

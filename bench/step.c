@@ -8,7 +8,7 @@
 
 #include "bench/model.h"
 #include "bench/timeline.h"
-#include "examples/llama/trainer.h"
+#include "examples/model/trainer.h"
 
 struct options {
     const char *preset, *model, *save;

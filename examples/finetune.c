@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "examples/llama/writer.h"
+#include "examples/model/writer.h"
 
 struct run {
     const struct options *options;

@@ -5,9 +5,9 @@
 #define EXAMPLES_FINETUNE_H
 
 #include "examples/common.h"
-#include "examples/llama/config.h"
-#include "examples/llama/tokenizer.h"
-#include "examples/llama/trainer.h"
+#include "examples/model/config.h"
+#include "examples/model/tokenizer.h"
+#include "examples/model/trainer.h"
 
 struct options {
     const char *model, *preset, *out;

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "examples/llama/kernels.h"
+#include "examples/model/kernels.h"
 
 /* ---- reading ------------------------------------------------------------- */
 

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "examples/llama/checkpoint.h"
-#include "examples/llama/kernels.h"
-#include "examples/llama/writer.h"
+#include "examples/model/checkpoint.h"
+#include "examples/model/kernels.h"
+#include "examples/model/writer.h"
 
 #define PIECE_BYTES (1u << 20)
 #define PIECE_ELEMS (PIECE_BYTES / sizeof(float))

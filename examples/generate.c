@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "examples/llama/kernels.h"
-#include "examples/llama/tokenizer.h"
+#include "examples/model/kernels.h"
+#include "examples/model/tokenizer.h"
 
 #define PIECE_TOKENS       64 /* of the prompt, fed at once */
 #define DEFAULT_MAX_TOKENS 128

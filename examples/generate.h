@@ -4,7 +4,7 @@
 #define EXAMPLES_GENERATE_H
 
 #include "examples/common.h"
-#include "examples/llama/generator.h"
+#include "examples/model/generator.h"
 
 struct options {
     const char *model, *prompt;

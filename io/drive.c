@@ -17,7 +17,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 
 /* ---- mounts ------------------------------------------------------------ */
 

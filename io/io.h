@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "io/histogram.h"
-#include "liboffload/base/error.h"
+#include "base/error.h"
 
 /* ---- files ------------------------------------------------------------- */
 

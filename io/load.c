@@ -12,7 +12,7 @@
 #include <sys/statvfs.h>
 
 #include "include/offload.h"
-#include "liboffload/base/clock.h"
+#include "base/clock.h"
 
 #define BUFFER_BYTES   (32ull << 20) /* the largest window */
 #define LEAST_BYTES    (64ull << 20) /* less would measure the drive's cache */

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #include "include/offload.h"
-#include "liboffload/base/clock.h"
+#include "base/clock.h"
 
 #define COLLECT_BATCH 64u
 /* Transfers go to the kernel in bundles of this: the drive starts on the first while the next are

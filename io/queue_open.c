@@ -13,7 +13,7 @@
 
 #include "include/offload.h"
 #include "io/queue.h"
-#include "liboffload/base/clock.h"
+#include "base/clock.h"
 
 #define DEPTH_DEFAULT       64u
 #define PIECE_DEFAULT       (1u << 20)

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "liboffload/base/clock.h"
+#include "base/clock.h"
 
 #define KIB 1024u
 #define MIB (1024u * KIB)

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 
 /* How far ahead a departing step is looked for in its plan before it counts as off-plan. */
 #define RESYNC_EVENTS 64

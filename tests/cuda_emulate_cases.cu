@@ -1,5 +1,5 @@
 /* Kernels that test the emulation: see test_cuda_emulate.c. Part of the stub driver only. */
-#include "examples/llama/cuda_kernel.cuh"
+#include "examples/model/cuda_kernel.cuh"
 
 /* ---- right ones ----------------------------------------------------------- */
 

@@ -24,7 +24,7 @@ float widen(uint32_t pair, unsigned half)
     return __uint_as_float(half ? pair & 0xffff0000u : pair << 16);
 }
 
-/* PTX ISA, "Matrix fragments for mma.m16n8k16": see mma_bf16 in examples/llama/cuda_kernel.cuh. */
+/* PTX ISA, "Matrix fragments for mma.m16n8k16": see mma_bf16 in examples/model/cuda_kernel.cuh. */
 void multiply(struct warp *w)
 {
     float a[16][16], b[16][8], d[16][8];

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "liboffload/base/clock.h"
+#include "base/clock.h"
 #include "tests/cuda_stub_state.h"
 
 struct stub stub = {.lock = PTHREAD_MUTEX_INITIALIZER};

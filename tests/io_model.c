@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 
 #include "include/offload.h"
-#include "liboffload/base/clock.h"
+#include "base/clock.h"
 
 #define GUARD      64u
 #define GUARD_BYTE 0x5a

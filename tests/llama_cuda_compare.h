@@ -8,7 +8,7 @@
 #ifndef OFL_TESTS_LLAMA_CUDA_COMPARE_H
 #define OFL_TESTS_LLAMA_CUDA_COMPARE_H
 
-#include "examples/llama/kernels.h"
+#include "examples/model/kernels.h"
 #include "tests/llama_cuda_fixture.h"
 #include "tests/llama_reference.h"
 

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "examples/llama/cuda.h"
+#include "examples/model/cuda.h"
 
 struct gpu {
     struct ofl_ctx *ctx;

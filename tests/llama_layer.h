@@ -5,7 +5,7 @@
 #ifndef TESTS_LLAMA_LAYER_H
 #define TESTS_LLAMA_LAYER_H
 
-#include "examples/llama/block.h"
+#include "examples/model/block.h"
 #include "tests/llama_reference.h"
 
 #define W         REF_BLOCK_WEIGHTS

@@ -1,5 +1,5 @@
 /*
- * What the tests of examples/llama's kernels and block share: the same mathematics written plainly
+ * What the tests of examples/model's kernels and block share: the same mathematics written plainly
  * in double, finite differences over it, and hashed test numbers.
  *
  * Gradients are checked against central differences of the double reference, not of the f32 kernels:
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "examples/llama/kernels.h"
+#include "examples/model/kernels.h"
 
 /* ---- numbers ------------------------------------------------------------- */
 

@@ -18,8 +18,8 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "examples/llama/checkpoint.h"
-#include "examples/llama/config.h"
+#include "examples/model/checkpoint.h"
+#include "examples/model/config.h"
 #include "tests/model_fixture.h"
 
 #define STORY "../shared/models/story"

@@ -21,8 +21,8 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "examples/llama/checkpoint.h"
-#include "examples/llama/config.h"
+#include "examples/model/checkpoint.h"
+#include "examples/model/config.h"
 
 static char dir[] = "/tmp/ofl-test-config-XXXXXX";
 static char file[sizeof dir + 16];

@@ -1,5 +1,5 @@
 /*
- * Attention on CUDA (examples/llama/attention*.cu*, attention_cuda.c), on the stub driver, which runs the
+ * Attention on CUDA (examples/model/attention*.cu*, attention_cuda.c), on the stub driver, which runs the
  * kernels themselves on the CPU (or on a GPU: see llama_cuda_fixture.h). Proves, for shapes that fill
  * tiles and that don't, grouped heads, cached positions, batches:
  *  - outputs and gradients are those of kernels.h on the same rounded inputs, log-sum-exp that of a double
@@ -22,7 +22,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#include "examples/llama/kernels_cuda.h"
+#include "examples/model/kernels_cuda.h"
 #include "tests/llama_cuda_compare.h"
 
 #define COUNT(a)  (sizeof(a) / sizeof *(a))

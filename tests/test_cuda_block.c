@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#include "examples/llama/block_cuda.h"
+#include "examples/model/block_cuda.h"
 #include "tests/llama_cuda_fixture.h"
 #include "tests/llama_layer.h"
 

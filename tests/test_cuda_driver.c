@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 #include "liboffload/device/cuda_driver.h"
 #include "tests/cuda_fixture.h"
 

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#include "examples/llama/head_cuda.h"
+#include "examples/model/head_cuda.h"
 #include "tests/llama_cuda_compare.h"
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))

@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#include "examples/llama/kernels_cuda.h"
+#include "examples/model/kernels_cuda.h"
 #include "tests/llama_cuda_compare.h"
 
 static const enum ofl_dtype dtypes[] = {OFL_F32, OFL_BF16, OFL_F16};

@@ -25,7 +25,7 @@
 
 #include <cmocka.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 #include "liboffload/device/cuda.h"
 #include "tests/core_fixture.h"
 #include "tests/cuda_fixture.h"

@@ -22,7 +22,7 @@
 
 #include <cmocka.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 #include "liboffload/device/device.h"
 #include "tests/cuda_fixture.h"
 #include "tests/device_fixture.h"

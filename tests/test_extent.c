@@ -16,7 +16,7 @@
 
 #include <cmocka.h>
 
-#include "liboffload/base/extent.h"
+#include "base/extent.h"
 #include "tests/core_fixture.h"
 
 #define SPAN_MAX   6000u

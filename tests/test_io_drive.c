@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 #include "io/drive_internal.h"
-#include "liboffload/base/error.h"
+#include "base/error.h"
 
 static char root[512]; /* of this run; each test makes and removes a tree below it */
 

@@ -25,7 +25,7 @@
 
 #include "include/offload.h"
 #include "io/file.h"
-#include "liboffload/base/clock.h"
+#include "base/clock.h"
 
 #define KIB 1024ull
 #define MIB (1024 * KIB)

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "include/offload.h"
-#include "liboffload/base/clock.h"
+#include "base/clock.h"
 
 #define MIB         (1ull << 20)
 #define LIMIT_BYTES (4 * MIB)

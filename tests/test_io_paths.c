@@ -7,7 +7,7 @@
  * shown to hold up its own requests.
  */
 #include "tests/io_fixture.h"
-#include "liboffload/base/clock.h"
+#include "base/clock.h"
 #include "tests/mem_engine.h"
 
 #include <errno.h>

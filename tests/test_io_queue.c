@@ -24,7 +24,7 @@
 #include "io/engine.h"
 #include "io/file.h"
 #include "io/queue.h"
-#include "liboffload/base/clock.h"
+#include "base/clock.h"
 
 #define HELD_MAX 64
 #define GIB      (1ull << 30)

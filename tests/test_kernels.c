@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#include "examples/llama/kernels.h"
+#include "examples/model/kernels.h"
 #include "tests/llama_reference.h"
 
 #define TOLERANCE 1e-5

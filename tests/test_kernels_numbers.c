@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#include "examples/llama/kernels_inline.h"
+#include "examples/model/kernels_inline.h"
 #include "tests/llama_reference.h"
 
 /* ---- formats -------------------------------------------------------------- */

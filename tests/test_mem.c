@@ -29,7 +29,7 @@
 #include <cmocka.h>
 
 #include "include/offload.h"
-#include "liboffload/base/error.h"
+#include "base/error.h"
 #include "liboffload/mem/mem.h"
 
 #define KIB ((uint64_t)1 << 10)

@@ -23,9 +23,9 @@
 
 #include <cmocka.h>
 
-#include "liboffload/base/clock.h"
-#include "liboffload/base/error.h"
-#include "liboffload/base/pool.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/pool.h"
 
 /* ---- order ------------------------------------------------------------- */
 

@@ -25,8 +25,8 @@
 
 #include <cmocka.h>
 
-#include "liboffload/base/error.h"
-#include "liboffload/store/safetensors.h"
+#include "base/error.h"
+#include "liboffload/source/safetensors.h"
 
 #define FUZZ_ROUNDS 20000
 #define STORY       "../shared/models/story/model.safetensors"

@@ -11,8 +11,8 @@
 
 #include <cmocka.h>
 
-#include "liboffload/base/error.h"
-#include "liboffload/base/sized.h"
+#include "base/error.h"
+#include "base/sized.h"
 
 struct known {
     size_t size;

@@ -24,7 +24,7 @@
 
 #include <cmocka.h>
 
-#include "examples/llama/tokenizer.h"
+#include "examples/model/tokenizer.h"
 #include "tests/tokenizer_fixture.h"
 
 #define STORY       "../shared/models/story/tokenizer.json"

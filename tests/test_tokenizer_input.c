@@ -10,7 +10,7 @@
 #include <inttypes.h>
 #include <sys/stat.h>
 
-#include "examples/llama/tokenizer.h"
+#include "examples/model/tokenizer.h"
 #include "tests/tokenizer_fixture.h"
 
 #define FUZZ_ROUNDS 1500

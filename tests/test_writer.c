@@ -24,10 +24,10 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "examples/llama/checkpoint.h"
-#include "examples/llama/config.h"
-#include "examples/llama/writer.h"
-#include "liboffload/store/safetensors.h"
+#include "examples/model/checkpoint.h"
+#include "examples/model/config.h"
+#include "examples/model/writer.h"
+#include "liboffload/source/safetensors.h"
 #include "tests/model_fixture.h"
 
 static char root[] = "/tmp/ofl-test-writer-XXXXXX";

@@ -18,7 +18,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "examples/llama/tokenizer.h"
+#include "examples/model/tokenizer.h"
 
 #define GOLDEN      "tests/golden/tokenizer_"
 #define ERROR_BYTES 400

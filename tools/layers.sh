@@ -1,7 +1,7 @@
 #!/bin/bash
 # Checks every #include against the order of the rooms:
 #
-#     base <- io, scheduler, mem, device <- store <- core <- optim <- examples, bench
+#     base <- io, scheduler, mem, device, source <- store <- core <- optim <- examples, bench
 #
 # Rooms side by side don't know each other. Examples and benches see the public header
 # only. What a room may include is written in allowed(), below, and nowhere else.
@@ -12,21 +12,23 @@ set -euo pipefail
 
 # Prints what a file may include, as prefixes of paths; "*" is anything.
 allowed() {
-    local base='include/ liboffload/base/'
+    local base='include/ base/'
     local store="$base io/ scheduler/ liboffload/mem/ liboffload/device/ liboffload/store/"
+    local core="$store liboffload/source/ liboffload/core/"
     case "$1" in
     include/*) echo include/ offload.h ;; # beside itself, as installed
-    liboffload/base/*) echo "$base" ;;
+    base/*) echo "$base" ;;
     io/*) echo "$base io/" ;;
     scheduler/*) echo "$base scheduler/" ;;
     liboffload/mem/*) echo "$base liboffload/mem/" ;;
     liboffload/device/*) echo "$base liboffload/device/" ;;
     liboffload/store/*) echo "$store" ;;
-    liboffload/core/*) echo "$store liboffload/core/" ;;
-    liboffload/optim/*) echo "$store liboffload/core/ liboffload/optim/" ;;
+    liboffload/source/*) echo "$base liboffload/source/" ;;
+    liboffload/core/*) echo "$core" ;;
+    liboffload/optim/*) echo "$core liboffload/optim/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
-        echo 'include/offload.h examples/common.h examples/llama/ bench/ io/io.h io/histogram.h io/drive.h' \
+        echo 'include/offload.h examples/common.h examples/model/ bench/ io/io.h io/histogram.h io/drive.h' \
             'io/profile.h liboffload/device/device.h liboffload/mem/mem.h'
         ;;
     tests/*) echo '*' ;;
@@ -46,7 +48,7 @@ offences() {
             ok=
             if [ "$open" = '<' ]; then
                 ok=1
-                for prefix in include/ io/ scheduler/ liboffload/ examples/ bench/ tests/; do
+                for prefix in include/ base/ io/ scheduler/ liboffload/ examples/ bench/ tests/; do
                     [[ $name != "$prefix"* ]] || ok=
                 done
                 for prefix in $scheduler_forbidden; do
@@ -62,7 +64,7 @@ offences() {
             [ -n "$ok" ] || echo "$file:$number: may not include $name (allowed here: ${may:-nothing of ours})"
         done < <(sed -n -E '/^[[:space:]]*#[[:space:]]*include[[:space:]]*["<]/{=;s/^[^"<]*(["<])([^">]*).*/\1\t\2/p}' \
             "$root/$file" | paste - -)
-    done < <(cd "$root" && find include io scheduler liboffload examples bench tests \
+    done < <(cd "$root" && find include base io scheduler liboffload examples bench tests \
         -regex '.*\.\(c\|h\|cc\|cu\|cuh\)' -type f 2>/dev/null | sort)
 }
 
@@ -86,8 +88,8 @@ expect() {
 
 self_test() {
     local failed=0
-    expect bad liboffload/base/a.c '#include "liboffload/mem/mem.h"' || failed=1
-    expect bad liboffload/base/a.c '#include "io/io.h"' || failed=1
+    expect bad base/a.c '#include "liboffload/mem/mem.h"' || failed=1
+    expect bad base/a.c '#include "io/io.h"' || failed=1
     expect bad io/a.c '#include "scheduler/plan.h"' || failed=1
     expect bad io/a.h '#include "liboffload/device/device.h"' || failed=1
     expect bad scheduler/a.c '#include "io/io.h"' || failed=1
@@ -96,27 +98,29 @@ self_test() {
     expect bad liboffload/mem/a.c '#include "liboffload/device/device.h"' || failed=1
     expect bad liboffload/device/a.c '#include "io/io.h"' || failed=1
     expect bad liboffload/store/a.c '#include "liboffload/core/core.h"' || failed=1
+    expect bad liboffload/source/a.c '#include "io/io.h"' || failed=1
+    expect bad liboffload/store/a.c '#include "liboffload/source/source.h"' || failed=1
     expect bad liboffload/core/a.c '#include "liboffload/optim/optim.h"' || failed=1
     expect bad liboffload/core/a.c '#include "../optim/optim.h"' || failed=1
     expect bad liboffload/core/a.c '#include <liboffload/optim/optim.h>' || failed=1
     expect bad liboffload/core/a.c '#include "core.h"' || failed=1
-    expect bad examples/a.c '#include "liboffload/base/error.h"' || failed=1
-    expect bad examples/llama/a.h '#include "io/io.h"' || failed=1
-    expect bad examples/llama/a.cu '#include "liboffload/core/core.h"' || failed=1
-    expect bad examples/llama/a.cuh '#include "tests/a.h"' || failed=1
-    expect bad liboffload/optim/a.cu '#include "examples/llama/cuda_kernel.cuh"' || failed=1
+    expect bad examples/a.c '#include "base/error.h"' || failed=1
+    expect bad examples/model/a.h '#include "io/io.h"' || failed=1
+    expect bad examples/model/a.cu '#include "liboffload/core/core.h"' || failed=1
+    expect bad examples/model/a.cuh '#include "tests/a.h"' || failed=1
+    expect bad liboffload/optim/a.cu '#include "examples/model/cuda_kernel.cuh"' || failed=1
     expect bad liboffload/core/a.cc '#include "liboffload/optim/optim.h"' || failed=1
     expect bad bench/a.c '#include "io/queue.h"' || failed=1
-    expect bad include/a.h '#include "liboffload/base/error.h"' || failed=1
-    expect good liboffload/base/a.c '#include "include/offload.h"' || failed=1
+    expect bad include/a.h '#include "base/error.h"' || failed=1
+    expect good base/a.c '#include "include/offload.h"' || failed=1
     expect good include/a.h '#include "offload.h"' || failed=1
-    expect good io/a.c '#include "liboffload/base/error.h"' || failed=1
+    expect good io/a.c '#include "base/error.h"' || failed=1
     expect good io/a.c '#include <pthread.h>' || failed=1
     expect good scheduler/a.c '#include <stdint.h>' || failed=1
     expect good liboffload/store/a.c '#include "io/io.h"' || failed=1
     expect good liboffload/optim/a.c '#include "liboffload/core/core.h"' || failed=1
-    expect good examples/llama/a.cu '#include "examples/llama/cuda_kernel.cuh"' || failed=1
-    expect good examples/a.c '#include "examples/llama/model.h"' || failed=1
+    expect good examples/model/a.cu '#include "examples/model/cuda_kernel.cuh"' || failed=1
+    expect good examples/a.c '#include "examples/model/model.h"' || failed=1
     expect good examples/a.c '#include <openblas/cblas.h>' || failed=1
     expect bad bench/a.c '#include "liboffload/device/cuda_driver.h"' || failed=1
     expect good bench/a.c '#include "io/io.h"' || failed=1

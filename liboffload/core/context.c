@@ -10,7 +10,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "liboffload/base/sized.h"
+#include "base/sized.h"
 
 typedef unsigned long long ull;
 

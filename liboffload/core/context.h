@@ -11,7 +11,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 
-#include "liboffload/base/pool.h"
+#include "base/pool.h"
 #include "liboffload/core/pager.h"
 #include "liboffload/mem/mem.h"
 

@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "liboffload/base/sized.h"
+#include "base/sized.h"
 #include "liboffload/core/context.h"
 
 int ofl_device_info(const char *device, struct ofl_device_info *out)

@@ -31,8 +31,8 @@
 
 #include "include/offload.h"
 #include "io/io.h"
-#include "liboffload/base/error.h"
-#include "liboffload/base/extent.h"
+#include "base/error.h"
+#include "base/extent.h"
 #include "liboffload/device/device.h"
 #include "liboffload/store/store.h"
 #include "scheduler/trace.h"

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "liboffload/core/context.h"
-#include "liboffload/store/safetensors.h"
+#include "liboffload/source/safetensors.h"
 
 struct ofl_source {
     struct ofl_ctx *ctx;

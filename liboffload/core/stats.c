@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "liboffload/base/sized.h"
+#include "base/sized.h"
 #include "liboffload/core/context.h"
 
 static int stats_run(struct ofl_ctx *ctx, void *arg)

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "liboffload/base/sized.h"
+#include "base/sized.h"
 #include "liboffload/core/context.h"
 
 typedef unsigned long long ull;

@@ -22,7 +22,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "liboffload/base/pool.h"
+#include "base/pool.h"
 #include "liboffload/device/backend.h"
 #include "liboffload/device/cuda_driver.h"
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 
 #define DRIVER_FILE "libcuda.so.1"
 

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "liboffload/base/error.h"
+#include "base/error.h"
 
 struct dev;
 struct dev_stream; /* first in, first out */

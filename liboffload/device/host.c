@@ -16,8 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "liboffload/base/clock.h"
-#include "liboffload/base/pool.h"
+#include "base/clock.h"
+#include "base/pool.h"
 #include "liboffload/device/backend.h"
 
 #define HUGE_BYTES ((size_t)2 << 20)

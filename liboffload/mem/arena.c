@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 #include "include/offload.h"
-#include "liboffload/base/error.h"
-#include "liboffload/base/pool.h"
+#include "base/error.h"
+#include "base/pool.h"
 
 #ifndef OFL_WITH_HWLOC
 #define OFL_WITH_HWLOC 1

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "liboffload/base/sized.h"
+#include "base/sized.h"
 #include "liboffload/optim/adamw.h"
 #include "liboffload/optim/optimizer.h"
 

@@ -9,7 +9,7 @@
 
 #include "include/offload.h"
 #include "io/profile.h"
-#include "liboffload/base/extent.h"
+#include "base/extent.h"
 
 /* The file grows by this much at once (less near the budget's end). */
 #define STRIDE (64ull << 20)

@@ -1,0 +1,57 @@
+/*
+ * One decoder layer of a Llama model: attention and feed-forward with their norms and residuals,
+ * forward, backward and with a KV cache. The rules are those of kernels.h.
+ */
+#ifndef LLAMA_BLOCK_H
+#define LLAMA_BLOCK_H
+
+#include "examples/model/kernels.h"
+
+/* Matrices [out, in]. The gradients have the weights' shapes. */
+struct llama_block_weights {
+    struct llama_weight attn_norm; /* [hidden] */
+    struct llama_weight q;         /* [heads * head_dim, hidden] */
+    struct llama_weight k, v;      /* [kv_heads * head_dim, hidden] */
+    struct llama_weight o;         /* [hidden, heads * head_dim] */
+    struct llama_weight mlp_norm;  /* [hidden] */
+    struct llama_weight gate, up;  /* [ffn, hidden] */
+    struct llama_weight down;      /* [hidden, ffn] */
+};
+
+struct llama_block_grads {
+    float *attn_norm, *q, *k, *v, *o, *mlp_norm, *gate, *up, *down;
+};
+
+/*
+ * Bytes of scratch. dtype is that of the matrices: OFL_F32 needs none for widening, the others
+ * need the same, so for matrices of mixed dtypes pass one that is not OFL_F32.
+ */
+size_t llama_block_forward_workspace(const struct llama_shape *shape, size_t batch, size_t seq,
+                                     enum ofl_dtype dtype);
+size_t llama_block_backward_workspace(const struct llama_shape *shape, size_t batch, size_t seq,
+                                      enum ofl_dtype dtype);
+size_t llama_block_extend_workspace(const struct llama_shape *shape, size_t n, size_t positions,
+                                    enum ofl_dtype dtype);
+
+/* x_out[batch * seq, hidden] = layer(x_in), positions 0 .. seq - 1. x_out may be x_in. */
+void llama_block_forward(const struct llama_shape *shape, size_t batch, size_t seq,
+                         const struct llama_block_weights *weights, const float *x_in, float *x_out,
+                         void *ws);
+
+/* dx holds the gradient at x_out and gets that at x_in. Computes the layer's inside anew from x_in,
+ * with the bits of the forward. */
+void llama_block_backward(const struct llama_shape *shape, size_t batch, size_t seq,
+                          const struct llama_block_weights *weights, const struct llama_block_grads *grads,
+                          bool first, const float *x_in, float *dx, void *ws);
+
+/*
+ * x[n, hidden], new rows of one sequence at positions first .. first + n - 1, in place. Their keys
+ * and values go to those rows of the caches, [positions, kv_heads * head_dim] f32, whose rows before
+ * hold earlier ones. positions >= first + n is what the scratch was sized for. A long prompt may come in
+ * pieces, to keep the scratch small.
+ */
+void llama_block_extend(const struct llama_shape *shape, size_t first, size_t n, size_t positions,
+                        const struct llama_block_weights *weights, float *k_cache, float *v_cache, float *x,
+                        void *ws);
+
+#endif

@@ -1,0 +1,230 @@
+/* What computes the parts of a model: jobs, and the host device. See compute.h. */
+#include "examples/model/compute_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FILL_ELEMS 4096u
+
+/* ---- jobs on the host device: run by the stream's thread -------------------- */
+
+static void embed(void *arg)
+{
+    const struct llama_job *j = arg;
+    const struct llama_compute *c = j->compute;
+    size_t rows = compute_rows(&c->config), n = rows ? rows : c->tokens;
+
+    llama_embed(j->y, j->table, c->inputs + j->micro * rows, n, c->config.shape.hidden);
+}
+
+static void forward(void *arg)
+{
+    const struct llama_job *j = arg;
+    const struct llama_compute *c = j->compute;
+
+    llama_block_forward(&c->config.shape, c->config.batch, c->config.seq, &j->weights, j->x, j->y,
+                        c->workspace);
+}
+
+static void head(void *arg)
+{
+    const struct llama_job *j = arg;
+    struct llama_compute *c = j->compute;
+    size_t rows = compute_rows(&c->config);
+
+    c->losses[j->micro] = llama_head_loss(&c->config.shape, rows, &j->head, &j->head_grads, j->first, j->x,
+                                          c->targets + j->micro * rows, c->scale, j->dx, c->workspace);
+}
+
+static void backward(void *arg)
+{
+    const struct llama_job *j = arg;
+    const struct llama_compute *c = j->compute;
+
+    llama_block_backward(&c->config.shape, c->config.batch, c->config.seq, &j->weights, &j->grads, j->first,
+                         j->x, j->dx, c->workspace);
+}
+
+static void embed_backward(void *arg)
+{
+    const struct llama_job *j = arg;
+    const struct llama_compute *c = j->compute;
+    size_t rows = compute_rows(&c->config);
+
+    llama_embed_backward(j->table_grad, j->dx, c->inputs + j->micro * rows, rows, c->config.shape.vocab,
+                         c->config.shape.hidden, j->first);
+}
+
+static void extend(void *arg)
+{
+    const struct llama_job *j = arg;
+    const struct llama_compute *c = j->compute;
+
+    llama_block_extend(&c->config.shape, j->fed, c->tokens, c->config.positions, &j->weights, j->k_cache,
+                       j->v_cache, j->y, c->workspace);
+}
+
+static void logits(void *arg)
+{
+    const struct llama_job *j = arg;
+    const struct llama_compute *c = j->compute;
+
+    llama_head_logits(&c->config.shape, &j->head, j->x + (c->tokens - 1) * c->config.shape.hidden, c->logits,
+                      c->workspace);
+}
+
+static void fill(void *arg)
+{
+    const struct llama_fill *f = &((const struct llama_job *)arg)->fill;
+    float values[FILL_ELEMS];
+
+    for (uint64_t i = 0; i < f->elems; i += FILL_ELEMS) {
+        uint64_t n = f->elems - i < FILL_ELEMS ? f->elems - i : FILL_ELEMS;
+
+        for (uint64_t k = 0; k < n && f->std == 0; k++)
+            values[k] = f->mean;
+        if (f->std != 0)
+            llama_init_normal(values, i, n, f->seed, f->std);
+        if (f->dtype == OFL_F32)
+            memcpy((float *)f->dst + i, values, n * sizeof *values);
+        else
+            llama_to_bf16((uint16_t *)f->dst + i, values, n);
+    }
+}
+
+static void (*const host_jobs[])(void *) = {
+    [LLAMA_RUN_EMBED] = embed,   [LLAMA_RUN_FORWARD] = forward,
+    [LLAMA_RUN_HEAD] = head,     [LLAMA_RUN_BACKWARD] = backward,
+    [LLAMA_RUN_EXTEND] = extend, [LLAMA_RUN_EMBED_BACKWARD] = embed_backward,
+    [LLAMA_RUN_LOGITS] = logits, [LLAMA_RUN_FILL] = fill,
+};
+
+/* ---- sizes ---------------------------------------------------------------- */
+
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+size_t llama_compute_workspace(const struct llama_compute_config *c)
+{
+    size_t bytes;
+
+    if (c->cuda)
+        return compute_gpu_workspace(c);
+    if (c->batch == 0) {
+        bytes = llama_block_extend_workspace(&c->shape, c->piece, c->positions, c->dtype);
+        return max_size(bytes, llama_head_workspace(&c->shape, 1, c->dtype));
+    }
+    bytes = llama_block_forward_workspace(&c->shape, c->batch, c->seq, c->dtype);
+    bytes = max_size(bytes, llama_block_backward_workspace(&c->shape, c->batch, c->seq, c->dtype));
+    return max_size(bytes, llama_head_workspace(&c->shape, compute_rows(c), c->dtype));
+}
+
+size_t llama_compute_cache_elem(const struct llama_compute_config *c)
+{
+    return c->cuda ? ofl_dtype_bytes(c->dtype) : sizeof(float);
+}
+
+/* ---- life ----------------------------------------------------------------- */
+
+static size_t jobs_room(const struct llama_compute_config *c)
+{
+    return c->batch ? (2 * (size_t)c->shape.layers + 3) * c->accum : (size_t)c->shape.layers + 2;
+}
+
+int llama_compute_open(struct ofl_ctx *ctx, struct ofl_stream *s, const struct llama_compute_config *config,
+                       void *workspace, struct llama_compute **out, char *error, size_t error_bytes)
+{
+    struct llama_compute *c = calloc(1, sizeof *c);
+    int err = 0;
+
+    *out = NULL;
+    if (c) {
+        c->config = *config;
+        c->stream = s;
+        c->workspace = workspace;
+        c->jobs = calloc(jobs_room(config), sizeof *c->jobs);
+        c->losses = calloc(config->accum + 1, sizeof *c->losses);
+        c->logits = calloc(config->batch ? 1 : config->shape.vocab, sizeof *c->logits);
+    }
+    if (!c || !c->jobs || !c->losses || !c->logits) {
+        snprintf(error, error_bytes, "compute %u layers: out of memory", config->shape.layers);
+        llama_compute_close(c);
+        return -ENOMEM;
+    }
+    if (config->cuda)
+        err = compute_gpu_open(c, ctx);
+    if (err < 0) {
+        snprintf(error, error_bytes, "%s", c->error);
+        llama_compute_close(c);
+        return err;
+    }
+    *out = c;
+    return 0;
+}
+
+void llama_compute_close(struct llama_compute *c)
+{
+    if (!c)
+        return;
+    compute_gpu_close(c);
+    free(c->jobs);
+    free(c->losses);
+    free(c->logits);
+    free(c);
+}
+
+const char *llama_compute_error(const struct llama_compute *c)
+{
+    return c && c->error[0] ? c->error : NULL;
+}
+
+/* ---- a step --------------------------------------------------------------- */
+
+int llama_compute_begin(struct llama_compute *c, const int32_t *inputs, const int32_t *targets, size_t n,
+                        float scale)
+{
+    c->inputs = inputs;
+    c->targets = targets;
+    c->tokens = n;
+    c->scale = scale;
+    c->jobs_used = 0;
+    return c->gpu ? compute_gpu_begin(c) : 0;
+}
+
+struct llama_job *llama_compute_job(struct llama_compute *c, enum llama_run run)
+{
+    struct llama_job *job = &c->jobs[c->jobs_used++];
+
+    *job = (struct llama_job){.compute = c, .run = run};
+    return job;
+}
+
+struct llama_job *llama_compute_alone(struct llama_compute *c, enum llama_run run)
+{
+    c->jobs_used = 0;
+    return llama_compute_job(c, run);
+}
+
+int llama_compute_run(struct llama_compute *c, struct llama_job *job)
+{
+    return c->gpu ? compute_gpu_run(c, job) : ofl_stream_launch(c->stream, host_jobs[job->run], job);
+}
+
+int llama_compute_end(struct llama_compute *c)
+{
+    return c->gpu ? compute_gpu_end(c) : 0;
+}
+
+void llama_compute_fetch(struct llama_compute *c, double *losses, float *values)
+{
+    if (c->gpu)
+        compute_gpu_fetch(c);
+    if (losses)
+        memcpy(losses, c->losses, c->config.accum * sizeof *losses);
+    if (values)
+        memcpy(values, c->logits, c->config.shape.vocab * sizeof *values);
+}

@@ -1,0 +1,91 @@
+/*
+ * What computes the parts of a model on the device of a context: the kernels of block.h on the host
+ * device, those of block_cuda.h on a GPU. The trainer and the generator describe a part as a job, with the
+ * addresses that their leases gave; the job is put on the stream, in order, and nothing here waits.
+ *
+ * One thread uses it: the library's step thread. Functions return 0 or a negative code;
+ * llama_compute_error has the sentence.
+ */
+#ifndef LLAMA_COMPUTE_H
+#define LLAMA_COMPUTE_H
+
+#include "examples/model/block.h"
+
+struct llama_compute_config {
+    struct llama_shape shape;
+    enum ofl_dtype dtype;     /* of the matrices; host device: where they differ, one that is not F32 */
+    bool cuda;                /* the device is a GPU */
+    size_t batch, seq, accum; /* training: of a micro-batch, and how many of them; else 0 */
+    size_t piece, positions;  /* generating: new tokens at once, and of the longest text; else 0 */
+};
+
+/* Device memory that must be leased as long as a compute lives. */
+size_t llama_compute_workspace(const struct llama_compute_config *config);
+/* Bytes of a number in the caches of keys and values. */
+size_t llama_compute_cache_elem(const struct llama_compute_config *config);
+
+enum llama_run {
+    LLAMA_RUN_EMBED,          /* y = table[tokens] */
+    LLAMA_RUN_FORWARD,        /* y = layer(x) */
+    LLAMA_RUN_HEAD,           /* loss of x; dx */
+    LLAMA_RUN_BACKWARD,       /* dx of y to dx of x, by x */
+    LLAMA_RUN_EMBED_BACKWARD, /* table_grad from dx */
+    LLAMA_RUN_EXTEND,         /* y, the new rows, in place; caches */
+    LLAMA_RUN_LOGITS,         /* of the last row of x */
+    LLAMA_RUN_FILL,           /* of fill */
+};
+
+/* Fresh values: mean, or with std not 0 the normal numbers of llama_init_normal. */
+struct llama_fill {
+    void *dst;
+    enum ofl_dtype dtype; /* OFL_F32 or OFL_BF16 */
+    uint64_t elems, seed;
+    float mean, std;
+};
+
+struct llama_compute;
+
+struct llama_job {
+    struct llama_compute *compute;
+    enum llama_run run;
+    size_t micro;
+    bool first; /* overwrites the gradients */
+    struct llama_block_weights weights;
+    struct llama_block_grads grads;
+    struct llama_head_weights head;
+    struct llama_head_grads head_grads;
+    struct llama_weight table;
+    float *table_grad;
+    const float *x;
+    float *y, *dx;
+    void *k_cache, *v_cache; /* of the layer, from position 0 on */
+    size_t fed;              /* positions before the new rows */
+    struct llama_fill fill;
+};
+
+/* workspace: leased, of the size above, for work on s. */
+int llama_compute_open(struct ofl_ctx *ctx, struct ofl_stream *s, const struct llama_compute_config *config,
+                       void *workspace, struct llama_compute **out, char *error, size_t error_bytes);
+/* The stream's work must be done. NULL accepted. */
+void llama_compute_close(struct llama_compute *c);
+
+/*
+ * Opens a step over n tokens: of all micro-batches, or the new ones of a text. They must live until
+ * the stream has run what is put on it up to llama_compute_end. scale: of the loss' gradient.
+ */
+int llama_compute_begin(struct llama_compute *c, const int32_t *inputs, const int32_t *targets, size_t n,
+                        float scale);
+/* The next job of the step, zeroed but for compute and run. */
+struct llama_job *llama_compute_job(struct llama_compute *c, enum llama_run run);
+/* A job outside of steps. The stream must have run the one before. */
+struct llama_job *llama_compute_alone(struct llama_compute *c, enum llama_run run);
+int llama_compute_run(struct llama_compute *c, struct llama_job *job);
+/* What goes back to the caller is put on the stream; to be fetched once it has run. */
+int llama_compute_end(struct llama_compute *c);
+/* Sums of the losses of [accum] micro-batches; logits[vocab]. NULL: not wanted. */
+void llama_compute_fetch(struct llama_compute *c, double *losses, float *logits);
+
+/* NULL: it has not failed, ofl_error() knows more. */
+const char *llama_compute_error(const struct llama_compute *c);
+
+#endif

@@ -1,0 +1,307 @@
+/*
+ * What computes the parts of a model on a GPU: the workspace's layout, what goes to the GPU at the start of
+ * a step and comes back at its end, and a job's kernels. See compute.h.
+ *
+ * Tokens and results pass through pinned memory that is used again in the next step: whoever opens that
+ * one has waited for this one, or it would have no results.
+ */
+#include "examples/model/compute_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "examples/model/block_cuda.h"
+#include "examples/model/kernels_inline.h"
+
+/* Of device memory; what is not used stays NULL. Those of the head and of a layer share bytes. */
+struct layout {
+    void *blas;
+    int32_t *numbers; /* inputs, targets, plans: what is sent at once */
+    float *table;     /* rope, of all positions */
+    float *inv_freq;
+    double *losses;
+    float *logits;
+    void *ws;
+};
+
+/* Of numbers, in int32: inputs, targets, and the embedding's plan of each micro-batch. */
+struct numbers {
+    size_t tokens, targets, plans, plan_each, all;
+};
+
+struct compute_gpu {
+    struct llama_cuda *cuda;
+    struct layout at;
+    struct numbers count;
+    int32_t *numbers, *scratch; /* pinned; host memory to sort in */
+    float *inv_freq;            /* pinned, like what follows */
+    double *losses;
+    float *logits;
+    struct llama_embed_plan *plans; /* [accum], in device memory */
+    bool wants_logits;
+};
+
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- layout --------------------------------------------------------------- */
+
+static struct numbers count_numbers(const struct llama_compute_config *c)
+{
+    struct numbers n = {.tokens = c->batch ? c->accum * compute_rows(c) : c->piece};
+
+    if (c->batch) {
+        n.targets = n.tokens;
+        n.plan_each = llama_embed_plan_elems(compute_rows(c));
+        n.plans = c->accum * n.plan_each;
+    }
+    n.all = n.tokens + n.targets + n.plans;
+    return n;
+}
+
+static size_t ws_bytes(const struct llama_compute_config *c)
+{
+    size_t bytes;
+
+    if (c->batch == 0)
+        return max_size(llama_block_cuda_extend_bytes(&c->shape, c->piece, c->dtype),
+                        llama_cuda_head_bytes(&c->shape, 1, c->dtype));
+    bytes = llama_block_cuda_forward_bytes(&c->shape, c->batch, c->seq, c->dtype);
+    bytes = max_size(bytes, llama_block_cuda_backward_bytes(&c->shape, c->batch, c->seq, c->dtype));
+    return max_size(bytes, llama_cuda_head_bytes(&c->shape, compute_rows(c), c->dtype));
+}
+
+static size_t positions_of(const struct llama_compute_config *c)
+{
+    return c->batch ? c->seq : c->positions;
+}
+
+static struct layout lay_out(const struct llama_compute_config *c, struct llama_arena *a)
+{
+    struct layout at;
+
+    at.blas = llama_take(a, llama_cuda_scratch_bytes(&c->shape));
+    at.numbers = llama_take(a, count_numbers(c).all * sizeof(int32_t));
+    at.table = llama_take_floats(a, positions_of(c) * c->shape.head_dim);
+    at.inv_freq = llama_take_floats(a, c->shape.head_dim);
+    at.losses = llama_take(a, (c->accum + 1) * sizeof(double));
+    at.logits = llama_take_floats(a, c->batch ? 0 : c->shape.vocab);
+    at.ws = llama_take(a, ws_bytes(c));
+    return at;
+}
+
+size_t compute_gpu_workspace(const struct llama_compute_config *c)
+{
+    struct llama_arena a = {0};
+
+    lay_out(c, &a);
+    return a.peak;
+}
+
+/* ---- life ----------------------------------------------------------------- */
+
+static int checked(struct llama_compute *c)
+{
+    return llama_cuda_check(c->gpu->cuda, c->error, sizeof c->error);
+}
+
+static int open_memory(struct llama_compute *c)
+{
+    const struct llama_compute_config *config = &c->config;
+    struct compute_gpu *g = c->gpu;
+
+    g->numbers = llama_cuda_pinned(g->cuda, g->count.all * sizeof *g->numbers);
+    g->inv_freq = llama_cuda_pinned(g->cuda, config->shape.head_dim * sizeof(float));
+    g->losses = llama_cuda_pinned(g->cuda, (config->accum + 1) * sizeof *g->losses);
+    if (config->batch == 0)
+        g->logits = llama_cuda_pinned(g->cuda, config->shape.vocab * sizeof *g->logits);
+    return checked(c);
+}
+
+int compute_gpu_open(struct llama_compute *c, struct ofl_ctx *ctx)
+{
+    const struct llama_compute_config *config = &c->config;
+    struct llama_arena a = {.base = c->workspace};
+    struct compute_gpu *g = c->gpu = calloc(1, sizeof *g);
+    int err;
+
+    snprintf(c->error, sizeof c->error, "compute on a GPU: out of memory");
+    if (!g)
+        return -ENOMEM;
+    g->at = lay_out(config, &a);
+    g->count = count_numbers(config);
+    g->plans = calloc(config->accum + 1, sizeof *g->plans);
+    g->scratch = calloc(compute_rows(config) + 1, sizeof *g->scratch);
+    if (!g->plans || !g->scratch)
+        return -ENOMEM;
+    c->error[0] = '\0';
+    err = llama_cuda_open(ctx, c->stream, &g->cuda, c->error, sizeof c->error);
+    if (err == 0)
+        err = open_memory(c);
+    if (err < 0)
+        return err;
+    llama_cuda_set_scratch(g->cuda, g->at.blas, llama_cuda_scratch_bytes(&config->shape));
+    llama_rope_inv_freq(g->inv_freq, &config->shape);
+    llama_cuda_in(g->cuda, g->at.inv_freq, g->inv_freq, config->shape.head_dim / 2 * sizeof(float));
+    llama_cuda_rope_table(g->cuda, g->at.table, g->at.inv_freq, positions_of(config), config->shape.head_dim);
+    return checked(c);
+}
+
+void compute_gpu_close(struct llama_compute *c)
+{
+    struct compute_gpu *g = c->gpu;
+
+    if (!g)
+        return;
+    llama_cuda_close(g->cuda);
+    free(g->plans);
+    free(g->scratch);
+    free(g);
+}
+
+/* ---- a step --------------------------------------------------------------- */
+
+/* Sorts the rows of a micro-batch by token, and says where the arrays will lie on the device. */
+static void plan_embedding(struct llama_compute *c, size_t micro)
+{
+    struct compute_gpu *g = c->gpu;
+    size_t rows = compute_rows(&c->config),
+           at = g->count.tokens + g->count.targets + micro * g->count.plan_each;
+    struct llama_embed_plan host, *plan = &g->plans[micro];
+
+    llama_embed_plan_make(&host, g->numbers + at, g->scratch, c->inputs + micro * rows, rows);
+    plan->distinct = host.distinct;
+    plan->ids = g->at.numbers + (host.ids - g->numbers);
+    plan->starts = g->at.numbers + (host.starts - g->numbers);
+    plan->order = g->at.numbers + (host.order - g->numbers);
+}
+
+int compute_gpu_begin(struct llama_compute *c)
+{
+    struct compute_gpu *g = c->gpu;
+    size_t bytes = c->tokens * sizeof *c->inputs;
+
+    g->wants_logits = false;
+    memcpy(g->numbers, c->inputs, bytes);
+    if (c->config.batch) {
+        memcpy(g->numbers + g->count.tokens, c->targets, bytes);
+        for (size_t m = 0; m < c->config.accum; m++)
+            plan_embedding(c, m);
+        bytes = g->count.all * sizeof *g->numbers;
+    }
+    llama_cuda_in(g->cuda, g->at.numbers, g->numbers, bytes);
+    return checked(c);
+}
+
+static struct llama_block_cuda block_of(const struct llama_compute *c)
+{
+    const struct llama_compute_config *config = &c->config;
+    bool train = config->batch != 0;
+
+    return (struct llama_block_cuda){
+        .cuda = c->gpu->cuda,
+        .shape = &config->shape,
+        .dtype = config->dtype,
+        .batch = train ? config->batch : 1,
+        .seq = train ? config->seq : c->tokens,
+        .table = c->gpu->at.table,
+        .ws = c->gpu->at.ws,
+    };
+}
+
+static void run_embed(const struct llama_compute *c, const struct llama_job *j)
+{
+    size_t rows = compute_rows(&c->config), n = rows ? rows : c->tokens;
+
+    llama_cuda_embed(c->gpu->cuda, j->y, j->table, c->gpu->at.numbers + j->micro * rows, n,
+                     c->config.shape.hidden);
+}
+
+static void run_head(const struct llama_compute *c, const struct llama_job *j)
+{
+    const struct compute_gpu *g = c->gpu;
+    size_t rows = compute_rows(&c->config);
+
+    llama_cuda_head_loss(g->cuda, g->at.losses + j->micro, c->config.dtype, &c->config.shape, rows, &j->head,
+                         &j->head_grads, j->first, j->x, g->at.numbers + g->count.tokens + j->micro * rows,
+                         c->scale, j->dx, g->at.ws);
+}
+
+static void run_logits(const struct llama_compute *c, const struct llama_job *j)
+{
+    struct compute_gpu *g = c->gpu;
+
+    g->wants_logits = true;
+    llama_cuda_head_logits(g->cuda, c->config.dtype, &c->config.shape, &j->head,
+                           j->x + (c->tokens - 1) * c->config.shape.hidden, g->at.logits, g->at.ws);
+}
+
+static void run_fill(const struct llama_compute *c, const struct llama_fill *f)
+{
+    struct llama_cuda *cuda = c->gpu->cuda;
+
+    if (f->std == 0)
+        llama_cuda_init_value(cuda, f->dst, f->dtype, f->elems, f->mean);
+    else
+        llama_cuda_init_normal(cuda, f->dst, f->dtype, 0, f->elems, f->seed, f->std);
+}
+
+int compute_gpu_run(struct llama_compute *c, const struct llama_job *j)
+{
+    struct llama_block_cuda block = block_of(c);
+
+    switch (j->run) {
+    case LLAMA_RUN_EMBED:
+        run_embed(c, j);
+        break;
+    case LLAMA_RUN_FORWARD:
+        llama_block_cuda_forward(&block, &j->weights, j->x, j->y);
+        break;
+    case LLAMA_RUN_HEAD:
+        run_head(c, j);
+        break;
+    case LLAMA_RUN_BACKWARD:
+        llama_block_cuda_backward(&block, &j->weights, &j->grads, j->first, j->x, j->dx);
+        break;
+    case LLAMA_RUN_EMBED_BACKWARD:
+        llama_cuda_embed_backward(c->gpu->cuda, j->table_grad, j->dx, &c->gpu->plans[j->micro],
+                                  c->config.shape.vocab, c->config.shape.hidden, j->first);
+        break;
+    case LLAMA_RUN_EXTEND:
+        llama_block_cuda_extend(&block, j->fed, &j->weights, j->k_cache, j->v_cache, j->y);
+        break;
+    case LLAMA_RUN_LOGITS:
+        run_logits(c, j);
+        break;
+    case LLAMA_RUN_FILL:
+        run_fill(c, &j->fill);
+        break;
+    }
+    return checked(c);
+}
+
+int compute_gpu_end(struct llama_compute *c)
+{
+    struct compute_gpu *g = c->gpu;
+
+    llama_cuda_rest(g->cuda); /* a copy that waits at a gate could hold up the one that opens it */
+    if (c->config.batch)
+        llama_cuda_out(g->cuda, g->losses, g->at.losses, c->config.accum * sizeof *g->losses);
+    if (g->wants_logits)
+        llama_cuda_out(g->cuda, g->logits, g->at.logits, c->config.shape.vocab * sizeof *g->logits);
+    return checked(c);
+}
+
+void compute_gpu_fetch(const struct llama_compute *c)
+{
+    const struct compute_gpu *g = c->gpu;
+
+    if (c->config.batch)
+        memcpy(c->losses, g->losses, c->config.accum * sizeof *g->losses);
+    if (g->wants_logits)
+        memcpy(c->logits, g->logits, c->config.shape.vocab * sizeof *g->logits);
+}

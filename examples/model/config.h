@@ -1,0 +1,53 @@
+/*
+ * A model's configuration: config.json of a Hugging Face directory, or a preset.
+ *
+ * Accepts the Llama architecture only, and refuses by name what the arithmetic of these
+ * programs does not do (biases, other activations, other kinds of RoPE, quantization):
+ * a number that is silently ignored would be a wrong model.
+ */
+#ifndef LLAMA_CONFIG_H
+#define LLAMA_CONFIG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "include/offload.h"
+#include "examples/model/shape.h"
+
+#define LLAMA_EOS_MAX 8
+
+struct llama_config {
+    struct llama_shape shape;
+    int32_t bos_id; /* -1: none */
+    uint32_t eos_count;
+    int32_t eos_ids[LLAMA_EOS_MAX];
+    float initializer_range; /* standard deviation of fresh weights */
+};
+
+/* Reads dir/config.json. 0, -OFL_EFORMAT or an errno value, with the sentence in error. */
+int llama_config_load(const char *dir, struct llama_config *out, char *error, size_t error_bytes);
+
+/* Writes path, which must not exist: loads in transformers from 4.41 on. */
+int llama_config_save(const char *path, const struct llama_config *config, enum ofl_dtype dtype, char *error,
+                      size_t error_bytes);
+
+/* The checks that every configuration passes; the source is for the sentence. */
+int llama_config_check(const struct llama_config *config, const char *source, char *error,
+                       size_t error_bytes);
+
+struct llama_preset {
+    const char *name, *text;
+    uint32_t layers, hidden, heads, kv_heads, ffn, vocab, positions;
+    int tied;
+    int32_t bos_id, eos_id;
+};
+
+/* For --help: the preset of that index, NULL after the last. */
+const struct llama_preset *llama_preset_at(size_t index);
+/* -ENOENT if there is none of that name. */
+int llama_preset(const char *name, struct llama_config *out);
+
+/* Parameters; a tied matrix counts once. */
+uint64_t llama_param_count(const struct llama_shape *shape);
+
+#endif

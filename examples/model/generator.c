@@ -1,0 +1,324 @@
+/* Generating with a Llama under liboffload. See generator.h. */
+#include "examples/model/generator.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "examples/model/random.h"
+
+enum { HELD_WORKSPACE, HELD_X, HELD_CACHE, HELD };
+
+struct llama_generator {
+    struct ofl_ctx *ctx;
+    struct llama_generator_config config;
+    struct ofl_stream *stream;
+    struct llama_model model;
+    struct ofl_lease held[HELD]; /* for as long as the generator lives */
+    struct llama_compute *compute;
+    uint64_t cache_bytes; /* of a layer's keys, and of its values */
+    size_t fed;           /* tokens so far */
+};
+
+/* ---- needs --------------------------------------------------------------- */
+
+/* For scratch: one that stands for all of them. */
+static enum ofl_dtype widest(const struct llama_shape *shape, const enum ofl_dtype *dtypes)
+{
+    for (uint32_t i = 0; i < llama_tensor_count(shape); i++)
+        if (dtypes[i] != OFL_F32)
+            return dtypes[i];
+    return OFL_F32;
+}
+
+static uint64_t kv_elems(const struct llama_generator_config *c)
+{
+    return (uint64_t)c->positions * c->shape.kv_heads * c->shape.head_dim;
+}
+
+static struct llama_compute_config compute_config(const struct llama_generator_config *c,
+                                                  enum ofl_dtype dtype)
+{
+    return (struct llama_compute_config){
+        .shape = c->shape, .dtype = dtype, .cuda = c->cuda, .piece = c->piece, .positions = c->positions};
+}
+
+static uint64_t held_bytes(const struct llama_generator_config *c, enum ofl_dtype dtype, int which)
+{
+    struct llama_compute_config compute = compute_config(c, dtype);
+
+    if (which == HELD_X)
+        return (uint64_t)c->piece * c->shape.hidden * sizeof(float);
+    if (which == HELD_CACHE)
+        return 2 * (uint64_t)c->shape.layers * kv_elems(c) * llama_compute_cache_elem(&compute);
+    return llama_compute_workspace(&compute);
+}
+
+static const char *const held_names[HELD] = {"workspace", "x", "key-value cache"};
+
+static struct llama_part part_of(const struct llama_generator_config *c, enum ofl_dtype dtype,
+                                 const char *name)
+{
+    struct llama_part part = {0};
+
+    snprintf(part.name, sizeof part.name, "%s", name);
+    for (int i = 0; i < HELD; i++)
+        llama_part_add(&part, held_names[i], held_bytes(c, dtype, i));
+    return part;
+}
+
+static void add_weight(struct llama_part *part, const struct llama_generator_config *c,
+                       const enum ofl_dtype *dtypes, uint32_t index)
+{
+    struct llama_tensor_desc d;
+
+    llama_tensor_at(&c->shape, index, &d);
+    llama_part_add(part, d.name, d.elems * ofl_dtype_bytes(dtypes[index]));
+}
+
+void llama_generator_need(const struct llama_generator_config *c, const enum ofl_dtype *dtypes,
+                          struct llama_generator_need *out)
+{
+    enum ofl_dtype dtype = widest(&c->shape, dtypes);
+    struct llama_part part;
+
+    *out = (struct llama_generator_need){.cache_bytes = held_bytes(c, dtype, HELD_CACHE),
+                                         .workspace_bytes = held_bytes(c, dtype, HELD_WORKSPACE)};
+    part = part_of(c, dtype, "the embedding");
+    add_weight(&part, c, dtypes, llama_tensor_index(&c->shape, LLAMA_EMBED, 0));
+    llama_part_close(&part, &out->device);
+    for (uint32_t layer = 0; layer < c->shape.layers; layer++) {
+        char name[32];
+
+        snprintf(name, sizeof name, "layer %u", layer);
+        part = part_of(c, dtype, name);
+        for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS; i++)
+            add_weight(&part, c, dtypes, llama_layer_first(layer) + i);
+        llama_part_close(&part, &out->device);
+    }
+    part = part_of(c, dtype, "the head");
+    add_weight(&part, c, dtypes, llama_tensor_index(&c->shape, LLAMA_NORM, 0));
+    add_weight(&part, c, dtypes, llama_tensor_index(&c->shape, LLAMA_HEAD, 0));
+    llama_part_close(&part, &out->device);
+
+    part = part_of(c, dtype, "everything");
+    for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++) {
+        struct llama_tensor_desc d;
+
+        add_weight(&part, c, dtypes, i);
+        llama_tensor_at(&c->shape, i, &d);
+        out->weight_bytes += d.elems * ofl_dtype_bytes(dtypes[i]);
+    }
+    out->weights = llama_tensor_count(&c->shape);
+    out->device_all_bytes = part.device_bytes;
+}
+
+/* ---- life ---------------------------------------------------------------- */
+
+static int fail_ofl(const struct llama_generator *g, int err, char *error, size_t error_bytes)
+{
+    const char *why = llama_compute_error(g->compute);
+
+    snprintf(error, error_bytes, "%s", why ? why : ofl_error());
+    return err;
+}
+
+static int take_held(struct llama_generator *g)
+{
+    static const enum ofl_kind kinds[HELD] = {OFL_KIND_WORKSPACE, OFL_KIND_WORKSPACE, OFL_KIND_CACHE};
+    enum ofl_dtype dtype = widest(&g->config.shape, g->model.dtypes);
+    int err = 0;
+
+    for (int i = 0; i < HELD && err == 0; i++) {
+        struct ofl_tensor_desc d = {.size = sizeof d,
+                                    .name = held_names[i],
+                                    .kind = kinds[i],
+                                    .dtype = OFL_U8,
+                                    .elems = held_bytes(&g->config, dtype, i),
+                                    .flags = OFL_TENSOR_TRANSIENT};
+
+        err = ofl_tensor_create(g->ctx, &d, &g->held[i].tensor);
+        g->held[i].mode = OFL_OVERWRITE;
+    }
+    return err < 0 ? err : ofl_acquire(g->ctx, g->held, HELD, g->stream);
+}
+
+/* A GPU's products take matrices of one dtype. */
+static int check_dtypes(const struct llama_generator *g, enum ofl_dtype dtype, char *error,
+                        size_t error_bytes)
+{
+    for (uint32_t i = 0; g->config.cuda && i < g->model.count; i++) {
+        struct llama_tensor_desc d;
+
+        llama_tensor_at(&g->config.shape, i, &d);
+        if (g->model.dtypes[i] == dtype || d.dims < 2)
+            continue;
+        snprintf(error, error_bytes,
+                 "%s is %s, other matrices are %s: on a GPU they must be alike; use "
+                 "--device host",
+                 d.name, ofl_dtype_name(g->model.dtypes[i]), ofl_dtype_name(dtype));
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+static int open_compute(struct llama_generator *g, char *error, size_t error_bytes)
+{
+    enum ofl_dtype dtype = widest(&g->config.shape, g->model.dtypes);
+    struct llama_compute_config compute = compute_config(&g->config, dtype);
+    int err = check_dtypes(g, dtype, error, error_bytes);
+
+    g->cache_bytes = kv_elems(&g->config) * llama_compute_cache_elem(&compute);
+    return err < 0 ? err
+                   : llama_compute_open(g->ctx, g->stream, &compute, g->held[HELD_WORKSPACE].ptr, &g->compute,
+                                        error, error_bytes);
+}
+
+int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *ck,
+                           const struct llama_generator_config *config, struct llama_generator **out,
+                           char *error, size_t error_bytes)
+{
+    struct llama_generator *g = calloc(1, sizeof *g);
+    int err;
+
+    *out = NULL;
+    if (!g) {
+        snprintf(error, error_bytes, "make a generator of %u layers: out of memory", config->shape.layers);
+        return -ENOMEM;
+    }
+    g->ctx = ctx;
+    g->config = *config;
+    if (ck)
+        err = llama_model_bind(ck, &g->config.shape, &g->model, error, error_bytes);
+    else
+        err = llama_model_create(ctx, &g->config.shape, config->fresh, OFL_KIND_WEIGHT, "", &g->model, error,
+                                 error_bytes);
+    if (err == 0) {
+        err = ofl_stream_create(ctx, &g->stream);
+        if (err == 0)
+            err = take_held(g);
+        if (err < 0)
+            fail_ofl(g, err, error, error_bytes);
+    }
+    if (err == 0)
+        err = open_compute(g, error, error_bytes);
+    if (err < 0) {
+        llama_generator_destroy(g);
+        return err;
+    }
+    *out = g;
+    return 0;
+}
+
+void llama_generator_destroy(struct llama_generator *g)
+{
+    if (!g)
+        return;
+    if (g->stream)
+        ofl_stream_sync(g->stream);
+    llama_compute_close(g->compute);
+    if (g->held[0].ptr)
+        ofl_release(g->ctx, g->held, HELD, g->stream);
+    ofl_stream_destroy(g->stream);
+    for (int i = 0; i < HELD; i++)
+        ofl_tensor_destroy(g->held[i].tensor);
+    llama_model_destroy(&g->model);
+    free(g);
+}
+
+int llama_generator_random(struct llama_generator *g, uint32_t tensor, uint64_t seed, float std, char *error,
+                           size_t error_bytes)
+{
+    struct llama_tensor_desc d;
+    int err;
+
+    llama_tensor_at(&g->config.shape, tensor, &d);
+    err = llama_random_fill(g->ctx, g->stream, g->compute, g->model.tensors[tensor], &d, tensor, seed, std);
+    return err < 0 ? fail_ofl(g, err, error, error_bytes) : 0;
+}
+
+/* ---- feeding ------------------------------------------------------------- */
+
+static int feed_embed(struct llama_generator *g)
+{
+    struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_EMBED);
+    struct ofl_lease lease = {.tensor = g->model.tensors[0], .mode = OFL_READ};
+    int err = ofl_acquire(g->ctx, &lease, 1, g->stream);
+
+    if (err < 0)
+        return err;
+    job->table = (struct llama_weight){lease.ptr, g->model.dtypes[0]};
+    job->y = g->held[HELD_X].ptr;
+    err = llama_compute_run(g->compute, job);
+    return err < 0 ? err : ofl_release(g->ctx, &lease, 1, g->stream);
+}
+
+static int feed_layer(struct llama_generator *g, uint32_t layer)
+{
+    struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_EXTEND);
+    struct ofl_lease leases[LLAMA_LAYER_TENSORS];
+    int err;
+
+    llama_layer_leases(&g->model, layer, OFL_READ, leases);
+    err = ofl_acquire(g->ctx, leases, LLAMA_LAYER_TENSORS, g->stream);
+    if (err < 0)
+        return err;
+    llama_layer_weights(&g->model, layer, leases, &job->weights);
+    job->k_cache = (char *)g->held[HELD_CACHE].ptr + 2 * layer * g->cache_bytes;
+    job->v_cache = (char *)job->k_cache + g->cache_bytes;
+    job->fed = g->fed;
+    job->y = g->held[HELD_X].ptr;
+    err = llama_compute_run(g->compute, job);
+    return err < 0 ? err : ofl_release(g->ctx, leases, LLAMA_LAYER_TENSORS, g->stream);
+}
+
+static int feed_head(struct llama_generator *g)
+{
+    struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_LOGITS);
+    uint32_t norm = llama_tensor_index(&g->config.shape, LLAMA_NORM, 0);
+    uint32_t head = llama_tensor_index(&g->config.shape, LLAMA_HEAD, 0);
+    struct ofl_lease leases[] = {{.tensor = g->model.tensors[norm], .mode = OFL_READ},
+                                 {.tensor = g->model.tensors[head], .mode = OFL_READ}};
+    int err = ofl_acquire(g->ctx, leases, 2, g->stream);
+
+    if (err < 0)
+        return err;
+    job->head = (struct llama_head_weights){{leases[0].ptr, g->model.dtypes[norm]},
+                                            {leases[1].ptr, g->model.dtypes[head]}};
+    job->x = g->held[HELD_X].ptr;
+    err = llama_compute_run(g->compute, job);
+    return err < 0 ? err : ofl_release(g->ctx, leases, 2, g->stream);
+}
+
+int llama_generator_feed(struct llama_generator *g, const char *step, const int32_t *tokens, size_t n,
+                         float *logits, char *error, size_t error_bytes)
+{
+    uint32_t layers = g->config.shape.layers;
+    int err;
+
+    if (n == 0 || n > g->config.piece || n > g->config.positions - g->fed) {
+        snprintf(error, error_bytes, "feed %zu tokens behind %zu: pieces have %zu at most, texts %zu", n,
+                 g->fed, g->config.piece, g->config.positions);
+        return -EINVAL;
+    }
+    err = ofl_step_begin(g->ctx, step);
+    if (err == 0)
+        err = llama_compute_begin(g->compute, tokens, NULL, n, 0);
+    if (err == 0)
+        err = feed_embed(g);
+    for (uint32_t layer = 0; layer < layers && err == 0; layer++)
+        err = feed_layer(g, layer);
+    if (err == 0 && logits)
+        err = feed_head(g);
+    if (err == 0)
+        err = llama_compute_end(g->compute);
+    if (err == 0)
+        err = ofl_step_end(g->ctx);
+    if (err == 0)
+        err = ofl_stream_sync(g->stream);
+    if (err < 0)
+        return fail_ofl(g, err, error, error_bytes);
+    llama_compute_fetch(g->compute, NULL, logits);
+    g->fed += n;
+    return 0;
+}

@@ -1,0 +1,51 @@
+/*
+ * Generating with a Llama under liboffload: weights page in from the checkpoint itself, layer
+ * by layer; the keys and values of earlier tokens stay on the device.
+ *
+ * One thread uses a generator: the library's step thread. Functions return 0 or a negative
+ * code, with the sentence in error.
+ */
+#ifndef LLAMA_GENERATOR_H
+#define LLAMA_GENERATOR_H
+
+#include "examples/model/model.h"
+
+struct llama_generator_config {
+    struct llama_shape shape;
+    size_t positions;     /* tokens of the longest text: prompt and what follows */
+    size_t piece;         /* tokens of a prompt that are fed at once */
+    bool cuda;            /* the context's device is a GPU */
+    enum ofl_dtype fresh; /* of weights without a checkpoint: OFL_F32 or OFL_BF16 */
+};
+
+struct llama_generator_need {
+    struct llama_need device;  /* the smallest device budget */
+    uint64_t device_all_bytes; /* the smallest that keeps all weights on the device */
+    uint64_t weights, weight_bytes, cache_bytes, workspace_bytes; /* weights: how many tensors */
+};
+
+/* What it will take. dtypes: of the weights, in the order of llama_tensor_at. Needs no context. */
+void llama_generator_need(const struct llama_generator_config *config, const enum ofl_dtype *dtypes,
+                          struct llama_generator_need *out);
+
+struct llama_generator;
+
+/* ck must outlive it. NULL: the weights are tensors of the library, zeros until llama_generator_random. */
+int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *ck,
+                           const struct llama_generator_config *config, struct llama_generator **out,
+                           char *error, size_t error_bytes);
+/* NULL accepted. */
+void llama_generator_destroy(struct llama_generator *g);
+
+/* Fresh values for a weight, as llama_random_fill makes them. Without a checkpoint only. */
+int llama_generator_random(struct llama_generator *g, uint32_t tensor, uint64_t seed, float std, char *error,
+                           size_t error_bytes);
+
+/*
+ * Feeds n tokens, at most a piece, behind those fed so far, as a step of that name. logits[vocab]
+ * of what follows the last; NULL: not wanted.
+ */
+int llama_generator_feed(struct llama_generator *g, const char *step, const int32_t *tokens, size_t n,
+                         float *logits, char *error, size_t error_bytes);
+
+#endif

@@ -1,0 +1,232 @@
+/*
+ * Matrices, norms, SwiGLU and the embedding. See kernels.h for the rules all kernels keep.
+ *
+ * Matrix products are OpenBLAS's sgemm, but for a single row: there every weight is read once
+ * and packing it would cost more than using it.
+ */
+#include <cblas.h>
+
+#include "examples/model/kernels_inline.h"
+
+/* ---- helpers shared with the other files --------------------------------- */
+
+LLAMA_WIDE float llama_exp_sum(float *a, size_t n, float max)
+{
+    for (size_t i = 0; i < n; i++)
+        a[i] = llama_exp(a[i] - max);
+    return llama_sum(a, n);
+}
+
+LLAMA_WIDE void llama_scale(float *a, size_t n, float c)
+{
+    for (size_t i = 0; i < n; i++)
+        a[i] *= c;
+}
+
+/* ---- matrices ------------------------------------------------------------ */
+
+static size_t weight_bytes(enum ofl_dtype dtype)
+{
+    return dtype == OFL_F32 ? 4 : 2;
+}
+
+static const void *weight_row(struct llama_weight w, size_t row, size_t in)
+{
+    return (const char *)w.data + row * in * weight_bytes(w.dtype);
+}
+
+/* Rows of [out, in] that are widened at a time. A function of the shape alone: it decides the
+ * order of sums. Multiples of 16 suit the BLAS kernels. */
+static size_t panel_rows(size_t in, size_t out)
+{
+    size_t rows = LLAMA_PANEL_BYTES / (in * sizeof(float));
+
+    if (rows >= out)
+        return out;
+    if (rows >= 16)
+        rows -= rows % 16;
+    return rows ? rows : 1;
+}
+
+size_t llama_matmul_workspace(size_t in, size_t out, enum ofl_dtype dtype)
+{
+    return dtype == OFL_F32 ? 0 : panel_rows(in, out) * in * sizeof(float);
+}
+
+/* Rows row .. row + rows - 1 of w in f32: in place, or widened into ws. */
+static const float *panel(struct llama_weight w, size_t row, size_t rows, size_t in, float *ws)
+{
+    const void *src = weight_row(w, row, in);
+
+    if (w.dtype == OFL_F32)
+        return src;
+    llama_widen(ws, src, w.dtype, rows * in);
+    return ws;
+}
+
+static LLAMA_WIDE void dots(float *y, const float *x, const float *w, size_t in, size_t out, bool accumulate)
+{
+    for (size_t j = 0; j < out; j++) {
+        float sum = llama_dot(x, w + j * in, in);
+
+        y[j] = accumulate ? y[j] + sum : sum;
+    }
+}
+
+static void matmul_row(float *y, const float *x, struct llama_weight w, size_t in, size_t out,
+                       bool accumulate, float *ws)
+{
+    if (w.dtype == OFL_F32) {
+        dots(y, x, w.data, in, out, accumulate);
+        return;
+    }
+    /* row by row, so that the widened row stays in the first-level cache */
+    for (size_t j = 0; j < out; j++)
+        dots(y + j, x, panel(w, j, 1, in, ws), in, 1, accumulate);
+}
+
+void llama_matmul(float *y, const float *x, struct llama_weight w, size_t rows, size_t in, size_t out,
+                  bool accumulate, void *ws)
+{
+    size_t step = w.dtype == OFL_F32 ? out : panel_rows(in, out);
+
+    if (rows == 1) {
+        matmul_row(y, x, w, in, out, accumulate, ws);
+        return;
+    }
+    for (size_t j = 0; j < out; j += step) {
+        size_t n = out - j < step ? out - j : step;
+
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rows, (blasint)n, (blasint)in, 1, x,
+                    (blasint)in, panel(w, j, n, in, ws), (blasint)in, accumulate ? 1 : 0, y + j,
+                    (blasint)out);
+    }
+}
+
+void llama_matmul_dx(float *dx, const float *dy, struct llama_weight w, size_t rows, size_t in, size_t out,
+                     bool accumulate, void *ws)
+{
+    size_t step = w.dtype == OFL_F32 ? out : panel_rows(in, out);
+
+    for (size_t j = 0; j < out; j += step) {
+        size_t n = out - j < step ? out - j : step;
+
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)rows, (blasint)in, (blasint)n, 1,
+                    dy + j, (blasint)out, panel(w, j, n, in, ws), (blasint)in, accumulate || j ? 1 : 0, dx,
+                    (blasint)in);
+    }
+}
+
+void llama_matmul_dw(float *dw, const float *dy, const float *x, size_t rows, size_t in, size_t out,
+                     bool first)
+{
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)out, (blasint)in, (blasint)rows, 1, dy,
+                (blasint)out, x, (blasint)in, first ? 0 : 1, dw, (blasint)in);
+}
+
+/* ---- RMSNorm ------------------------------------------------------------- */
+
+size_t llama_norm_workspace(size_t hidden)
+{
+    return hidden * sizeof(float);
+}
+
+LLAMA_INLINE float row_rstd(const float *x, size_t hidden, float eps)
+{
+    return 1.0f / sqrtf(llama_dot(x, x, hidden) / (float)hidden + eps);
+}
+
+static LLAMA_WIDE void norm_rows(float *y, const float *x, const float *w, size_t rows, size_t hidden,
+                                 float eps)
+{
+    for (size_t r = 0; r < rows; r++, x += hidden, y += hidden) {
+        float rstd = row_rstd(x, hidden, eps);
+
+        for (size_t i = 0; i < hidden; i++)
+            y[i] = w[i] * (x[i] * rstd);
+    }
+}
+
+void llama_norm(float *y, const float *x, struct llama_weight w, size_t rows, size_t hidden, float eps,
+                void *ws)
+{
+    norm_rows(y, x, panel(w, 0, 1, hidden, ws), rows, hidden, eps);
+}
+
+/*
+ * With r = rstd and h = hidden:  dx_i = r w_i dy_i - x_i r^3 / h sum_k(w_k dy_k x_k).
+ * A row's dy is read in full before its dx is written, so that dx may be dy.
+ */
+static LLAMA_WIDE void norm_backward_rows(float *dx, float *dw, const float *dy, const float *x,
+                                          const float *w, size_t rows, size_t hidden, float eps,
+                                          bool accumulate)
+{
+    for (size_t r = 0; r < rows; r++, x += hidden, dy += hidden, dx += hidden) {
+        float rstd = row_rstd(x, hidden, eps), tail = 0, back;
+        llama_lanes lanes = {0};
+        size_t i = 0;
+
+        for (; i + LLAMA_LANES <= hidden; i += LLAMA_LANES)
+            lanes += *(const llama_lanes *)(w + i) * *(const llama_lanes *)(dy + i) *
+                     *(const llama_lanes *)(x + i);
+        for (; i < hidden; i++)
+            tail += w[i] * dy[i] * x[i];
+        back = (llama_lane_sum(&lanes) + tail) * rstd * rstd * rstd / (float)hidden;
+        for (i = 0; i < hidden; i++)
+            dw[i] += dy[i] * (x[i] * rstd);
+        if (accumulate)
+            for (i = 0; i < hidden; i++)
+                dx[i] += rstd * (w[i] * dy[i]) - x[i] * back;
+        else
+            for (i = 0; i < hidden; i++)
+                dx[i] = rstd * (w[i] * dy[i]) - x[i] * back;
+    }
+}
+
+void llama_norm_backward(float *dx, float *dw, const float *dy, const float *x, struct llama_weight w,
+                         size_t rows, size_t hidden, float eps, bool accumulate, bool first, void *ws)
+{
+    if (first)
+        memset(dw, 0, hidden * sizeof *dw);
+    norm_backward_rows(dx, dw, dy, x, panel(w, 0, 1, hidden, ws), rows, hidden, eps, accumulate);
+}
+
+/* ---- SwiGLU -------------------------------------------------------------- */
+
+LLAMA_WIDE void llama_swiglu(float *act, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        act[i] = gate[i] / (1.0f + llama_exp(-gate[i])) * up[i];
+}
+
+LLAMA_WIDE void llama_swiglu_backward(float *gate, float *up, const float *dact, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float g = gate[i], u = up[i], d = dact[i];
+        float s = 1.0f / (1.0f + llama_exp(-g));
+
+        gate[i] = d * u * (s * (1.0f + g * (1.0f - s)));
+        up[i] = d * (g * s);
+    }
+}
+
+/* ---- embedding ----------------------------------------------------------- */
+
+void llama_embed(float *x, struct llama_weight table, const int32_t *tokens, size_t n, size_t hidden)
+{
+    for (size_t i = 0; i < n; i++)
+        llama_widen(x + i * hidden, weight_row(table, (size_t)tokens[i], hidden), table.dtype, hidden);
+}
+
+void llama_embed_backward(float *dtable, const float *dx, const int32_t *tokens, size_t n, size_t vocab,
+                          size_t hidden, bool first)
+{
+    if (first)
+        memset(dtable, 0, vocab * hidden * sizeof *dtable);
+    for (size_t i = 0; i < n; i++) {
+        float *row = dtable + (size_t)tokens[i] * hidden;
+
+        for (size_t c = 0; c < hidden; c++)
+            row[c] += dx[i * hidden + c];
+    }
+}

@@ -1,0 +1,158 @@
+/*
+ * CPU kernels of a Llama model: pure functions over the caller's memory. They allocate
+ * nothing, keep no state, and know nothing of tensors, leases or files.
+ *
+ * Conventions
+ *  - Activations and gradients are f32, row-major, one row per token; `rows` is batch * seq,
+ *    with the sequences one after the other.
+ *  - Weights come in F32, BF16 or F16; matrices as in Hugging Face files, [out, in] row-major.
+ *  - Gradients of weights are f32. `first` overwrites them, so that they need no zeroing and
+ *    may hold anything, NaN too; otherwise they are added to.
+ *  - `ws` is scratch of at least the bytes that the function's _workspace() says, aligned to
+ *    LLAMA_ALIGN. Its contents mean nothing between calls.
+ *  - Buffers don't overlap unless the comment allows it. They need float alignment only.
+ *  - Deterministic: the bits of a result depend on the inputs, the shapes, the machine and the
+ *    number of BLAS threads; not on addresses, nor on what the buffers held. Every reduction
+ *    outside BLAS has a fixed order; for BLAS the tests check it.
+ *  - NaN and infinity in inputs reach the outputs; nothing hides them.
+ *
+ * Threads: any; OpenBLAS brings its own.
+ */
+#ifndef LLAMA_KERNELS_H
+#define LLAMA_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "examples/model/shape.h"
+#include "include/offload.h"
+
+#define LLAMA_ALIGN        64
+#define LLAMA_PANEL_BYTES  (4u << 20) /* of weights widened to f32 at a time */
+#define LLAMA_LOGITS_BYTES (8u << 20) /* of logits in flight in the loss */
+#define LLAMA_QUERY_ROWS   64         /* of attention scores in flight */
+
+struct llama_weight {
+    const void *data;
+    enum ofl_dtype dtype; /* OFL_F32, OFL_BF16 or OFL_F16 */
+};
+
+/* ---- matrices ---------------------------------------------------------- */
+
+/* Bytes of scratch for llama_matmul and llama_matmul_dx by a matrix [out, in]. */
+size_t llama_matmul_workspace(size_t in, size_t out, enum ofl_dtype dtype);
+/* y[rows, out] (+)= x[rows, in] * w^T */
+void llama_matmul(float *y, const float *x, struct llama_weight w, size_t rows, size_t in, size_t out,
+                  bool accumulate, void *ws);
+/* dx[rows, in] (+)= dy[rows, out] * w */
+void llama_matmul_dx(float *dx, const float *dy, struct llama_weight w, size_t rows, size_t in, size_t out,
+                     bool accumulate, void *ws);
+/* dw[out, in] (+)= dy^T * x */
+void llama_matmul_dw(float *dw, const float *dy, const float *x, size_t rows, size_t in, size_t out,
+                     bool first);
+
+/* ---- RMSNorm (Zhang & Sennrich, 2019): y = w * x / sqrt(mean(x^2) + eps) - */
+
+/* For both directions. */
+size_t llama_norm_workspace(size_t hidden);
+void llama_norm(float *y, const float *x, struct llama_weight w, size_t rows, size_t hidden, float eps,
+                void *ws);
+/* dx (+)= gradient at x; dw (+)= gradient of w. dx may be dy. */
+void llama_norm_backward(float *dx, float *dw, const float *dy, const float *x, struct llama_weight w,
+                         size_t rows, size_t hidden, float eps, bool accumulate, bool first, void *ws);
+
+/* ---- rotary embedding (Su et al., 2021), rotating halves as Hugging Face does --- */
+
+/* inv_freq[head_dim / 2], with the shape's scaling, in f32 arithmetic as transformers computes it. */
+void llama_rope_inv_freq(float *inv_freq, const struct llama_shape *shape);
+/* table[n, head_dim]: cosines of positions first .. first + n - 1, then sines, in each row. */
+void llama_rope_table(float *table, const struct llama_shape *shape, size_t first, size_t n);
+/* Rotates x[batch * seq, heads * head_dim] in place by table[seq, head_dim]; `backward` rotates back,
+ * which is also the gradient. */
+void llama_rope(float *x, size_t batch, size_t seq, size_t heads, size_t head_dim, const float *table,
+                bool backward);
+
+/* ---- SwiGLU: act = silu(gate) * up -------------------------------------- */
+
+/* act may be gate or up. */
+void llama_swiglu(float *act, const float *gate, const float *up, size_t n);
+/* Replaces gate and up by their gradients. */
+void llama_swiglu_backward(float *gate, float *up, const float *dact, size_t n);
+
+/* ---- causal attention with grouped queries ------------------------------ */
+
+/*
+ * One sequence. q, out, dout, dq: [n, heads * head_dim]; k, v, dk, dv: [positions, kv_heads * head_dim].
+ * Query i stands at position first + i and sees keys 0 .. first + i.
+ */
+size_t llama_attention_workspace(size_t positions);
+/* out may be q. */
+void llama_attention(float *out, const float *q, const float *k, const float *v,
+                     const struct llama_shape *shape, size_t first, size_t n, void *ws);
+size_t llama_attention_backward_workspace(size_t positions);
+/* Writes dq, dk and dv, for first = 0. dq may be q. */
+void llama_attention_backward(float *dq, float *dk, float *dv, const float *dout, const float *q,
+                              const float *k, const float *v, const struct llama_shape *shape, size_t n,
+                              void *ws);
+
+/* ---- embedding ----------------------------------------------------------- */
+
+/* x[n, hidden] = table[tokens]. Tokens must lie in 0 .. vocab - 1. */
+void llama_embed(float *x, struct llama_weight table, const int32_t *tokens, size_t n, size_t hidden);
+/* dtable[tokens] += dx, token by token in order; `first` zeroes dtable[vocab, hidden] before. */
+void llama_embed_backward(float *dtable, const float *dx, const int32_t *tokens, size_t n, size_t vocab,
+                          size_t hidden, bool first);
+
+/* ---- final norm, head, cross-entropy ------------------------------------- */
+
+struct llama_head_weights {
+    struct llama_weight norm; /* [hidden] */
+    struct llama_weight head; /* [vocab, hidden]; the embedding where they are tied */
+};
+
+struct llama_head_grads {
+    float *norm, *head;
+};
+
+size_t llama_head_workspace(const struct llama_shape *shape, size_t rows, enum ofl_dtype dtype);
+/*
+ * Returns the sum over rows of -log softmax(logits)[target]. A negative target leaves its row out:
+ * no loss, no gradient. Others must be below vocab.
+ * With dx: writes dx[rows, hidden], the gradient of scale * sum, and the gradients of the weights.
+ * dx NULL: the loss only; grads may be NULL.
+ * The logits exist for a slice of the vocabulary at a time; where one slice does not hold them all,
+ * they are computed twice.
+ */
+double llama_head_loss(const struct llama_shape *shape, size_t rows, const struct llama_head_weights *weights,
+                       const struct llama_head_grads *grads, bool first, const float *x,
+                       const int32_t *targets, float scale, float *dx, void *ws);
+/* logits[vocab] of one row x[hidden]. Scratch: llama_head_workspace with rows = 1. */
+void llama_head_logits(const struct llama_shape *shape, const struct llama_head_weights *weights,
+                       const float *x, float *logits, void *ws);
+
+/* ---- numbers -------------------------------------------------------------- */
+
+/* To f32, from F32, BF16 or F16. Exact. */
+void llama_widen(float *dst, const void *src, enum ofl_dtype dtype, size_t n);
+/* Rounds to nearest even; NaN stays NaN, too large becomes infinity. */
+void llama_to_bf16(uint16_t *dst, const float *src, size_t n);
+void llama_to_f16(uint16_t *dst, const float *src, size_t n);
+
+/* dst[i] is normal with mean 0, and depends only on seed and first_elem + i. */
+void llama_init_normal(float *dst, uint64_t first_elem, uint64_t n, uint64_t seed, float std);
+
+struct llama_rng {
+    uint64_t state; /* any value is a good seed */
+};
+
+size_t llama_sample_workspace(size_t vocab);
+/*
+ * Draws a token from softmax(logits / temperature), from the smallest set of most likely tokens
+ * whose probability is at least top_p (>= 1: all). Greedy at temperature or top_p <= 0: the lowest index
+ * of the maximum, and rng is left alone. -1 if any logit is NaN, or none is above -infinity.
+ */
+int32_t llama_sample(const float *logits, size_t vocab, float temperature, float top_p, struct llama_rng *rng,
+                     void *ws);
+
+#endif

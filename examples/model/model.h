@@ -1,0 +1,62 @@
+/*
+ * The tensors of a Llama under liboffload: which of them a part of the model needs, and how
+ * leases become what the kernels take. Knows nothing of steps.
+ *
+ * Functions that can fail return 0 or a negative code, with the sentence in error.
+ */
+#ifndef LLAMA_MODEL_H
+#define LLAMA_MODEL_H
+
+#include "examples/model/block.h"
+#include "examples/model/checkpoint.h"
+#include "examples/model/config.h"
+
+#define LLAMA_LAYER_TENSORS 9
+
+struct llama_model {
+    const struct llama_shape *shape;
+    uint32_t count; /* of the arrays, in the order of llama_tensor_at */
+    struct ofl_tensor **tensors;
+    enum ofl_dtype *dtypes;
+};
+
+/* Makes tensors of that dtype and kind, named as in llama_tensor_at with suffix behind. The shape
+ * must outlive the model. On failure *out is zeroed. */
+int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enum ofl_dtype dtype,
+                       enum ofl_kind kind, const char *suffix, struct llama_model *out, char *error,
+                       size_t error_bytes);
+/* Tensors whose home is the checkpoint, with its dtypes. ck must outlive them. */
+int llama_model_bind(const struct llama_checkpoint *ck, const struct llama_shape *shape,
+                     struct llama_model *out, char *error, size_t error_bytes);
+/* Destroys the tensors too. A zeroed model is accepted. */
+void llama_model_destroy(struct llama_model *m);
+
+/* Index of the first of a layer's LLAMA_LAYER_TENSORS tensors. */
+uint32_t llama_layer_first(uint32_t layer);
+/* Fills a layer's leases. */
+void llama_layer_leases(const struct llama_model *m, uint32_t layer, enum ofl_mode mode,
+                        struct ofl_lease leases[LLAMA_LAYER_TENSORS]);
+/* From acquired leases, of weights and of gradients. */
+void llama_layer_weights(const struct llama_model *m, uint32_t layer,
+                         const struct ofl_lease leases[LLAMA_LAYER_TENSORS], struct llama_block_weights *out);
+void llama_layer_grads(const struct ofl_lease leases[LLAMA_LAYER_TENSORS], struct llama_block_grads *out);
+
+/* ---- device memory ------------------------------------------------------- */
+
+/* Collects what one part of a program leases at once; the largest part is what a budget must hold. */
+struct llama_need {
+    uint64_t device_bytes; /* of the largest part so far, in the footprints of ofl_device_footprint */
+    char part[64];         /* its name: "layer 3, backward" */
+    char largest[112];     /* its largest tensor, and the bytes of that */
+    uint64_t largest_bytes;
+};
+
+struct llama_part {
+    char name[64], largest[112];
+    uint64_t device_bytes, largest_bytes;
+};
+
+void llama_part_add(struct llama_part *part, const char *tensor, uint64_t bytes);
+void llama_part_close(const struct llama_part *part, struct llama_need *need);
+
+#endif

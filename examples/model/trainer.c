@@ -1,0 +1,320 @@
+/* Life of a trainer: what it needs, its tensors. See trainer.h; the step is in trainer_step.c. */
+#include "examples/model/trainer_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "examples/model/random.h"
+
+/* ---- needs --------------------------------------------------------------- */
+
+static struct llama_compute_config compute_config(const struct llama_trainer_config *c)
+{
+    return (struct llama_compute_config){.shape = c->shape,
+                                         .dtype = c->dtype,
+                                         .cuda = c->cuda,
+                                         .batch = c->batch,
+                                         .seq = c->seq,
+                                         .accum = c->accum};
+}
+
+static size_t workspace_bytes(const struct llama_trainer_config *c)
+{
+    struct llama_compute_config compute = compute_config(c);
+
+    return llama_compute_workspace(&compute);
+}
+
+static uint64_t activation_bytes(const struct llama_trainer_config *c)
+{
+    return (uint64_t)c->batch * c->seq * c->shape.hidden * sizeof(float);
+}
+
+static struct llama_part part_of(const struct llama_trainer_config *c, const char *name)
+{
+    struct llama_part part = {0};
+
+    snprintf(part.name, sizeof part.name, "%s", name);
+    llama_part_add(&part, "workspace", workspace_bytes(c));
+    return part;
+}
+
+/* Adds a weight, and its gradient if wanted. */
+static void add_weight(struct llama_part *part, const struct llama_trainer_config *c, uint32_t index,
+                       bool weight, bool grad)
+{
+    struct llama_tensor_desc d;
+    char name[sizeof d.name + 8];
+
+    llama_tensor_at(&c->shape, index, &d);
+    snprintf(name, sizeof name, "%s.grad", d.name);
+    if (weight)
+        llama_part_add(part, d.name, d.elems * ofl_dtype_bytes(c->dtype));
+    if (grad)
+        llama_part_add(part, name, d.elems * sizeof(float));
+}
+
+static void add_activations(struct llama_part *part, const struct llama_trainer_config *c, int count)
+{
+    while (count--)
+        llama_part_add(part, "activations", activation_bytes(c));
+}
+
+/* The parts of a step, by the same leases that trainer_step.c takes. Layers are all alike. */
+static void need_device(const struct llama_trainer_config *c, struct llama_need *need)
+{
+    uint32_t embed = llama_tensor_index(&c->shape, LLAMA_EMBED, 0);
+    struct llama_part part;
+
+    part = part_of(c, "the embedding");
+    add_weight(&part, c, embed, true, false);
+    add_activations(&part, c, 1);
+    llama_part_close(&part, need);
+
+    part = part_of(c, "a layer's backward");
+    for (uint32_t i = 0; c->shape.layers && i < LLAMA_LAYER_TENSORS; i++)
+        add_weight(&part, c, llama_layer_first(0) + i, true, true);
+    add_activations(&part, c, 2);
+    llama_part_close(&part, need);
+
+    part = part_of(c, "the head");
+    add_weight(&part, c, llama_tensor_index(&c->shape, LLAMA_NORM, 0), true, true);
+    add_weight(&part, c, llama_tensor_index(&c->shape, LLAMA_HEAD, 0), true, true);
+    add_activations(&part, c, 2);
+    llama_part_close(&part, need);
+
+    part = part_of(c, "the embedding's backward");
+    add_weight(&part, c, embed, false, true);
+    add_activations(&part, c, 1);
+    llama_part_close(&part, need);
+}
+
+static void need_tensor(struct llama_trainer_need *need, uint64_t bytes, uint64_t count)
+{
+    need->device_all_bytes += count * ofl_device_footprint(bytes);
+    need->store_bytes += count * ((bytes + 4095) / 4096 * 4096);
+}
+
+void llama_trainer_need(const struct llama_trainer_config *c, struct llama_trainer_need *out)
+{
+    uint64_t each = ofl_dtype_bytes(c->dtype);
+    uint64_t checkpoints = (uint64_t)c->accum * (c->shape.layers + 2); /* inputs, the last output, dx */
+
+    *out = (struct llama_trainer_need){.workspace_bytes = workspace_bytes(c)};
+    need_device(c, &out->device);
+    out->device_all_bytes = ofl_device_footprint(out->workspace_bytes);
+    for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++) {
+        struct llama_tensor_desc d;
+        uint64_t wide = c->dtype == OFL_F32 ? 3 : 4; /* gradient, two moments, a separate master */
+
+        llama_tensor_at(&c->shape, i, &d);
+        need_tensor(out, d.elems * each, 1);
+        need_tensor(out, d.elems * sizeof(float), wide);
+        out->state_bytes += d.elems * (each + wide * sizeof(float));
+    }
+    out->activation_bytes = checkpoints * activation_bytes(c);
+    need_tensor(out, activation_bytes(c), checkpoints);
+}
+
+/* ---- life ---------------------------------------------------------------- */
+
+int trainer_fail(const struct llama_trainer *t, int err, char *error, size_t error_bytes)
+{
+    const char *why = llama_compute_error(t->compute);
+
+    snprintf(error, error_bytes, "%s", why ? why : ofl_error());
+    return err;
+}
+
+static int create_activation(struct llama_trainer *t, const char *what, uint32_t layer, size_t micro,
+                             struct ofl_tensor **out)
+{
+    char name[64];
+    struct ofl_tensor_desc d = {.size = sizeof d,
+                                .name = name,
+                                .kind = OFL_KIND_ACTIVATION,
+                                .dtype = OFL_F32,
+                                .elems = activation_bytes(&t->config) / sizeof(float)};
+
+    snprintf(name, sizeof name, "%s.%u.%zu", what, layer, micro);
+    return ofl_tensor_create(t->ctx, &d, out);
+}
+
+static int create_activations(struct llama_trainer *t)
+{
+    int err = 0;
+
+    for (uint32_t layer = 0; layer <= t->config.shape.layers; layer++)
+        for (size_t m = 0; m < t->config.accum && err == 0; m++)
+            err = create_activation(t, "x", layer, m, &t->x[layer * t->config.accum + m]);
+    for (size_t m = 0; m < t->config.accum && err == 0; m++)
+        err = create_activation(t, "dx", 0, m, &t->dx[m]);
+    return err;
+}
+
+/* Leased for as long as the trainer lives. */
+static int take_workspace(struct llama_trainer *t)
+{
+    struct ofl_tensor_desc d = {.size = sizeof d,
+                                .name = "workspace",
+                                .kind = OFL_KIND_WORKSPACE,
+                                .dtype = OFL_U8,
+                                .elems = workspace_bytes(&t->config),
+                                .flags = OFL_TENSOR_TRANSIENT};
+    int err = ofl_tensor_create(t->ctx, &d, &t->workspace.tensor);
+
+    if (err < 0)
+        return err;
+    t->workspace.mode = OFL_OVERWRITE;
+    err = ofl_acquire(t->ctx, &t->workspace, 1, t->stream);
+    if (err < 0) {
+        ofl_tensor_destroy(t->workspace.tensor);
+        t->workspace = (struct ofl_lease){0};
+    }
+    return err;
+}
+
+static int bind_all(struct llama_trainer *t)
+{
+    int err = ofl_optimizer_create(t->ctx, &t->optimizer);
+
+    for (uint32_t i = 0; i < t->weights.count && err == 0; i++)
+        err = ofl_optimizer_bind(t->optimizer, t->weights.tensors[i], t->grads.tensors[i]);
+    return err;
+}
+
+static int create_all(struct llama_trainer *t, char *error, size_t error_bytes)
+{
+    const struct llama_shape *shape = &t->config.shape;
+    struct llama_compute_config compute = compute_config(&t->config);
+    int err = ofl_stream_create(t->ctx, &t->stream);
+
+    if (err == 0)
+        err = take_workspace(t);
+    if (err < 0)
+        return trainer_fail(t, err, error, error_bytes);
+    err = llama_compute_open(t->ctx, t->stream, &compute, t->workspace.ptr, &t->compute, error, error_bytes);
+    if (err == 0)
+        err = llama_model_create(t->ctx, shape, t->config.dtype, OFL_KIND_WEIGHT, "", &t->weights, error,
+                                 error_bytes);
+    if (err == 0)
+        err = llama_model_create(t->ctx, shape, OFL_F32, OFL_KIND_GRADIENT, ".grad", &t->grads, error,
+                                 error_bytes);
+    if (err < 0)
+        return err;
+    err = bind_all(t);
+    if (err == 0)
+        err = create_activations(t);
+    return err < 0 ? trainer_fail(t, err, error, error_bytes) : 0;
+}
+
+int llama_trainer_create(struct ofl_ctx *ctx, const struct llama_trainer_config *config,
+                         struct llama_trainer **out, char *error, size_t error_bytes)
+{
+    struct llama_trainer *t = calloc(1, sizeof *t);
+    int err = -ENOMEM;
+
+    *out = NULL;
+    if (t) {
+        t->ctx = ctx;
+        t->config = *config;
+        t->x = calloc((config->shape.layers + 1) * config->accum, sizeof *t->x);
+        t->dx = calloc(config->accum, sizeof *t->dx);
+        t->losses = calloc(config->accum, sizeof *t->losses);
+    }
+    if (t && t->x && t->dx && t->losses)
+        err = create_all(t, error, error_bytes);
+    else
+        snprintf(error, error_bytes, "make a trainer of %u layers: out of memory", config->shape.layers);
+    if (err < 0) {
+        llama_trainer_destroy(t);
+        return err;
+    }
+    *out = t;
+    return 0;
+}
+
+void llama_trainer_destroy(struct llama_trainer *t)
+{
+    if (!t)
+        return;
+    if (t->stream)
+        ofl_stream_sync(t->stream);
+    ofl_optimizer_destroy(t->optimizer);
+    llama_compute_close(t->compute);
+    if (t->workspace.ptr)
+        ofl_release(t->ctx, &t->workspace, 1, t->stream);
+    ofl_stream_destroy(t->stream);
+    ofl_tensor_destroy(t->workspace.tensor);
+    llama_model_destroy(&t->weights);
+    llama_model_destroy(&t->grads);
+    for (size_t i = 0; t->x && i < (t->config.shape.layers + 1) * t->config.accum; i++)
+        ofl_tensor_destroy(t->x[i]);
+    for (size_t m = 0; t->dx && m < t->config.accum; m++)
+        ofl_tensor_destroy(t->dx[m]);
+    free(t->x);
+    free(t->dx);
+    free(t->losses);
+    free(t);
+}
+
+/* ---- values -------------------------------------------------------------- */
+
+int llama_trainer_set(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems,
+                      const float *values, char *error, size_t error_bytes)
+{
+    struct ofl_tensor *weight = t->weights.tensors[tensor], *master;
+    uint16_t rounded[4096];
+    int err = ofl_optimizer_state(t->optimizer, weight, OFL_STATE_MASTER, &master);
+
+    if (err == 0)
+        err = ofl_tensor_write(master, first * sizeof *values, values, elems * sizeof *values);
+    for (uint64_t i = 0; err == 0 && master != weight && i < elems; i += 4096) {
+        uint64_t n = elems - i < 4096 ? elems - i : 4096;
+
+        llama_to_bf16(rounded, values + i, n);
+        err = ofl_tensor_write(weight, (first + i) * sizeof *rounded, rounded, n * sizeof *rounded);
+    }
+    return err < 0 ? trainer_fail(t, err, error, error_bytes) : 0;
+}
+
+int llama_trainer_random(struct llama_trainer *t, uint32_t tensor, uint64_t seed, float std, char *error,
+                         size_t error_bytes)
+{
+    struct ofl_tensor *weight = t->weights.tensors[tensor], *master;
+    struct llama_tensor_desc d;
+    int err = ofl_optimizer_state(t->optimizer, weight, OFL_STATE_MASTER, &master);
+
+    llama_tensor_at(&t->config.shape, tensor, &d);
+    if (err == 0)
+        err = llama_random_fill(t->ctx, t->stream, t->compute, weight, &d, tensor, seed, std);
+    if (err == 0 && master != weight)
+        err = llama_random_fill(t->ctx, t->stream, t->compute, master, &d, tensor, seed, std);
+    return err < 0 ? trainer_fail(t, err, error, error_bytes) : 0;
+}
+
+int llama_trainer_get(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems, void *out,
+                      char *error, size_t error_bytes)
+{
+    uint64_t each = ofl_dtype_bytes(t->config.dtype);
+    int err = ofl_tensor_read(t->weights.tensors[tensor], first * each, out, elems * each);
+
+    return err < 0 ? trainer_fail(t, err, error, error_bytes) : 0;
+}
+
+struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index)
+{
+    uint32_t each = t->config.dtype == OFL_F32 ? 3 : 4, kind = index % each;
+    struct ofl_tensor *weight, *state;
+    static const enum ofl_optimizer_state states[] = {OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ,
+                                                      OFL_STATE_MASTER};
+
+    if (index / each >= t->weights.count)
+        return NULL;
+    weight = t->weights.tensors[index / each];
+    if (kind == 0)
+        return weight;
+    return ofl_optimizer_state(t->optimizer, weight, states[kind - 1], &state) < 0 ? NULL : state;
+}

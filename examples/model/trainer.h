@@ -1,0 +1,65 @@
+/*
+ * The training step of a Llama under liboffload. Owns weights, gradients, AdamW states and
+ * activation checkpoints as tensors of the library, and the order in which a step leases them.
+ *
+ * The schedule is vertical: all micro-batches of a layer run before the next layer, so that
+ * weights and gradients move once per pass. A layer's inside is computed anew in backward
+ * from its input, which is all that forward keeps.
+ *
+ * One thread uses a trainer: the library's step thread. Functions return 0 or a negative
+ * code, with the sentence in error.
+ */
+#ifndef LLAMA_TRAINER_H
+#define LLAMA_TRAINER_H
+
+#include "examples/model/model.h"
+
+struct llama_trainer_config {
+    struct llama_shape shape;
+    size_t batch, seq;    /* of a micro-batch */
+    size_t accum;         /* micro-batches of a step */
+    enum ofl_dtype dtype; /* of the weights on the device: OFL_F32 or OFL_BF16 */
+    bool cuda;            /* the context's device is a GPU */
+};
+
+struct llama_trainer_need {
+    struct llama_need device;  /* the smallest device budget, where the tensors live below it */
+    uint64_t device_all_bytes; /* the smallest that holds all tensors */
+    uint64_t store_bytes;      /* of all tensors, in blocks of 4096 bytes: ofl_config.expected_bytes */
+    uint64_t state_bytes;      /* weights, gradients, masters and moments */
+    uint64_t activation_bytes, workspace_bytes;
+};
+
+/* What it will take. Needs no context. */
+void llama_trainer_need(const struct llama_trainer_config *config, struct llama_trainer_need *out);
+
+struct llama_trainer;
+
+/* Creates all tensors. Weights and states are zeros until llama_trainer_set. */
+int llama_trainer_create(struct ofl_ctx *ctx, const struct llama_trainer_config *config,
+                         struct llama_trainer **out, char *error, size_t error_bytes);
+/* Waits for updates in flight. NULL accepted. */
+void llama_trainer_destroy(struct llama_trainer *t);
+
+/* Sets elements of a weight: its master, and the weight rounded to the dtype. Before the first step. */
+int llama_trainer_set(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems,
+                      const float *values, char *error, size_t error_bytes);
+/* Fresh values for a weight and its master, as llama_random_fill makes them. Before the first step. */
+int llama_trainer_random(struct llama_trainer *t, uint32_t tensor, uint64_t seed, float std, char *error,
+                         size_t error_bytes);
+/* Reads elements of a weight, in the trainer's dtype. */
+int llama_trainer_get(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems, void *out,
+                      char *error, size_t error_bytes);
+/* The index-th of all tensors that training changes: weights, separate masters, moments. NULL after the last. */
+struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index);
+
+/*
+ * One step. inputs and targets: [accum][batch * seq], alive until it returns. loss: mean over all
+ * targets. norm: of the gradients of that mean, before clipping. Updates may still be running when
+ * it returns; the library orders them before the next use of what they change.
+ */
+int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets,
+                       const struct ofl_adamw *settings, double *loss, double *norm, char *error,
+                       size_t error_bytes);
+
+#endif

@@ -1,0 +1,257 @@
+/*
+ * The training step: which leases, in which order. See trainer.h.
+ *
+ * A part of the model is leased together with the activations of its first micro-batch, in
+ * one batch: later micro-batches need ranges of the same sizes, so what fits once fits for
+ * all. trainer.c's need_device counts the same leases.
+ */
+#include "examples/model/trainer_impl.h"
+
+#include <string.h>
+
+#define PART_MAX (2 * LLAMA_LAYER_TENSORS) /* weights and gradients of a layer */
+
+/* The leases of one part of the model, and of one micro-batch. */
+struct part {
+    struct llama_trainer *t;
+    enum llama_run run;
+    size_t held, moving; /* leases kept over all micro-batches; those of one */
+    struct ofl_lease leases[PART_MAX + 2];
+};
+
+/* ---- one part over all micro-batches -------------------------------------- */
+
+typedef struct ofl_lease activations_fn(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                        int which);
+typedef void describe_fn(const struct part *p, uint32_t layer, struct llama_job *job);
+
+static struct ofl_lease lease(struct ofl_tensor *tensor, enum ofl_mode mode, uint32_t flags)
+{
+    return (struct ofl_lease){.tensor = tensor, .mode = mode, .flags = flags};
+}
+
+/*
+ * Runs p->run for every micro-batch. activations gives the p->moving leases of one, and
+ * describe fills its job once they have addresses.
+ */
+static int run_part(struct part *p, uint32_t layer, activations_fn *activations, describe_fn *describe)
+{
+    struct llama_trainer *t = p->t;
+    struct ofl_lease *moving = p->leases + p->held;
+    int err = 0;
+
+    for (size_t m = 0; m < t->config.accum && err == 0; m++) {
+        struct llama_job *job = llama_compute_job(t->compute, p->run);
+
+        for (size_t i = 0; i < p->moving; i++)
+            moving[i] = activations(t, layer, m, (int)i);
+        err = m == 0 ? ofl_acquire(t->ctx, p->leases, p->held + p->moving, t->stream)
+                     : ofl_acquire(t->ctx, moving, p->moving, t->stream);
+        if (err < 0)
+            break;
+        job->micro = m;
+        job->first = m == 0;
+        describe(p, layer, job);
+        err = llama_compute_run(t->compute, job);
+        if (err == 0)
+            err = ofl_release(t->ctx, moving, p->moving, t->stream);
+    }
+    return err < 0 ? err : ofl_release(t->ctx, p->leases, p->held, t->stream);
+}
+
+/* ---- the parts ------------------------------------------------------------ */
+
+static struct ofl_tensor *x_of(const struct llama_trainer *t, uint32_t layer, size_t micro)
+{
+    return t->x[layer * t->config.accum + micro];
+}
+
+static struct ofl_lease embed_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                          int which)
+{
+    (void)which;
+    return lease(x_of(t, layer, micro), OFL_OVERWRITE, 0);
+}
+
+static void embed_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+{
+    (void)layer;
+    job->table = (struct llama_weight){p->leases[0].ptr, p->t->weights.dtypes[0]};
+    job->y = p->leases[1].ptr;
+}
+
+static int embed(struct llama_trainer *t)
+{
+    struct part p = {.t = t, .run = LLAMA_RUN_EMBED, .held = 1, .moving = 1};
+
+    p.leases[0] = lease(t->weights.tensors[0], OFL_READ, 0);
+    return run_part(&p, 0, embed_activations, embed_describe);
+}
+
+static struct ofl_lease forward_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                            int which)
+{
+    return which == 0 ? lease(x_of(t, layer, micro), OFL_READ, 0)
+                      : lease(x_of(t, layer + 1, micro), OFL_OVERWRITE, 0);
+}
+
+static void forward_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+{
+    llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
+    job->x = p->leases[p->held].ptr;
+    job->y = p->leases[p->held + 1].ptr;
+}
+
+static int forward(struct llama_trainer *t, uint32_t layer)
+{
+    struct part p = {.t = t, .run = LLAMA_RUN_FORWARD, .held = LLAMA_LAYER_TENSORS, .moving = 2};
+
+    llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
+    return run_part(&p, layer, forward_activations, forward_describe);
+}
+
+/* The layer's input has served when its gradient is there. */
+static struct ofl_lease backward_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                             int which)
+{
+    return which == 0 ? lease(x_of(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
+                      : lease(t->dx[micro], OFL_UPDATE, 0);
+}
+
+static void backward_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+{
+    llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
+    llama_layer_grads(p->leases + LLAMA_LAYER_TENSORS, &job->grads);
+    job->x = p->leases[p->held].ptr;
+    job->dx = p->leases[p->held + 1].ptr;
+}
+
+static int backward(struct llama_trainer *t, uint32_t layer)
+{
+    struct part p = {.t = t, .run = LLAMA_RUN_BACKWARD, .held = 2 * LLAMA_LAYER_TENSORS, .moving = 2};
+    uint32_t first = llama_layer_first(layer);
+    int err;
+
+    llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
+    llama_layer_leases(&t->grads, layer, OFL_OVERWRITE, p.leases + LLAMA_LAYER_TENSORS);
+    err = run_part(&p, layer, backward_activations, backward_describe);
+    for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS && err == 0; i++)
+        err = ofl_optimizer_apply(t->optimizer, t->weights.tensors[first + i]);
+    return err;
+}
+
+static struct ofl_lease head_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                         int which)
+{
+    return which == 0 ? lease(x_of(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
+                      : lease(t->dx[micro], OFL_OVERWRITE, 0);
+}
+
+static void head_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+{
+    enum ofl_dtype dtype = p->t->config.dtype;
+
+    (void)layer;
+    job->head = (struct llama_head_weights){{p->leases[0].ptr, dtype}, {p->leases[1].ptr, dtype}};
+    job->head_grads = (struct llama_head_grads){p->leases[2].ptr, p->leases[3].ptr};
+    job->x = p->leases[p->held].ptr;
+    job->dx = p->leases[p->held + 1].ptr;
+}
+
+/* Loss, and where backward starts. A tied matrix' gradient is not final yet. */
+static int head(struct llama_trainer *t)
+{
+    const struct llama_shape *shape = &t->config.shape;
+    uint32_t norm = llama_tensor_index(shape, LLAMA_NORM, 0),
+             matrix = llama_tensor_index(shape, LLAMA_HEAD, 0);
+    struct part p = {.t = t, .run = LLAMA_RUN_HEAD, .held = 4, .moving = 2};
+    int err;
+
+    p.leases[0] = lease(t->weights.tensors[norm], OFL_READ, 0);
+    p.leases[1] = lease(t->weights.tensors[matrix], OFL_READ, 0);
+    p.leases[2] = lease(t->grads.tensors[norm], OFL_OVERWRITE, 0);
+    p.leases[3] = lease(t->grads.tensors[matrix], OFL_OVERWRITE, 0);
+    err = run_part(&p, shape->layers, head_activations, head_describe);
+    if (err == 0)
+        err = ofl_optimizer_apply(t->optimizer, t->weights.tensors[norm]);
+    if (err == 0 && !shape->tied)
+        err = ofl_optimizer_apply(t->optimizer, t->weights.tensors[matrix]);
+    return err;
+}
+
+static struct ofl_lease embed_backward_activations(const struct llama_trainer *t, uint32_t layer,
+                                                   size_t micro, int which)
+{
+    (void)layer;
+    (void)which;
+    return lease(t->dx[micro], OFL_READ, OFL_LEASE_DROP);
+}
+
+static void embed_backward_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+{
+    (void)layer;
+    job->table_grad = p->leases[0].ptr;
+    job->dx = p->leases[1].ptr;
+    job->first &= !p->t->config.shape.tied; /* the head has written it already */
+}
+
+static int embed_backward(struct llama_trainer *t)
+{
+    struct part p = {.t = t, .run = LLAMA_RUN_EMBED_BACKWARD, .held = 1, .moving = 1};
+    int err;
+
+    p.leases[0] = lease(t->grads.tensors[0], t->config.shape.tied ? OFL_UPDATE : OFL_OVERWRITE, 0);
+    err = run_part(&p, 0, embed_backward_activations, embed_backward_describe);
+    return err < 0 ? err : ofl_optimizer_apply(t->optimizer, t->weights.tensors[0]);
+}
+
+/* ---- the step ------------------------------------------------------------- */
+
+static int run_step(struct llama_trainer *t, const struct ofl_adamw *settings)
+{
+    uint32_t layers = t->config.shape.layers;
+    int err = embed(t);
+
+    for (uint32_t layer = 0; layer < layers && err == 0; layer++)
+        err = forward(t, layer);
+    if (err == 0)
+        err = ofl_optimizer_begin(t->optimizer, settings);
+    if (err == 0)
+        err = head(t);
+    for (uint32_t layer = layers; layer-- > 0 && err == 0;)
+        err = backward(t, layer);
+    if (err == 0)
+        err = embed_backward(t);
+    if (err == 0)
+        err = ofl_optimizer_end(t->optimizer);
+    return err;
+}
+
+int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets,
+                       const struct ofl_adamw *settings, double *loss, double *norm, char *error,
+                       size_t error_bytes)
+{
+    size_t tokens = t->config.accum * t->config.batch * t->config.seq;
+    int err = ofl_step_begin(t->ctx, "train");
+
+    *loss = *norm = 0;
+    if (err == 0)
+        err = llama_compute_begin(t->compute, inputs, targets, tokens, (float)(1.0 / (double)tokens));
+    if (err == 0)
+        err = run_step(t, settings);
+    if (err == 0)
+        err = llama_compute_end(t->compute);
+    if (err == 0)
+        err = ofl_step_end(t->ctx);
+    if (err == 0)
+        err = ofl_stream_sync(t->stream);
+    if (err == 0)
+        err = ofl_optimizer_norm(t->optimizer, norm);
+    if (err < 0)
+        return trainer_fail(t, err, error, error_bytes);
+    llama_compute_fetch(t->compute, t->losses, NULL);
+    for (size_t m = 0; m < t->config.accum; m++)
+        *loss += t->losses[m];
+    *loss /= (double)tokens;
+    return 0;
+}
