@@ -196,15 +196,13 @@ void *stub_stream(void *arg)
 {
     struct CUstream_st *s = arg;
     unsigned pause_us;
-    bool lazy;
 
     pthread_mutex_lock(&stub.lock);
     pause_us = stub.config.pause_us;
-    lazy = stub.config.lazy || getenv("OFL_STUB_LAZY");
     for (;;) {
         struct op *op;
 
-        while ((!s->head || (lazy && s->executed >= s->asked)) && !s->closing)
+        while ((!s->head || (s->lazy && s->executed >= s->asked)) && !s->closing)
             pthread_cond_wait(&s->more, &stub.lock);
         op = s->head;
         if (!op)

@@ -272,6 +272,7 @@ API cuda_result cuStreamCreateWithPriority(cuda_stream *out, unsigned flags, int
     s->alive = ALIVE;
     s->context = current;
     s->tail = &s->head;
+    s->lazy = stub.config.lazy || getenv("OFL_STUB_LAZY");
     s->random = stub.config.seed * 1000 + stub.created++;
     pthread_cond_init(&s->more, NULL);
     pthread_cond_init(&s->room, NULL);

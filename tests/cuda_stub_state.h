@@ -58,7 +58,7 @@ struct CUstream_st {
     unsigned count;
     uint64_t issued, executed, random;
     uint64_t asked; /* for what was issued up to there, somebody has asked */
-    bool closing;
+    bool closing, lazy;
 };
 
 struct CUevent_st {
