@@ -97,13 +97,17 @@ END
     cat tools/gpu_notes.md
 } >"$table"
 
+status=0
+cat "$problems"
+if grep -qv '^note: ' "$problems"; then
+    status=1
+fi
 if [ "$mode" = write ]; then
     cat "$table" >"$kept"
 elif [ "$same" = 0 ]; then
     echo "$kept is not of nvcc $release: bounds checked only"
 elif ! diff -u "$kept" "$table"; then
     echo "$kept differs: make gpu-resources"
-    exit 1
+    status=1
 fi
-cat "$problems"
-! grep -qv '^note: ' "$problems"
+exit $status
