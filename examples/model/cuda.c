@@ -134,6 +134,8 @@ void llama_cuda_close(struct llama_cuda *c)
 {
     if (!c)
         return;
+    if (c->pinned_count > 0)
+        (void)ofl_stream_sync(c->ofl_stream); /* its failure has been told already */
     llama_blas_close(c);
     for (size_t i = 0; i < c->pinned_count; i++)
         c->driver.host_free(c->pinned[i]);
