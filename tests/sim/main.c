@@ -26,7 +26,6 @@ enum {
     OPT_TRACE,
     OPT_KEEP,
     OPT_RAW,
-    OPT_FORGIVE,
     OPT_HELP
 };
 
@@ -43,7 +42,6 @@ static const struct option long_options[] = {
     {"trace", no_argument, NULL, OPT_TRACE},
     {"keep-going", no_argument, NULL, OPT_KEEP},
     {"no-shrinking", no_argument, NULL, OPT_RAW},
-    {"forgive", no_argument, NULL, OPT_FORGIVE},
     {"help", no_argument, NULL, OPT_HELP},
     {0},
 };
@@ -169,9 +167,6 @@ int main(int argc, char **argv)
             break;
         case OPT_RAW:
             shrink = false;
-            break;
-        case OPT_FORGIVE:
-            options.forgive = true;
             break;
         case OPT_HELP:
             fputs(usage, stdout);
