@@ -246,7 +246,7 @@ static struct ofl_config config_of(size_t i, const char *dir)
 /* A case that leaves a tier empty would prove nothing of it. */
 static void check_homes(struct program *p, size_t i)
 {
-    const struct core_homes *h = &p->ctx->pager.homes;
+    const struct core_homes *h = &p->ctx->engine.pager.homes;
     bool wanted[OFL_TIERS] = {cases[i].device > 0, true, cases[i].nvme > 0};
     struct ofl_stats s = {.size = sizeof s};
 
@@ -410,9 +410,9 @@ static void tensors_are_spread_evenly(void **state)
             fail_msg("seed %u: %llu bytes need no device", k + 77, (ull)sum);
         config.expected_bytes = sum;
         assert_int_equal(ofl_open(&config, &ctx), 0);
-        assert_int_equal(ctx->pager.tile_bytes, TILE);
+        assert_int_equal(ctx->engine.pager.tile_bytes, TILE);
         for (int i = 0; i < 64; i++) {
-            const struct core_homes *h = &ctx->pager.homes;
+            const struct core_homes *h = &ctx->engine.pager.homes;
             int err;
 
             tensor_of(ctx, OFL_KIND_WEIGHT, sizes[i], &err);
@@ -676,7 +676,7 @@ static void homes_come_after_caches(void **state)
         check_tensor(cut, EACH + 3 * TILE, 9);
         for (int i = 0; i < 3; i++)
             assert_int_equal(ofl_tensor_destroy(homes[i]), 0);
-        assert_int_equal(ctx->pager.stage_bytes, 2 * STAGE - 3 * TILE); /* as large as before */
+        assert_int_equal(ctx->engine.pager.stage_bytes, 2 * STAGE - 3 * TILE); /* as large as before */
         assert_int_equal(ofl_close(ctx), 0);
     }
 }
