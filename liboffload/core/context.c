@@ -159,7 +159,6 @@ static int open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t 
     int err;
 
     p->env.log = env_log;
-    ctx->engine.arrived = core_source_read;
     p->device = dev_arena(ctx->engine.dev);
     p->device_bytes = c->device_bytes / CORE_DEVICE_ALIGN * CORE_DEVICE_ALIGN;
     p->host = ctx->arena.base;
@@ -209,6 +208,7 @@ static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
     err = open_pager(ctx, c, workers);
     if (err < 0)
         return err;
+    ctx->engine.read_ended = core_source_read;
     return engine_start(&ctx->engine);
 }
 

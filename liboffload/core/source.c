@@ -49,7 +49,7 @@ void core_source_read(struct core_op *op)
 {
     struct base_error changed;
 
-    if (check(op->tensor->source, &changed) < 0)
+    if (op->tensor->source && check(op->tensor->source, &changed) < 0)
         op->io.error = changed;
 }
 
