@@ -260,7 +260,7 @@ tidy: ## check sizes of functions and files, unused files, public functions with
 
 # What is built, for tools/tidy.sh.
 sources:
-	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(CUDA_STUB_SRC) \
+	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(CUDA_STUB_SRC) \
 	    $(CUBLAS_STUB_SRC) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
 
 format: ## check the format of the C files

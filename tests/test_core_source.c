@@ -258,7 +258,7 @@ static void rig_close(struct rig *r)
 {
     assert_int_equal(ofl_tensor_destroy(r->tensor), 0);
     assert_int_equal(ofl_source_close(r->source), 0);
-    fixture_close(r->ctx);
+    fixture_ctx_close(r->ctx);
     unlink(path);
 }
 
@@ -469,7 +469,7 @@ static void what_failed_rests(void **state)
     nanosleep(&nap, NULL);
     assert_int_equal(ofl_stats_get(ctx, &after), 0);
     assert_int_equal(after.source_read_bytes, before.source_read_bytes);
-    fixture_close(ctx);
+    fixture_ctx_close(ctx);
     unlink(path);
 }
 

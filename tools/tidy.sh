@@ -16,7 +16,9 @@ TEST_LINES=700    # a table of cases may be long
 longer() {
     cat <<'END'
 tests/test_io_drive.c the recorded machines, each a table that is read beside its checks
-tests/test_io_queue.c one queue: its classes, limits, deadlines and what it does with late answers
+tests/test_io_profile.c profiles as they are kept, and as they may be found
+tests/sim/run.c what runs a program: each kind of statement beside what it must come to
+liboffload/core/verify.c the pager's books, each beside those that it must agree with
 tests/test_core_homes.c one pager, three tiers: its programs and their model belong together
 END
 }
