@@ -11,6 +11,7 @@ trap 'echo "tidy: line $LINENO: exit status $?" >&2' ERR # not in silence
 FUNCTION_LINES=70 # from its { to its }; about 60 is meant
 FILE_LINES=600    # about 500 is meant
 TEST_LINES=700    # a table of cases may be long
+KERNEL_LINES=90   # what a CUDA kernel keeps in registers it keeps in one function
 
 # Longer, for a reason: the file, then the reason.
 longer() {
@@ -39,8 +40,8 @@ check_functions() {
     local line
     while read -r line; do
         complain "$line"
-    done < <(awk -v most=$FUNCTION_LINES '
-        FNR == 1 { start = 0 }
+    done < <(awk -v plain=$FUNCTION_LINES -v kernel=$KERNEL_LINES '
+        FNR == 1 { start = 0; most = FILENAME ~ /\.cuh?$/ ? kernel : plain }
         /^\{$/ { start = FNR; name = previous }
         /^\}/ {
             lines = FNR - start + 1
