@@ -177,6 +177,11 @@ if [ -f "$story/model.safetensors" ]; then
     allow 100 100
     generate=(ofl-generate --device host --model "$story" --prompt 'Once upon a time' --max-tokens 8 --host-mem 4M)
     near --device-mem "${generate[@]}"
+    for mib in 90 400; do # what is chosen where nothing is given fits, too
+        allow $mib $mib
+        run ofl-generate --device host --model "$story" --prompt 'Once upon a time' --max-tokens 8
+        wanted ofl-generate in $mib MiB
+    done
 fi
 
 [ "$failures" -eq 0 ] || exit 1
