@@ -3,6 +3,7 @@
  * thread. Nothing but the engine's own system calls happens in it. See nvme_run.h.
  */
 #include "bench/nvme_run.h"
+#include "bench/nvme_wait.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -85,7 +86,7 @@ static void keep_moving(struct nvme_run *r, double end, uint64_t bytes, struct n
     for (uint32_t i = 0; i < r->c.depth && r->issued_bytes + r->c.block_bytes <= bytes; i++)
         submit_next(r, &r->requests[i]);
     while (io_queue_pending(r->queue) > 0) {
-        unsigned n = io_wait(r->queue, done, BATCH, WAIT_NS);
+        unsigned n = nvme_wait(r->queue, done, BATCH, WAIT_NS);
         double now = common_seconds();
         bool more = now < end && !common_stopping();
 

@@ -3,6 +3,7 @@
  * contents, and what of it lies in the page cache. Must not measure. See nvme_target.h.
  */
 #include "bench/nvme_target.h"
+#include "bench/nvme_wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -290,7 +291,7 @@ static int write_blocks(struct nvme_target *t, struct io_queue *q, struct io_req
             io_flush(q);
             at += bytes;
         }
-        for (unsigned n = io_wait(q, done, LAYOUT_DEPTH, WAIT_NS), i = 0; i < n; i++) {
+        for (unsigned n = nvme_wait(q, done, LAYOUT_DEPTH, WAIT_NS), i = 0; i < n; i++) {
             idle[idle_count++] = done[i];
             if (done[i]->error.code && status == 0)
                 status = common_fail(EXIT_RUNTIME, "%s", done[i]->error.text);

@@ -4,6 +4,7 @@
  * reads of the same file. See nvme_tensors.h.
  */
 #include "bench/nvme_tensors.h"
+#include "bench/nvme_wait.h"
 
 #include <errno.h>
 #include <libgen.h>
@@ -286,7 +287,7 @@ static void move_tensors(struct replay *r, uint64_t ahead, double end)
         while (more && r->queued_bytes < r->limit_bytes && (r->ahead_bytes < ahead || r->count < 2) &&
                queue_chunk(r, now))
             ;
-        n = io_wait(r->queue, done, BATCH, WAIT_NS);
+        n = nvme_wait(r->queue, done, BATCH, WAIT_NS);
         now = common_seconds();
         nvme_tick(now);
         for (unsigned i = 0; i < n; i++)

@@ -19,29 +19,17 @@ static bool ends_with(const char *text, const char *end)
     return length > tail && strcmp(text + length - tail, end) == 0;
 }
 
-/* Beside the old file, then in its place. */
 static int write_whole(const char *path, const char *bytes, size_t count)
 {
     char *temporary;
-    int fd, err = 0;
+    int fd = common_file_begin(path, &temporary), err = 0;
 
-    if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
-        return -ENOMEM;
-    fd = mkstemp(temporary);
-    if (fd < 0) {
-        err = -errno;
-    } else {
-        fchmod(fd, 0644);
-        if (write(fd, bytes, count) != (ssize_t)count)
-            err = -EIO;
-        close(fd);
-        if (err == 0 && rename(temporary, path) < 0)
-            err = -errno;
-        if (err < 0)
-            unlink(temporary);
-    }
-    free(temporary);
-    return err;
+    if (fd < 0)
+        return fd;
+    if (write(fd, bytes, count) != (ssize_t)count)
+        err = -EIO;
+    close(fd);
+    return common_file_end(path, temporary, err);
 }
 
 int bench_plot_check(const char *path)

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,7 +50,14 @@ static void print_drive(const struct io_drive *d)
     struct probe_list l = {0};
 
     if (!d->name[0] && !d->members[0]) {
-        probe_line(1, "drive", "none: %s lies on no drive of this machine", or_unknown(d->filesystem));
+        if (d->memory[0])
+            probe_line(1, "drive", "none: its bytes are memory of this machine (%s)", d->memory);
+        else if (major(d->device))
+            probe_line(1, "drive", "unknown: the system tells nothing of device %u:%u", major(d->device),
+                       minor(d->device));
+        else
+            probe_line(1, "drive", "none that is known: %s has no drive of its own",
+                       or_unknown(d->filesystem));
         return;
     }
     probe_add(&l, "%s", d->name[0] ? d->name : "several drives may hold it");
@@ -70,6 +78,11 @@ static void print_drive(const struct io_drive *d)
     probe_line(1, "drive", "%s", l.text);
     if (!d->backing[0])
         probe_line(1, "link", "%s", or_unknown(d->link));
+    if (d->memory[0])
+        probe_line(1, "memory", "its bytes are memory of this machine (%s)", d->memory);
+    if (d->cached[0])
+        probe_line(1, "page cache", "%s passes it on the way to its file: speeds are those of memory",
+                   d->cached);
 }
 
 static void print_queue(const struct io_drive *d)
@@ -122,7 +135,8 @@ static json_t *drive_json(const char *dir, const struct io_drive *d)
     } texts[] = {{"name", d->name},       {"partition", d->partition}, {"model", d->model},
                  {"serial", d->serial},   {"link", d->link},           {"backing", d->backing},
                  {"members", d->members}, {"scheduler", d->scheduler}, {"filesystem", d->filesystem},
-                 {"source", d->source},   {"mount", d->mount}};
+                 {"source", d->source},   {"mount", d->mount},         {"memory", d->memory},
+                 {"cached", d->cached},   {"upper", d->upper}};
     const struct {
         const char *name;
         uint64_t value; /* 0: unknown */
@@ -153,6 +167,7 @@ static json_t *probe_direct(const char *dir, const struct io_drive *d, bool *wor
     bool tried = !d->read_only && access(dir, W_OK | X_OK) == 0;
     const char *reason = "not writable: not tried";
     struct io_file *f = NULL;
+    struct io_part_info part;
     uint32_t block = 0;
     json_t *j;
 
@@ -170,8 +185,16 @@ static json_t *probe_direct(const char *dir, const struct io_drive *d, bool *wor
     } else {
         probe_line(1, "direct I/O", "%s%s", tried ? "does not work: " : "", reason);
     }
-    j = json_pack("{s:o, s:o, s:o}", "works", tried ? json_boolean(*works) : json_null(), "block",
-                  probe_json_number(*works, block), "reason", probe_json_text(reason));
+    if (f) {
+        io_file_part(f, 0, &part);
+        probe_line(1, "space", "%s", part.reserved ? "can be reserved" : part.space_note);
+        if (part.in_memory && !d->memory[0])
+            probe_line(1, "memory", "its bytes are memory of this machine");
+    }
+    j = json_pack("{s:o, s:o, s:o, s:o, s:o}", "works", tried ? json_boolean(*works) : json_null(), "block",
+                  probe_json_number(*works, block), "reason", probe_json_text(reason), "reserved",
+                  f ? json_boolean(part.reserved) : json_null(), "in_memory",
+                  f ? json_boolean(part.in_memory) : json_null());
     io_file_close(f);
     return j;
 }
@@ -224,6 +247,8 @@ static void print_profile(const struct io_profile *p)
         probe_add(&l, "first writes %.0f %% of rewrites", p->first_write_ratio * 100);
     if (p->unwritten_ratio > 0)
         probe_add(&l, "%.0f %% where the drive was written before", p->unwritten_ratio * 100);
+    else if (p->first_write_ratio > 0)
+        probe_add(&l, "not known where the drive was written before");
     if (gmtime_r(&at, &tm) && strftime(date, sizeof date, "%Y-%m-%d", &tm))
         probe_add(&l, "%s", date);
     probe_line(1, "", "%s", l.text);

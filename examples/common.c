@@ -43,6 +43,7 @@ int common_status(int code)
     case ENOMEM:
     case OFL_EBROKEN:
     case OFL_ECHECKSUM:
+    case OFL_ECHANGED:
     case OFL_EDEADLINE:
         return EXIT_RUNTIME;
     case ECANCELED:

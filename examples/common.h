@@ -93,6 +93,14 @@ void common_progress_bytes(const char *what, uint64_t done, uint64_t total);
 /* Prints the library's warnings; the ofl_log_fn of both programs. */
 void common_log(void *arg, enum ofl_log_level level, const char *text);
 
+/* ---- files -------------------------------------------------------------- */
+
+/* A file to be filled, beside path: its descriptor, or -errno. It has the mode and the owner of the file at
+ * path if there is one, else the mode that umask asks for. */
+int common_file_begin(const char *path, char **temporary);
+/* With err 0 it takes the place of path, else it is removed; frees temporary. err, or -errno. */
+int common_file_end(const char *path, char *temporary, int err);
+
 /* ---- report ------------------------------------------------------------- */
 
 /* What each drive has done so far, for common_report_stats, which takes it; NULL: no memory. */

@@ -38,6 +38,9 @@ struct mem_machine {
 
 void mem_machine_get(struct mem_machine *out);
 
+/* Any thread. RAM of the machine, or the limit of the memory cgroup that the process is in, or of one above
+ * it, where that is less: *group says whether. */
+uint64_t mem_limit_bytes(bool *group);
 /* Memory of the system, less that of GPUs which the system counts as its own (NVIDIA's Grace: the driver
  * says which nodes those are). root: "", or a folder that holds a /proc and a /sys, for tests. 0: unknown. */
 uint64_t mem_host_bytes(const char *root);
