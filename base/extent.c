@@ -1,36 +1,98 @@
-/* extent: see extent.h. Free ranges as an array sorted by offset, neighbours always merged. */
+/* extent: see extent.h. Free ranges in two trees, by offset and by length; neighbours always merged. */
 #include "base/extent.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/error.h"
+#include "base/tree.h"
 
 struct range {
+    struct base_node by_offset, by_length;
     uint64_t offset, bytes;
 };
 
 struct base_extents {
     uint64_t span, free;
-    size_t count, room;
-    struct range *ranges;
+    struct base_tree by_offset, by_length;
+    struct range *spare; /* one is kept: linked by nothing */
 };
+
+static struct range *at_offset(const struct base_node *n)
+{
+    return n ? BASE_TREE_OWNER(n, struct range, by_offset) : NULL;
+}
+
+static struct range *at_length(const struct base_node *n)
+{
+    return n ? BASE_TREE_OWNER(n, struct range, by_length) : NULL;
+}
+
+static bool offset_before(const struct base_node *a, const struct base_node *b)
+{
+    return at_offset(a)->offset < at_offset(b)->offset;
+}
+
+static bool length_before(const struct base_node *a, const struct base_node *b)
+{
+    const struct range *x = at_length(a), *y = at_length(b);
+
+    return x->bytes != y->bytes ? x->bytes < y->bytes : x->offset < y->offset;
+}
+
+/* ---- free ranges ------------------------------------------------------- */
+
+static int add(struct base_extents *x, uint64_t offset, uint64_t bytes)
+{
+    struct range *r = x->spare ? x->spare : malloc(sizeof *r);
+
+    if (!r)
+        return base_fail(-ENOMEM, "free a range of %llu bytes: out of memory", (unsigned long long)bytes);
+    x->spare = NULL;
+    r->offset = offset;
+    r->bytes = bytes;
+    base_tree_insert(&x->by_offset, &r->by_offset);
+    base_tree_insert(&x->by_length, &r->by_length);
+    return 0;
+}
+
+static void drop(struct base_extents *x, struct range *r)
+{
+    base_tree_remove(&x->by_offset, &r->by_offset);
+    base_tree_remove(&x->by_length, &r->by_length);
+    free(x->spare);
+    x->spare = r;
+}
+
+/* r keeps its place by offset. */
+static void resize(struct base_extents *x, struct range *r, uint64_t offset, uint64_t bytes)
+{
+    base_tree_remove(&x->by_length, &r->by_length);
+    r->offset = offset;
+    r->bytes = bytes;
+    base_tree_insert(&x->by_length, &r->by_length);
+}
+
+static struct range *last(const struct base_extents *x)
+{
+    return at_offset(base_tree_last(&x->by_offset));
+}
+
+/* ---- the allocator ----------------------------------------------------- */
 
 int base_extents_create(uint64_t span_bytes, struct base_extents **out)
 {
     struct base_extents *x = calloc(1, sizeof *x);
 
     *out = NULL;
-    if (!x || !(x->ranges = malloc(16 * sizeof *x->ranges))) {
-        free(x);
+    if (!x)
         return base_fail(-ENOMEM, "create range allocator: out of memory");
-    }
-    x->room = 16;
+    x->by_offset.before = offset_before;
+    x->by_length.before = length_before;
     x->span = x->free = span_bytes;
-    if (span_bytes) {
-        x->count = 1;
-        x->ranges[0] = (struct range){0, span_bytes};
+    if (span_bytes && add(x, 0, span_bytes) < 0) {
+        free(x);
+        return -ENOMEM;
     }
     *out = x;
     return 0;
@@ -40,93 +102,64 @@ void base_extents_destroy(struct base_extents *x)
 {
     if (!x)
         return;
-    free(x->ranges);
+    while (x->by_offset.root)
+        drop(x, at_offset(x->by_offset.root));
+    free(x->spare);
     free(x);
-}
-
-static void remove_at(struct base_extents *x, size_t i)
-{
-    x->count--;
-    memmove(&x->ranges[i], &x->ranges[i + 1], (x->count - i) * sizeof *x->ranges);
 }
 
 uint64_t base_extents_take(struct base_extents *x, uint64_t bytes)
 {
-    size_t best = x->count;
+    struct range key = {.bytes = bytes}, *best;
     uint64_t offset;
 
-    for (size_t i = 0; i < x->count; i++) {
-        uint64_t have = x->ranges[i].bytes;
-
-        if (have >= bytes && (best == x->count || have < x->ranges[best].bytes))
-            best = i;
-        if (have == bytes)
-            break;
-    }
-    if (best == x->count || bytes == 0)
+    if (bytes == 0)
         return BASE_EXTENT_NONE;
-    offset = x->ranges[best].offset;
-    x->ranges[best].offset += bytes;
-    x->ranges[best].bytes -= bytes;
-    if (x->ranges[best].bytes == 0)
-        remove_at(x, best);
+    key.bytes--;
+    key.offset = UINT64_MAX; /* behind all that are shorter */
+    best = at_length(base_tree_after(&x->by_length, &key.by_length));
+    if (!best)
+        return BASE_EXTENT_NONE;
+    offset = best->offset;
+    if (best->bytes == bytes)
+        drop(x, best);
+    else
+        resize(x, best, offset + bytes, best->bytes - bytes);
     x->free -= bytes;
     return offset;
 }
 
-/* Index of the first range at or after offset. */
-static size_t position(const struct base_extents *x, uint64_t offset)
+static int give(struct base_extents *x, uint64_t offset, uint64_t bytes)
 {
-    size_t low = 0, high = x->count;
+    struct range key = {.offset = offset};
+    struct range *left = at_offset(base_tree_before(&x->by_offset, &key.by_offset));
+    struct range *right = at_offset(base_tree_after(&x->by_offset, &key.by_offset));
+    bool joins_left = left && left->offset + left->bytes == offset;
+    bool joins_right = right && offset + bytes == right->offset;
+    int err = 0;
 
-    while (low < high) {
-        size_t mid = low + (high - low) / 2;
+    if (joins_left && joins_right) {
+        uint64_t more = right->bytes;
 
-        if (x->ranges[mid].offset < offset)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    return low;
-}
-
-static int insert(struct base_extents *x, uint64_t offset, uint64_t bytes)
-{
-    size_t i = position(x, offset);
-    int left = i > 0 && x->ranges[i - 1].offset + x->ranges[i - 1].bytes == offset;
-    int right = i < x->count && offset + bytes == x->ranges[i].offset;
-
-    if (left && right) {
-        x->ranges[i - 1].bytes += bytes + x->ranges[i].bytes;
-        remove_at(x, i);
-    } else if (left) {
-        x->ranges[i - 1].bytes += bytes;
-    } else if (right) {
-        x->ranges[i].offset = offset;
-        x->ranges[i].bytes += bytes;
+        drop(x, right);
+        resize(x, left, left->offset, left->bytes + bytes + more);
+    } else if (joins_left) {
+        resize(x, left, left->offset, left->bytes + bytes);
+    } else if (joins_right) {
+        resize(x, right, offset, right->bytes + bytes);
     } else {
-        if (x->count == x->room) {
-            struct range *more = realloc(x->ranges, 2 * x->room * sizeof *more);
-
-            if (!more)
-                return base_fail(-ENOMEM, "free a range of %llu bytes: out of memory",
-                                 (unsigned long long)bytes);
-            x->ranges = more;
-            x->room *= 2;
-        }
-        memmove(&x->ranges[i + 1], &x->ranges[i], (x->count - i) * sizeof *x->ranges);
-        x->ranges[i] = (struct range){offset, bytes};
-        x->count++;
+        err = add(x, offset, bytes);
     }
-    x->free += bytes;
-    return 0;
+    if (err == 0)
+        x->free += bytes;
+    return err;
 }
 
 int base_extents_give(struct base_extents *x, uint64_t offset, uint64_t bytes)
 {
     if (offset >= x->span)
         return 0; /* the span was shortened meanwhile */
-    return insert(x, offset, bytes < x->span - offset ? bytes : x->span - offset);
+    return give(x, offset, bytes < x->span - offset ? bytes : x->span - offset);
 }
 
 int base_extents_grow(struct base_extents *x, uint64_t span_bytes)
@@ -135,7 +168,7 @@ int base_extents_grow(struct base_extents *x, uint64_t span_bytes)
 
     if (span_bytes <= x->span)
         return 0;
-    err = insert(x, x->span, span_bytes - x->span);
+    err = give(x, x->span, span_bytes - x->span);
     if (err == 0)
         x->span = span_bytes;
     return err;
@@ -143,15 +176,16 @@ int base_extents_grow(struct base_extents *x, uint64_t span_bytes)
 
 void base_extents_shrink(struct base_extents *x, uint64_t span_bytes)
 {
-    while (x->count && x->ranges[x->count - 1].offset + x->ranges[x->count - 1].bytes > span_bytes) {
-        struct range *last = &x->ranges[x->count - 1];
-        uint64_t kept = last->offset < span_bytes ? span_bytes - last->offset : 0;
+    struct range *r;
 
-        x->free -= last->bytes - kept;
-        last->bytes = kept;
+    while ((r = last(x)) && r->offset + r->bytes > span_bytes) {
+        uint64_t kept = r->offset < span_bytes ? span_bytes - r->offset : 0;
+
+        x->free -= r->bytes - kept;
         if (kept)
-            break;
-        x->count--;
+            resize(x, r, r->offset, kept);
+        else
+            drop(x, r);
     }
     if (span_bytes < x->span)
         x->span = span_bytes;
@@ -162,19 +196,21 @@ uint64_t base_extents_free_bytes(const struct base_extents *x)
     return x->free;
 }
 
+uint64_t base_extents_span(const struct base_extents *x)
+{
+    return x->span;
+}
+
 uint64_t base_extents_tail(const struct base_extents *x)
 {
-    const struct range *last = x->count ? &x->ranges[x->count - 1] : NULL;
+    const struct range *r = last(x);
 
-    return last && last->offset + last->bytes == x->span ? last->bytes : 0;
+    return r && r->offset + r->bytes == x->span ? r->bytes : 0;
 }
 
 uint64_t base_extents_largest(const struct base_extents *x)
 {
-    uint64_t largest = 0;
+    const struct range *r = at_length(base_tree_last(&x->by_length));
 
-    for (size_t i = 0; i < x->count; i++)
-        if (x->ranges[i].bytes > largest)
-            largest = x->ranges[i].bytes;
-    return largest;
+    return r ? r->bytes : 0;
 }

@@ -26,6 +26,7 @@ int base_extents_give(struct base_extents *x, uint64_t offset, uint64_t bytes);
 /* How much is free at the end of the span: what a longer span would add to. */
 uint64_t base_extents_tail(const struct base_extents *x);
 uint64_t base_extents_free_bytes(const struct base_extents *x);
+uint64_t base_extents_span(const struct base_extents *x);
 uint64_t base_extents_largest(const struct base_extents *x);
 
 #endif

@@ -80,7 +80,7 @@ static bool grow(struct base_pool *p)
     return true;
 }
 
-void base_pool_submit(struct base_pool *p, void (*fn)(void *arg), void *arg)
+static void submit(struct base_pool *p, struct job job, bool first)
 {
     const struct timespec pause = {.tv_nsec = 1000000};
 
@@ -91,10 +91,32 @@ void base_pool_submit(struct base_pool *p, void (*fn)(void *arg), void *arg)
         nanosleep(&pause, NULL);
         pthread_mutex_lock(&p->lock);
     }
-    p->ring[(p->head + p->count) & (p->capacity - 1)] = (struct job){fn, arg};
+    if (first)
+        p->head = (p->head - 1) & (p->capacity - 1);
+    p->ring[first ? p->head : (p->head + p->count) & (p->capacity - 1)] = job;
     p->count++;
     pthread_cond_signal(&p->work);
     pthread_mutex_unlock(&p->lock);
+}
+
+void base_pool_submit(struct base_pool *p, void (*fn)(void *arg), void *arg)
+{
+    submit(p, (struct job){fn, arg}, false);
+}
+
+void base_pool_submit_first(struct base_pool *p, void (*fn)(void *arg), void *arg)
+{
+    submit(p, (struct job){fn, arg}, true);
+}
+
+bool base_pool_idle(struct base_pool *p)
+{
+    bool idle;
+
+    pthread_mutex_lock(&p->lock);
+    idle = p->count == 0 && p->active == 0;
+    pthread_mutex_unlock(&p->lock);
+    return idle;
 }
 
 /* Starts the threads with every signal blocked, which they inherit. Returns 0 or an errno;

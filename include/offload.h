@@ -391,10 +391,12 @@ struct ofl_stats {
     uint32_t io_uring, direct, pinned; /* 1: yes; 0: no, and the log says why, or there is none: direct
                                           speaks of the store and all sources, pinned of host memory */
     int32_t numa_node;                 /* that the host arena is bound to; -1: none */
-    uint32_t registered;               /* 1: host memory is registered with io_uring: I/O pins no pages */
+    uint32_t registered;               /* 1: host memory is registered with io_uring: I/O pins no pages;
+                                          0: there is no ring, or the log says why not */
     uint32_t paths;                    /* drives that I/O went to: see ofl_path_stats_get */
     uint64_t driver_calls;             /* of the GPU's driver, by the library */
     uint64_t device_in_busy_ns, device_out_busy_ns; /* each direction of the link: copying */
+    uint64_t engine_ns;                             /* CPU time of the library's engine thread */
     uint64_t nvme_memory_bytes; /* of the NVMe budget: what lies in memory (tmpfs), and counts as such */
     uint32_t nvme_reserved; /* 1: space of the store that is reserved is there at every write; 0: it is not,
                                    and the log says why, or there is no store */

@@ -13,8 +13,8 @@
 #define IO_PIECE_MAX (1u << 30) /* the kernel moves at most 2 GiB less a page per call */
 #define IO_DEPTH_MAX 4096u
 
-/* One read or write, of one piece of one request. The queue owns it, and keeps it until the
- * engine has returned it or is closed: longer than the request, if that missed its deadline. */
+/* One read or write, of one piece of one request. The queue owns it, and keeps both until the
+ * engine has returned it or is closed. */
 struct io_transfer {
     /* the queue's, for the engine */
     enum io_op op;
@@ -30,7 +30,7 @@ struct io_transfer {
     struct io_transfer *next; /* whoever holds it */
 
     /* the queue's: what the transfer is for */
-    struct io_request *request; /* NULL once the request has been given up */
+    struct io_request *request; /* NULL: unused */
     struct io_member *member;
     struct io_path *path;
     uint64_t at, want; /* the piece: [at, at + want) of the request */
@@ -42,6 +42,7 @@ struct io_transfer {
     bool handed_over;     /* the engine has it */
 
     uint32_t fault, fault_bytes, fault_rounds; /* the fault decorator's */
+    uint64_t fault_due_ns;
 };
 
 struct io_backend;
@@ -65,7 +66,8 @@ struct io_backend_ops {
     int (*wait)(struct io_backend *b, uint64_t timeout_ns);
     /* From now on the event descriptor is written to. NULL: it always is. */
     int (*arm)(struct io_backend *b);
-    /* Asks for an early end of t, which still is to be collected. */
+    /* Asks for an early end of t, which still is to be collected: at once, with -ECANCELED, if it
+     * has not been handed over yet. */
     void (*cancel)(struct io_backend *b, struct io_transfer *t);
     int (*register_buffers)(struct io_backend *b, void *base, uint64_t bytes);
     /* The slot, or -errno. */

@@ -1,18 +1,23 @@
 /*
  * The fault decorator: an engine in front of another that cuts transfers short, fails
- * them, asks for a retry, holds completions back so that others overtake them, withholds
- * them for good, or changes what was read, as often as it is told to, from a seed. For
- * tests.
+ * them, asks for a retry, holds completions back so that others overtake them, has bytes
+ * move long after they should have, whatever is done to stop them, or changes what was
+ * read, as often as it is told to, from a seed. For tests.
  */
 #include "io/engine.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
 
 #define ROUNDS_MAX 8u /* collections that a delayed completion misses at most */
 
-enum fault { FAULT_NONE, FAULT_SHORT, FAULT_SHORT_UNALIGNED, FAULT_LATE, FAULT_CORRUPT };
+enum fault { FAULT_NONE, FAULT_SHORT, FAULT_SHORT_UNALIGNED, FAULT_CORRUPT };
 
 struct faulty {
     struct io_backend base;
@@ -23,6 +28,7 @@ struct faulty {
     struct io_faults faults;
     struct io_transfers done; /* failed without asking inner */
     struct io_transfers held; /* finished, to be returned in some rounds */
+    struct io_transfers late; /* inner gets them when they are due; nothing calls them back */
 };
 
 /* splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014) */
@@ -80,9 +86,12 @@ static int fault_start(struct io_backend *b, struct io_transfer *t)
         io_event_signal(f->event_fd);
         return 0;
     }
-    if (strikes(f, f->faults.late))
-        t->fault = FAULT_LATE;
-    else if (strikes(f, f->faults.cut_short))
+    if (strikes(f, f->faults.late)) {
+        t->fault_due_ns = f->faults.late_ns ? base_now_ns() + f->faults.late_ns : UINT64_MAX;
+        io_transfers_push(&f->late, t);
+        return 0;
+    }
+    if (strikes(f, f->faults.cut_short))
         cut(f, t);
     else if (strikes(f, f->faults.corrupt))
         t->fault = FAULT_CORRUPT;
@@ -136,11 +145,26 @@ static unsigned release_held(struct faulty *f, struct io_transfer **done, unsign
     return n;
 }
 
+static void start_late(struct faulty *f)
+{
+    uint64_t now_ns = f->late.head ? base_now_ns() : 0;
+    struct io_transfer *t;
+
+    /* all are late by the same time, so the first is due first */
+    while (f->late.head && f->late.head->fault_due_ns <= now_ns) {
+        t = io_transfers_pop(&f->late);
+        t->result = f->inner->ops->start(f->inner, t);
+        if (t->result < 0)
+            io_transfers_push(&f->done, t);
+    }
+}
+
 static unsigned fault_collect(struct io_backend *b, struct io_transfer **done, unsigned max)
 {
     struct faulty *f = (struct faulty *)b;
     unsigned n = 0, got;
 
+    start_late(f);
     while (n < max && (done[n] = io_transfers_pop(&f->done)))
         n++;
     n += release_held(f, done + n, max - n);
@@ -149,9 +173,6 @@ static unsigned fault_collect(struct io_backend *b, struct io_transfer **done, u
         struct io_transfer **batch = done + n;
 
         for (unsigned i = 0; i < got; i++) {
-            /* withheld: the queue, which owns it, frees it when it closes */
-            if (batch[i]->fault == FAULT_LATE)
-                continue;
             reveal(f, batch[i]);
             if (batch[i]->fault_rounds) {
                 io_transfers_push(&f->held, batch[i]);
@@ -164,13 +185,33 @@ static unsigned fault_collect(struct io_backend *b, struct io_transfer **done, u
     return n;
 }
 
+/* As the queue does it for engines that can't wait. */
+static int wait_for_event(struct faulty *f, uint64_t timeout_ns)
+{
+    const struct timespec t = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
+    struct pollfd p = {.fd = f->event_fd, .events = POLLIN};
+    int rc = f->inner->ops->flush(f->inner);
+    uint64_t count;
+
+    if (ppoll(&p, 1, &t, NULL) == 1)
+        while (read(f->event_fd, &count, sizeof count) < 0 && errno == EINTR)
+            ;
+    return rc;
+}
+
 static int fault_wait(struct io_backend *b, uint64_t timeout_ns)
 {
     struct faulty *f = (struct faulty *)b;
 
     if (f->done.head || f->held.head)
         return f->inner->ops->flush(f->inner);
-    return f->inner->ops->wait(f->inner, timeout_ns);
+    if (f->late.head) {
+        uint64_t now_ns = base_now_ns(), due_ns = f->late.head->fault_due_ns;
+        uint64_t left_ns = due_ns > now_ns ? due_ns - now_ns : 0;
+
+        timeout_ns = left_ns < timeout_ns ? left_ns : timeout_ns;
+    }
+    return f->inner->ops->wait ? f->inner->ops->wait(f->inner, timeout_ns) : wait_for_event(f, timeout_ns);
 }
 
 static int fault_arm(struct io_backend *b)
@@ -193,8 +234,8 @@ static void fault_cancel(struct io_backend *b, struct io_transfer *t)
 {
     struct faulty *f = (struct faulty *)b;
 
-    /* What inner has finished, or never saw, can't be cancelled any more. */
-    if (f->inner->ops->cancel && !is_in(&f->done, t) && !is_in(&f->held, t))
+    /* What inner has finished, or never saw, can't be cancelled any more; what is late never. */
+    if (f->inner->ops->cancel && !is_in(&f->done, t) && !is_in(&f->held, t) && !is_in(&f->late, t))
         f->inner->ops->cancel(f->inner, t);
 }
 
@@ -240,8 +281,6 @@ int io_backend_fault(const struct io_faults *faults, int event_fd, struct io_bac
     if (!f)
         return base_fail_errno(-ENOMEM, "open I/O fault decorator");
     f->ops = fault_ops; /* but for what inner can't do: the queue must see that */
-    if (!inner->ops->wait)
-        f->ops.wait = NULL;
     if (!inner->ops->register_buffers)
         f->ops.register_buffers = NULL;
     if (!inner->ops->register_file)

@@ -130,8 +130,8 @@ struct io_share {
 };
 
 /*
- * The owner fills the first part and keeps the struct and the buffer alive until
- * the request comes back from io_reap.
+ * The owner fills the first part and keeps the struct, the buffer and the file alive until the
+ * request comes back from io_reap: until then the queue, and the kernel, may use them.
  *
  * Any size, offset, length and address. What is aligned to io_file_block moves without a copy;
  * reads of anything else fetch the blocks around it and are trimmed. Writes of parts of a 4 KiB
@@ -145,21 +145,22 @@ struct io_request {
     uint64_t offset;
     uint64_t bytes;
     uint64_t need_bytes;  /* reads: at least this many up to the end of file is success; 0: all bytes */
-    uint64_t deadline_ns; /* from its submission; 0: the queue's */
+    uint64_t deadline_ns; /* from its submission; 0: the queue's. See io_late, and io_reap */
     void *cookie;
 
     /* result: error.code 0, or negative with the sentence naming file, offset, bytes, errno */
     uint64_t done_bytes; /* moved; on success all of them, or up to the end of file */
     uint64_t elapsed_ns; /* from submission to its last completion */
     struct base_error error;
+    bool late; /* its deadline has passed: error says so, also before it is back */
 
     /* the queue's */
     struct io_request *next, *prev;
     struct io_share share, *shares; /* shares: &share, or one for each part of a striped file */
     unsigned share_count, open;     /* open: shares not used up, and transfers that are not settled */
     uint64_t submit_ns, expire_ns, eof_at;
-    const char *culprit, *cause; /* of error.code */
-    bool live, cancelled;
+    const char *culprit, *cause;     /* of error.code */
+    bool live, cancelled, unnoticed; /* unnoticed: late, and still to be told */
 };
 
 enum io_engine { IO_ENGINE_AUTO, IO_ENGINE_URING, IO_ENGINE_THREADS };
@@ -178,9 +179,10 @@ struct io_faults {
     uint32_t error;                 /* fails with EIO */
     uint32_t no_space;              /* a write fails with ENOSPC */
     uint32_t again;                 /* EAGAIN or EINTR, to be retried */
-    uint32_t late;                  /* its completion is withheld until io_queue_close */
+    uint32_t late;                  /* its bytes move, and it completes, only after late_ns */
     uint32_t delay;                 /* its completion is held back for some collections, and overtaken */
     uint32_t corrupt;               /* reads: one byte comes back changed, without an error */
+    uint64_t late_ns;               /* 0: not before io_queue_close, and then not at all */
     uint64_t bad_offset, bad_bytes; /* transfers that touch this range of a file fail with EIO */
 };
 
@@ -191,7 +193,7 @@ struct io_queue_config {
     uint32_t piece_bytes;  /* requests move in pieces of at most this; 0: 1 MiB */
     uint64_t window_bytes; /* of prefetch and write-back in flight on each drive, so that demand is
                               served soon; one piece at least always is. 0: 8 MiB */
-    uint64_t deadline_ns;  /* a request older than this fails with -OFL_EDEADLINE; 0: 60 s */
+    uint64_t deadline_ns;  /* a request older than this is late, and fails; 0: 60 s */
     struct io_faults faults;
 };
 
@@ -236,7 +238,8 @@ const char *io_queue_note(const struct io_queue *q); /* why it is not io_uring; 
 int io_queue_tune(struct io_queue *q, const char *dir, const struct io_tuning *t);
 /* Buffers inside [base, base + bytes) are registered with the kernel: transfers of them pin no
  * pages. The memory must stay mapped until io_queue_close. -errno with the reason where limits
- * forbid it: everything works as before. 0 and no effect with threads. */
+ * forbid it: everything works as before. May take a second where the kernel is to give back what
+ * this user had locked before. 0 and no effect with threads. */
 int io_queue_register(struct io_queue *q, void *base, uint64_t bytes);
 /* The file's descriptors are registered: the kernel keeps the file until io_queue_close. */
 int io_queue_attach(struct io_queue *q, struct io_file *f);
@@ -247,21 +250,34 @@ void io_submit(struct io_queue *q, struct io_request *r);
 void io_flush(struct io_queue *q);
 /* Starts no more of r, and has the next flush ask the kernel to give up what is in flight of it.
  * r comes back from io_reap as soon as nothing touches its buffer: -ECANCELED, or its result if
- * it was faster. No effect on a request that has come back already. */
+ * it was faster. No effect on a request that is late, or has come back already. */
 void io_cancel(struct io_queue *q, struct io_request *r);
 /*
  * Collects up to max finished requests; never blocks; refills the depth. Call it at least once a
- * second even if the fd stays silent: deadlines are checked here and in io_flush.
+ * second even if the fd stays silent: deadlines are checked here and in io_flush. Of the time between
+ * two calls at most a second counts for them (io_wait looks ten times a second): a process that was
+ * stopped has not missed them.
  *
- * A request that comes back with -OFL_EDEADLINE may still be running. The struct is the owner's
- * again, but the kernel may still use the buffer and the file: leave both alone until
- * io_queue_close. Its late completion is dropped, and until then it takes up one of the depth.
+ * What comes back is the owner's, buffer and all: nothing of the kernel or of the engine's threads
+ * touches it any more, also if its deadline has passed.
  */
 unsigned io_reap(struct io_queue *q, struct io_request **done, unsigned max);
-/* As io_reap, but waits up to timeout_ns while nothing has finished: for owners that wait for
- * nothing else. One system call hands over and waits. */
+/*
+ * Up to max requests that have passed their deadline since they were last asked for, and that
+ * something is in flight of: the notice, ahead of the return. Each is told once. Its error is
+ * -OFL_EDEADLINE from now on, whatever its transfers come to; no more of it is started, and the
+ * kernel is asked to give up the rest. Struct, buffer and file stay the queue's until it comes back
+ * from io_reap, once the kernel has let go; until then it takes up its part of the depth.
+ *
+ * Late requests of which nothing is in flight just come back. So do the others to an owner that
+ * never calls this: later.
+ */
+unsigned io_late(struct io_queue *q, struct io_request **late, unsigned max);
+/* As io_reap, but waits up to timeout_ns while nothing has finished and nothing is late: for owners
+ * that wait for nothing else. One system call hands over and waits. */
 unsigned io_wait(struct io_queue *q, struct io_request **done, unsigned max, uint64_t timeout_ns);
-/* Readable while io_reap may have something (an eventfd; io_reap clears it). */
+/* Readable while io_reap may have something, and when a request is late (an eventfd; io_reap clears
+ * it: call io_late after it). */
 int io_queue_fd(struct io_queue *q);
 /* Requests submitted and not yet reaped. */
 unsigned io_queue_pending(const struct io_queue *q);

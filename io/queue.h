@@ -1,6 +1,7 @@
 /*
  * The queue, inside the io room: what it keeps. queue_open.c makes it, queue.c decides what moves when,
- * piece.c what one transfer is and what its result means, path.c keeps one drive.
+ * queue_deadline.c what is late, queue_request.c what a request comes back with, piece.c what one
+ * transfer is and what its result means, path.c keeps one drive.
  */
 #ifndef OFL_IO_QUEUE_H
 #define OFL_IO_QUEUE_H
@@ -38,9 +39,13 @@ struct io_queue {
     struct io_request *live; /* submitted and not done */
     struct io_request *done_head, *done_tail;
     unsigned pending;
-    uint64_t expire_ns; /* nothing expires before */
-    uint64_t now_ns;    /* of the last look at the clock */
-    uint32_t started;   /* transfers, ever */
+    unsigned unnoticed; /* late ones among the live that io_late has not given out */
+    bool late_news;     /* some of them are to be announced */
+    uint64_t expire_ns; /* nothing becomes late before; as in requests, without away_ns */
+    uint64_t (*clock)(void);
+    uint64_t now_ns;  /* of the last look at the clock */
+    uint64_t away_ns; /* of all time until then, what does not count for deadlines */
+    uint32_t started; /* transfers, ever */
     struct io_transfer *transfers;
     uint32_t transfer_count, inflight;
     struct io_transfers unused, again; /* again: to be handed over once more */
@@ -48,6 +53,43 @@ struct io_queue {
     struct io_stats stats;
     char note[256];
 };
+
+/* ---- queue_request.c ----------------------------------------------------- */
+
+/* Adds to event_fd if the owner waits for it and has something to take. */
+void io_queue_announce(const struct io_queue *q);
+/* Into the waiting list of its path, and out of it. */
+void io_share_wait(struct io_share *s);
+void io_share_leave(struct io_share *s);
+void io_request_live(struct io_queue *q, struct io_request *r);
+/* To be reaped, with this result. cause NULL: the text of code. */
+void io_request_succeed(struct io_queue *q, struct io_request *r);
+void io_request_fail(struct io_queue *q, struct io_request *r, int code, const char *cause);
+/* Sets the error and its sentence. */
+void io_request_word(struct io_request *r, int code, const char *cause);
+/* Remembers the first thing that went wrong. */
+void io_request_note(struct io_request *r, int code, const char *cause, const struct io_member *m);
+/* No more pieces of r are started. The caller holds one `open` of its own, here and below. */
+void io_request_stop(struct io_queue *q, struct io_request *r);
+/* Stops r, and asks the engine to give up what it has of it. */
+void io_request_call_off(struct io_queue *q, struct io_request *r);
+/* One less is open; with the last one r is to be reaped. */
+void io_request_close(struct io_queue *q, struct io_request *r);
+unsigned io_requests_take(struct io_queue *q, struct io_request **done, unsigned max);
+
+/* ---- queue_deadline.c ---------------------------------------------------- */
+
+/* Of the time between two looks at the clock at most so much counts, where nothing else is said. */
+#define IO_STRIDE_NS 1000000000u
+
+/* Looks at the clock; at most stride_ns of the time since the last look counts for deadlines. */
+void io_queue_look(struct io_queue *q, uint64_t stride_ns);
+/* r has so long from now on. */
+void io_queue_allow(struct io_queue *q, struct io_request *r);
+/* How long until something becomes late, if nothing is held up. */
+uint64_t io_queue_left_ns(const struct io_queue *q);
+/* Calls off what has passed its deadline; false: nothing has. */
+bool io_queue_expire(struct io_queue *q);
 
 /* ---- path.c ------------------------------------------------------------- */
 

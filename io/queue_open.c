@@ -62,6 +62,8 @@ static int create(const struct io_queue_config *config, struct io_queue **out)
     };
     q->deadline_ns = config->deadline_ns ? config->deadline_ns : DEADLINE_DEFAULT_NS;
     q->expire_ns = UINT64_MAX;
+    q->clock = base_now_ns;
+    q->now_ns = q->clock();
     *out = q;
     return 0;
 }
@@ -264,7 +266,7 @@ unsigned io_queue_paths(const struct io_queue *q)
 void io_queue_path_stats(const struct io_queue *q, unsigned index, struct io_path_stats *out)
 {
     const struct io_path *path = q->path[index];
-    uint64_t now_ns = base_now_ns();
+    uint64_t now_ns = q->clock();
 
     *out = path->stats;
     if (!path->first_ns)

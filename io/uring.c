@@ -20,6 +20,7 @@
 #include <liburing.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include "io/file.h"
 
@@ -27,6 +28,9 @@
 #define REGION_BYTES (1ull << 30)
 #define FILES_MAX    256u
 #define IDLE_MS      50u /* after which the submission thread sleeps */
+/* RLIMIT_MEMLOCK is a user's, and what his rings held comes back some time after they were closed (or
+ * their process was killed): that long it is waited for. */
+#define MEMLOCK_WAIT_MS 1000u
 
 struct region {
     char *base;
@@ -38,10 +42,12 @@ struct uring {
     struct io_backend base;
     struct io_uring ring;
     int event_fd;
-    unsigned unfinished;    /* started, not collected */
-    unsigned cancels;       /* cancellations, not collected */
-    bool writes;            /* among what was started since the last complete flush */
-    struct region *regions; /* by address */
+    unsigned unfinished;      /* started, not collected */
+    unsigned cancels;         /* cancellations, not collected */
+    bool writes;              /* among what was started since the last complete flush */
+    bool polled;              /* a kernel thread takes what is started, at any time */
+    struct io_transfers back; /* called back before the kernel had them */
+    struct region *regions;   /* by address */
     unsigned region_count, file_count;
     bool has_buffers, has_files; /* the ring's tables are there */
 };
@@ -150,8 +156,13 @@ static int uring_wait(struct io_backend *b, uint64_t timeout_ns)
 {
     struct uring *u = (struct uring *)b;
     struct io_sigxfsz g;
-    bool guarded = guard(u, &g);
-    int rc = submit_and_wait(&u->ring, timeout_ns);
+    bool guarded;
+    int rc;
+
+    if (u->back.head)
+        return uring_flush(b);
+    guarded = guard(u, &g);
+    rc = submit_and_wait(&u->ring, timeout_ns);
 
     if (guarded)
         io_sigxfsz_restore(&g);
@@ -170,8 +181,11 @@ static unsigned uring_collect(struct io_backend *b, struct io_transfer **done, u
 {
     struct uring *u = (struct uring *)b;
     struct io_uring_cqe *cqes[64];
-    unsigned n = 0, got;
+    unsigned n = 0, called_back, got;
 
+    while (n < max && (done[n] = io_transfers_pop(&u->back)))
+        n++;
+    called_back = n;
     do {
         unsigned room = max - n < 64 ? max - n : 64;
 
@@ -188,16 +202,42 @@ static unsigned uring_collect(struct io_backend *b, struct io_transfer **done, u
         }
         io_uring_cq_advance(&u->ring, got);
     } while (got && n < max);
-    u->unfinished -= n;
+    u->unfinished -= n - called_back;
     return n;
 }
 
-/* Best effort: transfers that the drive has can rarely be called back. */
+/* t's entry in the ring, if the kernel has not taken it yet. */
+static struct io_uring_sqe *find_entry(struct uring *u, const struct io_transfer *t)
+{
+    unsigned count = u->polled ? 0 : io_uring_sq_ready(&u->ring), last = u->ring.sq.sqe_tail;
+
+    for (unsigned i = 1; i <= count; i++) {
+        struct io_uring_sqe *sqe = &u->ring.sq.sqes[(last - i) & *u->ring.sq.kring_mask];
+
+        if (sqe->user_data == (uintptr_t)t && sqe->opcode != IORING_OP_ASYNC_CANCEL)
+            return sqe;
+    }
+    return NULL;
+}
+
+/* What the kernel does not have yet comes back at once, and leaves an empty operation. For the rest
+ * it is best effort: transfers that the drive has can rarely be called back. */
 static void uring_cancel(struct io_backend *b, struct io_transfer *t)
 {
     struct uring *u = (struct uring *)b;
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+    struct io_uring_sqe *sqe = find_entry(u, t);
 
+    if (sqe) {
+        io_uring_prep_nop(sqe);
+        io_uring_sqe_set_data(sqe, NULL);
+        u->unfinished--;
+        u->cancels++;
+        t->result = -ECANCELED;
+        io_transfers_push(&u->back, t);
+        io_event_signal(u->event_fd);
+        return;
+    }
+    sqe = io_uring_get_sqe(&u->ring);
     if (!sqe)
         return;
     io_uring_prep_cancel(sqe, t, 0);
@@ -205,8 +245,25 @@ static void uring_cancel(struct io_backend *b, struct io_transfer *t)
     u->cancels++;
 }
 
+/* Whether a refusal for want of lockable memory is to be tried once more, now that some time has passed. */
+static bool wait_for_memlock(int code, uint64_t bytes, unsigned *waited_ms)
+{
+    unsigned ms = *waited_ms < 16 ? 1 : *waited_ms < 128 ? 8 : 50;
+    const struct timespec t = {.tv_nsec = ms * 1000000};
+    struct rlimit limit;
+
+    if (code != -ENOMEM || getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_cur < bytes)
+        return false; /* it never fits */
+    if (*waited_ms >= MEMLOCK_WAIT_MS)
+        return false;
+    nanosleep(&t, NULL);
+    *waited_ms += ms;
+    return true;
+}
+
 static int add_region(struct uring *u, char *base, uint64_t bytes)
 {
+    unsigned waited_ms = 0;
     struct iovec iov = {.iov_base = base, .iov_len = bytes};
     unsigned at = 0, index = u->region_count;
     struct region *all;
@@ -223,7 +280,9 @@ static int add_region(struct uring *u, char *base, uint64_t bytes)
     if (!all)
         return -ENOMEM;
     u->regions = all;
-    rc = io_uring_register_buffers_update_tag(&u->ring, index, &iov, NULL, 1);
+    do
+        rc = io_uring_register_buffers_update_tag(&u->ring, index, &iov, NULL, 1);
+    while (wait_for_memlock(rc, bytes, &waited_ms));
     if (rc < 0)
         return rc;
     memmove(all + at + 1, all + at, (index - at) * sizeof *all);
@@ -244,10 +303,12 @@ static int uring_register_buffers(struct io_backend *b, void *base, uint64_t byt
     }
     for (uint64_t at = 0; at < bytes && rc == 0; at += REGION_BYTES)
         rc = add_region(u, (char *)base + at, bytes - at < REGION_BYTES ? bytes - at : REGION_BYTES);
-    if (rc == -ENOMEM && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < bytes)
-        return base_fail(
-            rc, "register buffers of %" PRIu64 " bytes: RLIMIT_MEMLOCK (ulimit -l) is %" PRIu64 " bytes: %s",
-            bytes, (uint64_t)limit.rlim_cur, base_strerror(rc));
+    if (rc == -ENOMEM && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        return base_fail(rc,
+                         "register buffers of %" PRIu64 " bytes: RLIMIT_MEMLOCK (ulimit -l) is %" PRIu64
+                         " bytes%s: %s",
+                         bytes, (uint64_t)limit.rlim_cur,
+                         limit.rlim_cur < bytes ? "" : " for all rings of this user", base_strerror(rc));
     return rc < 0 ? base_fail_errno(rc, "register buffers of %" PRIu64 " bytes", bytes) : 0;
 }
 
@@ -287,7 +348,10 @@ static void uring_close(struct io_backend *b)
             u->cancels--;
         io_uring_cqe_seen(&u->ring, cqe);
     }
-    /* A ring goes in its own time, and would keep files (and their space) until then. */
+    /* A ring goes in its own time, and would keep files (and their space), and memory that the user
+     * may lock, until then. */
+    if (u->has_buffers)
+        (void)io_uring_unregister_buffers(&u->ring);
     if (u->has_files)
         (void)io_uring_unregister_files(&u->ring);
     io_uring_queue_exit(&u->ring);
@@ -383,6 +447,9 @@ static int open_ring(uint32_t count, uint32_t flags, struct io_uring *ring)
 {
     struct io_uring_params p = {0};
     uint32_t entries = count * 2; /* room for cancellations */
+    /* what kernels that count rings count: entries, and twice as many completions */
+    uint64_t bytes = entries * (sizeof(struct io_uring_sqe) + 2 * sizeof(struct io_uring_cqe));
+    unsigned waited_ms = 0;
     int rc;
 
     if (flags & IO_QUEUE_SQPOLL) {
@@ -395,7 +462,9 @@ static int open_ring(uint32_t count, uint32_t flags, struct io_uring *ring)
     }
     if (flags & IO_QUEUE_IOPOLL)
         p.flags |= IORING_SETUP_IOPOLL;
-    rc = io_uring_queue_init_params(entries, ring, &p);
+    do
+        rc = io_uring_queue_init_params(entries, ring, &p);
+    while (wait_for_memlock(rc, bytes, &waited_ms));
     return rc == -EINVAL && !flags ? io_uring_queue_init(entries, ring, 0) : rc;
 }
 
@@ -420,6 +489,7 @@ int io_backend_uring(uint32_t count, uint32_t flags, int event_fd, struct io_bac
         return refuse(rc);
     }
     u->event_fd = event_fd;
+    u->polled = flags & IO_QUEUE_SQPOLL;
     u->base.ops = &uring_ops;
     *out = &u->base;
     return 0;

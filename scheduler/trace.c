@@ -6,34 +6,10 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "scheduler/sched.h"
 
 /* How far ahead a departing step is looked for in its plan before it counts as off-plan. */
 #define RESYNC_EVENTS 64
-
-struct events {
-    struct sched_event *at;
-    uint64_t count, room;
-};
-
-struct plan {
-    char *name;
-    struct events events;
-    /* Uses of each id as positions, ascending: uses[first[id] .. first[id + 1]). */
-    uint64_t *first, *uses;
-    uint32_t ids;
-    struct plan *next;
-};
-
-struct sched {
-    struct plan *plans, *plan; /* plan: the open step's, or of the step closed last */
-    struct events record;
-    uint64_t position; /* in plan: the next event expected */
-    bool in_step, departed;
-    uint64_t *last_use; /* by id: clock of its last use, 0 = never */
-    uint32_t ids;
-    uint64_t clock;
-    struct sched_counts counts;
-};
 
 int sched_create(struct sched **out)
 {
@@ -41,7 +17,7 @@ int sched_create(struct sched **out)
     return *out ? 0 : base_fail(-ENOMEM, "create scheduler: out of memory");
 }
 
-static void plan_destroy(struct plan *p)
+static void plan_destroy(struct sched_plan *p)
 {
     free(p->name);
     free(p->events.at);
@@ -55,17 +31,18 @@ void sched_destroy(struct sched *s)
     if (!s)
         return;
     while (s->plans) {
-        struct plan *next = s->plans->next;
+        struct sched_plan *next = s->plans->next;
 
         plan_destroy(s->plans);
         s->plans = next;
     }
+    order_close(s);
     free(s->record.at);
     free(s->last_use);
     free(s);
 }
 
-static int events_push(struct events *e, struct sched_event event)
+static int events_push(struct sched_events *e, struct sched_event event)
 {
     if (e->count == e->room) {
         uint64_t room = e->room ? 2 * e->room : 256;
@@ -80,6 +57,16 @@ static int events_push(struct events *e, struct sched_event event)
     return 0;
 }
 
+/* The plan, or the position in it, is another one: distances start anew. */
+static void turn_to(struct sched *s, struct sched_plan *p, uint64_t position)
+{
+    s->plan = p;
+    s->position = position;
+    s->now++; /* no place of before is one of this plan */
+    s->plan_changes++;
+    order_rebuild(s);
+}
+
 static bool same(struct sched_event a, struct sched_event b)
 {
     return a.id == b.id && a.where == b.where;
@@ -87,7 +74,7 @@ static bool same(struct sched_event a, struct sched_event b)
 
 int sched_step_begin(struct sched *s, const char *name)
 {
-    struct plan *p;
+    struct sched_plan *p;
 
     if (s->in_step)
         return base_fail(-EBUSY, "begin step %s: another step is open", name);
@@ -102,16 +89,16 @@ int sched_step_begin(struct sched *s, const char *name)
         p->next = s->plans;
         s->plans = p;
     }
-    s->plan = p;
     s->in_step = true;
     s->departed = p->events.count == 0;
-    s->position = 0;
     s->record.count = 0;
+    if (s->plan != p || s->position != 0)
+        turn_to(s, p, 0);
     return 0;
 }
 
 /* Builds the per-id index of positions by counting sort. */
-static int plan_index(struct plan *p)
+static int plan_index(struct sched_plan *p)
 {
     uint32_t ids = 0;
     uint64_t *first, *uses;
@@ -143,22 +130,24 @@ static int plan_index(struct plan *p)
 
 int sched_step_end(struct sched *s)
 {
-    struct plan *p = s->plan;
+    struct sched_plan *p = s->plan;
 
     if (!s->in_step)
         return base_fail(-EINVAL, "end step: no step is open");
     s->in_step = false;
     s->counts.steps++;
     if (s->departed || s->position != p->events.count) {
-        struct events old = p->events;
+        struct sched_events old = p->events;
 
         p->events = s->record;
         s->record = old;
         if (plan_index(p) < 0) {
             p->events.count = 0;
             p->ids = 0;
+            turn_to(s, p, 0);
             return -ENOMEM;
         }
+        turn_to(s, p, 0);
     }
     s->position = 0; /* what follows is predicted to be the same step again */
     return 0;
@@ -172,7 +161,7 @@ bool sched_in_step(const struct sched *s)
 static int touch(struct sched *s, uint32_t id)
 {
     if (id >= s->ids) {
-        uint32_t ids = id + 64;
+        uint32_t ids = id < 2 * (uint64_t)s->ids ? 2 * s->ids : id + 64;
         uint64_t *more = realloc(s->last_use, ids * sizeof *more);
 
         if (!more)
@@ -182,12 +171,25 @@ static int touch(struct sched *s, uint32_t id)
         s->ids = ids;
     }
     s->last_use[id] = ++s->clock;
+    order_moved(s, id);
     return 0;
+}
+
+/* Up to position: what was expected before it has been used, or will not be. */
+static void advance(struct sched *s, uint64_t position)
+{
+    const struct sched_plan *p = s->plan;
+    uint64_t from = s->position;
+
+    s->now += position - from;
+    s->position = position;
+    for (uint64_t i = from; i < position; i++)
+        order_moved(s, p->events.at[i].id);
 }
 
 int sched_use(struct sched *s, struct sched_event event)
 {
-    const struct plan *p = s->plan;
+    const struct sched_plan *p = s->plan;
     int err = touch(s, event.id);
 
     if (err < 0)
@@ -203,7 +205,7 @@ int sched_use(struct sched *s, struct sched_event event)
         if (!same(p->events.at[i], event))
             continue;
         s->departed |= i != s->position || p->events.at[i].no_fetch != event.no_fetch;
-        s->position = i + 1;
+        advance(s, i + 1);
         s->counts.planned++;
         return 1;
     }
@@ -212,9 +214,19 @@ int sched_use(struct sched *s, struct sched_event event)
     return -EAGAIN;
 }
 
+uint64_t sched_far(const struct sched *s, uint32_t id)
+{
+    const struct sched_plan *p = s->plan;
+    uint64_t age = id < s->ids ? s->last_use[id] : 0;
+
+    if (!p || p->events.count == 0 || id >= p->ids || p->first[id] == p->first[id + 1])
+        return SCHED_NEVER / 2 + (SCHED_NEVER / 4 - age); /* what was used longest ago leaves first */
+    return s->now + sched_next_use(s, id);
+}
+
 uint64_t sched_next_use(const struct sched *s, uint32_t id)
 {
-    const struct plan *p = s->plan;
+    const struct sched_plan *p = s->plan;
     uint64_t low, high, start;
 
     if (!p || p->events.count == 0) {
@@ -239,9 +251,19 @@ uint64_t sched_next_use(const struct sched *s, uint32_t id)
     return p->uses[start] + p->events.count - s->position;
 }
 
+uint64_t sched_now(const struct sched *s)
+{
+    return s->now;
+}
+
+uint64_t sched_plan_changes(const struct sched *s)
+{
+    return s->plan_changes;
+}
+
 bool sched_ahead(const struct sched *s, uint64_t k, struct sched_event *out)
 {
-    const struct plan *p = s->plan;
+    const struct sched_plan *p = s->plan;
 
     if (!p || k >= p->events.count)
         return false;
@@ -250,7 +272,7 @@ bool sched_ahead(const struct sched *s, uint64_t k, struct sched_event *out)
 }
 
 /* The open step's record is the plan to come. */
-static void forget_recorded(struct events *record, uint32_t id)
+static void forget_recorded(struct sched_events *record, uint32_t id)
 {
     uint64_t kept = 0;
 
@@ -262,17 +284,18 @@ static void forget_recorded(struct events *record, uint32_t id)
 
 void sched_forget(struct sched *s, uint32_t id)
 {
+    order_forget(s, id);
     if (s->in_step)
         forget_recorded(&s->record, id);
-    for (struct plan *p = s->plans; p; p = p->next) {
+    for (struct sched_plan *p = s->plans; p; p = p->next) {
         if (id >= p->ids || p->first[id] == p->first[id + 1])
             continue;
         /* Positions would shift: a plan that named it is no plan any more. */
         p->events.count = 0;
         p->ids = 0;
         if (p == s->plan) {
-            s->position = 0;
             s->departed = true;
+            turn_to(s, p, 0);
         }
     }
 }

@@ -45,9 +45,18 @@ int sched_use(struct sched *s, struct sched_event event);
  * the least recently used id counts as farthest: SCHED_NEVER / 2 and its age in uses. */
 uint64_t sched_next_use(const struct sched *s, uint32_t id);
 
+/* Orders ids by their next use: the larger, the later. Counted like sched_now if the plan has one, beyond any
+ * such number if not. It stays the same until id is used or passed over, or the plan changes. */
+uint64_t sched_far(const struct sched *s, uint32_t id);
+
 /* The k-th event after the current position, wrapping round; false if there is no plan or k
  * reaches a whole round. */
 bool sched_ahead(const struct sched *s, uint64_t k, struct sched_event *out);
+
+/* The current position, counted over all steps: event k ahead is the event at sched_now + k, and stays so
+ * until sched_plan_changes counts one more. */
+uint64_t sched_now(const struct sched *s);
+uint64_t sched_plan_changes(const struct sched *s);
 
 /* id is gone: it must not be predicted any more. */
 void sched_forget(struct sched *s, uint32_t id);

@@ -192,7 +192,7 @@ static struct model_slot *free_slot(struct model *m)
     unsigned at = (unsigned)below(m, MODEL_SLOTS);
 
     for (unsigned i = 0; i < MODEL_SLOTS; i++, at = (at + 1) % MODEL_SLOTS)
-        if (!m->slot[at].busy && !m->slot[at].haunted)
+        if (!m->slot[at].busy)
             return &m->slot[at];
     return NULL;
 }
@@ -229,7 +229,7 @@ void model_submit(struct model *m)
     place_buffer(m, s);
     predict(s);
     s->busy = true;
-    s->cancelled = false;
+    s->cancelled = s->told = false;
     s->user = (struct mem_user){0};
     m->out++;
     m->submitted++;
@@ -296,14 +296,20 @@ static bool is_injected(const struct model *m, const struct model_slot *s)
     }
 }
 
+/* Where it is that it is late, it tells what had moved by then. */
 static void check_failure(struct model *m, const struct model_slot *s)
 {
     const struct io_request *r = &s->r;
     bool write = r->op == IO_WRITE;
     char expected[160];
+    int used;
 
-    snprintf(expected, sizeof expected, ": offset %lu, %lu bytes: %s %lu: ", (unsigned long)r->offset,
-             (unsigned long)r->bytes, write ? "wrote" : "got", (unsigned long)r->done_bytes);
+    used = snprintf(expected, sizeof expected, ": offset %lu, %lu bytes: %s ", (unsigned long)r->offset,
+                    (unsigned long)r->bytes, write ? "wrote" : "got");
+    if (!r->late)
+        snprintf(expected + used, sizeof expected - (size_t)used, "%lu: ", (unsigned long)r->done_bytes);
+    if (r->late != (r->error.code == -OFL_EDEADLINE))
+        complain(m, s, "late, or not");
     if (strncmp(r->error.text, write ? "write " : "read ", write ? 6 : 5) != 0 ||
         !strstr(r->error.text, expected))
         complain(m, s, "the sentence is wrong");
@@ -353,8 +359,10 @@ static void settle(struct model *m, struct model_slot *s)
         complain(m, s, "took longer than it was out");
     if (r->op == IO_READ && !is_guarded(r))
         complain(m, s, "bytes beside the buffer were touched");
-    if (s->user.inside && !late)
+    if (s->user.inside)
         complain(m, s, "came back while the engine has its buffer");
+    if (s->told && !late)
+        complain(m, s, "was late, and is not any more");
     if (r->error.code == 0)
         check_success(m, s);
     else
@@ -368,10 +376,7 @@ static void settle(struct model *m, struct model_slot *s)
         forget_bytes(s);
     s->busy = false;
     m->out--;
-    s->haunted = late && (!m->engine || s->user.inside);
-    m->haunted += s->haunted;
-    if (!s->haunted)
-        m->range[s - m->slot].file = NULL;
+    m->range[s - m->slot].file = NULL;
 }
 
 void model_take(struct model *m, struct io_request **done, unsigned n)
@@ -383,20 +388,22 @@ void model_take(struct model *m, struct io_request **done, unsigned n)
                  io_queue_pending(m->q), m->out);
 }
 
-/* Those that the engine has let go of, or all. */
-static void exorcise(struct model *m, bool all)
+/* Notices of requests whose buffers are still the queue's. */
+static void take_late(struct model *m)
 {
-    for (unsigned i = 0; i < MODEL_SLOTS && m->haunted; i++) {
-        struct model_slot *s = &m->slot[i];
+    struct io_request *late[8];
+    unsigned n = io_late(m->q, late, 1 + (unsigned)below(m, 8));
 
-        if (!s->haunted || (s->user.inside && !all))
-            continue;
-        if (s->r.op == IO_READ && !is_guarded(&s->r))
-            complain(m, s, "bytes beside the buffer were touched later");
-        forget_bytes(s);
-        s->haunted = false;
-        m->haunted--;
-        m->range[i].file = NULL;
+    for (unsigned i = 0; i < n; i++) {
+        struct model_slot *s = (struct model_slot *)((char *)late[i] - offsetof(struct model_slot, r));
+
+        if (!s->busy || s->told || !s->r.late || s->r.error.code != -OFL_EDEADLINE)
+            complain(m, s, "told that it is late");
+        if (m->engine && m->q->backend == &m->engine->base && !s->user.inside)
+            complain(m, s, "late, with nothing in flight, and not back");
+        check_failure(m, s);
+        s->told = true;
+        m->told++;
     }
 }
 
@@ -405,7 +412,7 @@ static void check_wakeup(struct model *m)
 {
     struct pollfd p = {.fd = m->q->event_fd, .events = POLLIN};
 
-    if (m->q->armed && m->q->done_head && poll(&p, 1, 0) != 1)
+    if (m->q->armed && (m->q->done_head || m->q->late_news) && poll(&p, 1, 0) != 1)
         fail_msg("seed %lu, after %lu requests: something has finished, and the descriptor is silent",
                  (unsigned long)io_test.seed, (unsigned long)m->submitted);
 }
@@ -424,12 +431,12 @@ void model_step(struct model *m)
         io_flush(m->q);
     else if (kind < 160)
         model_take(m, done, io_reap(m->q, done, 1 + (unsigned)below(m, 64)));
-    else if (kind < 164 || m->out + m->haunted == MODEL_SLOTS)
+    else if (kind < 164 || m->out == MODEL_SLOTS)
         model_take(m, done, io_wait(m->q, done, 1 + (unsigned)below(m, 64), below(m, 100000)));
     if (m->q->armed && kind % 16 == 0)
         check_wakeup(m);
-    if (m->haunted && m->engine && kind % 64 == 0)
-        exorcise(m, false);
+    if (m->asks && kind % 4 == 0)
+        take_late(m);
 }
 
 /* ---- the end of a queue ---------------------------------------------------- */
@@ -475,7 +482,6 @@ static void close_queue(struct model *m)
     io_queue_close(m->q);
     m->q = NULL;
     m->engine = NULL;
-    exorcise(m, true);
     memset(m->ok_bytes, 0, sizeof m->ok_bytes);
     memset(m->ok_ops, 0, sizeof m->ok_ops);
     memset(m->moved_bytes, 0, sizeof m->moved_bytes);
@@ -498,8 +504,7 @@ void model_drain(struct model *m)
         if (base_now_ns() > end_ns)
             fail_msg("seed %lu: %u requests never came back", (unsigned long)io_test.seed, m->out);
     }
-    if (m->engine || !m->haunted)
-        check_statistics(m);
+    check_statistics(m);
     close_queue(m);
 }
 

@@ -41,8 +41,8 @@ struct model_slot {
     uint64_t capacity;
     uint64_t submit_ns;
     bool busy, cancelled;
-    bool haunted; /* it has come back, but the kernel may still use buffer and file */
-    int expect;   /* unless something is injected */
+    bool told;  /* that it is late */
+    int expect; /* unless something is injected */
     uint64_t expect_bytes;
 };
 
@@ -53,17 +53,18 @@ struct model {
     unsigned file_count;
     struct model_slot slot[MODEL_SLOTS];
     struct model_range range[MODEL_SLOTS];
-    unsigned out, haunted; /* slots */
+    unsigned out; /* slots */
     uint64_t random, submitted, limit_bytes;
     const unsigned char *pool; /* what is written: random bytes, read-only */
     uint32_t cancel, deadline; /* of 1000 requests */
     bool may_fail;             /* errors are injected */
+    bool asks;                 /* for notices of late requests */
     bool tolerant;             /* mismatches are counted, and do not fail the test */
     unsigned mismatches;
     /* of the queue that is open */
     uint64_t ok_bytes[2], ok_ops[2], moved_bytes[2];
     /* of all */
-    uint64_t succeeded, failed, cancelled, expired;
+    uint64_t succeeded, failed, cancelled, expired, told;
 };
 
 /* random: a seed. limit_bytes: of one request. */

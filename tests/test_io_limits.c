@@ -9,11 +9,13 @@
 #include "tests/io_fixture.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "include/offload.h"
@@ -43,9 +45,20 @@ static int write_pattern(struct io_queue *q, struct io_file *f, uint64_t bytes)
 
 /* ---- limits ----------------------------------------------------------------- */
 
+/* From here on a user of this process alone, whose locked memory nobody else's programs count against;
+ * where there is no such user, nobody. */
+static int become_ordinary(uint64_t memlock_bytes)
+{
+    const struct rlimit limit = {memlock_bytes, memlock_bytes};
+    uid_t own = 200000 + (uid_t)getpid();
+
+    CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+    CHECK(geteuid() != 0 || setresuid(own, own, own) == 0 || setresuid(65534, 65534, 65534) == 0);
+    return 0;
+}
+
 static int with_little_locked_memory(void *arg)
 {
-    const struct rlimit limit = {64 * KIB, 64 * KIB};
     unsigned char *buf = io_test_aligned(4 * MIB), *got = io_test_aligned(4 * MIB);
     struct io_queue_config config = {.engine = IO_ENGINE_AUTO};
     struct io_request r = {.op = IO_WRITE, .buf = buf, .bytes = 4 * MIB};
@@ -53,8 +66,7 @@ static int with_little_locked_memory(void *arg)
     int rc;
 
     (void)arg;
-    CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
-    CHECK(geteuid() != 0 || setresuid(65534, 65534, 65534) == 0);
+    CHECK(become_ordinary(64 * KIB) == 0);
     if (io_file_open_scratch(io_test.dir, 0, &r.file) < 0) {
         fprintf(stderr, "skipped: an ordinary user gets no file here: %s\n", base_error_text());
         return IO_TEST_SKIPPED;
@@ -100,6 +112,128 @@ static void little_locked_memory(void **state)
     status = io_test_in_child(with_little_locked_memory, NULL);
     assert_int_equal(chmod(io_test.dir, 0700), 0);
     io_test_judge_child(status);
+}
+
+/* KiB that the kernel counts as pinned by this process; -1: it does not say. */
+static long pinned_kib(void)
+{
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    long kib = -1;
+
+    while (f && fgets(line, sizeof line, f))
+        (void)sscanf(line, "VmPin: %ld kB", &kib);
+    if (f)
+        fclose(f);
+    return kib;
+}
+
+/* A queue after the other, and two at once: what the first one holds the second one can't have. */
+static int with_a_queue_after_the_other(void *arg)
+{
+    struct io_queue_config config = {.engine = IO_ENGINE_URING, .depth = 8};
+    unsigned char *buf = io_test_aligned(4 * MIB), *other = io_test_aligned(4 * MIB);
+    struct io_queue *q, *second;
+
+    (void)arg;
+    CHECK(become_ordinary(6 * MIB) == 0);
+    for (unsigned i = 0; i < 20; i++) {
+        CHECK(io_queue_open(&config, &q) == 0);
+        CHECK(io_queue_register(q, buf, 4 * MIB) == 0);
+        if (i % 10 == 9) {
+            CHECK(io_queue_open(&config, &second) == 0);
+            CHECK(io_queue_register(second, other, 4 * MIB) == -ENOMEM);
+            CHECK(strstr(base_error_text(),
+                         "register buffers of 4194304 bytes: RLIMIT_MEMLOCK (ulimit -l) is "
+                         "6291456 bytes for all rings of this user: Cannot allocate"));
+            io_queue_close(q);
+            CHECK(io_queue_register(second, other, 4 * MIB) == 0);
+            q = second;
+        }
+        CHECK(pinned_kib() < 0 || pinned_kib() >= 4096);
+        io_queue_close(q);
+        CHECK(pinned_kib() <= 0); /* at once, not with the ring */
+    }
+    free(buf);
+    free(other);
+    return 0;
+}
+
+static char warned[512];
+
+static void keep_warning(void *arg, enum ofl_log_level level, const char *text)
+{
+    (void)arg;
+    if (level == OFL_LOG_WARNING && strstr(text, "register buffers"))
+        snprintf(warned, sizeof warned, "%s", text);
+}
+
+/* The same as users see it. */
+static int with_a_context_after_the_other(void *arg)
+{
+    struct ofl_config config = {.size = sizeof config, .device_bytes = MIB, .host_bytes = 4 * MIB};
+    struct ofl_stats stats = {.size = sizeof stats};
+    struct ofl_ctx *ctx, *second;
+
+    (void)arg;
+    config.log = keep_warning;
+    CHECK(become_ordinary(6 * MIB) == 0);
+    for (unsigned i = 0; i < 5; i++) {
+        CHECK(ofl_open(&config, &ctx) == 0);
+        CHECK(ofl_stats_get(ctx, &stats) == 0 && stats.registered == 1 && !warned[0]);
+        ofl_close(ctx);
+    }
+    CHECK(ofl_open(&config, &ctx) == 0);
+    CHECK(ofl_open(&config, &second) == 0);
+    CHECK(ofl_stats_get(second, &stats) == 0 && stats.registered == 0 && stats.io_uring == 1);
+    CHECK(strstr(warned, "ulimit -l") && strstr(warned, "each transfer pins its pages"));
+    CHECK(ofl_stats_get(ctx, &stats) == 0 && stats.registered == 1);
+    ofl_close(ctx);
+    ofl_close(second);
+    return 0;
+}
+
+/* Another process held it all, and was killed: what it held comes back when its ring goes. */
+static int with_a_killed_process_before(void *arg)
+{
+    struct io_queue_config config = {.engine = IO_ENGINE_URING, .depth = 8};
+    unsigned char *buf = io_test_aligned(4 * MIB), byte = 0;
+    struct io_queue *q;
+
+    (void)arg;
+    CHECK(become_ordinary(6 * MIB) == 0);
+    for (unsigned i = 0; i < 5; i++) {
+        int pipes[2], status;
+        pid_t pid;
+
+        CHECK(pipe(pipes) == 0);
+        CHECK((pid = fork()) >= 0);
+        if (pid == 0) {
+            byte = io_queue_open(&config, &q) == 0 && io_queue_register(q, buf, 4 * MIB) == 0;
+            CHECK(write(pipes[1], &byte, 1) == 1);
+            for (;;)
+                pause();
+        }
+        CHECK(read(pipes[0], &byte, 1) == 1 && byte == 1);
+        CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, &status, 0) == pid);
+        close(pipes[0]);
+        close(pipes[1]);
+        CHECK(io_queue_open(&config, &q) == 0);
+        CHECK(io_queue_register(q, buf, 4 * MIB) == 0);
+        io_queue_close(q);
+    }
+    free(buf);
+    return 0;
+}
+
+static void locked_memory_comes_back(void **state)
+{
+    (void)state;
+    if (!io_test.uring)
+        skip();
+    io_test_child_passes(with_a_queue_after_the_other, NULL);
+    io_test_child_passes(with_a_context_after_the_other, NULL);
+    io_test_child_passes(with_a_killed_process_before, NULL);
 }
 
 /* ---- drives that go, and drives that fill up ------------------------------------------ */
@@ -243,6 +377,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(little_locked_memory),
+        cmocka_unit_test(locked_memory_comes_back),
         cmocka_unit_test(drive_removed),
         cmocka_unit_test(one_striped_drive_is_full),
     };

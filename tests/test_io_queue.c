@@ -1,7 +1,7 @@
 /*
  * Proves the queue's own rules on an engine that the test plays by hand, so that every result and
  * every order can be had: class order, depth, splitting at 1 GiB, what follows each kind of result,
- * end of file, deadlines with late completions, the eventfd. Nothing here touches a drive.
+ * end of file, deadlines whose notice comes before the buffer, the eventfd. Nothing here touches a drive.
  *
  * Negative controls: each table has cases on both sides of its rule (a redo that rounds down beside
  * one that needn't; an aged request beside a young one; need_bytes met beside one byte missed), so a
@@ -37,6 +37,7 @@ struct fake {
     unsigned held_count;
     struct io_transfers done;
     int start_code, flush_code;
+    unsigned cancels;
     unsigned *closed;
 };
 
@@ -66,6 +67,23 @@ static unsigned fake_collect(struct io_backend *b, struct io_transfer **done, un
     return n;
 }
 
+/* While the kernel takes nothing, what it should give up has never reached it. */
+static void fake_cancel(struct io_backend *b, struct io_transfer *t)
+{
+    struct fake *f = (struct fake *)b;
+    unsigned at = 0;
+
+    f->cancels++;
+    while (at < f->held_count && f->held[at] != t)
+        at++;
+    assert_true(at < f->held_count);
+    if (!f->flush_code)
+        return;
+    memmove(f->held + at, f->held + at + 1, (--f->held_count - at) * sizeof f->held[0]);
+    t->result = -ECANCELED;
+    io_transfers_push(&f->done, t);
+}
+
 static void fake_close(struct io_backend *b)
 {
     struct fake *f = (struct fake *)b;
@@ -74,8 +92,11 @@ static void fake_close(struct io_backend *b)
     free(f);
 }
 
-static const struct io_backend_ops fake_ops = {
-    .start = fake_start, .flush = fake_flush, .collect = fake_collect, .close = fake_close};
+static const struct io_backend_ops fake_ops = {.start = fake_start,
+                                               .flush = fake_flush,
+                                               .collect = fake_collect,
+                                               .cancel = fake_cancel,
+                                               .close = fake_close};
 static unsigned closed;
 
 /* The oldest started transfer ends with this result. */
@@ -85,6 +106,20 @@ static void finish_first(struct fake *f, int64_t result)
     f->held[0]->result = result;
     io_transfers_push(&f->done, f->held[0]);
     memmove(f->held, f->held + 1, --f->held_count * sizeof f->held[0]);
+}
+
+/* The queue's clock: of a machine that has been up for some hours, and where time may jump. */
+static uint64_t clock_frozen_ns; /* 0: it goes */
+
+static uint64_t fake_clock(void)
+{
+    return clock_frozen_ns ? clock_frozen_ns : base_now_ns() + 4 * 3600000000000u;
+}
+
+static void set_clock(struct io_queue *q)
+{
+    q->clock = fake_clock;
+    q->now_ns = fake_clock();
 }
 
 static struct io_queue *open_fake(uint32_t depth, struct fake **out)
@@ -99,6 +134,7 @@ static struct io_queue *open_fake(uint32_t depth, struct fake **out)
     f->base.ops = &fake_ops;
     f->closed = &closed;
     assert_int_equal(io_queue_open_on(&config, &f->base, &q), 0);
+    set_clock(q);
     *out = f;
     return q;
 }
@@ -152,8 +188,8 @@ static void *address(uint64_t at)
 /* As if it had been submitted two hours ago. */
 static void age(struct io_queue *q, struct io_request *r)
 {
-    r->submit_ns = base_now_ns() - 7200000000000u;
-    r->expire_ns = r->submit_ns + 3600000000000u;
+    r->submit_ns = q->clock() - 7200000000000u;
+    r->expire_ns = r->submit_ns - q->away_ns + 3600000000000u;
     q->expire_ns = 0;
 }
 
@@ -500,47 +536,199 @@ static void mistakes_are_refused(void **state)
 
 /* ---- deadlines, wake-ups, engine failures ------------------------------ */
 
-/* The aged ones fail, in flight and queued; the young one doesn't. The engine returns the lost
- * transfer after its request is gone: under AddressSanitizer a queue that looks at it dies here. */
-static void late_completion_is_dropped(void **state)
+static struct io_request *late_one(struct io_queue *q)
+{
+    struct io_request *r = NULL;
+
+    return io_late(q, &r, 1) == 1 ? r : NULL;
+}
+
+/* Of the aged ones that which waits comes back, and that which is in flight is told of; the young one
+ * goes on. What the engine has stays the queue's until the engine has returned it, whatever the result. */
+static void late_is_told_before_it_is_returned(void **state)
+{
+    static const int64_t results[] = {64, 10, -EIO, -ECANCELED, -EINTR};
+
+    (void)state;
+    for (unsigned i = 0; i < 2 * sizeof results / sizeof results[0]; i++) {
+        struct fake_file file_;
+        struct io_file *file = make_file(&file_, 1 << 20, 1);
+        struct io_request lost = {.file = file, .buf = address(0), .bytes = 64, .offset = 7}, queued = lost;
+        struct io_request young = {.file = file, .buf = address(0), .bytes = 64}, *done[4];
+        bool asks = i % 2; /* an owner that does not just gets it later */
+        struct io_queue *q;
+        struct fake *f;
+
+        q = open_fake(1, &f);
+        (void)io_queue_fd(q);
+        io_submit(q, &lost);
+        io_flush(q);
+        io_submit(q, &queued);
+        io_submit(q, &young);
+        assert_int_equal(io_reap(q, done, 4), 0);
+        assert_null(late_one(q));
+        age(q, &lost);
+        age(q, &queued);
+        io_flush(q);
+        assert_true(readable(q));
+        assert_ptr_equal(reap_one(q), &queued);
+        assert_null(reap_one(q));
+        assert_int_equal(f->cancels, 1);
+        assert_true(lost.late && queued.late && !young.late);
+        if (asks) {
+            assert_ptr_equal(late_one(q), &lost);
+            assert_null(late_one(q)); /* once */
+        }
+        assert_false(readable(q));
+        assert_int_equal(lost.error.code, -OFL_EDEADLINE);
+        assert_int_equal(queued.error.code, -OFL_EDEADLINE);
+        assert_non_null(strstr(lost.error.text, "read pool-0: offset 7, 64 bytes: got 0: no completion"));
+        assert_non_null(strstr(lost.error.text, "in flight for 7200."));
+        assert_non_null(strstr(queued.error.text, "queued for 7200."));
+        io_cancel(q, &lost); /* it is as stopped as can be */
+        assert_int_equal(f->cancels, 1);
+        assert_int_equal(f->held_count, 1); /* it still takes up the depth */
+        assert_ptr_equal(f->held[0]->request, &lost);
+        assert_int_equal(io_queue_pending(q), 2);
+        finish_first(f, results[i / 2]);
+        assert_ptr_equal(reap_one(q), &lost);
+        assert_int_equal(lost.error.code, -OFL_EDEADLINE);
+        assert_non_null(strstr(lost.error.text, "in flight for 7200."));
+        assert_int_equal(lost.done_bytes, results[i / 2] > 0 ? results[i / 2] : 0);
+        assert_true(lost.elapsed_ns >= 7200000000000u);
+        assert_null(late_one(q));
+        assert_int_equal(f->held_count, 1);
+        assert_ptr_equal(f->held[0]->request, &young);
+        finish_first(f, 64);
+        assert_ptr_equal(reap_one(q), &young);
+        assert_int_equal(young.error.code, 0);
+        assert_int_equal(io_queue_pending(q), 0);
+        io_queue_close(q);
+        drop_file(&file_);
+    }
+}
+
+/* Many at once, of several pieces each: every one is told once, and comes back with its last piece. */
+static void late_ones_are_told_in_portions(void **state)
+{
+    const struct io_queue_config config = {.depth = 16, .piece_bytes = 4096, .deadline_ns = 3600000000000u};
+    struct io_request r[5], *late[5];
+    struct fake *f = calloc(1, sizeof *f);
+    struct fake_file file_;
+    struct io_file *file = make_file(&file_, 1 << 20, 4096);
+    struct io_queue *q;
+    unsigned told = 0;
+
+    (void)state;
+    f->base.ops = &fake_ops;
+    f->closed = &closed;
+    assert_int_equal(io_queue_open_on(&config, &f->base, &q), 0);
+    set_clock(q);
+    (void)io_queue_fd(q);
+    for (unsigned i = 0; i < 5; i++) {
+        r[i] = (struct io_request){.file = file, .buf = address(0), .bytes = 4 * 4096};
+        io_submit(q, &r[i]);
+    }
+    io_flush(q);
+    assert_int_equal(f->held_count, 16); /* all of four, and none of the fifth */
+    for (unsigned i = 0; i < 5; i++)
+        age(q, &r[i]);
+    io_flush(q);
+    assert_int_equal(f->cancels, 16);
+    assert_ptr_equal(reap_one(q), &r[4]);
+    for (unsigned n = 3; n > 0; told += n) {
+        n = io_late(q, late, 3);
+        for (unsigned i = 0; i < n; i++)
+            assert_true(late[i] >= r && late[i] < r + 4);
+        assert_int_equal(readable(q), told + n < 4 && n > 0);
+        (void)io_reap(q, late, 0);
+    }
+    assert_int_equal(told, 4);
+    for (unsigned i = 0; i < 16; i++) {
+        finish_first(f, i % 3 ? 4096 : -EIO);
+        assert_ptr_equal(reap_one(q), i % 4 == 3 ? &r[i / 4] : NULL);
+    }
+    io_queue_close(q);
+    drop_file(&file_);
+}
+
+/* Not even a waiting owner that never asks is woken twice by one notice. */
+static void waiting_ends_with_a_notice(void **state)
 {
     struct fake_file file_;
     struct io_file *file = make_file(&file_, 1 << 20, 1);
-    struct io_request *lost = calloc(1, sizeof *lost), *queued = calloc(1, sizeof *queued), *done[4];
-    struct io_request young = {.file = file, .buf = address(0), .bytes = 64};
+    struct io_request r = {.file = file, .buf = address(0), .bytes = 64}, *done;
     struct io_queue *q;
     struct fake *f;
 
     (void)state;
     q = open_fake(1, &f);
-    *lost = *queued = (struct io_request){.file = file, .buf = address(0), .bytes = 64, .offset = 7};
-    io_submit(q, lost);
+    io_submit(q, &r);
     io_flush(q);
-    io_submit(q, queued);
-    io_submit(q, &young);
-    assert_int_equal(io_reap(q, done, 4), 0);
-    age(q, lost);
-    age(q, queued);
-    io_flush(q);
-    assert_true(readable(q));
-    assert_int_equal(io_reap(q, done, 4), 2);
-    assert_int_equal(lost->error.code, -OFL_EDEADLINE);
-    assert_int_equal(queued->error.code, -OFL_EDEADLINE);
-    assert_non_null(strstr(lost->error.text, "read pool-0: offset 7, 64 bytes: got 0: no completion"));
-    assert_non_null(strstr(lost->error.text, "in flight for 7200."));
-    assert_non_null(strstr(queued->error.text, "queued for 7200."));
-    free(lost);
-    free(queued);
-    assert_int_equal(f->held_count, 1); /* the lost one still takes up the depth */
+    age(q, &r);
+    assert_int_equal(io_wait(q, &done, 1, UINT64_MAX), 0); /* for ever, but for the notice */
+    assert_true(r.late);
+    assert_int_equal(io_wait(q, &done, 1, 1000000), 0);
+    assert_ptr_equal(late_one(q), &r);
     finish_first(f, 64);
-    assert_int_equal(io_reap(q, done, 4), 0);
-    assert_int_equal(f->held_count, 1);
-    finish_first(f, 64);
-    assert_ptr_equal(reap_one(q), &young);
-    assert_int_equal(young.error.code, 0);
-    assert_int_equal(io_queue_pending(q), 0);
+    assert_int_equal(io_wait(q, &done, 1, UINT64_MAX), 1);
     io_queue_close(q);
     drop_file(&file_);
+}
+
+/* Two requests, of an hour and of a second, while the owner looks at the queue in such steps: what is
+ * late after the last one. */
+static const struct {
+    const char *name;
+    uint64_t step_ms;
+    unsigned steps;
+    bool second_late, hour_late;
+} stop_cases[] = {
+    {"within it", 300, 3, false, false},
+    {"it passes", 300, 4, true, false},
+    {"an hour passes", 1000, 3601, true, true},
+    {"stopped for two hours", 7200000, 1, false, false},
+    {"stopped twice", 7200000, 2, true, false},
+    {"stopped a lot: a second each counts", 7200000, 3601, true, true},
+};
+
+static void time_that_was_taken_does_not_count(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof stop_cases / sizeof stop_cases[0]; i++) {
+        struct fake_file file_;
+        struct io_file *file = make_file(&file_, 1 << 20, 1);
+        struct io_request hour = {.file = file, .buf = address(0), .bytes = 64}, second = hour, *late[2];
+        struct io_queue *q;
+        struct fake *f;
+
+        second.deadline_ns = 1001000000; /* a second counts whole */
+        q = open_fake(2, &f);
+        clock_frozen_ns = fake_clock();
+        io_submit(q, &hour);
+        io_submit(q, &second);
+        io_flush(q);
+        for (unsigned k = 0; k < stop_cases[i].steps; k++) {
+            clock_frozen_ns += stop_cases[i].step_ms * 1000000;
+            io_flush(q);
+        }
+        if (second.late != stop_cases[i].second_late || hour.late != stop_cases[i].hour_late)
+            fail_msg("%s: %d, %d", stop_cases[i].name, second.late, hour.late);
+        assert_int_equal(io_late(q, late, 2), (unsigned)second.late + hour.late);
+        if (stop_cases[i].steps == 2) /* a second of each, and what was missing */
+            assert_non_null(strstr(second.error.text,
+                                   "in flight for 14400.000 s, 14398.000 s of it kept from "
+                                   "running, allowed 1.001 s)"));
+        if (stop_cases[i].step_ms == 300 && second.late)
+            assert_non_null(strstr(second.error.text, "(in flight for 1.200 s, allowed 1.001 s)"));
+        finish_first(f, 64);
+        finish_first(f, 64);
+        assert_int_equal(io_reap(q, late, 2), 2);
+        assert_true(hour.elapsed_ns == stop_cases[i].step_ms * 1000000 * stop_cases[i].steps);
+        clock_frozen_ns = 0;
+        io_queue_close(q);
+        drop_file(&file_);
+    }
 }
 
 /* Finished but not yet collected is in time, however late the owner looks. */
@@ -648,7 +836,10 @@ int main(void)
         cmocka_unit_test(results_are_judged),
         cmocka_unit_test(end_of_file),
         cmocka_unit_test(mistakes_are_refused),
-        cmocka_unit_test(late_completion_is_dropped),
+        cmocka_unit_test(late_is_told_before_it_is_returned),
+        cmocka_unit_test(late_ones_are_told_in_portions),
+        cmocka_unit_test(time_that_was_taken_does_not_count),
+        cmocka_unit_test(waiting_ends_with_a_notice),
         cmocka_unit_test(finished_in_time_is_no_miss),
         cmocka_unit_test(fd_stays_readable_until_all_is_reaped),
         cmocka_unit_test(engine_refuses),

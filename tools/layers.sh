@@ -15,6 +15,11 @@ allowed() {
     local base='include/ base/'
     local store="$base io/ scheduler/ liboffload/mem/ liboffload/device/ liboffload/store/"
     local core="$store liboffload/source/ liboffload/core/"
+    # Inside core, from the ground up; side by side: lease, work, home.
+    local c=liboffload/core/
+    local ground="$store ${c}update.h ${c}pager.h" copy pump
+    copy="$ground ${c}tile.h ${c}place.h ${c}copy.h"
+    pump="$copy ${c}lease.h ${c}work.h ${c}home.h ${c}pump.h"
     case "$1" in
     include/*) echo include/ offload.h ;; # beside itself, as installed
     base/*) echo "$base" ;;
@@ -24,8 +29,21 @@ allowed() {
     liboffload/device/*) echo "$base liboffload/device/" ;;
     liboffload/store/*) echo "$store" ;;
     liboffload/source/*) echo "$base liboffload/source/" ;;
+    liboffload/core/update.h) echo 'include/' ;;
+    liboffload/core/pager.h | liboffload/core/op.c) echo "$ground" ;;
+    liboffload/core/tile.[ch]) echo "$ground ${c}tile.h" ;;
+    liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}place.h" ;;
+    liboffload/core/copy.[ch]) echo "$copy" ;;
+    liboffload/core/lease.[ch]) echo "$copy ${c}lease.h" ;;
+    liboffload/core/work.[ch]) echo "$copy ${c}work.h" ;;
+    liboffload/core/home.[ch]) echo "$copy ${c}home.h" ;;
+    liboffload/core/pump.[ch]) echo "$pump" ;;
+    liboffload/core/verify.[ch]) echo "$pump ${c}verify.h" ;;
+    liboffload/core/engine.[ch]) echo "$pump ${c}verify.h ${c}engine.h" ;;
+    liboffload/core/core.h) echo "include/ liboffload/device/device.h ${c}update.h" ;;
     liboffload/core/*) echo "$core" ;;
-    liboffload/optim/*) echo "$core liboffload/optim/" ;;
+    # Of core it sees what is meant for it, of the pager nothing.
+    liboffload/optim/*) echo "$base liboffload/device/device.h ${c}core.h ${c}update.h liboffload/optim/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
         echo 'include/offload.h examples/common.h examples/model/ bench/ io/io.h io/histogram.h io/drive.h' \
@@ -119,6 +137,17 @@ self_test() {
     expect good scheduler/a.c '#include <stdint.h>' || failed=1
     expect good liboffload/store/a.c '#include "io/io.h"' || failed=1
     expect good liboffload/optim/a.c '#include "liboffload/core/core.h"' || failed=1
+    expect bad liboffload/optim/a.c '#include "liboffload/core/pager.h"' || failed=1
+    expect bad liboffload/core/tile.c '#include "liboffload/core/copy.h"' || failed=1
+    expect bad liboffload/core/place.c '#include "liboffload/core/copy.h"' || failed=1
+    expect bad liboffload/core/copy.c '#include "liboffload/core/lease.h"' || failed=1
+    expect bad liboffload/core/lease.c '#include "liboffload/core/work.h"' || failed=1
+    expect bad liboffload/core/lease.c '#include "liboffload/core/pump.h"' || failed=1
+    expect bad liboffload/core/work.c '#include "liboffload/core/engine.h"' || failed=1
+    expect bad liboffload/core/pump.c '#include "liboffload/core/context.h"' || failed=1
+    expect good liboffload/core/pump.c '#include "liboffload/core/work.h"' || failed=1
+    expect good liboffload/core/copy.c '#include "liboffload/core/tile.h"' || failed=1
+    expect good liboffload/core/stream.c '#include "liboffload/core/pump.h"' || failed=1
     expect good examples/model/a.cu '#include "examples/model/cuda_kernel.cuh"' || failed=1
     expect good examples/a.c '#include "examples/model/model.h"' || failed=1
     expect good examples/a.c '#include <openblas/cblas.h>' || failed=1

@@ -46,11 +46,16 @@ io-not-trimmed|io/piece.c|(char *)t->bounce + t->skip, got);|(char *)t->bounce, 
 io-end-not-seen|io/piece.c|end = got < t->want \&\& at_end(t);|end = got < t->want \&\& t->result == 0;|test_io_queue
 io-window-open|io/queue.c|return path->background_bytes == 0 \|\| path->background_bytes + piece <= path->tuning.window_bytes;|return true;|test_io_paths test_io_fuzz
 io-window-leaks|io/queue.c|    t->path->background_bytes -= t->charged;|    ;|test_io_paths test_io_fuzz
-io-no-deadline|io/queue.c|if (q->now_ns > r->expire_ns)|if (0)|test_io_queue
+io-no-deadline|io/queue_deadline.c|if (counted_ns(q) > r->expire_ns)|if (0)|test_io_queue
+io-buffers-left-to-the-ring|io/uring.c|(void)io_uring_unregister_buffers(\&u->ring);|;|test_io_limits
+io-locked-memory-not-waited-for|io/uring.c|    if (*waited_ms >= MEMLOCK_WAIT_MS|    if (1 \|\| *waited_ms >= MEMLOCK_WAIT_MS|test_io_limits
+io-late-buffer-returned|io/queue_request.c|    if (--r->open == 0)|    if (--r->open == 0 \|\| r->late)|test_io_engines test_io_queue
+io-late-not-told|io/queue_deadline.c|r->late = r->unnoticed = q->late_news = true;|r->late = r->unnoticed = true;|test_io_queue
+io-stop-counts|io/queue_deadline.c|q->away_ns += q->now_ns - before_ns - stride_ns;|;|test_io_queue
 io-cancel-forgotten|io/queue.c|    if (!r->live \|\| r->cancelled)|    if (1)|test_io_faults test_io_paths
 io-drives-not-apart|io/queue.c|return path->inflight < sure \|\| q->transfer_count - q->inflight > owed;|return true;|test_io_paths
 io-parts-stop-together|io/queue.c|(verdict == IO_PIECE_END \&\& r->share_count == 1)|verdict == IO_PIECE_END|test_io_fuzz test_io_paths test_io_stripe
-io-wake-up-lost|io/queue.c|    n = take_done(q, done, max);\n    announce(q);|    n = take_done(q, done, max);|test_io_queue test_io_paths
+io-wake-up-lost|io/queue.c|    n = io_requests_take(q, done, max);\n    io_queue_announce(q);|    n = io_requests_take(q, done, max);|test_io_queue test_io_paths
 '
 
 # A mutant that does not compile proves nothing.

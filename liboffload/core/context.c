@@ -1,24 +1,17 @@
-/* context: see context.h. Opening and closing, the engine thread and its mailbox. */
+/* context: see context.h. Opening and closing. */
 #include "liboffload/core/context.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "base/sized.h"
-
-typedef unsigned long long ull;
 
 #define TILE_MIN_BYTES (64ull << 10)
 /* Tiles that the smallest host arena holds: room for one update's tiles and the moves beside it. */
 #define TILES_MIN 32u
-/* How often deadlines are looked at while I/O is in flight. */
-#define TICK_MS 500
 
 /* ---- log --------------------------------------------------------------- */
 
@@ -37,233 +30,41 @@ void core_log(struct ofl_ctx *ctx, enum ofl_log_level level, const char *fmt, ..
     pthread_mutex_unlock(&ctx->log_lock);
 }
 
-/* ---- mailbox ----------------------------------------------------------- */
+/* ---- commands ---------------------------------------------------------- */
 
-static void wake(struct ofl_ctx *ctx)
+struct call {
+    int (*run)(struct ofl_ctx *, void *);
+    void *arg;
+};
+
+static int call_run(void *ctx, void *arg)
 {
-    uint64_t one = 1;
+    struct call *c = arg;
 
-    /* The counter can't overflow in 2^64 wakes; a failed write means it is readable already. */
-    while (write(ctx->mail_fd, &one, sizeof one) < 0 && errno == EINTR)
-        ;
+    return c->run(ctx, c->arg);
 }
 
 int core_call(struct ofl_ctx *ctx, int (*run)(struct ofl_ctx *, void *), void *arg)
 {
-    struct core_cmd cmd = {.run = run, .arg = arg};
+    struct call c = {run, arg};
 
-    sem_init(&cmd.done, 0, 0);
-    pthread_mutex_lock(&ctx->mail_lock);
-    *ctx->cmds_tail = &cmd;
-    ctx->cmds_tail = &cmd.next;
-    pthread_mutex_unlock(&ctx->mail_lock);
-    wake(ctx);
-    while (sem_wait(&cmd.done) < 0)
-        ;
-    sem_destroy(&cmd.done);
-    return cmd.result < 0 ? base_error_restore(&cmd.error) : cmd.result;
+    return engine_call(&ctx->engine, call_run, ctx, &c);
 }
 
 /* Device threads. */
 static void device_done(void *sink, void *cookie, int code)
 {
-    struct ofl_ctx *ctx = sink;
     struct core_op *op = cookie;
 
     op->code = code;
-    op->next = NULL;
-    pthread_mutex_lock(&ctx->mail_lock);
-    *ctx->ops_tail = op;
-    ctx->ops_tail = &op->next;
-    pthread_mutex_unlock(&ctx->mail_lock);
-    wake(ctx);
-}
-
-/* ---- what the pager asks for ------------------------------------------- */
-
-static void env_io(void *arg, struct core_op *op)
-{
-    io_submit(((struct ofl_ctx *)arg)->io, &op->io);
-}
-
-static void env_copy_in(void *arg, void *dst, const void *src, uint64_t bytes, struct core_op *op)
-{
-    dev_copy_in(((struct ofl_ctx *)arg)->dev, dst, src, bytes, op);
-}
-
-static void env_copy_out(void *arg, void *dst, const void *src, uint64_t bytes, struct core_op *op)
-{
-    dev_copy_out(((struct ofl_ctx *)arg)->dev, dst, src, bytes, op);
-}
-
-static void env_fill(void *arg, void *dst, uint8_t byte, uint64_t bytes, struct core_op *op)
-{
-    dev_fill(((struct ofl_ctx *)arg)->dev, dst, byte, bytes, op);
-}
-
-static int env_gate_create(void *arg, struct dev_gate **gate)
-{
-    return dev_gate_create(((struct ofl_ctx *)arg)->dev, gate);
-}
-
-static void env_gate_open(void *arg, struct dev_gate *gate, const struct base_error *error)
-{
-    (void)arg;
-    dev_gate_open(gate, error);
-}
-
-static const char *env_why(void *arg, int code)
-{
-    return dev_check(((struct ofl_ctx *)arg)->dev) == code ? base_error_text() : base_strerror(code);
+    engine_post(&((struct ofl_ctx *)sink)->engine, op);
 }
 
 static void env_log(void *arg, enum ofl_log_level level, const char *text)
 {
-    core_log(arg, level, "%s", text);
-}
+    struct core_engine *e = arg;
 
-/* Worker thread. */
-static void work_job(void *arg)
-{
-    struct core_request *r = arg;
-    struct ofl_ctx *ctx = r->arg;
-    struct core_update *u = r->update;
-    struct ofl_tensor *t = r->refs[0].tensor;
-    uint64_t first = r->refs[0].tile * t->tile_elems;
-    uint64_t elems = t->elems - first < t->tile_elems ? t->elems - first : t->tile_elems;
-    void *ptr[CORE_UPDATE_TENSORS] = {0};
-    bool fresh[CORE_UPDATE_TENSORS] = {0};
-
-    for (uint32_t i = 0; i < r->count; i++) {
-        ptr[i] = r->refs[i].ptr;
-        fresh[i] = r->refs[i].fresh;
-    }
-    u->tile(u->arg, ptr, fresh, first, elems);
-    pthread_mutex_lock(&ctx->mail_lock);
-    r->next = ctx->ended;
-    ctx->ended = r;
-    pthread_mutex_unlock(&ctx->mail_lock);
-    wake(ctx);
-}
-
-static void env_work(void *arg, struct core_request *r)
-{
-    r->arg = arg;
-    base_pool_submit(((struct ofl_ctx *)arg)->pool, work_job, r);
-}
-
-/* ---- engine thread ----------------------------------------------------- */
-
-static void cmd_run(struct ofl_ctx *ctx, struct core_cmd *cmd)
-{
-    cmd->result = cmd->run(ctx, cmd->arg);
-    if (cmd->result == -EAGAIN && ctx->pager.broken.code)
-        cmd->result = pager_check(&ctx->pager);
-    if (cmd->result == -EAGAIN) {
-        cmd->next = ctx->blocked;
-        ctx->blocked = cmd;
-        return;
-    }
-    if (cmd->result < 0)
-        base_error_save(&cmd->error, cmd->result);
-    sem_post(&cmd->done); /* cmd is the caller's again */
-}
-
-static void take_mail(struct ofl_ctx *ctx)
-{
-    struct core_cmd *cmds;
-    struct core_request *ended;
-    struct core_op *ops;
-    uint64_t count;
-
-    while (read(ctx->mail_fd, &count, sizeof count) < 0 && errno == EINTR)
-        ;
-    pthread_mutex_lock(&ctx->mail_lock);
-    cmds = ctx->cmds;
-    ops = ctx->ops;
-    ended = ctx->ended;
-    ctx->cmds = NULL;
-    ctx->cmds_tail = &ctx->cmds;
-    ctx->ops = NULL;
-    ctx->ops_tail = &ctx->ops;
-    ctx->ended = NULL;
-    pthread_mutex_unlock(&ctx->mail_lock);
-    while (ops) {
-        struct core_op *next = ops->next;
-
-        pager_done(&ctx->pager, ops);
-        ops = next;
-    }
-    while (ended) {
-        struct core_request *next = ended->next;
-
-        pager_request_end(&ctx->pager, ended);
-        ended = next;
-    }
-    while (cmds) {
-        struct core_cmd *next = cmds->next;
-
-        cmd_run(ctx, cmds);
-        cmds = next;
-    }
-}
-
-static void retry_blocked(struct ofl_ctx *ctx)
-{
-    struct core_cmd *cmd = ctx->blocked;
-
-    ctx->blocked = NULL;
-    while (cmd) {
-        struct core_cmd *next = cmd->next;
-
-        cmd_run(ctx, cmd);
-        cmd = next;
-    }
-}
-
-/* True if there is more to do that no event will announce. */
-static bool serve(struct ofl_ctx *ctx)
-{
-    struct io_request *done[64];
-    uint64_t before;
-    bool more;
-    unsigned n;
-
-    take_mail(ctx);
-    do {
-        n = io_reap(ctx->io, done, 64);
-        for (unsigned i = 0; i < n; i++)
-            pager_done(&ctx->pager, done[i]->cookie);
-        more = pager_pump(&ctx->pager);
-        io_flush(ctx->io);
-        before = ctx->pager.changes;
-        retry_blocked(ctx);
-    } while (n || ctx->pager.changes != before);
-    return more;
-}
-
-static void *engine(void *arg)
-{
-    struct ofl_ctx *ctx = arg;
-    struct pollfd fds[2] = {{.fd = ctx->mail_fd, .events = POLLIN},
-                            {.fd = io_queue_fd(ctx->io), .events = POLLIN}};
-    bool more = false;
-
-    pthread_setname_np(pthread_self(), "ofl-engine");
-    for (;;) {
-        bool stopping;
-
-        pthread_mutex_lock(&ctx->mail_lock);
-        stopping = ctx->stopping && !ctx->cmds && !ctx->ops && !ctx->ended;
-        pthread_mutex_unlock(&ctx->mail_lock);
-        if (stopping && ctx->pager.broken.code == 0)
-            base_error_set(&ctx->pager.broken, -ECANCELED, "the context is closing"); /* nothing new starts */
-        if (stopping && ctx->pager.inflight == 0 && ctx->pager.active == 0)
-            return NULL;
-        /* A poll that fails (EINTR) is a wake-up like any other. */
-        poll(fds, 2, more ? 0 : io_queue_pending(ctx->io) || stopping ? TICK_MS : -1);
-        more = serve(ctx);
-    }
+    core_log((struct ofl_ctx *)((char *)e - offsetof(struct ofl_ctx, engine)), level, "%s", text);
 }
 
 /* ---- open and close ---------------------------------------------------- */
@@ -319,12 +120,12 @@ static int register_memory(struct ofl_ctx *ctx, unsigned flags)
     int err;
 
     mem_machine_get(&machine);
-    if (dev_native(ctx->dev)) /* a GPU's driver pins every page */
+    if (dev_native(ctx->engine.dev)) /* a GPU's driver pins every page */
         mem_arena_populate(&ctx->arena, machine.cores);
-    err = dev_register_host(ctx->dev, ctx->arena.base, ctx->arena.mapped_bytes);
+    err = dev_register_host(ctx->engine.dev, ctx->arena.base, ctx->arena.mapped_bytes);
 
     if (err == 0) {
-        ctx->arena.pinned |= dev_native(ctx->dev) != NULL; /* whatever mlock was allowed to */
+        ctx->arena.pinned |= dev_native(ctx->engine.dev) != NULL; /* whatever mlock was allowed to */
         return 0;
     }
     if (flags & MEM_REQUIRE_PINNED)
@@ -340,11 +141,11 @@ static int open_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
     struct dev_config dev = {.arena_bytes = c->device_bytes, .done = device_done, .sink = ctx};
     int err;
 
-    err = dev_open(c->device ? c->device : "host", &dev, &ctx->dev);
+    err = dev_open(c->device ? c->device : "host", &dev, &ctx->engine.dev);
     if (err < 0 || c->host_bytes == 0)
         return err;
     /* a GPU's driver pins without regard to RLIMIT_MEMLOCK */
-    err = mem_arena_create(c->host_bytes, dev_native(ctx->dev) ? 0 : flags, &ctx->arena);
+    err = mem_arena_create(c->host_bytes, dev_native(ctx->engine.dev) ? 0 : flags, &ctx->arena);
     if (err < 0)
         return err;
     if (ctx->arena.note[0])
@@ -354,20 +155,11 @@ static int open_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
 
 static int open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t workers)
 {
-    struct pager *p = &ctx->pager;
+    struct pager *p = &ctx->engine.pager;
     int err;
 
-    p->env = (struct core_env){.arg = ctx,
-                               .io = env_io,
-                               .copy_in = env_copy_in,
-                               .copy_out = env_copy_out,
-                               .fill = env_fill,
-                               .work = env_work,
-                               .gate_create = env_gate_create,
-                               .gate_open = env_gate_open,
-                               .why = env_why,
-                               .log = env_log};
-    p->device = dev_arena(ctx->dev);
+    p->env.log = env_log;
+    p->device = dev_arena(ctx->engine.dev);
     p->device_bytes = c->device_bytes / CORE_DEVICE_ALIGN * CORE_DEVICE_ALIGN;
     p->host = ctx->arena.base;
     p->host_bytes = c->host_bytes / CORE_HOST_ALIGN * CORE_HOST_ALIGN;
@@ -381,15 +173,13 @@ static int open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t 
 
 static void ctx_free(struct ofl_ctx *ctx)
 {
-    pager_close(&ctx->pager);
-    base_pool_destroy(ctx->pool);
-    io_queue_close(ctx->io);
+    pager_close(&ctx->engine.pager);
+    base_pool_destroy(ctx->engine.pool);
+    io_queue_close(ctx->engine.io);
     store_close(ctx->store);
-    dev_close(ctx->dev);
+    dev_close(ctx->engine.dev);
     mem_arena_destroy(&ctx->arena);
-    if (ctx->mail_fd >= 0)
-        close(ctx->mail_fd);
-    pthread_mutex_destroy(&ctx->mail_lock);
+    engine_close(&ctx->engine);
     pthread_mutex_destroy(&ctx->log_lock);
     pthread_mutex_destroy(&ctx->lists_lock);
     free(ctx);
@@ -404,26 +194,21 @@ static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
     mem_machine_get(&machine);
     if (workers == 0)
         workers = machine.cores ? machine.cores : 1;
-    ctx->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (ctx->mail_fd < 0)
-        return base_fail_errno(-errno, "open context: eventfd");
-    err = core_budgets_check(ctx, c);
+    err = engine_open(&ctx->engine);
+    if (err == 0)
+        err = core_budgets_check(ctx, c);
     if (err == 0)
         err = open_memory(ctx, c);
     if (err == 0)
         err = core_io_open(ctx, c);
     if (err == 0)
-        err = base_pool_create(workers, "ofl-work", &ctx->pool);
+        err = base_pool_create(workers, "ofl-work", &ctx->engine.pool);
     if (err < 0)
         return err;
     err = open_pager(ctx, c, workers);
     if (err < 0)
         return err;
-    err = -pthread_create(&ctx->thread, NULL, engine, ctx);
-    if (err < 0)
-        return base_fail_errno(err, "open context: start the engine thread");
-    ctx->thread_runs = true;
-    return 0;
+    return engine_start(&ctx->engine);
 }
 
 int ofl_open(const struct ofl_config *config, struct ofl_ctx **out)
@@ -442,12 +227,9 @@ int ofl_open(const struct ofl_config *config, struct ofl_ctx **out)
     ctx = calloc(1, sizeof *ctx);
     if (!ctx)
         return base_fail(-ENOMEM, "open context: out of memory");
-    ctx->mail_fd = -1;
-    ctx->cmds_tail = &ctx->cmds;
-    ctx->ops_tail = &ctx->ops;
+    ctx->engine.mail_fd = -1;
     ctx->log = c.log;
     ctx->log_arg = c.log_arg;
-    pthread_mutex_init(&ctx->mail_lock, NULL);
     pthread_mutex_init(&ctx->log_lock, NULL);
     pthread_mutex_init(&ctx->lists_lock, NULL);
     err = start(ctx, &c);
@@ -459,7 +241,7 @@ int ofl_open(const struct ofl_config *config, struct ofl_ctx **out)
         struct base_error why;
 
         base_error_save(&why, err);
-        if (ctx->thread_runs)
+        if (ctx->engine.runs)
             ofl_close(ctx);
         else
             ctx_free(ctx);
@@ -467,15 +249,6 @@ int ofl_open(const struct ofl_config *config, struct ofl_ctx **out)
     }
     *out = ctx;
     return 0;
-}
-
-static void stop_engine(struct ofl_ctx *ctx)
-{
-    pthread_mutex_lock(&ctx->mail_lock);
-    ctx->stopping = true;
-    pthread_mutex_unlock(&ctx->mail_lock);
-    wake(ctx);
-    pthread_join(ctx->thread, NULL);
 }
 
 int ofl_close(struct ofl_ctx *ctx)
@@ -492,14 +265,14 @@ int ofl_close(struct ofl_ctx *ctx)
     }
     while (ctx->streams)
         ofl_stream_destroy(ctx->streams);
-    stop_engine(ctx);
-    first = ctx->pager.broken;
+    engine_stop(&ctx->engine);
+    first = ctx->engine.pager.broken;
     if (first.code == -ECANCELED)
         first.code = 0;
-    while (ctx->pager.tensors) {
-        struct ofl_tensor *t = ctx->pager.tensors;
+    while (ctx->engine.pager.tensors) {
+        struct ofl_tensor *t = ctx->engine.pager.tensors;
 
-        ctx->pager.tensors = t->next;
+        ctx->engine.pager.tensors = t->next;
         core_tensor_free(t);
     }
     while (ctx->sources)

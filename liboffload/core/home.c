@@ -12,9 +12,9 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "liboffload/core/pager.h"
-
-typedef unsigned long long ull;
+#include "liboffload/core/home.h"
+#include "liboffload/core/place.h"
+#include "liboffload/core/tile.h"
 
 #define TILE_MIN_BYTES (64ull << 10)
 #define TILE_MAX_BYTES (8ull << 20)
@@ -71,11 +71,11 @@ uint64_t home_tile_bytes(const struct ofl_config *c, uint64_t store_bytes)
 /* Device memory that homes may take, as long as every tensor can be leased beside them. */
 static uint64_t device_room(const struct pager *p)
 {
+    const struct base_node *largest = base_tree_last(&p->sizes);
     uint64_t kept = p->homes.leased_bytes;
 
-    for (const struct ofl_tensor *t = p->tensors; t; t = t->next)
-        if (!t->device_home && copy_footprint(t->bytes) > kept)
-            kept = copy_footprint(t->bytes);
+    if (largest && place_footprint(BASE_TREE_OWNER(largest, struct ofl_tensor, by_size)->bytes) > kept)
+        kept = place_footprint(BASE_TREE_OWNER(largest, struct ofl_tensor, by_size)->bytes);
     return less(p->device_bytes, kept + p->homes.bytes[OFL_DEVICE]);
 }
 
@@ -247,11 +247,12 @@ static int refuse(const struct pager *p, const struct ofl_tensor *t)
 
 static int take_device(struct pager *p, struct ofl_tensor *t)
 {
-    struct core_copy *c = copy_place_home(p, t);
+    struct core_copy *c = place_home(p, t);
 
     if (!c)
         return -OFL_EBUDGET; /* the caller has the sentence */
-    c->home = c->fill = true;
+    place_keep(p, c);
+    c->fill = true;
     t->device_home = true;
     p->homes.bytes[OFL_DEVICE] += c->len;
     return 0;
@@ -350,7 +351,7 @@ int home_take(struct pager *p, struct ofl_tensor *t)
         return take_device(p, t) < 0 ? refuse_device(p, t) : 0;
     cut = cut_of(p, t);
     fits = cut.least <= cut.most;
-    device = may_live_on_device(t) && copy_footprint(t->bytes) <= device_room(p);
+    device = may_live_on_device(t) && place_footprint(t->bytes) <= device_room(p);
     if (device && (!fits || device_is_behind(p, t)) && take_device(p, t) == 0)
         return 0;
     if (!fits)
@@ -364,7 +365,7 @@ int home_take(struct pager *p, struct ofl_tensor *t)
 void home_give(struct pager *p, struct ofl_tensor *t)
 {
     if (t->device_home)
-        p->homes.bytes[OFL_DEVICE] -= copy_footprint(t->bytes);
+        p->homes.bytes[OFL_DEVICE] -= place_footprint(t->bytes);
     if (t->file && !t->source) {
         p->homes.bytes[OFL_NVME] -= store_bytes_of(t);
         store_give(p->store, t->file_off, store_bytes_of(t));

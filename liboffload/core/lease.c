@@ -1,53 +1,113 @@
 /*
- * lease: acquire and release. Owns the rules of who may hold what, and the waits:
- * what a stream must see complete before the work behind an acquire may run.
+ * lease: see lease.h. Everything that an acquire may want memory for is asked for before anything changes, so
+ * it happens whole or not at all.
  */
+#include "liboffload/core/lease.h"
+
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "liboffload/core/pager.h"
+#include "liboffload/core/copy.h"
+#include "liboffload/core/place.h"
 
-typedef unsigned long long ull;
+/* Streams that failed whose reasons are kept. */
+#define STREAM_ERRORS 64u
+
+/* Of one lease of a batch, while it is acquired. */
+struct lease_item {
+    uint32_t lease; /* its index; items are sorted for placement */
+    uint64_t bytes;
+    bool repeated; /* an earlier one of the batch has the same tensor */
+    bool had;      /* it holds a copy that was there */
+    bool made;     /* it holds a new one */
+};
 
 /* ---- waits ------------------------------------------------------------- */
 
-static void cond_over(struct pager *p, struct core_cond *cond, const struct base_error *error)
+static void wait_note(struct core_wait *w, const struct base_error *error)
 {
-    struct core_wait *w = cond->wait;
+    if (!w->error)
+        w->error = pager_error_copy(error);
+}
 
-    free(cond);
-    if (error && !w->error) {
-        w->error = malloc(sizeof *w->error);
-        if (w->error)
-            *w->error = *error;
+static void stream_failed(struct pager *p, uint64_t stream, const struct base_error *error)
+{
+    struct core_stream_error *e, **at = &p->stream_errors;
+    unsigned n = 0;
+
+    for (; *at; at = &(*at)->next, n++)
+        if ((*at)->stream == stream)
+            return; /* the first counts */
+    e = malloc(sizeof *e);
+    if (!e)
+        return;
+    *e = (struct core_stream_error){.stream = stream, .error = *error};
+    *at = e;
+    if (n == STREAM_ERRORS) {
+        e = p->stream_errors;
+        p->stream_errors = e->next;
+        free(e);
     }
+}
+
+static void wait_less(struct pager *p, struct core_wait *w)
+{
     if (--w->remaining)
         return;
     w->prev->next = w->next;
     w->next->prev = w->prev;
+    if (w->error)
+        stream_failed(p, w->stream, w->error);
     p->env.gate_open(p->env.arg, w->gate, w->error);
     p->changes++;
-    free(w->error);
+    pager_error_free(w->error);
     free(w);
 }
 
-static int cond_add(struct core_wait *w, struct core_copy *c, bool bytes)
+static int reserve_conds(struct pager *p, size_t count)
 {
-    struct core_cond *cond = calloc(1, sizeof *cond);
+    while (p->spare_conds_count < count) {
+        struct core_cond *cond = malloc(sizeof *cond);
 
-    if (!cond)
-        return base_fail(-ENOMEM, "acquire %s: out of memory", c->tensor->name);
-    cond->wait = w;
-    cond->bytes = bytes;
-    cond->upto = c->mark_seq;
-    cond->count = c->marks;
-    cond->next = c->conds;
+        if (!cond)
+            return base_fail(-ENOMEM, "acquire: %zu conditions: out of memory", count);
+        cond->next = p->spare_conds;
+        p->spare_conds = cond;
+        p->spare_conds_count++;
+    }
+    return 0;
+}
+
+static void cond_add(struct pager *p, struct core_wait *w, struct core_copy *c, bool bytes, bool readable)
+{
+    struct core_cond *cond = p->spare_conds;
+
+    p->spare_conds = cond->next;
+    p->spare_conds_count--;
+    *cond = (struct core_cond){.wait = w,
+                               .next = c->conds,
+                               .bytes = bytes,
+                               .readable = readable,
+                               .upto = c->mark_seq,
+                               .count = c->marks};
     c->conds = cond;
     w->remaining++;
     if (bytes)
-        c->waiting++;
-    return 0;
+        copy_await(p, c, 1);
+}
+
+static void cond_over(struct pager *p, struct core_copy *c, struct core_cond *cond)
+{
+    struct core_wait *w = cond->wait;
+
+    if (cond->bytes)
+        copy_await(p, c, -1);
+    cond->next = p->spare_conds;
+    p->spare_conds = cond;
+    p->spare_conds_count++;
+    wait_less(p, w);
 }
 
 /* Ends the copy's conditions that match: those for bytes, or all. */
@@ -63,9 +123,8 @@ static void conds_over(struct pager *p, struct core_copy *c, bool bytes_only, co
             continue;
         }
         *at = cond->next;
-        if (cond->bytes)
-            c->waiting--;
-        cond_over(p, cond, error);
+        wait_note(cond->wait, error);
+        cond_over(p, c, cond);
     }
 }
 
@@ -76,11 +135,12 @@ void lease_copy_ready(struct pager *p, struct core_copy *c)
 
 void lease_fail_all(struct pager *p)
 {
-    struct core_copy *lists[] = {&p->live, &p->ghosts};
-
-    for (int k = 0; k < 2; k++)
-        for (struct core_copy *c = lists[k]->next; c != lists[k]; c = c->next)
-            if (c->conds && copy_at_rest(p, c))
+    for (struct core_copy *c = p->live.next; c != &p->live; c = c->next)
+        if (c->conds && place_at_rest(p, c))
+            conds_over(p, c, false, &p->broken);
+    for (struct ofl_tensor *t = p->tensors; t; t = t->next)
+        for (struct core_copy *c = t->ghosts; c; c = c->next)
+            if (c->conds && place_at_rest(p, c))
                 conds_over(p, c, false, &p->broken);
 }
 
@@ -91,32 +151,25 @@ static bool needs_marks(const struct core_copy *c, enum ofl_mode mode, uint64_t 
     return pending && c->mark_stream != stream;
 }
 
-/* Adds what the lease has to wait for; w is made when the first condition needs it. */
-static int lease_wait(const struct ofl_lease *l, uint64_t stream, struct core_wait **w)
+/* Adds what the lease has to wait for. */
+static void lease_wait(struct pager *p, const struct ofl_lease *l, struct core_wait *w)
 {
     struct core_copy *c = l->tensor->current;
-    bool bytes = !copy_bytes_ready(c), marks = needs_marks(c, l->mode, stream);
 
-    if (!bytes && !marks)
-        return 0;
-    if (!*w) {
-        *w = calloc(1, sizeof **w);
-        if (!*w)
-            return base_fail(-ENOMEM, "acquire %s: out of memory", l->tensor->name);
-    }
-    if (bytes && cond_add(*w, c, true) < 0)
-        return -ENOMEM;
-    return marks ? cond_add(*w, c, false) : 0;
+    if (!copy_bytes_ready(c))
+        cond_add(p, w, c, true, true);
+    if (needs_marks(c, l->mode, w->stream))
+        cond_add(p, w, c, false, l->mode != OFL_OVERWRITE);
 }
 
-/* ---- acquire ----------------------------------------------------------- */
+/* ---- acquire: checks --------------------------------------------------- */
 
 static const char *mode_name(enum ofl_mode mode)
 {
     return mode == OFL_READ ? "read" : mode == OFL_UPDATE ? "update" : "overwrite";
 }
 
-static int check_lease(const struct ofl_lease *l, size_t i, const struct ofl_lease *all)
+static int check_lease(const struct ofl_lease *l, size_t i)
 {
     const struct ofl_tensor *t = l->tensor;
     const struct core_copy *c = t ? t->current : NULL;
@@ -131,111 +184,145 @@ static int check_lease(const struct ofl_lease *l, size_t i, const struct ofl_lea
                          mode_name(l->mode), c->writer ? "write" : "read");
     if (c && c->leases && c->error)
         return base_error_restore(c->error);
-    for (size_t k = 0; k < i; k++)
-        if (all[k].tensor == t && (l->mode != OFL_READ || all[k].mode != OFL_READ))
-            return base_fail(-OFL_ESTATE, "acquire %s: twice in one batch, not only to read", t->name);
-    return 0;
+    return l->mode == OFL_OVERWRITE ? 0 : copy_check_lost(t, "acquire");
 }
 
-static bool repeated(const struct ofl_lease *leases, size_t i)
+/* Checks the batch, and notes in items which tensors it names more than once. */
+static int check_batch(struct pager *p, const struct ofl_lease *leases, size_t n)
 {
-    for (size_t k = 0; k < i; k++)
-        if (leases[k].tensor == leases[i].tensor)
-            return true;
-    return false;
-}
-
-/* Refuses what can't fit beside the leases held, before anything moves. */
-static int check_budget(struct pager *p, const struct ofl_lease *leases, size_t n)
-{
-    uint64_t held = 0, wanted = 0;
+    uint64_t wanted = 0;
     const struct ofl_tensor *largest = NULL;
 
-    for (const struct core_copy *c = p->live.next; c != &p->live; c = c->next)
-        if (c->leases || c->home)
-            held += c->len;
+    p->batch++;
     for (size_t i = 0; i < n; i++) {
-        const struct ofl_tensor *t = leases[i].tensor;
-        bool counted = t->current && (t->current->leases || t->current->home);
+        struct ofl_tensor *t = leases[i].tensor;
+        int err = check_lease(&leases[i], i);
 
-        if (counted || repeated(leases, i))
+        if (err < 0)
+            return err;
+        p->items[i] =
+            (struct lease_item){.lease = (uint32_t)i, .bytes = t->bytes, .repeated = t->batch == p->batch};
+        if (p->items[i].repeated) {
+            for (size_t k = 0; k < i; k++)
+                if (leases[k].tensor == t && (leases[i].mode != OFL_READ || leases[k].mode != OFL_READ))
+                    return base_fail(-OFL_ESTATE, "acquire %s: twice in one batch, not only to read",
+                                     t->name);
             continue;
-        wanted += copy_footprint(t->bytes);
+        }
+        t->batch = p->batch;
+        if (t->current && (t->current->leases || t->current->home))
+            continue;
+        wanted += place_footprint(t->bytes);
         if (!largest || t->bytes > largest->bytes)
             largest = t;
     }
-    if (held + wanted <= p->device_bytes)
+    /* What can't fit beside the leases held is refused before anything moves. */
+    if (p->held_bytes + wanted <= p->device_bytes)
         return 0;
     return base_fail(
         -OFL_EBUDGET,
         "acquire %zu tensors: %llu bytes of device memory needed beside %llu bytes leased, the largest "
         "%s with %llu bytes: the device budget is %llu bytes; the smallest that holds this is %llu",
-        n, (ull)wanted, (ull)held, largest ? largest->name : "-", (ull)(largest ? largest->bytes : 0),
-        (ull)p->device_bytes, (ull)(held + wanted));
+        n, (ull)wanted, (ull)p->held_bytes, largest ? largest->name : "-",
+        (ull)(largest ? largest->bytes : 0), (ull)p->device_bytes, (ull)(p->held_bytes + wanted));
 }
 
-/* Gives every tensor of the batch a range, largest first. made[i]: it has a new one. */
-static bool place_all(struct pager *p, struct ofl_lease *leases, size_t n, bool *made)
+static int reserve(struct pager *p, size_t n)
 {
-    for (;;) {
-        struct ofl_tensor *largest = NULL;
-        size_t at = 0;
+    if (n > UINT32_MAX / 2)
+        return base_fail(-EINVAL, "acquire %zu tensors: more than can be", n);
+    if (n > p->items_room) {
+        struct lease_item *more = realloc(p->items, n * sizeof *more);
 
-        for (size_t i = 0; i < n; i++)
-            if (!leases[i].tensor->current && (!largest || leases[i].tensor->bytes > largest->bytes)) {
-                largest = leases[i].tensor;
-                at = i;
+        if (!more)
+            return base_fail(-ENOMEM, "acquire %zu tensors: out of memory", n);
+        p->items = more;
+        p->items_room = n;
+    }
+    return 0;
+}
+
+/* ---- acquire: places --------------------------------------------------- */
+
+static int larger_first(const void *left, const void *right)
+{
+    const struct lease_item *a = left, *b = right;
+
+    if (a->bytes != b->bytes)
+        return a->bytes > b->bytes ? -1 : 1;
+    return a->lease < b->lease ? -1 : a->lease > b->lease;
+}
+
+static struct ofl_tensor *tensor_of(const struct pager *p, const struct ofl_lease *leases, size_t i)
+{
+    return leases[p->items[i].lease].tensor;
+}
+
+/* Holds what is there, so that it is not evicted for the others. */
+static void hold_all(struct pager *p, const struct ofl_lease *leases, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct core_copy *c = tensor_of(p, leases, i)->current;
+
+        if (c && c->error && !c->leases && !c->waiting) { /* an earlier fetch, or write, failed: anew */
+            pager_error_free(c->error);
+            c->error = NULL;
+            if (!c->home) {
+                place_evict(p, c);
+                c = NULL;
             }
-        if (!largest)
-            return true;
-        if (!copy_place(p, largest, 0))
-            return false;
-        made[at] = true;
-        largest->current->leases++; /* held against the placements to come */
-    }
-}
-
-/* Takes back what place_all and the caller's holds did for this batch. */
-static void unhold(struct pager *p, struct ofl_lease *leases, size_t n, const bool *had, bool *made)
-{
-    for (size_t i = 0; i < n; i++) {
-        struct core_copy *c = leases[i].tensor->current;
-
-        if (had[i] || made[i])
-            c->leases--;
-        if (made[i])
-            copy_evict(p, c);
-        made[i] = false;
-    }
-}
-
-static int place_batch(struct pager *p, struct ofl_lease *leases, size_t n, bool *had, bool *made)
-{
-    for (size_t i = 0; i < n; i++) {
-        struct core_copy *c = leases[i].tensor->current;
-
-        if (c && c->error && !c->leases) {
-            copy_evict(p, c); /* an earlier fetch failed: try again */
-            c = NULL;
         }
-        had[i] = c && !repeated(leases, i);
-        if (had[i])
-            c->leases++;
+        p->items[i].had = c && !p->items[i].repeated;
+        if (p->items[i].had)
+            place_hold(p, c);
     }
-    if (place_all(p, leases, n, made))
+}
+
+/* Gives every other tensor of the batch a range, largest first. */
+static bool place_all(struct pager *p, const struct ofl_lease *leases, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct ofl_tensor *t = tensor_of(p, leases, i);
+
+        if (t->current)
+            continue;
+        if (!place_copy(p, t, 0))
+            return false;
+        p->items[i].made = true;
+        place_hold(p, t->current); /* against the placements to come */
+    }
+    return true;
+}
+
+/* Takes back what hold_all and place_all did for this batch. */
+static void unhold_all(struct pager *p, const struct ofl_lease *leases, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct core_copy *c = tensor_of(p, leases, i)->current;
+
+        if (p->items[i].had || p->items[i].made)
+            place_unhold(p, c);
+        if (p->items[i].made)
+            place_evict(p, c);
+        p->items[i].had = p->items[i].made = false;
+    }
+}
+
+static int place_batch(struct pager *p, const struct ofl_lease *leases, size_t n)
+{
+    if (n > 1)
+        qsort(p->items, n, sizeof *p->items, larger_first);
+    hold_all(p, leases, n);
+    if (place_all(p, leases, n))
         return 0;
     /* It fits by bytes, but the free ranges are in pieces: clear the arena of all that isn't
      * leased by others, this batch's own copies included, and lay the batch out afresh. */
-    unhold(p, leases, n, had, made);
-    copy_evict_all(p);
-    for (size_t i = 0; i < n; i++) {
-        had[i] = leases[i].tensor->current && !repeated(leases, i);
-        if (had[i])
-            leases[i].tensor->current->leases++;
-    }
-    if (place_all(p, leases, n, made))
+    unhold_all(p, leases, n);
+    place_evict_all(p);
+    hold_all(p, leases, n);
+    if (place_all(p, leases, n))
         return 0;
-    unhold(p, leases, n, had, made);
+    unhold_all(p, leases, n);
     return base_fail(
         -OFL_EBUDGET,
         "acquire %zu tensors: no contiguous device memory left between leases held (%llu bytes budget): "
@@ -243,144 +330,135 @@ static int place_batch(struct pager *p, struct ofl_lease *leases, size_t n, bool
         n, (ull)p->device_bytes);
 }
 
-static void drop_ghosts(struct pager *p, struct ofl_tensor *t)
+/* ---- acquire ----------------------------------------------------------- */
+
+static struct core_wait *wait_make(struct pager *p, uint64_t stream)
 {
-    /* A host work still to come, or a fill that an earlier use awaits, may read what they drain. */
-    if (t->host_done != t->host_issued || !t->dirty_ghosts || copy_fill_before(p, t, UINT64_MAX))
-        return;
-    for (struct core_copy *c = p->ghosts.next; c != &p->ghosts; c = c->next)
-        if (c->tensor == t)
-            copy_ghost_drop(c);
+    struct core_wait *w = calloc(1, sizeof *w);
+
+    if (!w || p->env.gate_create(p->env.arg, &w->gate) < 0) {
+        if (!w)
+            base_fail(-ENOMEM, "acquire: out of memory");
+        free(w);
+        return NULL;
+    }
+    w->stream = stream;
+    w->remaining = 1; /* the acquire itself */
+    w->next = &p->waits;
+    w->prev = p->waits.prev;
+    w->prev->next = w;
+    p->waits.prev = w;
+    return w;
 }
 
 /* The range is there: says what bytes it needs. */
-static void lease_start(struct pager *p, struct ofl_lease *l, bool made)
+static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease_item *item)
 {
     struct ofl_tensor *t = l->tensor;
     struct core_copy *c = t->current;
 
+    if (item->repeated)
+        place_hold(p, c);
     if (l->mode != OFL_OVERWRITE) {
-        if (made || c->hollow)
+        if (item->made || c->hollow) {
             p->stats.misses++;
-        else
+            copy_set_fill(p, c, true);
+        } else {
             p->stats.hits++;
-        c->fill |= made || c->hollow;
-    } else {
-        if (c->fill && !c->waiting && c->fill_done < t->tiles_count)
-            c->fill = false; /* fetched in vain */
-        drop_ghosts(p, t);
+        }
+    } else if (copy_filling(c) && !c->waiting) {
+        copy_set_fill(p, c, false); /* fetched in vain */
     }
     c->hollow = false;
+    t->ahead_failed = false;
     if (l->mode != OFL_READ) {
         c->writer = true;
-        t->version++;
+        c->drain_after = t->host_issued;
+        if (!c->dirty)
+            c->write_seq = ++p->seq;
+        c->version = ++t->version;
+    }
+    if (l->mode == OFL_OVERWRITE) {
+        t->whole_version = t->version;
+        t->whole_seq = ++p->seq;
+        copy_found(t);
     }
     l->ptr = p->device + c->off;
     l->cookie = c->seq;
+    if (sched_use(p->sched, (struct sched_event){t->id, SCHED_ON_DEVICE, l->mode == OFL_OVERWRITE}) ==
+        -ENOMEM)
+        p->changes++; /* unrecorded: the plan will miss it, nothing else */
 }
 
-static void wait_abandon(struct ofl_lease *leases, size_t n, struct core_wait *w)
+/* Whether the stream will have to wait for something, as things stand. */
+static bool must_wait(const struct ofl_lease *l, const struct lease_item *item, uint64_t stream)
 {
-    for (size_t i = 0; i < n; i++) {
-        struct core_copy *c = leases[i].tensor->current;
-        struct core_cond **at = &c->conds;
+    const struct core_copy *c = l->tensor->current;
 
-        while (*at) {
-            struct core_cond *cond = *at;
-
-            if (cond->wait != w) {
-                at = &cond->next;
-                continue;
-            }
-            *at = cond->next;
-            if (cond->bytes)
-                c->waiting--;
-            free(cond);
-        }
-    }
-    free(w);
+    return item->made || c->hollow || !copy_bytes_ready(c) || needs_marks(c, l->mode, stream);
 }
 
-/* Makes the gate that the stream waits at, if anything is to be waited for. */
-static int lease_gate(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
-                      struct dev_gate **gate)
+static int start_batch(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
+                       struct core_wait **out)
 {
     struct core_wait *w = NULL;
-    int err = 0;
+    bool waits = false;
 
-    for (size_t i = 0; i < n && err == 0; i++)
-        err = lease_wait(&leases[i], stream, &w);
-    if (err == 0 && w)
-        err = p->env.gate_create(p->env.arg, gate);
-    if (err < 0) {
+    for (size_t i = 0; i < n; i++)
+        waits |= must_wait(&leases[p->items[i].lease], &p->items[i], stream);
+    if (waits && (reserve_conds(p, 2 * n) < 0 || !(w = wait_make(p, stream)))) {
+        unhold_all(p, leases, n);
+        return -ENOMEM;
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct ofl_lease *l = &leases[p->items[i].lease];
+
+        lease_start(p, l, &p->items[i]);
         if (w)
-            wait_abandon(leases, n, w);
-        return err;
+            lease_wait(p, l, w);
     }
-    if (w) {
-        w->gate = *gate;
-        w->next = &p->waits;
-        w->prev = p->waits.prev;
-        p->waits.prev->next = w;
-        p->waits.prev = w;
-    }
+    *out = w;
     return 0;
 }
 
-static void lease_undo(struct pager *p, struct ofl_lease *leases, size_t n)
+int lease_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
+                  struct core_wait **wait)
 {
-    for (size_t i = 0; i < n; i++) {
-        struct core_copy *c = leases[i].tensor->current;
-
-        c->leases--;
-        if (leases[i].mode != OFL_READ)
-            c->writer = false;
-        leases[i].ptr = NULL;
-    }
-    for (size_t i = 0; i < n; i++) {
-        struct core_copy *c = leases[i].tensor->current;
-
-        /* Overwritten copies have no bytes of their own; the rest is only cached. */
-        if (c && !c->leases && !c->home && !c->dirty && !c->marks)
-            copy_evict(p, c);
-    }
-}
-
-int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
-                  struct dev_gate **gate)
-{
-    bool *flags;
     int err = pager_check(p);
 
-    *gate = NULL;
-    for (size_t i = 0; i < n && err == 0; i++)
-        err = check_lease(&leases[i], i, leases);
+    *wait = NULL;
     if (err == 0)
-        err = check_budget(p, leases, n);
-    if (err < 0 || n == 0)
-        return err;
-    flags = calloc(2 * n, sizeof *flags); /* had, made */
-    if (!flags)
-        return base_fail(-ENOMEM, "acquire %zu tensors: out of memory", n);
-    for (size_t i = 0; i < n && err == 0; i++)
-        if (sched_use(p->sched, (struct sched_event){leases[i].tensor->id, SCHED_ON_DEVICE,
-                                                     leases[i].mode == OFL_OVERWRITE}) == -ENOMEM)
-            err = -ENOMEM;
+        err = reserve(p, n);
     if (err == 0)
-        err = place_batch(p, leases, n, flags, flags + n);
-    if (err == 0) {
-        for (size_t i = 0; i < n; i++) {
-            if (repeated(leases, i))
-                leases[i].tensor->current->leases++;
-            lease_start(p, &leases[i], flags[n + i]);
-        }
-        pager_pump(p); /* what can be ready at once need not be waited for */
-        err = lease_gate(p, leases, n, stream, gate);
-        if (err < 0)
-            lease_undo(p, leases, n);
+        err = check_batch(p, leases, n);
+    if (err == 0)
+        err = place_reserve(p, 2 * (uint32_t)n); /* it may be laid out twice */
+    if (err == 0 && n)
+        err = place_batch(p, leases, n);
+    return err < 0 || n == 0 ? err : start_batch(p, leases, n, stream, wait);
+}
+
+struct dev_gate *lease_settle(struct pager *p, struct core_wait *w)
+{
+    struct dev_gate *gate = w && (w->remaining > 1 || w->error) ? w->gate : NULL;
+
+    if (w && w->remaining == 1 && w->error) {
+        w->failed_next = p->failed_waits;
+        p->failed_waits = w;
+    } else if (w) {
+        wait_less(p, w);
     }
-    free(flags);
-    return err;
+    return gate;
+}
+
+void lease_settle_failed(struct pager *p)
+{
+    while (p->failed_waits) {
+        struct core_wait *w = p->failed_waits;
+
+        p->failed_waits = w->failed_next;
+        wait_less(p, w);
+    }
 }
 
 /* ---- release ----------------------------------------------------------- */
@@ -395,13 +473,13 @@ static int check_release(const struct ofl_lease *l)
     return 0;
 }
 
-static void release_one(struct ofl_lease *l, uint64_t stream, struct core_use *use)
+static void release_one(struct pager *p, struct ofl_lease *l, uint64_t stream, struct core_use *use)
 {
     struct ofl_tensor *t = l->tensor;
     struct core_copy *c = t->current;
     bool wrote = l->mode != OFL_READ, drop = l->flags & OFL_LEASE_DROP;
 
-    c->leases--;
+    place_unhold(p, c);
     c->mark_stream = c->marks == 0 || c->mark_stream == stream ? stream : 0;
     c->marks++;
     if (wrote) {
@@ -414,6 +492,7 @@ static void release_one(struct ofl_lease *l, uint64_t stream, struct core_use *u
     *use = (struct core_use){
         .copy = c, .seq = ++c->mark_seq, .version = t->version, .wrote = wrote, .drop = drop};
     l->ptr = NULL;
+    pager_look(p, t);
 }
 
 int pager_release(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream, struct core_op **mark)
@@ -431,24 +510,36 @@ int pager_release(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
         return 0;
     op = pager_op(p, OP_MARK, NULL, 0);
     if (op)
-        op->uses = calloc(n, sizeof *op->uses);
+        op->uses = n == 1 ? &op->one : calloc(n, sizeof *op->uses);
     if (!op || !op->uses) {
         if (op)
-            pager_op_free(p, op);
+            pager_op_cancel(p, op);
         return base_fail(-ENOMEM, "release %zu tensors: out of memory", n);
     }
+    op->stream = stream;
     op->uses_count = (uint32_t)n;
     for (size_t i = 0; i < n; i++)
-        release_one(&leases[i], stream, &op->uses[i]);
+        release_one(p, &leases[i], stream, &op->uses[i]);
     *mark = op;
     return 0;
 }
 
-/* The stream has passed the release: the use is over. */
-static void use_over(struct pager *p, struct core_use *u)
+/* Why the work on op's stream has not run. */
+static void stream_why(struct pager *p, const struct core_op *op, struct base_error *why)
+{
+    for (const struct core_stream_error *e = p->stream_errors; e; e = e->next)
+        if (e->stream == op->stream) {
+            *why = e->error;
+            return;
+        }
+    base_error_set(why, op->code, "work on a stream that failed: %s", p->env.why(p->env.arg, op->code));
+}
+
+/* The stream has passed the release: the use is over. why: it has failed, and what it wrote is not there. */
+static void use_over(struct pager *p, struct core_use *u, const struct base_error *why)
 {
     struct core_copy *c = u->copy;
-    struct ofl_tensor *t = c->tensor;
+    bool failed = why && u->wrote && !u->drop;
     struct core_cond **at = &c->conds;
 
     c->marks--;
@@ -456,22 +547,53 @@ static void use_over(struct pager *p, struct core_use *u)
     while (*at) {
         struct core_cond *cond = *at;
 
-        if (cond->bytes || u->seq > cond->upto || --cond->count) {
+        if (cond->bytes || u->seq > cond->upto) {
+            at = &cond->next;
+            continue;
+        }
+        if (failed && cond->readable)
+            wait_note(cond->wait, why);
+        if (--cond->count) {
             at = &cond->next;
             continue;
         }
         *at = cond->next;
-        cond_over(p, cond, NULL);
+        cond_over(p, c, cond);
     }
-    /* What lies below the device is obsolete now, unless host work or the fill of an older copy is
-     * still to read it, or a later write has made it so already. */
-    if ((u->wrote || u->drop) && u->version == t->version && t->host_issued == t->host_done && !t->source &&
-        c->drain_next == 0 && !copy_fill_older(p, t, c->seq))
-        tile_drop_all(p, t);
+    pager_look(p, c->tensor);
+    if (u->drop)
+        copy_forget(p, c, u->version);
+    else if (failed)
+        copy_ruin(p, c, u->version, why);
+    else if (u->wrote)
+        copy_publish(p, c, u->version);
 }
 
 void lease_mark_done(struct pager *p, struct core_op *op)
 {
+    struct base_error why;
+
+    if (op->code < 0)
+        stream_why(p, op, &why);
     for (uint32_t i = 0; i < op->uses_count; i++)
-        use_over(p, &op->uses[i]);
+        use_over(p, &op->uses[i], op->code < 0 ? &why : NULL);
+}
+
+void lease_close(struct pager *p)
+{
+    while (p->stream_errors) {
+        struct core_stream_error *e = p->stream_errors;
+
+        p->stream_errors = e->next;
+        free(e);
+    }
+    while (p->spare_conds) {
+        struct core_cond *cond = p->spare_conds;
+
+        p->spare_conds = cond->next;
+        free(cond);
+    }
+    free(p->items);
+    p->items = NULL;
+    p->items_room = 0;
 }

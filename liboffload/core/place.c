@@ -1,27 +1,555 @@
-/* place: what a path's bytes lie on, as the public header shows it. */
-#include <stdio.h>
+/*
+ * place: see place.h. Live copies stand in a tree by address, each with the gap behind it, so that the lowest
+ * or highest gap of a size is found by walking down; ghosts in another, by which a new copy counts those
+ * that it waits for. What leaves when no gap is large enough is asked of the scheduler.
+ */
+#include "liboffload/core/place.h"
 
-#include "base/sized.h"
-#include "include/offload.h"
-#include "io/io.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
 
-int ofl_place_get(const char *path, struct ofl_place *out)
+/* Copies that a window is laid around, farthest next use first, before the best of them is taken. */
+#define WINDOWS_MAX 32u
+
+static struct core_copy *of_place(const struct base_node *n)
 {
-    struct ofl_place p = {0};
-    struct io_place place;
-    const char *const notes[] = {place.note, place.space_note, place.drive_note};
-    size_t at = 0;
-    int err = io_place_get(path, &place);
+    return n ? BASE_TREE_OWNER(n, struct core_copy, place) : NULL;
+}
 
-    if (err < 0)
-        return err;
-    p.in_memory = place.in_memory;
-    p.direct = place.direct;
-    p.reserved = place.reserved;
-    p.cached = place.cached;
-    p.free_bytes = place.free_bytes;
-    for (size_t i = 0; i < sizeof notes / sizeof notes[0]; i++)
-        if (notes[i][0] && at < sizeof p.note)
-            at += (size_t)snprintf(p.note + at, sizeof p.note - at, "%s%s", at ? "; " : "", notes[i]);
-    return base_sized_write(out, &p, sizeof p, "look at a place: struct ofl_place");
+static uint64_t end_of(const struct core_copy *c)
+{
+    return c->off + c->len;
+}
+
+uint64_t place_footprint(uint64_t bytes)
+{
+    return (bytes + CORE_DEVICE_ALIGN - 1) / CORE_DEVICE_ALIGN * CORE_DEVICE_ALIGN;
+}
+
+/* ---- the two trees ----------------------------------------------------- */
+
+/* The head of the list is empty and ends where the first copy may begin: so it is the first by end. */
+static bool live_before(const struct base_node *a, const struct base_node *b)
+{
+    return end_of(of_place(a)) < end_of(of_place(b));
+}
+
+static void live_sum(struct base_node *n)
+{
+    struct core_copy *c = of_place(n), *l = of_place(n->left), *r = of_place(n->right);
+
+    c->gap_max = c->gap;
+    if (l && l->gap_max > c->gap_max)
+        c->gap_max = l->gap_max;
+    if (r && r->gap_max > c->gap_max)
+        c->gap_max = r->gap_max;
+}
+
+static bool grave_before(const struct base_node *a, const struct base_node *b)
+{
+    const struct core_copy *x = of_place(a), *y = of_place(b);
+
+    return x->off != y->off ? x->off < y->off : x->seq < y->seq;
+}
+
+static void grave_sum(struct base_node *n)
+{
+    struct core_copy *c = of_place(n), *l = of_place(n->left), *r = of_place(n->right);
+
+    c->end_max = end_of(c);
+    if (l && l->end_max > c->end_max)
+        c->end_max = l->end_max;
+    if (r && r->end_max > c->end_max)
+        c->end_max = r->end_max;
+}
+
+typedef void grave_fn(void *arg, struct core_copy *g);
+
+/* Calls fn for each ghost that overlaps [from, to). */
+static void graves_in(struct base_node *n, uint64_t from, uint64_t to, grave_fn *fn, void *arg)
+{
+    struct core_copy *g = of_place(n);
+
+    if (!g || g->end_max <= from)
+        return;
+    graves_in(n->left, from, to, fn, arg);
+    if (g->off >= to)
+        return;
+    if (end_of(g) > from)
+        fn(arg, g);
+    graves_in(n->right, from, to, fn, arg);
+}
+
+unsigned place_urgency(const struct core_copy *c)
+{
+    return c->ghost && !copy_filling(c) ? 0 : c->waiting ? 1 : 2;
+}
+
+static bool turn_before(const struct base_node *a, const struct base_node *b)
+{
+    const struct core_copy *x = BASE_TREE_OWNER(a, struct core_copy, turn);
+    const struct core_copy *y = BASE_TREE_OWNER(b, struct core_copy, turn);
+
+    return place_urgency(x) != place_urgency(y) ? place_urgency(x) < place_urgency(y) : x->seq < y->seq;
+}
+
+void place_set_stuck(struct pager *p, struct core_copy *c, bool stuck)
+{
+    if (c->stuck == stuck)
+        return;
+    c->stuck = stuck;
+    if (stuck)
+        base_tree_insert(&p->stuck, &c->turn);
+    else
+        base_tree_remove(&p->stuck, &c->turn);
+}
+
+void place_open(struct pager *p)
+{
+    p->stuck = (struct base_tree){.before = turn_before};
+    p->arena = (struct base_tree){.before = live_before, .sum = live_sum};
+    p->graves = (struct base_tree){.before = grave_before, .sum = grave_sum};
+    p->live.next = p->live.prev = &p->live;
+    p->live.gap = p->device_bytes;
+    p->homes_last = &p->live;
+    base_tree_insert(&p->arena, &p->live.place);
+}
+
+static void copy_free(struct core_copy *c)
+{
+    pager_error_free(c->error);
+    free(c);
+}
+
+void place_close(struct pager *p)
+{
+    while (p->live.next && p->live.next != &p->live) {
+        struct core_copy *c = p->live.next;
+
+        p->live.next = c->next;
+        copy_free(c);
+    }
+    while (p->graves.root) {
+        struct core_copy *c = of_place(p->graves.root);
+
+        base_tree_remove(&p->graves, &c->place);
+        copy_free(c);
+    }
+    while (p->spare_copies) {
+        struct core_copy *c = p->spare_copies;
+
+        p->spare_copies = c->next;
+        free(c);
+    }
+}
+
+/* ---- making and ending copies ------------------------------------------ */
+
+int place_reserve(struct pager *p, uint32_t copies)
+{
+    while (p->spare_copies_count < copies) {
+        struct core_copy *c = malloc(sizeof *c);
+
+        if (!c)
+            return base_fail(-ENOMEM, "place %u tensors: out of memory", copies);
+        c->next = p->spare_copies;
+        p->spare_copies = c;
+        p->spare_copies_count++;
+    }
+    return 0;
+}
+
+static void offer(struct pager *p, const struct core_copy *c)
+{
+    if (c->ghost || c->leases || c->home)
+        sched_withdraw(p->sched, SCHED_COPIES, c->tensor->id);
+    else
+        sched_offer(p->sched, SCHED_COPIES, c->tensor->id);
+}
+
+static void block(void *arg, struct core_copy *g)
+{
+    struct core_copy *c = arg;
+
+    assert(g->seq < c->seq);
+    c->blockers++;
+}
+
+/* The copy before off, by address. */
+static struct core_copy *live_at(const struct pager *p, uint64_t off)
+{
+    struct core_copy key = {.off = off, .len = 1};
+
+    return of_place(base_tree_before(&p->arena, &key.place));
+}
+
+/* In the gap at off, which holds it. */
+static struct core_copy *make(struct pager *p, struct ofl_tensor *t, uint64_t off, uint64_t len)
+{
+    struct core_copy *c, *prev = live_at(p, off);
+
+    assert(end_of(prev) <= off && end_of(prev) + prev->gap >= off + len && !t->current);
+    if (place_reserve(p, 1) < 0)
+        return NULL;
+    c = p->spare_copies;
+    p->spare_copies = c->next;
+    p->spare_copies_count--;
+    *c = (struct core_copy){.tensor = t,
+                            .seq = ++p->seq,
+                            .off = off,
+                            .len = len,
+                            .after_host = t->host_issued,
+                            .drain_after = t->host_issued,
+                            .prev = prev,
+                            .next = prev->next};
+    c->gap = end_of(prev) + prev->gap - (off + len);
+    prev->gap = off - end_of(prev);
+    base_tree_resum(&p->arena, &prev->place);
+    c->prev->next = c->next->prev = c;
+    base_tree_insert(&p->arena, &c->place);
+    graves_in(p->graves.root, off, off + len, block, c);
+    t->current = c;
+    offer(p, c);
+    pager_look(p, t);
+    p->device_used += len;
+    if (p->device_used > p->device_peak)
+        p->device_peak = p->device_used;
+    return c;
+}
+
+static void ghost_append(struct ofl_tensor *t, struct core_copy *c)
+{
+    c->next = NULL;
+    c->prev = t->ghosts_last;
+    if (c->prev)
+        c->prev->next = c;
+    else
+        t->ghosts = c;
+    t->ghosts_last = c;
+    t->ghosts_count++;
+}
+
+void place_evict(struct pager *p, struct core_copy *c)
+{
+    struct ofl_tensor *t = c->tensor;
+
+    assert(!c->ghost && c->leases == 0 && t->current == c);
+    place_set_stuck(p, c, false);
+    if (!c->waiting && copy_filling(c))
+        c->fill = false; /* nobody will use what has not landed */
+    if (p->homes_last == c)
+        p->homes_last = c->prev;
+    if (c->home)
+        p->held_bytes -= c->len;
+    base_tree_remove(&p->arena, &c->place);
+    c->prev->gap += c->len + c->gap;
+    base_tree_resum(&p->arena, &c->prev->place);
+    c->prev->next = c->next;
+    c->next->prev = c->prev;
+    p->device_used -= c->len;
+    t->current = NULL;
+    c->ghost = true;
+    c->home = false;
+    offer(p, c);
+    c->drop = !c->dirty || (t->flags & OFL_TENSOR_TRANSIENT);
+    if (!c->drop)
+        t->dirty_ghosts++;
+    ghost_append(t, c);
+    base_tree_insert(&p->graves, &c->place);
+    if (sched_far(p->sched, t->id) < p->ahead_device)
+        p->ahead_device = sched_far(p->sched, t->id); /* it may be worth placing again */
+    if (p->ahead_device < p->ahead_host)
+        p->ahead_host = p->ahead_device;
+    p->stats.evictions++;
+    pager_look(p, t);
+}
+
+void place_evict_all(struct pager *p)
+{
+    struct core_copy *c = p->live.next;
+
+    while (c != &p->live) {
+        struct core_copy *next = c->next;
+
+        if (!c->leases && !c->home)
+            place_evict(p, c);
+        c = next;
+    }
+}
+
+void place_drop(struct core_copy *c)
+{
+    assert(c->ghost);
+    if (c->drop)
+        return;
+    c->drop = true;
+    c->tensor->dirty_ghosts--;
+}
+
+static void unblock(struct pager *p, struct core_copy *c)
+{
+    assert(c->blockers > 0);
+    if (--c->blockers == 0)
+        pager_look(p, c->tensor);
+}
+
+struct buried {
+    struct pager *p;
+    const struct core_copy *ghost;
+};
+
+static void unblock_ghost(void *arg, struct core_copy *g)
+{
+    const struct buried *b = arg;
+
+    if (g->seq > b->ghost->seq)
+        unblock(b->p, g);
+}
+
+void place_bury(struct pager *p, struct core_copy *c)
+{
+    struct ofl_tensor *t = c->tensor;
+    struct buried b = {p, c};
+
+    base_tree_remove(&p->graves, &c->place);
+    graves_in(p->graves.root, c->off, end_of(c), unblock_ghost, &b);
+    for (struct core_copy *l = live_at(p, c->off)->next; l != &p->live && l->off < end_of(c); l = l->next)
+        if (l->seq > c->seq)
+            unblock(p, l);
+    *(c->prev ? &c->prev->next : &t->ghosts) = c->next;
+    *(c->next ? &c->next->prev : &t->ghosts_last) = c->prev;
+    t->ghosts_count--;
+    if (!c->drop)
+        t->dirty_ghosts--;
+    pager_look(p, t);
+    copy_free(c);
+}
+
+static void moves(void *arg, struct core_copy *g)
+{
+    *(bool *)arg |= g->moving > 0;
+}
+
+bool place_at_rest(const struct pager *p, const struct core_copy *c)
+{
+    bool moving = c->moving > 0;
+
+    graves_in(p->graves.root, c->off, end_of(c), moves, &moving);
+    return !moving;
+}
+
+/* ---- leases ------------------------------------------------------------ */
+
+void place_hold(struct pager *p, struct core_copy *c)
+{
+    if (c->leases++ == 0 && !c->home)
+        p->held_bytes += c->len;
+    offer(p, c);
+}
+
+void place_unhold(struct pager *p, struct core_copy *c)
+{
+    assert(c->leases > 0);
+    if (--c->leases == 0 && !c->home)
+        p->held_bytes -= c->len;
+    offer(p, c);
+}
+
+void place_keep(struct pager *p, struct core_copy *c)
+{
+    assert(c->leases == 0 && !c->home);
+    c->home = true;
+    p->held_bytes += c->len;
+    offer(p, c);
+    while (p->homes_last->next->home)
+        p->homes_last = p->homes_last->next;
+}
+
+/* ---- gaps -------------------------------------------------------------- */
+
+/* The copy with the lowest (or highest) gap of at least so many bytes behind it. */
+static struct core_copy *gap_find(const struct pager *p, uint64_t bytes, bool highest)
+{
+    struct base_node *n = p->arena.root;
+
+    if (of_place(n)->gap_max < bytes)
+        return NULL;
+    for (;;) {
+        struct base_node *first = highest ? n->right : n->left, *second = highest ? n->left : n->right;
+
+        if (first && of_place(first)->gap_max >= bytes)
+            n = first;
+        else if (of_place(n)->gap >= bytes)
+            return of_place(n);
+        else
+            n = second;
+    }
+}
+
+/* ---- windows ----------------------------------------------------------- */
+
+/* A run of copies that may leave, with the gaps in it and around it. */
+struct window {
+    struct core_copy *first, *last;
+    uint64_t next_use; /* of what would have to leave, the soonest */
+};
+
+struct search {
+    struct pager *p;
+    uint64_t bytes, limit;
+    struct window best;
+    unsigned looks;
+};
+
+/* How far away c's next use is, at least 1; 0: it may not leave. */
+static uint64_t use_of(const struct search *s, const struct core_copy *c)
+{
+    uint64_t next;
+
+    if (c == &s->p->live || c->leases || c->home)
+        return 0;
+    next = sched_next_use(s->p->sched, c->tensor->id);
+    if (s->limit && next <= s->limit)
+        return 0;
+    return next == SCHED_NEVER ? next : next + 1;
+}
+
+/* The window around c: neighbours are taken in, the one that is needed later first, until it is large enough. */
+static bool window_around(const struct search *s, struct core_copy *c, struct window *w)
+{
+    uint64_t total = c->prev->gap + c->len + c->gap;
+
+    *w = (struct window){c, c, use_of(s, c)};
+    while (total < s->bytes) {
+        uint64_t low = use_of(s, w->first->prev), high = use_of(s, w->last->next), taken;
+
+        if (!low && !high)
+            return false;
+        if (low > high) {
+            w->first = w->first->prev;
+            total += w->first->len + w->first->prev->gap;
+            taken = low;
+        } else {
+            w->last = w->last->next;
+            total += w->last->len + w->last->gap;
+            taken = high;
+        }
+        if (taken < w->next_use)
+            w->next_use = taken;
+    }
+    return true;
+}
+
+static enum sched_verdict judge(void *arg, uint32_t id, uint64_t distance)
+{
+    struct search *s = arg;
+    struct core_copy *c = s->p->by_id[id]->current;
+    struct window w;
+
+    if ((s->limit && distance <= s->limit) || (s->best.first && distance < s->best.next_use) ||
+        s->looks++ == WINDOWS_MAX)
+        return SCHED_STOP; /* those to come can't be better */
+    if (window_around(s, c, &w) && (!s->best.first || w.next_use > s->best.next_use))
+        s->best = w;
+    return SCHED_SKIP;
+}
+
+/* Any run that is long enough: the shortest. For when no window was found around what is needed last. */
+static void window_anywhere(struct search *s)
+{
+    uint64_t best = UINT64_MAX;
+
+    for (struct core_copy *c = s->p->live.next; c != &s->p->live; c = c->next) {
+        struct core_copy *first = c;
+        uint64_t total;
+
+        if (!use_of(s, c))
+            continue;
+        total = c->prev->gap + c->len + c->gap;
+        while (use_of(s, c->next)) {
+            c = c->next;
+            total += c->len + c->gap;
+        }
+        if (total < s->bytes || total >= best)
+            continue;
+        best = total;
+        s->best = (struct window){first, c, 0};
+    }
+}
+
+/* Copies leased while others are held nest inside them in time; given the far end of the arena
+ * they do not cut the room of the longer leases into pieces. */
+static bool from_top(const struct ofl_tensor *t)
+{
+    return t->kind == OFL_KIND_ACTIVATION;
+}
+
+/* Evicts what lies in [off, off + bytes), which is within w. */
+static void clear_range(struct pager *p, const struct window *w, uint64_t off, uint64_t bytes)
+{
+    struct core_copy *c = w->first, *end = w->last->next;
+
+    while (c != end) {
+        struct core_copy *next = c->next;
+
+        if (c->off < off + bytes && end_of(c) > off)
+            place_evict(p, c);
+        c = next;
+    }
+}
+
+struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t limit)
+{
+    struct search s = {.p = p, .bytes = place_footprint(t->bytes), .limit = limit};
+    struct core_copy *gap = gap_find(p, s.bytes, from_top(t));
+    uint64_t off;
+    uint32_t id;
+
+    if (place_reserve(p, 1) < 0)
+        return NULL;
+    if (gap)
+        return make(p, t, from_top(t) ? end_of(gap) + gap->gap - s.bytes : end_of(gap), s.bytes);
+    (void)sched_choose(p->sched, SCHED_COPIES, 0, judge, &s, &id);
+    if (!s.best.first && limit == 0)
+        window_anywhere(&s);
+    if (!s.best.first)
+        return NULL;
+    off = from_top(t) ? end_of(s.best.last) + s.best.last->gap - s.bytes : end_of(s.best.first->prev);
+    clear_range(p, &s.best, off, s.bytes);
+    return make(p, t, off, s.bytes);
+}
+
+struct core_copy *place_home(struct pager *p, struct ofl_tensor *t)
+{
+    struct search s = {.p = p, .bytes = place_footprint(t->bytes)};
+    struct core_copy *at = gap_find(p, s.bytes, false);
+    struct core_copy *c;
+
+    if (place_reserve(p, 1) < 0)
+        return NULL;
+    /* A gap among the homes, or the first run behind them that is free of leases. */
+    if (!at || end_of(at) > end_of(p->homes_last)) {
+        struct window w = {p->homes_last->next, p->homes_last, 0};
+        uint64_t from = end_of(p->homes_last), total = p->homes_last->gap;
+
+        while (total < s.bytes) {
+            c = w.last->next;
+            if (c == &p->live)
+                return NULL;
+            if (!use_of(&s, c)) {
+                w.first = c->next;
+                from = end_of(c);
+                total = c->gap;
+            } else {
+                total += c->len + c->gap;
+            }
+            w.last = c;
+        }
+        clear_range(p, &w, from, s.bytes);
+        c = make(p, t, from, s.bytes);
+    } else {
+        c = make(p, t, end_of(at), s.bytes);
+    }
+    return c;
 }

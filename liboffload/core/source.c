@@ -44,7 +44,7 @@ int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **o
     int err;
 
     *out = NULL;
-    if (ctx->pager.host_bytes == 0)
+    if (ctx->engine.pager.host_bytes == 0)
         return base_fail(-OFL_EBUDGET,
                          "open %s: reading it takes host memory, and the host budget is 0 bytes", path);
     s = calloc(1, sizeof *s);
@@ -76,7 +76,7 @@ static int bound_run(struct ofl_ctx *ctx, void *arg)
 {
     struct ofl_source *s = arg;
 
-    for (struct ofl_tensor *t = ctx->pager.tensors; t; t = t->next)
+    for (struct ofl_tensor *t = ctx->engine.pager.tensors; t; t = t->next)
         if (t->source == s)
             return base_fail(-OFL_ESTATE, "close %s: %s is bound to it", s->header->path, t->name);
     return 0;

@@ -4,6 +4,8 @@
 
 #include "base/sized.h"
 #include "liboffload/core/context.h"
+#include "liboffload/core/place.h"
+#include "liboffload/core/tile.h"
 
 static bool is_cached(const struct io_file *f)
 {
@@ -19,7 +21,7 @@ static bool is_cached(const struct io_file *f)
 
 static int stats_run(struct ofl_ctx *ctx, void *arg)
 {
-    struct pager *p = &ctx->pager;
+    struct pager *p = &ctx->engine.pager;
     struct ofl_stats *s = arg;
     struct sched_counts counts;
 
@@ -48,10 +50,13 @@ static int stats_run(struct ofl_ctx *ctx, void *arg)
     s->tile_bytes = p->tile_bytes;
     sched_counts_get(p->sched, &counts);
     s->steps = counts.steps;
+    s->engine_ns = engine_busy_ns(&ctx->engine);
     s->off_plan = counts.off_plan;
-    s->io_uring = io_queue_engine(ctx->io) == IO_ENGINE_URING;
+    pthread_mutex_lock(&ctx->engine.io_lock);
+    s->io_uring = io_queue_engine(ctx->engine.io) == IO_ENGINE_URING;
+    s->paths = io_queue_paths(ctx->engine.io);
+    pthread_mutex_unlock(&ctx->engine.io_lock);
     s->registered = ctx->registered;
-    s->paths = io_queue_paths(ctx->io);
     s->pinned = ctx->arena.pinned;
     s->numa_node = p->host_bytes ? ctx->arena.node : -1;
     return 0;
@@ -63,7 +68,7 @@ int ofl_stats_get(struct ofl_ctx *ctx, struct ofl_stats *out)
     struct dev_stats dev;
 
     core_call(ctx, stats_run, &s);
-    dev_stats_get(ctx->dev, &dev);
+    dev_stats_get(ctx->engine.dev, &dev);
     s.device_in_bytes = dev.in_bytes;
     s.device_out_bytes = dev.out_bytes;
     s.stall_ns = dev.stall_ns;
@@ -83,11 +88,16 @@ static int path_stats_run(struct ofl_ctx *ctx, void *arg)
     struct path_query *query = arg;
     struct ofl_path_stats *s = query->out;
     struct io_path_stats path;
+    bool known;
     const struct io_histogram *in = &path.latency[IO_READ], *out = &path.latency[IO_WRITE];
 
-    if (query->index >= io_queue_paths(ctx->io))
+    pthread_mutex_lock(&ctx->engine.io_lock);
+    known = query->index < io_queue_paths(ctx->engine.io);
+    if (known)
+        io_queue_path_stats(ctx->engine.io, query->index, &path);
+    pthread_mutex_unlock(&ctx->engine.io_lock);
+    if (!known)
         return -ENOENT;
-    io_queue_path_stats(ctx->io, query->index, &path);
     *s = (struct ofl_path_stats){
         .read_bytes = path.bytes[IO_READ],
         .write_bytes = path.bytes[IO_WRITE],

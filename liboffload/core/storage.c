@@ -6,8 +6,6 @@
 #include "io/profile.h"
 #include "liboffload/core/context.h"
 
-typedef unsigned long long ull;
-
 /* Stores from this size on are worth the seconds, and the bytes written, of a measurement. */
 #define MEASURE_BYTES (4ull << 30)
 /* What the process needs beside the budgets, at the least: code, stacks, tables. */
@@ -26,7 +24,7 @@ static void tune(struct ofl_ctx *ctx, const struct ofl_config *c, const char *di
     }
     if (profile.origin == IO_PROFILE_DEFAULT)
         return;
-    if (io_queue_tune(ctx->io, dir, &profile.tuning) == 0)
+    if (io_queue_tune(ctx->engine.io, dir, &profile.tuning) == 0)
         core_log(ctx, OFL_LOG_INFO,
                  "%s: drive %s: read %.2f GB/s, write %.2f GB/s; pieces of %u bytes, %llu in flight", dir,
                  profile.origin == IO_PROFILE_MEASURED ? "measured" : "measured earlier",
@@ -100,7 +98,7 @@ static int open_store(struct ofl_ctx *ctx, const struct ofl_config *c)
     log_parts(ctx, f);
     for (uint32_t i = 0; i < c->nvme_count; i++)
         tune(ctx, c, c->nvme[i].dir, store_budget(ctx->store) / c->nvme_count);
-    if (io_queue_attach(ctx->io, f) < 0)
+    if (io_queue_attach(ctx->engine.io, f) < 0)
         core_log(ctx, OFL_LOG_INFO, "%s", base_error_text()); /* costs a look-up a transfer */
     return 0;
 }
@@ -110,9 +108,10 @@ static void register_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
 {
     struct io_stats stats;
 
-    if (c->host_bytes && io_queue_register(ctx->io, ctx->arena.base, c->host_bytes) < 0)
-        core_log(ctx, OFL_LOG_INFO, "%s: each transfer pins its pages", base_error_text());
-    io_queue_stats(ctx->io, &stats);
+    if (c->host_bytes && io_queue_register(ctx->engine.io, ctx->arena.base, c->host_bytes) < 0)
+        core_log(ctx, OFL_LOG_WARNING, "%s: each transfer pins its pages, which costs CPU time",
+                 base_error_text());
+    io_queue_stats(ctx->engine.io, &stats);
     ctx->registered = stats.registered_buffers;
 }
 
@@ -132,9 +131,9 @@ int core_io_open(struct ofl_ctx *ctx, const struct ofl_config *c)
         ctx->file_flags |= IO_FILE_BUFFERED;
     if (c->flags & OFL_FORBID_BUFFERED)
         ctx->file_flags |= IO_FILE_REQUIRE_DIRECT;
-    err = io_queue_open(&io, &ctx->io);
-    if (err == 0 && io_queue_note(ctx->io)[0])
-        core_log(ctx, OFL_LOG_WARNING, "I/O by threads: %s", io_queue_note(ctx->io));
+    err = io_queue_open(&io, &ctx->engine.io);
+    if (err == 0 && io_queue_note(ctx->engine.io)[0])
+        core_log(ctx, OFL_LOG_WARNING, "I/O by threads: %s", io_queue_note(ctx->engine.io));
     if (err == 0)
         register_memory(ctx, c);
     if (err == 0 && c->nvme_count)

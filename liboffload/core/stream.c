@@ -5,6 +5,7 @@
 #include "include/offload.h"
 #include "include/offload_cuda.h"
 #include "liboffload/core/context.h"
+#include "liboffload/core/place.h"
 
 const char *ofl_error(void)
 {
@@ -34,7 +35,7 @@ int ofl_stream_create(struct ofl_ctx *ctx, struct ofl_stream **out)
     *out = NULL;
     if (!s)
         return base_fail(-ENOMEM, "create stream: out of memory");
-    err = dev_stream_create(ctx->dev, &s->dev);
+    err = dev_stream_create(ctx->engine.dev, &s->dev);
     if (err < 0) {
         free(s);
         return err;
@@ -78,17 +79,36 @@ void *ofl_stream_cuda(struct ofl_stream *s)
 
 void *ofl_cuda_context(struct ofl_ctx *ctx)
 {
-    return dev_native(ctx->dev);
+    return dev_native(ctx->engine.dev);
 }
 
 void *ofl_cuda_symbol(struct ofl_ctx *ctx, const char *name)
 {
-    return name ? dev_symbol(ctx->dev, name) : NULL;
+    return name ? dev_symbol(ctx->engine.dev, name) : NULL;
 }
 
 int ofl_stream_launch(struct ofl_stream *s, void (*fn)(void *arg), void *arg)
 {
     return dev_stream_launch(s->dev, fn, arg);
+}
+
+/* Runs a command that puts something on s, and hands that to the device once the lock is given up: a thread
+ * must never wait, under it, for a queue that only the pager may set moving again. */
+static int call_on(struct ofl_stream *s, int (*run)(struct ofl_ctx *, void *), void *arg)
+{
+    int err = core_call(s->ctx, run, arg);
+
+    dev_stream_flush(s->dev);
+    return err;
+}
+
+/* op is done once s has passed this point: at once, if s is known to have. */
+static void mark(struct ofl_stream *s, struct core_op *op)
+{
+    if (dev_stream_idle(s->dev, &op->code))
+        pager_done(&s->ctx->engine.pager, op);
+    else
+        dev_stream_mark_later(s->dev, op);
 }
 
 struct call {
@@ -100,24 +120,14 @@ struct call {
 static int call_run(struct ofl_ctx *ctx, void *arg)
 {
     struct call *c = arg;
-    struct core_op *op = pager_op(&ctx->pager, OP_CALL, NULL, 0);
+    struct core_op *op = pager_op(&ctx->engine.pager, OP_CALL, NULL, 0);
 
     if (!op)
         return base_fail(-ENOMEM, "mark stream: out of memory");
     op->call = c->call;
     op->arg = c->arg;
-    dev_stream_mark_later(c->stream->dev, op);
+    mark(c->stream, op);
     return 0;
-}
-
-/* Runs a command that puts something on s, and hands that to the device: here, not on the engine
- * thread, which must never wait for a queue that it alone may set moving again. */
-static int call_on(struct ofl_stream *s, int (*run)(struct ofl_ctx *, void *), void *arg)
-{
-    int err = core_call(s->ctx, run, arg);
-
-    dev_stream_flush(s->dev);
-    return err;
 }
 
 int core_stream_call(struct ofl_stream *s, void (*call)(void *arg, int code), void *arg)
@@ -125,6 +135,11 @@ int core_stream_call(struct ofl_stream *s, void (*call)(void *arg, int code), vo
     struct call c = {s, call, arg};
 
     return call_on(s, call_run, &c);
+}
+
+struct dev_stream *core_stream_device(struct ofl_stream *s)
+{
+    return s->dev;
 }
 
 /* ---- leases ------------------------------------------------------------ */
@@ -139,9 +154,9 @@ static int acquire_run(struct ofl_ctx *ctx, void *arg)
 {
     struct batch *b = arg;
     struct dev_gate *gate;
-    int err = pager_acquire(&ctx->pager, b->leases, b->count, dev_stream_id(b->stream->dev), &gate);
+    int err = pager_acquire(&ctx->engine.pager, b->leases, b->count, dev_stream_id(b->stream->dev), &gate);
 
-    /* Only this thread opens gates, so this one is still closed. */
+    /* Gates are opened under the lock, so this one is still closed. */
     if (err == 0 && gate)
         dev_stream_wait_later(b->stream->dev, gate);
     return err;
@@ -160,11 +175,11 @@ int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct 
 static int release_run(struct ofl_ctx *ctx, void *arg)
 {
     struct batch *b = arg;
-    struct core_op *mark;
-    int err = pager_release(&ctx->pager, b->leases, b->count, dev_stream_id(b->stream->dev), &mark);
+    struct core_op *op;
+    int err = pager_release(&ctx->engine.pager, b->leases, b->count, dev_stream_id(b->stream->dev), &op);
 
-    if (err == 0 && mark)
-        dev_stream_mark_later(b->stream->dev, mark);
+    if (err == 0 && op)
+        mark(b->stream, op);
     return err;
 }
 
@@ -178,17 +193,17 @@ int ofl_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct 
 
 uint64_t ofl_device_footprint(uint64_t bytes)
 {
-    return copy_footprint(bytes);
+    return place_footprint(bytes);
 }
 
 /* ---- steps ------------------------------------------------------------- */
 
 static int step_begin_run(struct ofl_ctx *ctx, void *arg)
 {
-    int err = pager_check(&ctx->pager);
+    int err = pager_check(&ctx->engine.pager);
 
     if (err == 0)
-        err = sched_step_begin(ctx->pager.sched, arg);
+        err = sched_step_begin(ctx->engine.pager.sched, arg);
     return err == -EBUSY ? -OFL_ESTATE : err;
 }
 
@@ -199,12 +214,12 @@ int ofl_step_begin(struct ofl_ctx *ctx, const char *name)
 
 static int step_end_run(struct ofl_ctx *ctx, void *arg)
 {
-    int err = sched_step_end(ctx->pager.sched);
+    int err = sched_step_end(ctx->engine.pager.sched);
 
     (void)arg;
     if (err == -EINVAL)
         return -OFL_ESTATE;
-    return err < 0 ? err : pager_check(&ctx->pager);
+    return err < 0 ? err : pager_check(&ctx->engine.pager);
 }
 
 int ofl_step_end(struct ofl_ctx *ctx)

@@ -1,12 +1,13 @@
 /* tensor: the public calls on tensors, and the copies between them and the caller's memory. */
 #include <errno.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/sized.h"
 #include "liboffload/core/context.h"
-
-typedef unsigned long long ull;
+#include "liboffload/core/place.h"
+#include "liboffload/core/tile.h"
 
 static const struct {
     const char *name;
@@ -29,6 +30,22 @@ const char *ofl_dtype_name(enum ofl_dtype dtype)
 }
 
 /* ---- making and freeing ------------------------------------------------ */
+
+/* The tiles, and behind them what is kept of them together. */
+static int make_tiles(struct ofl_tensor *t)
+{
+    uint64_t words = base_bits_words(t->tiles_count), tiles = t->tiles_count * sizeof *t->tiles;
+    uint64_t *bits;
+
+    t->tiles = calloc(1, tiles + 3 * words * sizeof *bits);
+    if (!t->tiles)
+        return -ENOMEM;
+    bits = (uint64_t *)((char *)t->tiles + tiles);
+    base_bits_init(&t->clean, t->tiles_count, bits);
+    base_bits_init(&t->dirty, t->tiles_count, bits + words);
+    base_bits_init(&t->missing, t->tiles_count, bits + 2 * words);
+    return 0;
+}
 
 int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out)
 {
@@ -56,14 +73,13 @@ int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, st
     t->bytes = desc->elems * each;
     /* As many elements per tile for every dtype up to 4 bytes: a weight, its gradient and its
      * states are cut at the same places. */
-    t->tile_elems = ctx->pager.tile_bytes / (each > 4 ? each : 4);
+    t->tile_elems = ctx->engine.pager.tile_bytes / (each > 4 ? each : 4);
     t->tile_bytes = t->tile_elems * each;
     tiles = (t->bytes + t->tile_bytes - 1) / t->tile_bytes;
     t->tiles_count = (uint32_t)tiles;
     t->fill_seq = SCHED_NEVER;
     t->id = UINT32_MAX;
-    t->tiles = tiles <= UINT32_MAX ? calloc(tiles, sizeof *t->tiles) : NULL;
-    if (!t->tiles) {
+    if (tiles > UINT32_MAX || make_tiles(t) < 0) {
         core_tensor_free(t);
         return base_fail(-ENOMEM, "create %s: %llu tiles: out of memory", desc->name, (ull)tiles);
     }
@@ -75,6 +91,8 @@ void core_tensor_free(struct ofl_tensor *t)
 {
     if (!t)
         return;
+    pager_error_free(t->lost);
+    pager_error_free(t->ruin);
     free(t->tiles);
     free(t->name);
     free(t);
@@ -83,45 +101,19 @@ void core_tensor_free(struct ofl_tensor *t)
 static int add_run(struct ofl_ctx *ctx, void *arg)
 {
     struct ofl_tensor *t = arg;
-    uint64_t footprint = copy_footprint(t->bytes);
+    uint64_t footprint = place_footprint(t->bytes);
 
-    if (footprint > ctx->pager.device_bytes)
+    if (footprint > ctx->engine.pager.device_bytes)
         return base_fail(
             -OFL_EBUDGET,
             "create %s: a lease of it takes %llu bytes of device memory, the device budget is %llu", t->name,
-            (ull)footprint, (ull)ctx->pager.device_bytes);
-    return pager_tensor_add(&ctx->pager, t);
+            (ull)footprint, (ull)ctx->engine.pager.device_bytes);
+    return pager_tensor_add(&ctx->engine.pager, t);
 }
 
 int core_tensor_add(struct ofl_tensor *t)
 {
     return core_call(t->ctx, add_run, t);
-}
-
-bool core_tensor_on_device(const struct ofl_tensor *t)
-{
-    return t->device_home;
-}
-
-int core_tensors_together(struct ofl_tensor *const *tensors, uint32_t count)
-{
-    const struct ofl_tensor *on = NULL, *off = NULL;
-
-    for (uint32_t i = 0; i < count; i++) {
-        if (!tensors[i])
-            continue;
-        if (tensors[i]->device_home)
-            on = tensors[i];
-        else
-            off = tensors[i];
-    }
-    if (!on || !off)
-        return 0;
-    return base_fail(-ENOTSUP,
-                     "bind %s: %s lives on the device and %s does not, and an update works on all of them in "
-                     "one place: raise the NVMe or the host budget, or set leased_bytes to device_bytes, so "
-                     "that none has to live on the device",
-                     tensors[0]->name, on->name, off->name);
 }
 
 int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out)
@@ -154,7 +146,7 @@ static int remove_run(struct ofl_ctx *ctx, void *arg)
 
     if (t->refs)
         return base_fail(-OFL_ESTATE, "destroy %s: an optimizer is bound to it", t->name);
-    return pager_tensor_remove(&ctx->pager, t);
+    return pager_tensor_remove(&ctx->engine.pager, t);
 }
 
 int ofl_tensor_destroy(struct ofl_tensor *t)
@@ -191,22 +183,22 @@ static void access_held(struct core_request *r)
 
 static int access_begin_run(struct ofl_ctx *ctx, void *arg)
 {
-    return pager_request(&ctx->pager, arg);
+    return pager_request(&ctx->engine.pager, arg);
 }
 
 static int access_end_run(struct ofl_ctx *ctx, void *arg)
 {
-    pager_request_end(&ctx->pager, arg);
+    pager_request_end(&ctx->engine.pager, arg);
     return 0;
 }
 
-/* One tile, by way of host memory. skip: first byte within the tile. */
+/* One tile, by way of host memory. skip: first byte within the tile. all: every tile is being written. */
 static int access_tile(struct ofl_tensor *t, uint32_t tile, uint64_t skip, uint8_t *buf, uint64_t bytes,
-                       bool write)
+                       bool write, bool all)
 {
     uint64_t whole = tile_count_bytes(t, tile);
     enum core_access how = !write ? HOST_READ : bytes == whole ? HOST_OVERWRITE : HOST_UPDATE;
-    struct access a = {.request = {.count = 1, .done = access_held, .arg = &a}};
+    struct access a = {.request = {.count = 1, .whole = all, .done = access_held, .arg = &a}};
     struct core_tileref *ref = &a.request.refs[0];
     int err;
 
@@ -254,16 +246,16 @@ static void link_copy_done(void *arg, int code)
 static int link_copy_run(struct ofl_ctx *ctx, void *arg)
 {
     struct link_copy *l = arg;
-    struct core_op *op = pager_op(&ctx->pager, OP_CALL, l->tensor, 0);
+    struct core_op *op = pager_op(&ctx->engine.pager, OP_CALL, l->tensor, 0);
 
     if (!op)
         return base_fail(-ENOMEM, "copy %s: out of memory", l->tensor->name);
     op->call = link_copy_done;
     op->arg = l;
     if (l->write)
-        dev_copy_in(ctx->dev, l->device, l->buf, l->bytes, op);
+        dev_copy_in(ctx->engine.dev, l->device, l->buf, l->bytes, op);
     else
-        dev_copy_out(ctx->dev, l->buf, l->device, l->bytes, op);
+        dev_copy_out(ctx->engine.dev, l->buf, l->device, l->bytes, op);
     return 0;
 }
 
@@ -287,7 +279,7 @@ static int copy_staged(struct ofl_tensor *t, uint8_t *device, uint8_t *buf, uint
     struct ofl_ctx *ctx = t->ctx;
     uint64_t most = bytes < STAGING_BYTES ? bytes : STAGING_BYTES;
     void *staging = NULL, *unused;
-    int err = dev_host_alloc(ctx->dev, most, &staging, &unused);
+    int err = dev_host_alloc(ctx->engine.dev, most, &staging, &unused);
 
     if (err == -ENOTSUP) { /* the host device reaches any memory */
         err = 0;
@@ -305,7 +297,7 @@ static int copy_staged(struct ofl_tensor *t, uint8_t *device, uint8_t *buf, uint
             memcpy(buf + at, staging, n);
     }
     if (staging)
-        dev_host_free(ctx->dev, staging);
+        dev_host_free(ctx->engine.dev, staging);
     return err;
 }
 
@@ -331,6 +323,7 @@ static int access_device(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, ui
 static int access_bytes(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, uint64_t bytes, bool write)
 {
     const char *what = write ? "write" : "read";
+    bool all = write && bytes == t->bytes;
     int err = 0;
 
     if (offset > t->bytes || bytes > t->bytes - offset)
@@ -349,7 +342,7 @@ static int access_bytes(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, uin
 
         if (part > bytes)
             part = bytes;
-        err = access_tile(t, tile, skip, buf, part, write);
+        err = access_tile(t, tile, skip, buf, part, write, all);
         offset += part;
         buf += part;
         bytes -= part;

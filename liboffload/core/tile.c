@@ -1,12 +1,11 @@
-/*
- * tile: the HOST tier. Owns the ranges of the host arena, reads into them, write-backs
- * out of them, and the choice of victims. Knows copies only to protect the tiles that
- * a pending fill awaits.
- */
+/* tile: see tile.h. */
+#include "liboffload/core/tile.h"
+
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 
-#include "liboffload/core/pager.h"
+/* ---- geometry ---------------------------------------------------------- */
 
 static uint64_t round_up(uint64_t n, uint64_t to)
 {
@@ -32,12 +31,66 @@ static uint64_t range_bytes(const struct ofl_tensor *t, uint32_t tile)
     return round_up(skew(t, tile) + tile_count_bytes(t, tile), CORE_HOST_ALIGN);
 }
 
+static unsigned class_of(uint64_t bytes)
+{
+    return bytes < 2 * CORE_HOST_ALIGN ? 0 : 63u - (unsigned)__builtin_clzll(bytes / CORE_HOST_ALIGN);
+}
+
+unsigned tile_class(const struct ofl_tensor *t)
+{
+    return class_of(range_bytes(t, 0));
+}
+
 void *tile_ptr(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
 {
     return p->host + t->tiles[tile].off + skew(t, tile);
 }
 
-void tile_set_dirty(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool dirty)
+/* Tiles at home in HOST have no room in the store: it begins with the first tile behind them. */
+static uint64_t file_offset(const struct ofl_tensor *t, uint32_t tile)
+{
+    return t->file_off + (tile - t->home_tiles) * t->tile_bytes;
+}
+
+/* ---- who could leave --------------------------------------------------- */
+
+void tile_offer(struct pager *p, struct ofl_tensor *t)
+{
+    enum sched_set in = t->filling ? SCHED_FILLING : SCHED_CLEAN;
+    enum sched_set out = t->filling ? SCHED_CLEAN : SCHED_FILLING;
+
+    if (!t->added)
+        return;
+    sched_withdraw(p->sched, out, t->id);
+    if (t->clean.count)
+        sched_offer(p->sched, in, t->id);
+    else
+        sched_withdraw(p->sched, in, t->id);
+    if (t->dirty.count)
+        sched_offer(p->sched, SCHED_DIRTY, t->id);
+    else
+        sched_withdraw(p->sched, SCHED_DIRTY, t->id);
+}
+
+void tile_touched(struct pager *p, struct ofl_tensor *t, uint32_t tile)
+{
+    const struct core_tile *x = &t->tiles[tile];
+    uint32_t clean = t->clean.count, dirty = t->dirty.count;
+
+    pager_look(p, t);
+    if (tile < t->home_tiles)
+        return;
+    base_bits_put(&t->clean, tile,
+                  x->state == TILE_VALID && !x->pins && !x->wanted && !x->writing && !x->dirty);
+    base_bits_put(&t->dirty, tile, x->state == TILE_VALID && !x->pins && !x->writing && x->dirty);
+    base_bits_put(&t->missing, tile, x->state == TILE_NONE && x->stored);
+    if (!clean != !t->clean.count || !dirty != !t->dirty.count)
+        tile_offer(p, t);
+}
+
+/* ---- states ------------------------------------------------------------ */
+
+static void set_dirty(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool dirty)
 {
     struct core_tile *x = &t->tiles[tile];
 
@@ -50,19 +103,27 @@ void tile_set_dirty(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool d
         p->dirty_bytes -= x->len;
 }
 
+void tile_set_dirty(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool dirty)
+{
+    set_dirty(p, t, tile, dirty);
+    tile_touched(p, t, tile);
+}
+
 static void free_range(struct pager *p, struct ofl_tensor *t, uint32_t tile)
 {
     struct core_tile *x = &t->tiles[tile];
 
-    tile_set_dirty(p, t, tile, false);
+    assert(x->pins == 0 && !x->writing);
+    set_dirty(p, t, tile, false);
     x->state = TILE_NONE;
     x->stale = false;
-    if (tile < t->home_tiles)
-        return;
-    /* A range lost for want of memory only wastes space. */
-    base_extents_give(p->host_ranges, x->off, x->len);
-    p->cached_bytes -= x->len;
-    t->host_tiles--;
+    if (tile >= t->home_tiles) {
+        /* A range lost for want of memory only wastes space. */
+        base_extents_give(p->host_ranges, x->off, x->len);
+        p->cached_bytes -= x->len;
+        t->host_tiles--;
+    }
+    tile_touched(p, t, tile);
 }
 
 /* The tile's bytes are not wanted any more, neither here nor in the store. */
@@ -71,8 +132,12 @@ void tile_drop(struct pager *p, struct ofl_tensor *t, uint32_t tile)
     struct core_tile *x = &t->tiles[tile];
 
     x->stored = t->source != NULL;
-    if (x->state == TILE_NONE)
+    x->sealed &= x->stored;
+    if (x->state == TILE_NONE) {
+        if (tile >= t->home_tiles)
+            base_bits_put(&t->missing, tile, x->stored);
         return;
+    }
     if (x->pins || x->state == TILE_ARRIVING)
         x->stale = true;
     else
@@ -85,78 +150,112 @@ void tile_drop_all(struct pager *p, struct ofl_tensor *t)
         tile_drop(p, t, i);
 }
 
+void tile_pin(struct pager *p, struct ofl_tensor *t, uint32_t tile)
+{
+    assert(t->tiles[tile].state == TILE_VALID);
+    t->tiles[tile].pins++;
+    t->pins++;
+    tile_touched(p, t, tile);
+}
+
 void tile_unpin(struct pager *p, struct ofl_tensor *t, uint32_t tile)
 {
     struct core_tile *x = &t->tiles[tile];
 
+    assert(x->pins > 0);
+    t->pins--;
     if (--x->pins == 0 && x->stale)
         free_range(p, t, tile);
+    else
+        tile_touched(p, t, tile);
+}
+
+void tile_want(struct pager *p, struct ofl_tensor *t, uint32_t tile, int by)
+{
+    t->tiles[tile].wanted = (uint16_t)(t->tiles[tile].wanted + by);
+    tile_touched(p, t, tile);
+}
+
+/* Something still uses a range of t. */
+bool tile_busy(const struct ofl_tensor *t)
+{
+    return t->moving || t->pins;
 }
 
 /* ---- victims ----------------------------------------------------------- */
 
-static bool may_evict_from(const struct ofl_tensor *t, struct tile_claim claim, uint64_t distance)
-{
-    if (claim.need == NEED_WORK)
-        return true;
-    if (claim.need == NEED_FILL)
-        return t->fill_seq >= claim.seq;
-    return t->fill_seq == SCHED_NEVER && !t->fill_ahead && distance > claim.ahead;
-}
-
-static bool idle(const struct core_tile *x, bool dirty)
-{
-    return x->state == TILE_VALID && x->pins == 0 && (dirty || !x->wanted) && !x->writing &&
-           x->dirty == dirty;
-}
-
-struct victim {
-    struct ofl_tensor *tensor;
+struct search {
+    struct pager *p;
+    struct tile_claim claim;
+    uint64_t bytes; /* at least so long */
+    bool dirty;
     uint32_t tile;
 };
 
-/* The idle tile whose next use is farthest, of at least so many bytes. Within a tensor the
- * last tiles go first, so that a fixed front part of it stays. */
-static bool choose(struct pager *p, uint64_t min_bytes, bool dirty, struct tile_claim claim,
-                   struct victim *out)
+/* The last of the idle tiles before `before` that may leave for the claim, so that a fixed front part of each
+ * tensor stays. BASE_BITS_NONE: there is none. */
+static uint32_t last_idle(const struct ofl_tensor *t, const struct search *s, uint32_t before)
 {
-    uint64_t farthest = 0;
-    bool found = false;
+    const struct base_bits *idle = s->dirty ? &t->dirty : &t->clean;
+    const struct tile_claim *c = &s->claim;
+    uint32_t i = before ? base_bits_last(idle, before - 1) : BASE_BITS_NONE;
 
-    for (struct ofl_tensor *t = p->tensors; t; t = t->next) {
-        bool own = claim.need == NEED_FILL && t->fill_seq == claim.seq;
-        uint64_t distance;
-
-        if (t->host_tiles == t->home_tiles)
-            continue;
-        distance = sched_next_use(p->sched, t->id);
-        if (found && distance <= farthest)
-            continue;
-        if (!may_evict_from(t, claim, distance))
-            continue;
-        for (uint32_t i = t->tiles_count; i-- > t->home_tiles;) {
-            if (own && i >= claim.landed && i <= claim.tile)
-                continue;
-            if (!idle(&t->tiles[i], dirty) || t->tiles[i].len < min_bytes)
-                continue;
-            *out = (struct victim){t, i};
-            farthest = distance;
-            found = true;
-            break;
-        }
-    }
-    return found;
+    if (i == BASE_BITS_NONE || c->need != NEED_FILL || t->fill_seq != c->seq)
+        return i;
+    if (i <= c->tile && i >= c->landed) /* its own, still to be copied */
+        return c->landed ? base_bits_last(idle, c->landed - 1) : BASE_BITS_NONE;
+    return i;
 }
 
+static enum sched_verdict judge(void *arg, uint32_t id, uint64_t distance)
+{
+    struct search *s = arg;
+    const struct ofl_tensor *t = s->p->by_id[id];
+    uint32_t i;
+
+    if (s->claim.need == NEED_AHEAD && distance <= s->claim.ahead)
+        return SCHED_STOP;
+    if (s->claim.need == NEED_FILL && t->fill_seq < s->claim.seq)
+        return SCHED_SKIP;
+    i = last_idle(t, s, t->tiles_count);
+    if (i != BASE_BITS_NONE && t->tiles[i].len < s->bytes)
+        i = last_idle(t, s, i); /* only the last one is shorter than the others */
+    if (i == BASE_BITS_NONE || t->tiles[i].len < s->bytes)
+        return SCHED_SKIP;
+    s->tile = i;
+    return SCHED_TAKE;
+}
+
+static struct ofl_tensor *choose(struct search *s, enum sched_set set)
+{
+    uint32_t id;
+
+    if (!sched_choose(s->p->sched, set, class_of(s->bytes), judge, s, &id))
+        return NULL;
+    return s->p->by_id[id];
+}
+
+/* A tile as long as what is wanted makes room at once; shorter ones only piece by piece. What is being
+ * filled leaves last. */
 static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
 {
-    struct victim v;
+    static const enum sched_set sets[] = {SCHED_CLEAN, SCHED_FILLING};
+    struct search s = {.p = p, .claim = claim};
 
-    /* A tile as long as what is wanted makes room at once; shorter ones only piece by piece. */
-    if (!choose(p, bytes, false, claim, &v) && !choose(p, 0, false, claim, &v))
-        return false;
-    free_range(p, v.tensor, v.tile);
-    return true;
+    for (int k = 0; k < (claim.need == NEED_AHEAD ? 1 : 2); k++)
+        for (int whole = 1; whole >= 0; whole--) {
+            struct ofl_tensor *t;
+
+            s.bytes = whole ? bytes : 0;
+            t = choose(&s, sets[k]);
+            if (!t)
+                continue;
+            free_range(p, t, s.tile);
+            if (sched_far(p->sched, t->id) < p->ahead_host)
+                p->ahead_host = sched_far(p->sched, t->id); /* it may be worth fetching again */
+            return true;
+        }
+    return false;
 }
 
 /* Gives the tile a range, evicting clean idle tiles if needed. False: none now; a later
@@ -168,8 +267,6 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
 
     if (x->state != TILE_NONE || tile < t->home_tiles)
         return true;
-    if ((claim.need == NEED_FILL && p->fills_stuck) || (claim.need == NEED_AHEAD && p->ahead_stuck))
-        return false;
     claim.tile = tile;
     for (;;) {
         x->off = base_extents_take(p->host_ranges, bytes);
@@ -177,8 +274,6 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
             break;
         if (!evict_one(p, bytes, claim)) {
             p->starved |= claim.need != NEED_AHEAD;
-            p->fills_stuck |= claim.need == NEED_FILL;
-            p->ahead_stuck = true;
             return false;
         }
     }
@@ -200,12 +295,14 @@ void tile_note_peak(struct pager *p)
         p->host_peak = tile_host_used(p);
 }
 
-/* ---- reads and write-backs --------------------------------------------- */
+/* ---- reads ------------------------------------------------------------- */
 
-/* Tiles at home in HOST have no room in the store: it begins with the first tile behind them. */
-static uint64_t file_offset(const struct ofl_tensor *t, uint32_t tile)
+static void seal_start(struct pager *p, struct core_op *op)
 {
-    return t->file_off + (tile - t->home_tiles) * t->tile_bytes;
+    op->sealing = true;
+    op->seal_bytes = tile_ptr(p, op->tensor, op->tile);
+    op->seal_count = tile_count_bytes(op->tensor, op->tile);
+    p->env.seal(p->env.arg, op);
 }
 
 /* Fetches the tile from the store or its source. False: no room now, or too much in flight. */
@@ -215,6 +312,7 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     struct core_tile *x = &t->tiles[tile];
     struct core_op *op;
 
+    assert(x->stored && x->state == TILE_NONE && tile >= t->home_tiles);
     if (p->arriving_bytes && p->arriving_bytes + range_bytes(t, tile) > p->stage_bytes / 4)
         return false;
     op = pager_op(p, OP_READ, t, tile);
@@ -227,6 +325,7 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     x->state = TILE_ARRIVING;
     p->arriving_bytes += x->len;
     t->moving++;
+    tile_touched(p, t, tile);
     op->io.op = IO_READ;
     op->io.class = class;
     op->io.file = t->file;
@@ -238,25 +337,162 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     return true;
 }
 
-static void write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
+/* What has arrived is what was written, or read before. */
+static void check_seal(struct core_op *op)
+{
+    const struct ofl_tensor *t = op->tensor;
+    struct core_tile *x = &t->tiles[op->tile];
+
+    if (!x->sealed) {
+        x->seal = op->seal; /* a source's, read for the first time */
+        x->sealed = true;
+    } else if (op->seal != x->seal) {
+        base_error_set(
+            &op->io.error, -OFL_ECHECKSUM, "read %s back from %s: tile %u, file offset %llu, %llu bytes: %s",
+            t->name, t->source ? "its file" : "the store", op->tile, (ull)op->io.offset, (ull)op->seal_count,
+            t->source ? "they are not what they were when they were read before"
+                      : base_strerror(-OFL_ECHECKSUM));
+    }
+}
+
+static void count_read(struct pager *p, const struct core_op *op)
+{
+    if (op->tensor->source)
+        p->stats.source_read_bytes += op->io.done_bytes;
+    else
+        p->stats.nvme_read_bytes += op->io.done_bytes;
+}
+
+/* The read is late: its range is its own until it comes back, and the tile is free to be read again. */
+static void orphan_make(struct pager *p, struct core_op *op)
+{
+    struct core_tile *x = &op->tensor->tiles[op->tile];
+
+    op->orphan_off = x->off;
+    op->orphan_len = x->len;
+    op->orphan_next = p->orphans;
+    p->orphans = op;
+    p->arriving_bytes -= x->len;
+    x->state = TILE_NONE;
+    x->stale = false;
+    op->tensor->host_tiles--;
+    tile_touched(p, op->tensor, op->tile);
+}
+
+static void orphan_free(struct pager *p, struct core_op *op)
+{
+    struct core_op **at = &p->orphans;
+
+    while (*at != op)
+        at = &(*at)->orphan_next;
+    *at = op->orphan_next;
+    base_extents_give(p->host_ranges, op->orphan_off, op->orphan_len);
+    p->cached_bytes -= op->orphan_len;
+    op->tensor->moving--;
+    pager_look(p, op->tensor);
+}
+
+static enum tile_io read_done(struct pager *p, struct core_op *op, struct base_error *why)
+{
+    struct ofl_tensor *t = op->tensor;
+    struct core_tile *x = &t->tiles[op->tile];
+
+    if (op->sealing) {
+        op->sealing = false;
+        check_seal(op);
+    } else {
+        count_read(p, op);
+        if (op->orphan_len) {
+            orphan_free(p, op);
+            return TILE_IO_DONE; /* of its failure they know already */
+        }
+        if (op->io.error.code == 0 && !x->stale) {
+            seal_start(p, op);
+            return TILE_IO_GOES_ON;
+        }
+    }
+    t->moving--;
+    p->arriving_bytes -= x->len;
+    x->state = TILE_VALID;
+    if (op->io.error.code < 0 || x->stale)
+        free_range(p, t, op->tile);
+    else
+        tile_touched(p, t, op->tile);
+    if (op->io.error.code == 0)
+        return TILE_IO_DONE;
+    base_error_set(why, op->io.error.code, "fetch %s: %.900s", t->name, op->io.error.text);
+    return TILE_IO_FAILED;
+}
+
+/* ---- write-backs ------------------------------------------------------- */
+
+static bool write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
 {
     struct core_tile *x = &t->tiles[tile];
     struct core_op *op = pager_op(p, OP_WRITE, t, tile);
 
+    assert(x->state == TILE_VALID && x->dirty && !x->writing && tile >= t->home_tiles);
     if (!op)
-        return;
-    x->seal = store_seal(p->host + x->off, tile_count_bytes(t, tile));
-    x->pins++;
+        return false;
     x->writing = true;
     p->writing_bytes += x->len;
     t->moving++;
+    tile_pin(p, t, tile);
     op->io.op = IO_WRITE;
     op->io.class = IO_WRITEBACK;
     op->io.file = t->file;
     op->io.buf = p->host + x->off;
     op->io.offset = file_offset(t, tile);
     op->io.bytes = op->io.need_bytes = x->len;
-    p->env.io(p->env.arg, op);
+    seal_start(p, op);
+    return true;
+}
+
+static enum tile_io write_done(struct pager *p, struct core_op *op, struct base_error *why)
+{
+    struct ofl_tensor *t = op->tensor;
+    struct core_tile *x = &t->tiles[op->tile];
+    bool sealed = op->sealing;
+
+    op->sealing = false;
+    if (sealed && !p->broken.code && !x->stale) {
+        x->seal = op->seal;
+        x->sealed = true;
+        p->env.io(p->env.arg, op);
+        return TILE_IO_GOES_ON;
+    }
+    t->moving--;
+    p->writing_bytes -= x->len;
+    x->writing = false;
+    if (!sealed && op->io.error.code == 0 && !x->stale) {
+        p->stats.nvme_write_bytes += op->io.done_bytes;
+        x->stored = true;
+        set_dirty(p, t, op->tile, false);
+    }
+    tile_unpin(p, t, op->tile);
+    if (sealed || op->io.error.code == 0 || op->late)
+        return TILE_IO_DONE;
+    base_error_set(why, op->io.error.code, "write %s back to the store: %.900s", t->name, op->io.error.text);
+    return TILE_IO_FAILED;
+}
+
+enum tile_io tile_io_done(struct pager *p, struct core_op *op, struct base_error *why)
+{
+    return op->type == OP_READ ? read_done(p, op, why) : write_done(p, op, why);
+}
+
+enum tile_io tile_io_late(struct pager *p, struct core_op *op, struct base_error *why)
+{
+    const char *name = op->tensor->name, *text = op->io.error.text;
+
+    op->late = true;
+    if (op->type == OP_READ) {
+        orphan_make(p, op);
+        base_error_set(why, op->io.error.code, "fetch %s: %.900s", name, text);
+    } else {
+        base_error_set(why, op->io.error.code, "write %s back to the store: %.900s", name, text);
+    }
+    return TILE_IO_FAILED;
 }
 
 /* Keeps some of the arena free, clean or on its way to clean, so that claims seldom wait for
@@ -264,8 +500,7 @@ static void write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
 void tile_write_behind(struct pager *p)
 {
     uint64_t low = p->stage_bytes / 8, free_bytes, clean, ready;
-    struct tile_claim claim = {.need = NEED_WORK};
-    struct victim v;
+    struct search s = {.p = p, .claim = {.need = NEED_WORK}, .dirty = true};
 
     if (!p->store || p->dirty_bytes == 0)
         return;
@@ -273,12 +508,9 @@ void tile_write_behind(struct pager *p)
     clean = p->cached_bytes > p->dirty_bytes ? p->cached_bytes - p->dirty_bytes : 0;
     ready = free_bytes + clean;
     while (ready + p->writing_bytes < low || (p->starved && p->writing_bytes < low)) {
-        uint64_t before = p->writing_bytes;
+        struct ofl_tensor *t = choose(&s, SCHED_DIRTY);
 
-        if (!choose(p, 0, true, claim, &v))
-            break;
-        write_start(p, v.tensor, v.tile);
-        if (p->writing_bytes == before)
+        if (!t || !write_start(p, t, s.tile))
             break; /* out of memory for an operation: later */
     }
     p->starved = false;
@@ -289,6 +521,11 @@ bool tile_vacate(struct pager *p)
 {
     bool clear = true;
 
+    for (const struct core_op *op = p->orphans; op; op = op->orphan_next)
+        if (op->orphan_off + op->orphan_len > p->stage_bytes)
+            return false;
+    if (base_extents_span(p->host_ranges) - base_extents_free_bytes(p->host_ranges) == p->cached_bytes)
+        return true; /* all that is cached lies inside */
     for (struct ofl_tensor *t = p->tensors; t && p->cached_bytes; t = t->next) {
         if (t->host_tiles == t->home_tiles)
             continue;
@@ -297,86 +534,14 @@ bool tile_vacate(struct pager *p)
 
             if (x->state == TILE_NONE || x->off + x->len <= p->stage_bytes)
                 continue;
-            if (idle(x, false)) {
+            if (base_bits_has(&t->clean, i)) {
                 free_range(p, t, i);
-                p->changes++;
                 continue;
             }
-            if (idle(x, true))
+            if (base_bits_has(&t->dirty, i))
                 write_start(p, t, i);
             clear = false;
         }
     }
     return clear;
-}
-
-static void read_done(struct pager *p, struct core_op *op)
-{
-    struct ofl_tensor *t = op->tensor;
-    struct core_tile *x = &t->tiles[op->tile];
-    struct base_error *error = &op->io.error;
-    uint64_t bytes = tile_count_bytes(t, op->tile);
-
-    p->arriving_bytes -= x->len;
-    if (t->source)
-        p->stats.source_read_bytes += op->io.done_bytes;
-    else
-        p->stats.nvme_read_bytes += op->io.done_bytes;
-    x->state = TILE_VALID;
-    if (error->code == 0 && !t->source && store_seal(p->host + x->off, bytes) != x->seal)
-        base_error_set(error, -OFL_ECHECKSUM,
-                       "read %s back from the store: tile %u, file offset %llu, %llu bytes: %s", t->name,
-                       op->tile, (unsigned long long)op->io.offset, (unsigned long long)bytes,
-                       base_strerror(-OFL_ECHECKSUM));
-    if (error->code < 0) {
-        struct base_error named;
-
-        base_error_set(&named, error->code, "fetch %s: %.900s", t->name, error->text);
-        free_range(p, t, op->tile);
-        copy_fail(p, t, &named);
-        work_fail(p, t, op->tile, &named);
-    } else if (x->stale) {
-        free_range(p, t, op->tile);
-    }
-}
-
-static void write_done(struct pager *p, struct core_op *op)
-{
-    struct ofl_tensor *t = op->tensor;
-    struct core_tile *x = &t->tiles[op->tile];
-
-    p->writing_bytes -= x->len;
-    x->writing = false;
-    if (op->io.error.code < 0) {
-        struct base_error named;
-
-        base_error_set(&named, op->io.error.code, "write %s back to the store: %.900s", t->name,
-                       op->io.error.text);
-        pager_break(p, &named);
-    } else if (!x->stale) {
-        p->stats.nvme_write_bytes += op->io.done_bytes;
-        x->stored = true;
-        tile_set_dirty(p, t, op->tile, false);
-    }
-    tile_unpin(p, t, op->tile);
-}
-
-void tile_io_done(struct pager *p, struct core_op *op)
-{
-    op->tensor->moving--;
-    if (op->type == OP_READ)
-        read_done(p, op);
-    else
-        write_done(p, op);
-}
-
-/* Something still uses a range of t. */
-bool tile_busy(const struct ofl_tensor *t)
-{
-    if (t->moving)
-        return true;
-    for (uint32_t i = 0; i < t->tiles_count; i++)
-        if (t->tiles[i].pins || t->tiles[i].state == TILE_ARRIVING)
-            return true;
-    return false;
 }

@@ -1,39 +1,110 @@
 /*
- * work: host-side work on tiles. Owns requests (tiles of several tensors, wanted in
- * host memory together) and updates (a request per tile, several in flight). The order
- * against device copies is that of the counters host_issued and host_done.
+ * work: see work.h. Owns requests (tiles of several tensors, wanted in host memory together) and updates (a
+ * request per tile, several in flight). Host works of a tensor stand in its queue, and run one after the
+ * other; an update takes up room only once it is the first in all its queues.
  */
+#include "liboffload/core/work.h"
+
+#include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 
-#include "liboffload/core/pager.h"
+#include "liboffload/core/copy.h"
+#include "liboffload/core/place.h"
+#include "liboffload/core/tile.h"
 
 static bool writes(enum core_access a)
 {
     return a == HOST_UPDATE || a == HOST_OVERWRITE;
 }
 
+/* ---- turns ------------------------------------------------------------- */
+
+/* In order, so that updates run in the order of their weights' next use. */
+static void ready_add(struct pager *p, struct core_update *u)
+{
+    struct core_update *at = p->ready_last;
+
+    assert(!u->ready && !u->held && u->turns == u->count);
+    while (at && at->seq > u->seq)
+        at = at->ready_prev;
+    u->ready = true;
+    u->ready_prev = at;
+    u->ready_next = at ? at->ready_next : p->ready;
+    *(u->ready_prev ? &u->ready_prev->ready_next : &p->ready) = u;
+    *(u->ready_next ? &u->ready_next->ready_prev : &p->ready_last) = u;
+    p->changes++;
+}
+
+static void ready_remove(struct pager *p, struct core_update *u)
+{
+    if (!u->ready)
+        return;
+    *(u->ready_prev ? &u->ready_prev->ready_next : &p->ready) = u->ready_next;
+    *(u->ready_next ? &u->ready_next->ready_prev : &p->ready_last) = u->ready_prev;
+    u->ready = false;
+}
+
+static struct core_request *request_of(struct core_turn *turn)
+{
+    return BASE_TREE_OWNER(turn, struct core_request, turn);
+}
+
+static void request_finish(struct pager *p, struct core_request *r);
+
+static void turn_come(struct pager *p, struct core_turn *turn)
+{
+    struct core_update *u = turn->update;
+
+    if (u && ++u->turns == u->count && !u->held)
+        ready_add(p, u);
+    else if (!u && request_of(turn)->failing)
+        request_finish(p, request_of(turn));
+}
+
+static uint64_t turn_take(struct pager *p, struct ofl_tensor *t, struct core_turn *turn,
+                          struct core_update *u)
+{
+    turn->next = NULL;
+    turn->update = u;
+    if (t->turns)
+        t->turns_last->next = turn;
+    else
+        t->turns = turn;
+    t->turns_last = turn;
+    if (t->turns == turn)
+        turn_come(p, turn);
+    return ++t->host_issued;
+}
+
+static void turn_over(struct pager *p, struct ofl_tensor *t)
+{
+    t->host_done++;
+    t->turns = t->turns->next;
+    pager_look(p, t);
+    if (t->turns)
+        turn_come(p, t->turns);
+}
+
+/* ---- tiles of a request ------------------------------------------------ */
+
 /* May the tile be touched for this request at all, as far as order goes? */
-static bool in_order(const struct pager *p, const struct core_request *r, uint32_t i)
+static bool in_order(const struct core_request *r, uint32_t i)
 {
     const struct core_tileref *ref = &r->refs[i];
     const struct ofl_tensor *t = ref->tensor;
 
-    if (t->host_done + 1 != r->ordinal[i] || !copy_drained(p, t, ref->tile, r->seq))
+    if (t->turns != (r->update ? &r->update->turn[i] : &r->turn) || !copy_drained(t, ref->tile, r->seq))
         return false;
-    return ref->access == HOST_READ || !copy_fill_before(p, t, r->ordinal[i]);
+    return ref->access == HOST_READ || !copy_fill_before(t, r->ordinal[i]);
 }
 
 static void hold(struct pager *p, struct core_request *r, struct core_tileref *ref)
 {
-    struct core_tile *x = &ref->tensor->tiles[ref->tile];
-
-    x->pins++;
+    tile_pin(p, ref->tensor, ref->tile);
     ref->ptr = tile_ptr(p, ref->tensor, ref->tile);
     ref->held = true;
     r->held++;
-    p->changes++;
 }
 
 /* A tile with no bytes anywhere: zeros. Readers need no memory for that. */
@@ -60,7 +131,7 @@ static void advance_ref(struct pager *p, struct core_request *r, uint32_t i)
     struct core_tileref *ref = &r->refs[i];
     struct core_tile *x = &ref->tensor->tiles[ref->tile];
 
-    if (ref->held || !in_order(p, r, i) || x->state == TILE_ARRIVING)
+    if (ref->held || !in_order(r, i) || x->state == TILE_ARRIVING)
         return;
     if (x->state == TILE_VALID) {
         /* A writer is alone: neither the drive nor the link may be reading the range. */
@@ -74,22 +145,22 @@ static void advance_ref(struct pager *p, struct core_request *r, uint32_t i)
     }
 }
 
-static void want(struct core_request *r, int by)
+static void want(struct pager *p, struct core_request *r, int by)
 {
     for (uint32_t i = 0; i < r->count; i++)
-        r->refs[i].tensor->tiles[r->refs[i].tile].wanted += (uint16_t)by;
+        tile_want(p, r->refs[i].tensor, r->refs[i].tile, by);
 }
 
-static void unlink_request(struct core_request *r)
+static void unlink_request(struct pager *p, struct core_request *r)
 {
-    want(r, -1);
+    want(p, r, -1);
     r->prev->next = r->next;
     r->next->prev = r->prev;
 }
 
 static void append_request(struct pager *p, struct core_request *r)
 {
-    want(r, 1);
+    want(p, r, 1);
     r->next = &p->requests;
     r->prev = p->requests.prev;
     p->requests.prev->next = r;
@@ -99,19 +170,20 @@ static void append_request(struct pager *p, struct core_request *r)
 
 /* ---- updates ----------------------------------------------------------- */
 
+static void update_unlink(struct pager *p, struct core_update *u)
+{
+    ready_remove(p, u);
+    *(u->prev ? &u->prev->next : &p->updates) = u->next;
+    *(u->next ? &u->next->prev : &p->updates_last) = u->prev;
+    u->queued = false;
+}
+
 static void update_over(struct pager *p, struct core_update *u)
 {
-    struct core_update **at = &p->updates;
-
-    while (*at != u)
-        at = &(*at)->next;
-    *at = u->next;
-    if (p->updates_tail == &u->next)
-        p->updates_tail = at;
+    update_unlink(p, u);
     for (uint32_t i = 0; i < u->count; i++)
-        u->tensors[i]->host_done++;
-    p->stats.updates++;
-    p->changes++;
+        turn_over(p, u->tensors[i]);
+    u->turns_left = 0;
     u->done(u->arg);
 }
 
@@ -125,19 +197,30 @@ static uint32_t claims_of(const struct core_update *u)
     return n;
 }
 
-/* Turns the next tiles of the queued updates into requests, as many as may be in flight: held tiles
+/* Whether u, the first of those whose turn has come, may have one more request. What waits for something waits
+ * for what was issued before it: the oldest update never waits for a younger one, and always finds a place. */
+static bool may_activate(const struct pager *p, const struct core_update *u)
+{
+    bool oldest = u == p->updates;
+    uint32_t kept = oldest ? 0 : CORE_UPDATE_TENSORS;
+
+    if (p->active + !oldest >= p->active_max)
+        return false;
+    return p->claims == 0 || p->claims + claims_of(u) + kept <= p->claims_max;
+}
+
+/* Turns the next tiles of updates whose turn has come into requests, as many as may be in flight: held tiles
  * must always leave a hole for one more (see "The host arena" in docs/design.md). */
 static void activate(struct pager *p)
 {
-    struct core_update *u = p->updates;
+    while (p->ready && may_activate(p, p->ready)) {
+        struct core_update *u = p->ready;
+        struct core_request *r = calloc(1, sizeof *r);
 
-    while (p->active < p->active_max) {
-        struct core_request *r;
-
-        while (u && (u->held || u->tiles_next == u->tiles))
-            u = u->next;
-        if (!u || (p->claims && p->claims + claims_of(u) > p->claims_max) || !(r = calloc(1, sizeof *r)))
+        if (!r) {
+            p->hungry = true;
             return;
+        }
         r->claims = claims_of(u);
         p->claims += r->claims;
         r->count = u->count;
@@ -148,58 +231,103 @@ static void activate(struct pager *p)
                 (struct core_tileref){.tensor = u->tensors[i], .tile = u->tiles_next, .access = u->access[i]};
             r->ordinal[i] = u->ordinal[i];
         }
-        u->tiles_next++;
         p->active++;
         append_request(p, r);
+        if (++u->tiles_next == u->tiles)
+            ready_remove(p, u);
     }
 }
 
-int pager_update(struct pager *p, struct core_update *u)
+int pager_update_check(const struct pager *p, const struct core_update *u)
 {
     int err = pager_check(p);
 
-    for (uint32_t i = 0; i < u->count && err == 0; i++)
-        if (u->tensors[i]->current && u->tensors[i]->current->leases)
-            err = base_fail(-OFL_ESTATE, "update %s: %s is leased", u->tensors[0]->name, u->tensors[i]->name);
+    for (uint32_t i = 0; i < u->count && err == 0; i++) {
+        const struct ofl_tensor *t = u->tensors[i];
+
+        if (t->current && t->current->leases)
+            err = base_fail(-OFL_ESTATE, "update %s: %s is leased", u->tensors[0]->name, t->name);
+        else if (u->access[i] != HOST_OVERWRITE)
+            err = copy_check_lost(t, "update");
+    }
+    return err;
+}
+
+int pager_update(struct pager *p, struct core_update *u, bool held)
+{
+    int err = pager_update_check(p, u);
+
     if (err < 0)
         return err;
+    assert(!u->queued);
+    u->held = held;
+    u->queued = true;
+    u->ready = false;
+    u->seq = ++p->seq;
+    u->tiles = u->tensors[0]->tiles_count;
+    u->tiles_next = u->tiles_done = u->turns = 0;
+    u->turns_left = u->count;
+    u->next = NULL;
+    u->prev = p->updates_last;
+    *(u->prev ? &u->prev->next : &p->updates) = u;
+    p->updates_last = u;
     for (uint32_t i = 0; i < u->count; i++) {
         struct ofl_tensor *t = u->tensors[i];
 
         if (t->current)
-            copy_evict(p, t->current);
-        u->ordinal[i] = ++t->host_issued;
+            place_evict(p, t->current);
         t->version += u->access[i] != HOST_READ;
+        if (u->access[i] == HOST_OVERWRITE) {
+            t->whole_version = t->version;
+            t->whole_seq = u->seq;
+            copy_found(t);
+        }
         if (sched_use(p->sched, (struct sched_event){t->id, SCHED_ON_HOST, u->access[i] == HOST_OVERWRITE}) ==
             -ENOMEM)
             p->changes++; /* unrecorded: the plan will miss it, nothing else */
+        u->ordinal[i] = turn_take(p, t, &u->turn[i], u);
     }
-    u->seq = ++p->seq;
-    u->tiles = u->tensors[0]->tiles_count;
-    u->tiles_next = u->tiles_done = 0;
-    u->next = NULL;
-    *p->updates_tail = u;
-    p->updates_tail = &u->next;
     p->changes++;
     return 0;
 }
 
+void pager_update_let_go(struct pager *p, struct core_update *u)
+{
+    if (!u->queued || !u->held)
+        return;
+    u->held = false;
+    if (u->turns == u->count)
+        ready_add(p, u);
+    p->changes++;
+}
+
 /* ---- requests ---------------------------------------------------------- */
 
-/* Queues a caller's request: read or write of one tile, in order with all that was issued before. */
 int pager_request(struct pager *p, struct core_request *r)
 {
     struct ofl_tensor *t = r->refs[0].tensor;
+    bool write = writes(r->refs[0].access);
     int err = pager_check(p);
 
     if (err < 0)
         return err;
     if (t->current && t->current->leases)
         return base_fail(-OFL_ESTATE, "access %s: it is leased", t->name);
-    if (t->current && (t->current->dirty || writes(r->refs[0].access)))
-        copy_evict(p, t->current);
-    r->ordinal[0] = ++t->host_issued;
-    t->version += writes(r->refs[0].access);
+    t->ahead_failed = false;
+    if (r->whole && r->refs[0].tile == 0)
+        copy_found(t);
+    err = copy_check_lost(t, write ? "write" : "read");
+    if (err < 0)
+        return err;
+    if (t->current && (t->current->dirty || write))
+        place_evict(p, t->current);
+    t->version += write;
+    if (r->whole) {
+        t->whole_version = t->version;
+        t->whole_seq = p->seq + 1; /* its own */
+    }
+    r->failing = false;
+    r->ordinal[0] = turn_take(p, t, &r->turn, NULL);
     r->seq = ++p->seq;
     append_request(p, r);
     return 0;
@@ -209,12 +337,13 @@ static void release_refs(struct pager *p, struct core_request *r)
 {
     for (uint32_t i = 0; i < r->count; i++) {
         struct core_tileref *ref = &r->refs[i];
+        struct core_tile *x = &ref->tensor->tiles[ref->tile];
 
         if (!ref->held || !ref->ptr)
             continue;
         if (writes(ref->access)) {
+            x->stored = x->sealed = false;
             tile_set_dirty(p, ref->tensor, ref->tile, true);
-            ref->tensor->tiles[ref->tile].stored = false;
         }
         tile_unpin(p, ref->tensor, ref->tile);
         if (ref->access == HOST_CONSUME)
@@ -222,7 +351,6 @@ static void release_refs(struct pager *p, struct core_request *r)
     }
 }
 
-/* The holder is done with the tiles. */
 void pager_request_end(struct pager *p, struct core_request *r)
 {
     struct core_update *u = r->update;
@@ -230,44 +358,114 @@ void pager_request_end(struct pager *p, struct core_request *r)
     release_refs(p, r);
     p->changes++;
     if (!u) {
-        r->refs[0].tensor->host_done++;
+        struct ofl_tensor *t = r->refs[0].tensor;
+
+        if (r->whole && r->refs[0].tile == t->tiles_count - 1)
+            t->gone = false;
+        turn_over(p, t);
         return;
     }
     p->active--;
     p->claims -= r->claims;
     free(r);
-    if (++u->tiles_done == u->tiles)
+    if (++u->tiles_done == u->tiles) {
+        p->stats.updates++;
         update_over(p, u);
+    }
 }
 
-static void request_fail(struct pager *p, struct core_request *r, const struct base_error *error)
+/* r has failed, and it is its turn. */
+static void request_finish(struct pager *p, struct core_request *r)
 {
-    unlink_request(r);
     release_refs(p, r);
-    r->refs[0].tensor->host_done++;
     r->held = 0;
-    r->error = *error;
+    r->failing = false;
+    turn_over(p, r->refs[0].tensor);
     r->done(r);
 }
 
-/* The tile can't be had: a caller's request fails; an update can't be half done, so the
- * context breaks. */
-void work_fail(struct pager *p, struct ofl_tensor *t, uint32_t tile, const struct base_error *error)
+/* Before its turn it keeps its place in the queue: those behind it count on that. */
+static void request_fail(struct pager *p, struct core_request *r, const struct base_error *error)
+{
+    unlink_request(p, r);
+    r->error = *error;
+    r->failing = true;
+    if (r->refs[0].tensor->turns == &r->turn)
+        request_finish(p, r);
+}
+
+static bool waits_for(const struct core_request *r, const struct ofl_tensor *t, uint32_t tile)
+{
+    for (uint32_t i = 0; i < r->count; i++)
+        if (r->refs[i].tensor == t && r->refs[i].tile == tile && r->refs[i].access != HOST_OVERWRITE &&
+            !r->refs[i].held && in_order(r, i))
+            return true;
+    return false;
+}
+
+/* A caller's request fails; an update can't be half done, so the context breaks. */
+void work_fail_tile(struct pager *p, struct ofl_tensor *t, uint32_t tile, const struct base_error *error)
 {
     struct core_request *r = p->requests.next, *next;
 
     for (; r != &p->requests; r = next) {
-        bool hit = false;
-
         next = r->next;
-        for (uint32_t i = 0; i < r->count; i++)
-            hit |= r->refs[i].tensor == t && r->refs[i].tile == tile;
-        if (!hit)
+        if (!waits_for(r, t, tile))
             continue;
         if (r->update)
             pager_break(p, error);
         else
             request_fail(p, r, error);
+    }
+}
+
+static enum core_access access_of(const struct core_update *u, const struct ofl_tensor *t)
+{
+    uint32_t i = 0;
+
+    while (u->tensors[i] != t)
+        i++;
+    return u->access[i];
+}
+
+void work_fail_between(struct pager *p, struct ofl_tensor *t, uint64_t from, uint64_t to,
+                       const struct base_error *error)
+{
+    struct core_turn *turn = t->turns, *next;
+
+    for (; turn; turn = next) {
+        struct core_update *u = turn->update;
+        struct core_request *r = u ? NULL : request_of(turn);
+        uint64_t seq = u ? u->seq : r->seq;
+
+        next = turn->next;
+        if (seq < from || seq > to)
+            continue;
+        if (u && access_of(u, t) != HOST_OVERWRITE)
+            pager_break(p, error);
+        else if (r && r->held < r->count && !r->failing && r->refs[0].access != HOST_OVERWRITE)
+            request_fail(p, r, error);
+    }
+}
+
+/* All that waits in t's queue, up to a caller's request that holds its tile: its holder ends it. */
+static void abandon(struct pager *p, struct ofl_tensor *t)
+{
+    while (t->turns) {
+        struct core_turn *turn = t->turns;
+        struct core_update *u = turn->update;
+
+        if (!u)
+            return; /* failed ones have gone with their turn */
+        t->turns = turn->next;
+        t->host_done++;
+        pager_look(p, t);
+        if (--u->turns_left == 0) {
+            update_unlink(p, u);
+            u->done(u->arg);
+        }
+        if (t->turns && !t->turns->update && request_of(t->turns)->failing)
+            request_finish(p, request_of(t->turns));
     }
 }
 
@@ -280,26 +478,21 @@ void work_fail_all(struct pager *p)
         next = r->next;
         if (!r->update) {
             request_fail(p, r, &p->broken);
+            next = p->requests.next; /* others may have gone with it */
             continue;
         }
-        unlink_request(r);
+        unlink_request(p, r);
         for (uint32_t i = 0; i < r->count; i++)
             if (r->refs[i].held && r->refs[i].ptr)
                 tile_unpin(p, r->refs[i].tensor, r->refs[i].tile);
         p->active--;
         p->claims -= r->claims;
         free(r);
+        p->changes++;
     }
-    while (p->updates && p->active == 0) {
-        struct core_update *u = p->updates;
-
-        p->updates = u->next;
-        if (!p->updates)
-            p->updates_tail = &p->updates;
-        for (uint32_t i = 0; i < u->count; i++)
-            u->tensors[i]->host_done++;
-        u->done(u->arg);
-    }
+    if (p->updates && p->active == 0)
+        for (struct ofl_tensor *t = p->tensors; t; t = t->next)
+            abandon(p, t);
 }
 
 void work_advance(struct pager *p)
@@ -313,7 +506,7 @@ void work_advance(struct pager *p)
             advance_ref(p, r, i);
         if (r->held < r->count)
             continue;
-        unlink_request(r);
+        unlink_request(p, r);
         if (r->update)
             p->env.work(p->env.arg, r);
         else

@@ -32,6 +32,7 @@ struct dev_backend {
     void (*stream_destroy)(struct dev_stream *s);
     void (*stream_mark)(struct dev_stream *s, void *cookie);
     void (*stream_wait)(struct dev_stream *s, struct dev_gate *g);
+    bool (*stream_idle)(struct dev_stream *s, int *code);                  /* NULL: not known */
     void (*stream_flush)(struct dev_stream *s);                            /* NULL: nothing to do */
     void (*stream_room)(struct dev_stream *s);                             /* NULL: there always is */
     void *(*stream_native)(struct dev_stream *s);                          /* NULL: there is none */

@@ -198,6 +198,11 @@ void dev_stream_room(struct dev_stream *s)
         s->dev->backend->stream_room(s);
 }
 
+bool dev_stream_idle(struct dev_stream *s, int *code)
+{
+    return s->dev->backend->stream_idle && s->dev->backend->stream_idle(s, code);
+}
+
 void dev_stream_flush(struct dev_stream *s)
 {
     if (s->dev->backend->stream_flush)

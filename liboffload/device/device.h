@@ -13,6 +13,7 @@
 #define OFL_DEVICE_H
 
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -97,6 +98,9 @@ void dev_stream_wait(struct dev_stream *s, struct dev_gate *g);
  * finite, and who hands work to a full one waits until it moves, which may take a gate. */
 void dev_stream_mark_later(struct dev_stream *s, void *cookie);
 void dev_stream_wait_later(struct dev_stream *s, struct dev_gate *g);
+/* True if everything issued on s is known to have completed, without asking a driver; *code: 0, or the stream's
+ * first error. False says nothing. */
+bool dev_stream_idle(struct dev_stream *s, int *code);
 void dev_stream_flush(struct dev_stream *s);
 /* Waits while more waits and marks are queued on s than its queue should hold. Not for the thread that opens
  * gates. */

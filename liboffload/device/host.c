@@ -319,6 +319,17 @@ static void host_stream_mark(struct dev_stream *base, void *cookie)
     base_pool_submit(s->queue, run_mark, mark);
 }
 
+/* What the stream's thread has written is seen by who has found it idle. */
+static bool host_stream_idle(struct dev_stream *base, int *code)
+{
+    struct stream *s = (struct stream *)base;
+
+    if (!base_pool_idle(s->queue))
+        return false;
+    *code = s->error.code;
+    return true;
+}
+
 static void host_stream_wait(struct dev_stream *base, struct dev_gate *gate)
 {
     struct stream *s = (struct stream *)base;
@@ -473,6 +484,7 @@ const struct dev_backend dev_backend_host = {
     .stream_create = host_stream_create,
     .stream_destroy = host_stream_destroy,
     .stream_mark = host_stream_mark,
+    .stream_idle = host_stream_idle,
     .stream_wait = host_stream_wait,
     .stream_launch = host_stream_launch,
     .stream_sync = host_stream_sync,

@@ -24,6 +24,7 @@ static void optimizer_free(struct ofl_optimizer *o)
     ofl_stream_destroy(o->stream);
     base_error_restore(&why);
     free(o->bindings);
+    free(o->queue);
     pthread_mutex_destroy(&o->lock);
     pthread_cond_destroy(&o->idle);
     free(o);
@@ -38,7 +39,7 @@ int ofl_optimizer_create(struct ofl_ctx *ctx, struct ofl_optimizer **out)
     if (!o)
         return base_fail(-ENOMEM, "create optimizer: out of memory");
     o->ctx = ctx;
-    o->ops = dev_native(ctx->dev) ? &optim_ops_cuda : &optim_ops_host;
+    o->ops = dev_native(core_device(ctx)) ? &optim_ops_cuda : &optim_ops_host;
     pthread_mutex_init(&o->lock, NULL);
     pthread_cond_init(&o->idle, NULL);
     err = ofl_stream_create(ctx, &o->stream);
@@ -48,7 +49,7 @@ int ofl_optimizer_create(struct ofl_ctx *ctx, struct ofl_optimizer **out)
         optimizer_free(o);
         return err;
     }
-    dev_stream_uncounted(o->stream->dev);
+    dev_stream_uncounted(core_stream_device(o->stream));
     o->hook.close = close_hook;
     core_hook_add(ctx, &o->hook);
     *out = o;
@@ -66,22 +67,15 @@ void optim_await_updates(struct ofl_optimizer *o, const struct optim_binding *b)
 static void binding_destroy(struct optim_binding *b)
 {
     if (b->weight)
-        b->weight->refs--;
+        core_tensor_ref(b->weight, -1);
     if (b->grad)
-        b->grad->refs--;
+        core_tensor_ref(b->grad, -1);
     /* A broken context keeps its tensors until it is closed. */
     ofl_tensor_destroy(b->mean);
     ofl_tensor_destroy(b->square);
     if (b->master != b->weight)
         ofl_tensor_destroy(b->master);
     free(b);
-}
-
-static int passed_run(struct ofl_ctx *ctx, void *arg)
-{
-    (void)ctx;
-    (void)arg;
-    return 0;
 }
 
 int ofl_optimizer_destroy(struct ofl_optimizer *o)
@@ -93,7 +87,7 @@ int ofl_optimizer_destroy(struct ofl_optimizer *o)
     core_hook_remove(o->ctx, &o->hook);
     base_error_save(&first, ofl_stream_sync(o->stream));
     optim_await_updates(o, NULL);
-    core_call(o->ctx, passed_run, NULL); /* the engine has taken what the stream reported of o */
+    core_settle(o->ctx); /* what the stream reported of o has been heard */
     for (size_t i = 0; i < o->count; i++)
         binding_destroy(o->bindings[i]);
     optimizer_free(o);
@@ -110,64 +104,73 @@ struct optim_binding *optim_find(const struct ofl_optimizer *o, const struct ofl
     return NULL;
 }
 
-static int create_state(const struct ofl_tensor *weight, const char *suffix, struct ofl_tensor **out)
+static int create_state(const struct ofl_tensor *weight, const struct ofl_tensor_info *info,
+                        const char *suffix, struct ofl_tensor **out)
 {
     struct ofl_tensor_desc d = {
-        .size = sizeof d, .kind = OFL_KIND_OPTIMIZER, .dtype = OFL_F32, .elems = weight->elems};
-    size_t length = strlen(weight->name) + strlen(suffix) + 1;
+        .size = sizeof d, .kind = OFL_KIND_OPTIMIZER, .dtype = OFL_F32, .elems = info->elems};
+    size_t length = strlen(info->name) + strlen(suffix) + 1;
     char *name = malloc(length);
     int err;
 
     if (!name)
-        return base_fail(-ENOMEM, "bind %s: out of memory", weight->name);
-    strcpy(stpcpy(name, weight->name), suffix);
+        return base_fail(-ENOMEM, "bind %s: out of memory", info->name);
+    strcpy(stpcpy(name, info->name), suffix);
     d.name = name;
-    err = ofl_tensor_create(weight->ctx, &d, out);
+    err = ofl_tensor_create(core_tensor_ctx(weight), &d, out);
     free(name);
     return err;
 }
 
-static int check_bind(const struct ofl_optimizer *o, const struct ofl_tensor *weight,
-                      const struct ofl_tensor *grad)
+static int check_bind(const struct ofl_optimizer *o, struct ofl_tensor *weight, struct ofl_tensor *grad,
+                      struct ofl_tensor_info *w)
 {
+    struct ofl_tensor_info g = {.size = sizeof g};
+
+    w->size = sizeof *w;
+    ofl_tensor_info(weight, w);
+    ofl_tensor_info(grad, &g);
     if (o->in_step)
-        return base_fail(-OFL_ESTATE, "bind %s: an optimizer step is open", weight->name);
-    if ((weight->dtype != OFL_F32 && weight->dtype != OFL_BF16) || grad->dtype != OFL_F32 ||
-        grad->elems != weight->elems)
+        return base_fail(-OFL_ESTATE, "bind %s: an optimizer step is open", w->name);
+    if ((w->dtype != OFL_F32 && w->dtype != OFL_BF16) || g.dtype != OFL_F32 || g.elems != w->elems)
         return base_fail(
             -EINVAL,
             "bind %s: weight %s of %llu elements, gradient %s of %llu: f32 or bf16, and f32, of equal "
             "number are wanted",
-            weight->name, ofl_dtype_name(weight->dtype), (unsigned long long)weight->elems,
-            ofl_dtype_name(grad->dtype), (unsigned long long)grad->elems);
-    if (weight->source || grad->source || ((weight->flags | grad->flags) & OFL_TENSOR_TRANSIENT))
-        return base_fail(-EROFS, "bind %s: a source's or transient tensor can't be trained", weight->name);
+            w->name, ofl_dtype_name(w->dtype), (unsigned long long)w->elems, ofl_dtype_name(g.dtype),
+            (unsigned long long)g.elems);
+    if (core_tensor_fixed(weight) || core_tensor_fixed(grad))
+        return base_fail(-EROFS, "bind %s: a source's or transient tensor can't be trained", w->name);
     if (optim_find(o, weight))
-        return base_fail(-EEXIST, "bind %s: it is bound already", weight->name);
-    return core_tensors_together(
-        (struct ofl_tensor *[]){(struct ofl_tensor *)(uintptr_t)weight, (struct ofl_tensor *)(uintptr_t)grad},
-        2);
+        return base_fail(-EEXIST, "bind %s: it is bound already", w->name);
+    return core_tensors_together((struct ofl_tensor *[]){weight, grad}, 2);
 }
 
 static int make_room(struct ofl_optimizer *o)
 {
     size_t room = o->room ? 2 * o->room : 64;
     struct optim_binding **more;
+    struct core_update **queue;
 
     if (o->count < o->room)
         return 0;
     more = realloc(o->bindings, room * sizeof(struct optim_binding *));
-    if (!more)
+    if (more)
+        o->bindings = more;
+    queue = realloc(o->queue, room * sizeof(struct core_update *));
+    if (queue)
+        o->queue = queue;
+    if (!more || !queue)
         return base_fail(-ENOMEM, "bind: out of memory");
-    o->bindings = more;
     o->room = room;
     return 0;
 }
 
 int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struct ofl_tensor *grad)
 {
+    struct ofl_tensor_info info;
     struct optim_binding *b;
-    int err = check_bind(o, weight, grad);
+    int err = check_bind(o, weight, grad, &info);
 
     if (err == 0)
         err = ofl_stream_sync(o->stream); /* the last step's norm job reads the bindings */
@@ -175,19 +178,22 @@ int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struc
         return err;
     b = calloc(1, sizeof *b);
     if (!b)
-        return base_fail(-ENOMEM, "bind %s: out of memory", weight->name);
+        return base_fail(-ENOMEM, "bind %s: out of memory", info.name);
     b->optimizer = o;
-    err = create_state(weight, ".exp_avg", &b->mean);
+    b->name = info.name;
+    b->elems = info.elems;
+    b->low = info.dtype == OFL_BF16;
+    err = create_state(weight, &info, ".exp_avg", &b->mean);
     if (err == 0)
-        err = create_state(weight, ".exp_avg_sq", &b->square);
-    if (err == 0 && weight->dtype == OFL_BF16)
-        err = create_state(weight, ".master", &b->master);
+        err = create_state(weight, &info, ".exp_avg_sq", &b->square);
+    if (err == 0 && b->low)
+        err = create_state(weight, &info, ".master", &b->master);
     if (err == 0)
         err = core_tensors_together((struct ofl_tensor *[]){weight, grad, b->mean, b->square, b->master}, 5);
     if (err == 0)
-        err = make_room(o); /* the engine has answered: it has released the last step's updates */
+        err = make_room(o); /* what the stream reported has been heard: the last step's updates are let go */
     if (err == 0)
-        err = o->ops->bind(b, grad->elems);
+        err = o->ops->bind(b, b->elems);
     if (err < 0) {
         struct base_error why;
 
@@ -199,11 +205,19 @@ int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struc
         b->master = weight;
     b->weight = weight;
     b->grad = grad;
-    weight->refs++;
-    grad->refs++;
+    core_tensor_ref(weight, 1);
+    core_tensor_ref(grad, 1);
     optim_describe_update(b);
     o->bindings[o->count++] = b;
     return 0;
+}
+
+const char *optim_name_of(const struct ofl_tensor *t)
+{
+    struct ofl_tensor_info info = {.size = sizeof info};
+
+    ofl_tensor_info(t, &info);
+    return info.name;
 }
 
 int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight, enum ofl_optimizer_state which,
@@ -213,7 +227,7 @@ int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight, enum
 
     *out = NULL;
     if (!b || (unsigned)which >= OFL_STATES)
-        return base_fail(-ENOENT, "optimizer state %d of %s: not bound", (int)which, weight->name);
+        return base_fail(-ENOENT, "optimizer state %d of %s: not bound", (int)which, optim_name_of(weight));
     *out = which == OFL_STATE_MASTER ? b->master : which == OFL_STATE_EXP_AVG ? b->mean : b->square;
     return 0;
 }

@@ -17,7 +17,8 @@
 
 #include <pthread.h>
 
-#include "liboffload/core/context.h"
+#include "base/error.h"
+#include "liboffload/core/core.h"
 #include "liboffload/optim/adamw_math.h"
 
 enum { AT_WEIGHT, AT_GRAD, AT_MEAN, AT_SQUARE, AT_MASTER };
@@ -26,6 +27,10 @@ struct optim_binding {
     struct ofl_optimizer *optimizer;
     struct ofl_tensor *weight, *grad, *mean, *square;
     struct ofl_tensor *master; /* the weight itself if F32 */
+    const char *name;          /* of the weight */
+    uint64_t elems;
+    bool low;                  /* the weight is BF16, with a master beside it */
+    bool clipped;              /* of an update on the device: it reads the scale of the norm queued last */
     struct core_update update; /* on the host */
     bool pending;              /* update queued and not done; guarded by lock */
     bool applied;              /* in this step */
@@ -64,6 +69,7 @@ struct ofl_optimizer {
     struct ofl_stream *stream;
     const struct optim_ops *ops;
     struct optim_binding **bindings; /* in the order of binding: the forward order */
+    struct core_update **queue;      /* as much room: those of a batch */
     size_t count, room, applied;
     struct ofl_adamw settings;
     bool in_step, ended;
@@ -81,13 +87,14 @@ struct ofl_optimizer {
 /* optimizer.c. Waits for the updates of b, or of all bindings (NULL). */
 void optim_await_updates(struct ofl_optimizer *o, const struct optim_binding *b);
 struct optim_binding *optim_find(const struct ofl_optimizer *o, const struct ofl_tensor *weight);
+const char *optim_name_of(const struct ofl_tensor *t);
 /* optimizer_step.c. Fills b->update; its tensors are known. */
 void optim_describe_update(struct optim_binding *b);
 
 /* Whether the weight is BF16, with a master beside it. */
 static inline bool optim_low(const struct optim_binding *b)
 {
-    return b->master != b->weight;
+    return b->low;
 }
 
 #endif

@@ -50,7 +50,7 @@ static int add_slab(struct ofl_optimizer *o, size_t bytes)
     s->bytes = o->cuda->slabs ? 2 * o->cuda->slabs->bytes : SLAB_MIN;
     if (s->bytes < bytes)
         s->bytes = bytes;
-    err = dev_host_alloc(o->ctx->dev, s->bytes, &host, &device);
+    err = dev_host_alloc(core_device(o->ctx), s->bytes, &host, &device);
     if (err < 0) {
         free(s);
         return err;
@@ -80,7 +80,7 @@ static int take(struct ofl_optimizer *o, size_t bytes, struct range *out)
 
 static int find_kernels(struct ofl_optimizer *o)
 {
-    struct dev *d = o->ctx->dev;
+    struct dev *d = core_device(o->ctx);
     struct base_error why;
     int err = dev_kernel_find(d, optim_adamw_fatbin, "optim_sum_kernel", &o->cuda->sum);
 
@@ -119,7 +119,7 @@ static void cuda_close(struct ofl_optimizer *o)
         struct slab *s = o->cuda->slabs;
 
         o->cuda->slabs = s->next;
-        dev_host_free(o->ctx->dev, s->at.host);
+        dev_host_free(core_device(o->ctx), s->at.host);
         free(s);
     }
     free(o->cuda);
@@ -150,12 +150,12 @@ static int cuda_bind(struct optim_binding *b, uint64_t elems)
 
 static int cuda_sum(struct optim_binding *b, const float *grad)
 {
-    uint64_t n = b->grad->elems, each = optim_part_elems(n);
+    uint64_t n = b->elems, each = optim_part_elems(n);
     const double *sums = b->parts.sums;
     void *args[] = {&grad, &n, &each, &sums};
 
-    return dev_stream_kernel(b->optimizer->stream->dev, b->optimizer->cuda->sum, (uint32_t)b->parts.count,
-                             OPTIM_LANES, args);
+    return dev_stream_kernel(core_stream_device(b->optimizer->stream), b->optimizer->cuda->sum,
+                             (uint32_t)b->parts.count, OPTIM_LANES, args);
 }
 
 static int cuda_norm(struct ofl_optimizer *o)
@@ -169,7 +169,7 @@ static int cuda_norm(struct ofl_optimizer *o)
     for (size_t i = 0; i < o->count; i++)
         if (o->bindings[i]->applied)
             list[count++] = o->bindings[i]->parts;
-    return dev_stream_kernel(o->stream->dev, c->norm, 1, NORM_THREADS, args);
+    return dev_stream_kernel(core_stream_device(o->stream), c->norm, 1, NORM_THREADS, args);
 }
 
 static int cuda_update(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENSORS], bool clipped)
@@ -180,10 +180,10 @@ static int cuda_update(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENS
     void *norm = clipped ? o->cuda->result.device : NULL;
     void *p = ptr[low ? AT_MASTER : AT_WEIGHT], *m = ptr[AT_MEAN], *v = ptr[AT_SQUARE], *g = ptr[AT_GRAD];
     void *w16 = low ? ptr[AT_WEIGHT] : NULL;
-    uint64_t n = b->weight->elems, blocks = (n + ADAMW_THREADS - 1) / ADAMW_THREADS;
+    uint64_t n = b->elems, blocks = (n + ADAMW_THREADS - 1) / ADAMW_THREADS;
     void *args[] = {&coef, &norm, &p, &m, &v, &g, &w16, &n};
 
-    return dev_stream_kernel(o->stream->dev, o->cuda->adamw,
+    return dev_stream_kernel(core_stream_device(o->stream), o->cuda->adamw,
                              blocks < ADAMW_BLOCKS ? (uint32_t)blocks : ADAMW_BLOCKS, ADAMW_THREADS, args);
 }
 

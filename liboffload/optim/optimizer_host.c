@@ -24,7 +24,7 @@ static void sum_job(void *arg)
 {
     struct optim_binding *b = arg;
 
-    b->sum_squares = optim_sum_squares(b->grad_ptr, b->grad->elems);
+    b->sum_squares = optim_sum_squares(b->grad_ptr, b->elems);
 }
 
 static int host_sum(struct optim_binding *b, const float *grad)
@@ -56,14 +56,14 @@ static void update_job(void *arg)
     struct optim_binding *b = arg;
     bool low = optim_low(b);
 
-    optim_adamw(&b->coef, b->update.held ? b->optimizer->own.scale : 1.0f,
-                b->ptr[low ? AT_MASTER : AT_WEIGHT], b->ptr[AT_MEAN], b->ptr[AT_SQUARE], b->ptr[AT_GRAD],
-                low ? b->ptr[AT_WEIGHT] : NULL, b->weight->elems);
+    optim_adamw(&b->coef, b->clipped ? b->optimizer->own.scale : 1.0f, b->ptr[low ? AT_MASTER : AT_WEIGHT],
+                b->ptr[AT_MEAN], b->ptr[AT_SQUARE], b->ptr[AT_GRAD], low ? b->ptr[AT_WEIGHT] : NULL,
+                b->elems);
 }
 
 static int host_update(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENSORS], bool clipped)
 {
-    b->update.held = clipped; /* the job's to read: nothing else looks at it, of a weight in device memory */
+    b->clipped = clipped;
     for (uint32_t i = 0; i < b->update.count; i++)
         b->ptr[i] = ptr[i];
     return ofl_stream_launch(b->optimizer->stream, update_job, b);

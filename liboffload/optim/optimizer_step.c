@@ -40,7 +40,7 @@ static void update_tile(void *arg, void *const *ptr, const bool *fresh, uint64_t
     }
 }
 
-/* Engine thread. */
+/* Under the engine's lock. */
 static void update_done(void *arg)
 {
     struct optim_binding *b = arg;
@@ -73,12 +73,11 @@ void optim_describe_update(struct optim_binding *b)
     u->arg = b;
 }
 
-/* Engine thread. */
+/* Under the engine's lock. */
 static void count_update(void *arg, int code)
 {
-    struct ofl_ctx *ctx = arg;
-
-    ctx->pager.stats.updates += code == 0;
+    if (code == 0)
+        core_update_count(arg);
 }
 
 /* The whole weight at once, in device memory, which is its home. */
@@ -107,61 +106,34 @@ static int queue_on_device(struct optim_binding *b)
     return err < 0 ? err : released;
 }
 
-static void mark_pending(struct optim_binding *b)
+/* Under the engine's lock. */
+static void mark_pending(void *arg)
 {
+    struct optim_binding *b = arg;
+
     pthread_mutex_lock(&b->optimizer->lock);
     b->pending = true;
     b->optimizer->pending++;
     pthread_mutex_unlock(&b->optimizer->lock);
 }
 
-struct queue_call {
-    struct ofl_optimizer *optimizer;
-    struct optim_binding *only; /* NULL: all that were applied, held */
-};
-
-static bool queued_by(const struct queue_call *q, const struct optim_binding *b)
+/* Those of all bindings that were applied: held, until the norm is known. */
+static int queue_all(struct ofl_optimizer *o, bool check)
 {
-    return q->only ? b == q->only : b->applied;
+    struct core_updates batch = {.updates = o->queue, .before = mark_pending, .held = true, .check = check};
+
+    for (size_t i = 0; i < o->count; i++)
+        if (o->bindings[i]->applied)
+            o->queue[batch.count++] = &o->bindings[i]->update;
+    return core_update_queue(o->ctx, &batch);
 }
 
-/* Engine thread. All or nothing: a lease in the way is found before anything is queued. */
-static int check_run(struct ofl_ctx *ctx, void *arg)
+static int queue_one(struct optim_binding *b, bool check)
 {
-    const struct queue_call *q = arg;
-    const struct ofl_optimizer *o = q->optimizer;
+    struct core_update *u = &b->update;
+    struct core_updates batch = {.updates = &u, .count = 1, .before = mark_pending, .check = check};
 
-    for (size_t i = 0; i < o->count; i++) {
-        const struct core_update *u = &o->bindings[i]->update;
-
-        for (uint32_t k = 0; k < u->count && queued_by(q, o->bindings[i]); k++)
-            if (u->tensors[k]->current && u->tensors[k]->current->leases)
-                return base_fail(-OFL_ESTATE, "update %s: %s is leased", u->tensors[0]->name,
-                                 u->tensors[k]->name);
-    }
-    return pager_check(&ctx->pager);
-}
-
-static int queue_run(struct ofl_ctx *ctx, void *arg)
-{
-    struct queue_call *q = arg;
-    struct ofl_optimizer *o = q->optimizer;
-
-    for (size_t i = 0; i < o->count; i++) {
-        struct optim_binding *b = o->bindings[i];
-        int err;
-
-        if (!queued_by(q, b))
-            continue;
-        b->update.held = !q->only;
-        mark_pending(b);
-        err = pager_update(&ctx->pager, &b->update);
-        if (err < 0) {
-            update_done(b);
-            return err;
-        }
-    }
-    return 0;
+    return core_update_queue(b->optimizer->ctx, &batch);
 }
 
 /* ---- the step ---------------------------------------------------------- */
@@ -219,18 +191,17 @@ static int queue_sum(struct optim_binding *b)
 int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
 {
     struct optim_binding *b = optim_find(o, weight);
-    struct queue_call q = {o, b};
     int err;
 
     if (!o->in_step || !b || b->applied)
-        return base_fail(-OFL_ESTATE, "apply %s: %s", weight->name,
+        return base_fail(-OFL_ESTATE, "apply %s: %s", optim_name_of(weight),
                          !o->in_step ? "no optimizer step is open"
                          : !b        ? "it is not bound"
                                      : "it was applied already in this step");
     optim_await_updates(o, b);
     b->coef = o->coef;
     b->scale = 1.0f;
-    err = o->settings.clip > 0 ? 0 : core_call(o->ctx, check_run, &q);
+    err = o->settings.clip > 0 ? 0 : queue_one(b, true);
     if (err == 0)
         err = queue_sum(b);
     if (err < 0)
@@ -241,31 +212,24 @@ int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
         return 0;
     if (core_tensor_on_device(weight))
         return queue_on_device(b);
-    return core_call(o->ctx, queue_run, &q);
+    return queue_one(b, false);
 }
 
-/* Engine thread: the norm is known, the held updates may start. */
+/* Under the engine's lock: the norm is known, the held updates may start. */
 static void release_updates(void *arg, int code)
 {
     struct ofl_optimizer *o = arg;
 
-    if (code < 0) {
-        struct base_error error;
-
-        base_error_set(&error, code, "optimizer step %llu: a gradient could not be read: %s",
-                       (unsigned long long)o->settings.step,
-                       o->ctx->pager.env.why(o->ctx->pager.env.arg, code));
-        pager_break(&o->ctx->pager, &error);
-    }
+    if (code < 0)
+        core_break(o->ctx, code, "optimizer step: a gradient could not be read");
     for (size_t i = 0; i < o->count; i++) {
         struct optim_binding *b = o->bindings[i];
 
         if (!b->update.held)
             continue;
         b->scale = o->result->scale;
-        b->update.held = false;
+        core_update_let_go(o->ctx, &b->update);
     }
-    o->ctx->pager.changes++;
 }
 
 int ofl_optimizer_end(struct ofl_optimizer *o)
@@ -274,7 +238,7 @@ int ofl_optimizer_end(struct ofl_optimizer *o)
 
     if (!o->in_step)
         return base_fail(-OFL_ESTATE, "end optimizer step: none is open");
-    err = o->settings.clip > 0 ? core_call(o->ctx, check_run, &(struct queue_call){o, NULL}) : 0;
+    err = o->settings.clip > 0 ? queue_all(o, true) : 0;
     if (err < 0)
         return err;
     o->in_step = false;
@@ -288,7 +252,7 @@ int ofl_optimizer_end(struct ofl_optimizer *o)
                 err = queue_on_device(o->bindings[i]);
         return err;
     }
-    err = core_call(o->ctx, queue_run, &(struct queue_call){o, NULL});
+    err = queue_all(o, false);
     return err < 0 ? err : core_stream_call(o->stream, release_updates, o);
 }
 

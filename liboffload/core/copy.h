@@ -1,0 +1,43 @@
+/* copy: device copies: bytes on their way in (fill) and out (drain), and what a failure leaves. */
+#ifndef OFL_CORE_COPY_H
+#define OFL_CORE_COPY_H
+
+#include "liboffload/core/pager.h"
+
+bool copy_bytes_ready(const struct core_copy *c);
+/* What t's fills are, anew: for the choice of what leaves the host. */
+void copy_note_fills(struct pager *p, struct ofl_tensor *t);
+/* c is to be filled, or not any more. */
+void copy_set_fill(struct pager *p, struct core_copy *c, bool fill);
+/* One more, or one fewer, awaits c's bytes. */
+void copy_await(struct pager *p, struct core_copy *c, int by);
+/* Moves what can be moved of c. */
+void copy_advance(struct pager *p, struct core_copy *c);
+/* The same for those that waited for room in the host arena. */
+void copy_advance_stuck(struct pager *p);
+/* The ghost has nothing left to do. */
+bool copy_over(struct pager *p, struct core_copy *c);
+void copy_moved(struct pager *p, struct core_op *op);
+/* The bytes of t can't be had: copies younger than seq whose bytes are still to come fail. */
+void copy_fail(struct pager *p, struct ofl_tensor *t, uint64_t seq, const struct base_error *error);
+/* What a write should have put into c is not there. Its range is not published; t is lost if nothing good
+ * lies below. version: of the write. */
+void copy_ruin(struct pager *p, struct core_copy *c, uint64_t version, const struct base_error *error);
+/* A write has ended well: what lies below is obsolete, unless somebody is still to read it. */
+void copy_publish(struct pager *p, struct core_copy *c, uint64_t version);
+/* Contents are undefined from here on. */
+void copy_forget(struct pager *p, struct core_copy *c, uint64_t version);
+/* A copy made before that host work still awaits bytes from the tiles. */
+bool copy_fill_before(const struct ofl_tensor *t, uint64_t ordinal);
+/* Work on streams has still to pass a use of t. */
+bool copy_in_use(const struct ofl_tensor *t);
+/* The tile's newest bytes are below the device, as far as copies older than seq are concerned. */
+bool copy_drained(const struct ofl_tensor *t, uint32_t tile, uint64_t seq);
+
+/* t's bytes are lost: error is what every reader gets until it is overwritten whole. */
+void copy_lose(struct ofl_tensor *t, const struct base_error *error);
+void copy_found(struct ofl_tensor *t);
+/* The sentence of a lost tensor, for who wants to do what; 0 if it is not lost. */
+int copy_check_lost(const struct ofl_tensor *t, const char *what);
+
+#endif

@@ -1,0 +1,396 @@
+/* engine: see engine.h. */
+#include "liboffload/core/engine.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+/* How often deadlines are looked at while I/O is in flight. */
+#define TICK_MS 500
+/* How soon what there was no memory for is tried again. */
+#define HUNGRY_MS 5
+#define REAP_MAX  64u
+
+/* ---- mailbox ----------------------------------------------------------- */
+
+static void wake(struct core_engine *e)
+{
+    uint64_t one = 1;
+
+    if (!atomic_exchange(&e->asleep, false))
+        return;
+    /* The counter can't overflow in 2^64 wakes; a failed write means it is readable already. */
+    while (write(e->mail_fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+void engine_post(struct core_engine *e, struct core_op *op)
+{
+    op->next = NULL;
+    pthread_mutex_lock(&e->mail_lock);
+    *e->ops_tail = op;
+    e->ops_tail = &op->next;
+    atomic_store(&e->mail, true);
+    pthread_mutex_unlock(&e->mail_lock);
+    wake(e);
+}
+
+static void post_request(struct core_engine *e, struct core_request *r)
+{
+    pthread_mutex_lock(&e->mail_lock);
+    r->next = e->ended;
+    e->ended = r;
+    atomic_store(&e->mail, true);
+    pthread_mutex_unlock(&e->mail_lock);
+    wake(e);
+}
+
+/* Under lock. */
+static void take_mail(struct core_engine *e)
+{
+    struct core_request *ended;
+    struct core_op *ops;
+
+    if (!atomic_load(&e->mail))
+        return;
+    pthread_mutex_lock(&e->mail_lock);
+    ops = e->ops;
+    ended = e->ended;
+    e->ops = NULL;
+    e->ops_tail = &e->ops;
+    e->ended = NULL;
+    atomic_store(&e->mail, false);
+    pthread_mutex_unlock(&e->mail_lock);
+    while (ops) {
+        struct core_op *next = ops->next;
+
+        pager_done(&e->pager, ops);
+        ops = next;
+    }
+    while (ended) {
+        struct core_request *next = ended->next;
+
+        pager_request_end(&e->pager, ended);
+        ended = next;
+    }
+}
+
+/* ---- what the pager asks for ------------------------------------------- */
+
+static void env_io(void *arg, struct core_op *op)
+{
+    struct core_engine *e = arg;
+
+    op->next = NULL;
+    *e->submit_tail = op;
+    e->submit_tail = &op->next;
+}
+
+/* Worker thread. */
+static void seal_job(void *arg)
+{
+    struct core_op *op = arg;
+
+    op->seal = store_seal(op->seal_bytes, op->seal_count);
+    engine_post(op->env, op);
+}
+
+static void env_seal(void *arg, struct core_op *op)
+{
+    struct core_engine *e = arg;
+
+    op->env = e;
+    base_pool_submit_first(e->pool, seal_job, op);
+}
+
+static void env_copy_in(void *arg, void *dst, const void *src, uint64_t bytes, struct core_op *op)
+{
+    dev_copy_in(((struct core_engine *)arg)->dev, dst, src, bytes, op);
+}
+
+static void env_copy_out(void *arg, void *dst, const void *src, uint64_t bytes, struct core_op *op)
+{
+    dev_copy_out(((struct core_engine *)arg)->dev, dst, src, bytes, op);
+}
+
+static void env_fill(void *arg, void *dst, uint8_t byte, uint64_t bytes, struct core_op *op)
+{
+    dev_fill(((struct core_engine *)arg)->dev, dst, byte, bytes, op);
+}
+
+static int env_gate_create(void *arg, struct dev_gate **gate)
+{
+    return dev_gate_create(((struct core_engine *)arg)->dev, gate);
+}
+
+static void env_gate_open(void *arg, struct dev_gate *gate, const struct base_error *error)
+{
+    (void)arg;
+    dev_gate_open(gate, error);
+}
+
+static const char *env_why(void *arg, int code)
+{
+    return dev_check(((struct core_engine *)arg)->dev) == code ? base_error_text() : base_strerror(code);
+}
+
+/* Worker thread. */
+static void work_job(void *arg)
+{
+    struct core_request *r = arg;
+    struct core_engine *e = r->arg;
+    struct core_update *u = r->update;
+    struct ofl_tensor *t = r->refs[0].tensor;
+    uint64_t first = r->refs[0].tile * t->tile_elems;
+    uint64_t elems = t->elems - first < t->tile_elems ? t->elems - first : t->tile_elems;
+    void *ptr[CORE_UPDATE_TENSORS] = {0};
+    bool fresh[CORE_UPDATE_TENSORS] = {0};
+
+    for (uint32_t i = 0; i < r->count; i++) {
+        ptr[i] = r->refs[i].ptr;
+        fresh[i] = r->refs[i].fresh;
+    }
+    u->tile(u->arg, ptr, fresh, first, elems);
+    post_request(e, r);
+}
+
+static void env_work(void *arg, struct core_request *r)
+{
+    r->arg = arg;
+    base_pool_submit(((struct core_engine *)arg)->pool, work_job, r);
+}
+
+/* ---- commands ---------------------------------------------------------- */
+
+/* Under lock: starts what can start, and sees to it that somebody goes on with the rest. */
+static void advance(struct core_engine *e)
+{
+    e->more = pager_pump(&e->pager);
+    if (e->blocked && e->pager.changes != e->progress_seen) {
+        e->progress_seen = e->pager.changes;
+        pthread_cond_broadcast(&e->progress);
+    }
+}
+
+int engine_call(struct core_engine *e, int (*run)(void *self, void *arg), void *self, void *arg)
+{
+    bool busy;
+    int err;
+
+    pthread_mutex_lock(&e->lock);
+    take_mail(e);
+    for (;;) {
+        uint64_t then;
+
+        err = run(self, arg);
+        if (err == -EAGAIN && e->pager.broken.code)
+            err = pager_check(&e->pager);
+        then = e->pager.changes;
+        advance(e);
+        if (err != -EAGAIN)
+            break;
+        if (e->pager.changes != then)
+            continue;
+        if (e->submit || e->more)
+            wake(e);
+        e->blocked++;
+        pthread_cond_wait(&e->progress, &e->lock);
+        e->blocked--;
+    }
+    busy = e->submit || e->more;
+    pthread_mutex_unlock(&e->lock);
+    if (busy)
+        wake(e);
+    return err;
+}
+
+/* ---- the engine thread ------------------------------------------------- */
+
+/* Takes what the drive has finished. */
+static void reap(struct core_engine *e)
+{
+    struct io_request *done[REAP_MAX], *late[REAP_MAX];
+    unsigned done_count, late_count;
+
+    do {
+        pthread_mutex_lock(&e->io_lock);
+        done_count = io_reap(e->io, done, REAP_MAX);
+        late_count = io_late(e->io, late, REAP_MAX);
+        pthread_mutex_unlock(&e->io_lock);
+        pthread_mutex_lock(&e->lock);
+        for (unsigned i = 0; i < late_count; i++)
+            pager_late(&e->pager, late[i]->cookie);
+        for (unsigned i = 0; i < done_count; i++)
+            pager_done(&e->pager, done[i]->cookie);
+        pthread_mutex_unlock(&e->lock);
+    } while (done_count == REAP_MAX || late_count == REAP_MAX);
+}
+
+/* Hands over what the pager wants from the drive. */
+static void submit(struct core_engine *e, struct core_op *ops)
+{
+    if (!ops)
+        return;
+    pthread_mutex_lock(&e->io_lock);
+    while (ops) {
+        struct core_op *next = ops->next;
+
+        io_submit(e->io, &ops->io);
+        ops = next;
+    }
+    io_flush(e->io);
+    pthread_mutex_unlock(&e->io_lock);
+}
+
+/* One round. Returns how long nothing is to be done, in ms; -1: until somebody says so. */
+static int serve(struct core_engine *e)
+{
+    struct core_op *ops;
+    bool more, hungry, waiting;
+
+    reap(e);
+    pthread_mutex_lock(&e->lock);
+    take_mail(e);
+    advance(e);
+    ops = e->submit;
+    e->submit = NULL;
+    e->submit_tail = &e->submit;
+    more = e->more;
+    hungry = e->pager.hungry;
+    waiting = e->blocked > 0;
+    pthread_mutex_unlock(&e->lock);
+    submit(e, ops);
+    if (more)
+        return hungry ? HUNGRY_MS : 0;
+    return waiting || io_queue_pending(e->io) ? TICK_MS : -1;
+}
+
+/* True: nothing is in flight, and nobody is to come any more. */
+static bool over(struct core_engine *e, int *timeout_ms)
+{
+    bool stopping, over;
+
+    pthread_mutex_lock(&e->mail_lock);
+    stopping = e->stopping;
+    pthread_mutex_unlock(&e->mail_lock);
+    if (!stopping)
+        return false;
+    pthread_mutex_lock(&e->lock);
+    if (e->pager.broken.code == 0) {
+        base_error_set(&e->pager.broken, -ECANCELED, "the context is closing"); /* nothing new starts */
+        e->pager.changes++;
+    }
+    over = !atomic_load(&e->mail) && !e->submit && e->pager.inflight == 0 && e->pager.active == 0;
+    pthread_mutex_unlock(&e->lock);
+    if (*timeout_ms < 0)
+        *timeout_ms = TICK_MS;
+    return over;
+}
+
+static void *engine(void *arg)
+{
+    struct core_engine *e = arg;
+    struct pollfd fds[2] = {{.fd = e->mail_fd, .events = POLLIN},
+                            {.fd = io_queue_fd(e->io), .events = POLLIN}};
+    int timeout_ms = 0;
+
+    pthread_setname_np(pthread_self(), "ofl-engine");
+    while (!over(e, &timeout_ms)) {
+        bool mail;
+        uint64_t count;
+
+        atomic_store(&e->asleep, true);
+        pthread_mutex_lock(&e->lock);
+        mail = atomic_load(&e->mail) || e->submit || (e->more && !e->pager.hungry);
+        if (e->pager.hungry && timeout_ms < 0)
+            timeout_ms = HUNGRY_MS;
+        pthread_mutex_unlock(&e->lock);
+        /* A poll that fails (EINTR) is a wake-up like any other. */
+        if (!mail)
+            poll(fds, 2, timeout_ms);
+        atomic_store(&e->asleep, false);
+        if (fds[0].revents)
+            while (read(e->mail_fd, &count, sizeof count) < 0 && errno == EINTR)
+                ;
+        fds[0].revents = 0;
+        timeout_ms = serve(e);
+    }
+    return NULL;
+}
+
+/* ---- life -------------------------------------------------------------- */
+
+int engine_open(struct core_engine *e)
+{
+    e->ops_tail = &e->ops;
+    e->submit_tail = &e->submit;
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_mutex_init(&e->io_lock, NULL);
+    pthread_mutex_init(&e->mail_lock, NULL);
+    pthread_cond_init(&e->progress, NULL);
+    e->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return e->mail_fd < 0 ? base_fail_errno(-errno, "open context: eventfd") : 0;
+}
+
+int engine_start(struct core_engine *e)
+{
+    struct core_env *env = &e->pager.env;
+    sigset_t all, old;
+    int err;
+
+    env->arg = e;
+    env->io = env_io;
+    env->seal = env_seal;
+    env->copy_in = env_copy_in;
+    env->copy_out = env_copy_out;
+    env->fill = env_fill;
+    env->work = env_work;
+    env->gate_create = env_gate_create;
+    env->gate_open = env_gate_open;
+    env->why = env_why;
+    /* Signals are for the program's own threads. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    err = -pthread_create(&e->thread, NULL, engine, e);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (err < 0)
+        return base_fail_errno(err, "open context: start the engine thread");
+    e->runs = true;
+    return 0;
+}
+
+void engine_stop(struct core_engine *e)
+{
+    if (!e->runs)
+        return;
+    pthread_mutex_lock(&e->mail_lock);
+    e->stopping = true;
+    pthread_mutex_unlock(&e->mail_lock);
+    atomic_store(&e->asleep, true); /* it may be about to: one wake too many does no harm */
+    wake(e);
+    pthread_join(e->thread, NULL);
+    e->runs = false;
+}
+
+void engine_close(struct core_engine *e)
+{
+    if (e->mail_fd >= 0)
+        close(e->mail_fd);
+    pthread_cond_destroy(&e->progress);
+    pthread_mutex_destroy(&e->mail_lock);
+    pthread_mutex_destroy(&e->io_lock);
+    pthread_mutex_destroy(&e->lock);
+}
+
+uint64_t engine_busy_ns(const struct core_engine *e)
+{
+    struct timespec t = {0};
+    clockid_t clock;
+
+    if (!e->runs || pthread_getcpuclockid(e->thread, &clock) != 0 || clock_gettime(clock, &t) < 0)
+        return 0;
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}

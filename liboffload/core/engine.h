@@ -1,0 +1,64 @@
+/*
+ * engine: runs the pager. Owns the lock under which the pager is called, the engine thread, and the ways by
+ * which what the pager asks for goes out (device, I/O queue, workers) and comes back.
+ *
+ * Who calls the pager does so on its own thread, under the lock: a command costs no other thread. What device
+ * threads, workers and the drive have finished lies in a mailbox until somebody takes the lock; the engine
+ * thread does if nobody else does. Only it talks to the I/O queue.
+ *
+ * Locks, in the order in which they are taken: lock, then those inside the device and the pool; io_lock and
+ * mail_lock are leaves. None of them is held while anything of the user's is called.
+ */
+#ifndef OFL_CORE_ENGINE_H
+#define OFL_CORE_ENGINE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/pool.h"
+#include "liboffload/core/pump.h"
+
+struct core_engine {
+    struct pager pager;
+    struct dev *dev;
+    struct io_queue *io;
+    struct base_pool *pool;
+
+    pthread_mutex_t lock;    /* guards the pager and what follows, to the next blank line */
+    pthread_cond_t progress; /* for commands that have to wait */
+    unsigned blocked;
+    uint64_t progress_seen;
+    struct core_op *submit, **submit_tail; /* I/O to be handed to the queue */
+    bool more;                             /* the pump is to be called again */
+
+    pthread_mutex_t io_lock; /* the I/O queue */
+
+    pthread_mutex_t mail_lock; /* guards what follows, to stopping */
+    struct core_op *ops, **ops_tail;
+    struct core_request *ended;
+    bool stopping;
+
+    atomic_bool mail;   /* there may be some */
+    atomic_bool asleep; /* the engine thread is, or will be: who has something for it writes to mail_fd */
+    int mail_fd;
+    pthread_t thread;
+    bool runs;
+};
+
+/* Before anything else of e; e is zeroed. 0 or -errno with a sentence. */
+int engine_open(struct core_engine *e);
+/* e->dev, io, pool and the pager's sizes are set. */
+int engine_start(struct core_engine *e);
+/* Ends the thread, once what is in flight has come back. */
+void engine_stop(struct core_engine *e);
+void engine_close(struct core_engine *e);
+
+/* Any thread but the library's own. Runs run(arg) under the lock; again after the next progress as long as it
+ * returns -EAGAIN. */
+int engine_call(struct core_engine *e, int (*run)(void *self, void *arg), void *self, void *arg);
+/* From any thread, the device's and workers' too: op has finished. */
+void engine_post(struct core_engine *e, struct core_op *op);
+/* CPU time of the engine thread so far. */
+uint64_t engine_busy_ns(const struct core_engine *e);
+
+#endif

@@ -1,0 +1,17 @@
+/* home: where tensors live when nothing wants them. */
+#ifndef OFL_CORE_HOME_H
+#define OFL_CORE_HOME_H
+
+#include "liboffload/core/pager.h"
+
+/* The tile that config's budgets are served best with. store_bytes: the store's budget, 0: none. */
+uint64_t home_tile_bytes(const struct ofl_config *config, uint64_t store_bytes);
+/* After pager_open. */
+int home_open(struct pager *p, const struct ofl_config *config);
+void home_close(struct pager *p);
+/* A home for t: -OFL_EBUDGET with the numbers of all tiers. Nothing for sources and what is transient.
+ * -EAGAIN: not yet. */
+int home_take(struct pager *p, struct ofl_tensor *t);
+void home_give(struct pager *p, struct ofl_tensor *t);
+
+#endif

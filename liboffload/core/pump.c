@@ -1,0 +1,391 @@
+/* pump: see pump.h. */
+#include "liboffload/core/pump.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "liboffload/core/copy.h"
+#include "liboffload/core/place.h"
+#include "liboffload/core/tile.h"
+
+/* Events of the plan that prefetch looks ahead. */
+#define AHEAD_EVENTS 256u
+/* Rounds of the pump before it leaves the rest to the next event. */
+#define PUMP_ROUNDS 64
+
+/* ---- life -------------------------------------------------------------- */
+
+static bool size_before(const struct base_node *a, const struct base_node *b)
+{
+    const struct ofl_tensor *x = BASE_TREE_OWNER(a, struct ofl_tensor, by_size);
+    const struct ofl_tensor *y = BASE_TREE_OWNER(b, struct ofl_tensor, by_size);
+
+    return x->bytes != y->bytes ? x->bytes < y->bytes : x->id < y->id;
+}
+
+int pager_open(struct pager *p)
+{
+    int err;
+
+    p->waits.next = p->waits.prev = &p->waits;
+    p->requests.next = p->requests.prev = &p->requests;
+    p->looks_tail = &p->looks;
+    p->sizes = (struct base_tree){.before = size_before};
+    place_open(p);
+    err = sched_create(&p->sched);
+    if (err == 0)
+        err = base_extents_create(p->host_bytes, &p->host_ranges);
+    if (err < 0)
+        pager_close(p);
+    return err;
+}
+
+void pager_close(struct pager *p)
+{
+    lease_close(p);
+    place_close(p);
+    while (p->free_ops) {
+        struct core_op *op = p->free_ops;
+
+        p->free_ops = op->next;
+        free(op);
+    }
+    sched_destroy(p->sched);
+    home_close(p);
+    base_extents_destroy(p->host_ranges);
+    free(p->by_id);
+    p->sched = NULL;
+    p->host_ranges = NULL;
+}
+
+/* ---- tensors ----------------------------------------------------------- */
+
+static int take_id(struct pager *p, struct ofl_tensor *t)
+{
+    int err;
+
+    if (t->id != UINT32_MAX)
+        return 0; /* from an earlier try */
+    if (p->next_id == p->ids_room) {
+        uint32_t room = p->ids_room ? 2 * p->ids_room : 256;
+        struct ofl_tensor **more = realloc(p->by_id, room * sizeof(struct ofl_tensor *));
+
+        if (!more)
+            return base_fail(-ENOMEM, "create %s: out of memory", t->name);
+        p->by_id = more;
+        p->ids_room = room;
+    }
+    err = sched_admit(p->sched, p->next_id, tile_class(t));
+    if (err < 0)
+        return err;
+    t->id = p->next_id++;
+    p->by_id[t->id] = t;
+    return 0;
+}
+
+static void unlook(struct pager *p, struct ofl_tensor *t)
+{
+    struct ofl_tensor **at = &p->looks;
+
+    if (!t->looked_for)
+        return;
+    while (*at != t)
+        at = &(*at)->look_next;
+    *at = t->look_next;
+    if (p->looks_tail == &t->look_next)
+        p->looks_tail = at;
+    t->looked_for = false;
+}
+
+/* t is known no more, and has no home. */
+static void unadmit(struct pager *p, struct ofl_tensor *t)
+{
+    unlook(p, t);
+    if (t->homed)
+        home_give(p, t);
+    t->homed = false;
+    if (t->id == UINT32_MAX)
+        return;
+    sched_forget(p->sched, t->id);
+    p->by_id[t->id] = NULL;
+}
+
+int pager_tensor_add(struct pager *p, struct ofl_tensor *t)
+{
+    int err = pager_check(p);
+
+    if (err == 0 && !t->homed) {
+        err = take_id(p, t);
+        if (err == 0)
+            err = home_take(p, t);
+        t->homed = err == 0;
+    }
+    if (err == 0 && t->home_tiles && !tile_vacate(p))
+        return -EAGAIN;
+    if (err < 0) {
+        if (err != -EAGAIN)
+            unadmit(p, t);
+        return err;
+    }
+    t->added = true;
+    if (!t->device_home)
+        base_tree_insert(&p->sizes, &t->by_size);
+    t->next = p->tensors;
+    if (p->tensors)
+        p->tensors->prev = t;
+    p->tensors = t;
+    for (uint32_t i = t->home_tiles; i < t->tiles_count; i++)
+        if (t->tiles[i].stored) /* of a source */
+            tile_touched(p, t, i);
+    pager_look(p, t);
+    return 0;
+}
+
+int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
+{
+    struct core_copy *c = t->current;
+
+    if (c && c->leases)
+        return base_fail(-OFL_ESTATE, "destroy %s: it is leased", t->name);
+    t->leaving = true;
+    if (copy_in_use(t))
+        return -EAGAIN; /* released, but work on streams is still to see the bytes */
+    if (c) {
+        c->dirty = false;
+        place_evict(p, c);
+    }
+    for (c = t->ghosts; c; c = c->next)
+        if (!c->drop) {
+            place_drop(c);
+            pager_look(p, t);
+        }
+    if (t->ghosts || t->turns || tile_busy(t))
+        return -EAGAIN;
+    tile_drop_all(p, t);
+    unadmit(p, t);
+    if (!t->device_home)
+        base_tree_remove(&p->sizes, &t->by_size);
+    if (t->prev)
+        t->prev->next = t->next;
+    else
+        p->tensors = t->next;
+    if (t->next)
+        t->next->prev = t->prev;
+    copy_found(t);
+    pager_error_free(t->ruin);
+    t->ruin = NULL;
+    t->added = false;
+    return 0;
+}
+
+/* ---- inputs ------------------------------------------------------------ */
+
+/* The bytes of op's tile can't be had, or can't be kept. */
+static void io_failed(struct pager *p, struct core_op *op, const struct base_error *why)
+{
+    if (op->type == OP_WRITE) {
+        pager_break(p, why);
+        return;
+    }
+    op->tensor->ahead_failed = true; /* nobody who only looks ahead tries again */
+    copy_fail(p, op->tensor, 0, why);
+    work_fail_tile(p, op->tensor, op->tile, why);
+}
+
+void pager_late(struct pager *p, struct core_op *op)
+{
+    struct base_error why;
+
+    p->changes++;
+    if (tile_io_late(p, op, &why) == TILE_IO_FAILED)
+        io_failed(p, op, &why);
+}
+
+void pager_done(struct pager *p, struct core_op *op)
+{
+    struct base_error why;
+
+    p->changes++;
+    switch (op->type) {
+    case OP_READ:
+    case OP_WRITE:
+        switch (tile_io_done(p, op, &why)) {
+        case TILE_IO_GOES_ON:
+            return;
+        case TILE_IO_FAILED:
+            io_failed(p, op, &why);
+            break;
+        case TILE_IO_DONE:
+            break;
+        }
+        break;
+    case OP_IN:
+    case OP_OUT:
+    case OP_FILL:
+        copy_moved(p, op);
+        break;
+    case OP_MARK:
+        lease_mark_done(p, op);
+        break;
+    case OP_CALL:
+        op->call(op->arg, op->code);
+        break;
+    }
+    pager_op_free(p, op);
+}
+
+/* ---- looking ----------------------------------------------------------- */
+
+static void look_at_copy(struct pager *p, struct core_copy *c)
+{
+    copy_advance(p, c);
+    if (c->waiting && copy_bytes_ready(c))
+        lease_copy_ready(p, c);
+    if (c->ghost && copy_over(p, c))
+        place_bury(p, c);
+}
+
+/* What t's state allows: its copies, oldest first. Requests are looked at in their own order. */
+static void look_at(struct pager *p, struct ofl_tensor *t)
+{
+    struct core_copy *c, *next;
+
+    copy_note_fills(p, t);
+    if (t->ruin) {
+        struct base_error *why = t->ruin;
+
+        t->ruin = NULL;
+        work_fail_between(p, t, t->ruin_from, t->ruin_to, why);
+        pager_error_free(why);
+    }
+    for (c = t->ghosts; c; c = next) {
+        next = c->next;
+        look_at_copy(p, c);
+    }
+    if (t->current)
+        look_at_copy(p, t->current);
+}
+
+static void look_at_all(struct pager *p)
+{
+    struct ofl_tensor *t;
+
+    while ((t = p->looks)) {
+        p->looks = t->look_next;
+        if (!p->looks)
+            p->looks_tail = &p->looks;
+        t->looked_for = false;
+        if (t->added || t->current || t->ghosts)
+            look_at(p, t);
+    }
+}
+
+/* ---- prefetch ---------------------------------------------------------- */
+
+/* What has been looked at stays so as the position moves on, unless the plan has changed. */
+static void ahead_sync(struct pager *p)
+{
+    uint64_t now = sched_now(p->sched);
+
+    if (p->ahead_plan != sched_plan_changes(p->sched))
+        p->ahead_device = p->ahead_host = now;
+    p->ahead_plan = sched_plan_changes(p->sched);
+    if (p->ahead_device < now)
+        p->ahead_device = now;
+    if (p->ahead_host < p->ahead_device)
+        p->ahead_host = p->ahead_device;
+}
+
+/* Gives ranges to what the plan acquires next, in order, as long as nothing that is needed
+ * sooner has to leave: up to the event at which the device is full. */
+static void prefetch_device(struct pager *p)
+{
+    uint64_t now = sched_now(p->sched);
+    struct sched_event e;
+
+    for (; p->ahead_device < now + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_device - now, &e);
+         p->ahead_device++) {
+        struct ofl_tensor *t = p->by_id[e.id];
+        uint64_t k = p->ahead_device - now;
+
+        if (e.where != SCHED_ON_DEVICE || !t || t->current || t->leaving || !t->added ||
+            ((t->lost || t->ahead_failed) && !e.no_fetch))
+            continue;
+        if (!place_copy(p, t, k ? k : 1))
+            return;
+        copy_set_fill(p, t->current, !e.no_fetch);
+        t->current->hollow = e.no_fetch;
+        t->current->fetched = true;
+        p->stats.prefetches++;
+    }
+}
+
+/* Beyond that, brings tiles from the drive to the host, in order, under the same rule. */
+static void prefetch_host(struct pager *p)
+{
+    uint64_t now = sched_now(p->sched), from = p->ahead_device;
+    struct sched_event e;
+
+    for (; p->ahead_host < from + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_host - now, &e);
+         p->ahead_host++) {
+        struct tile_claim claim = {.need = NEED_AHEAD, .ahead = p->ahead_host - now};
+        struct ofl_tensor *t = p->by_id[e.id];
+        uint32_t i;
+
+        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || t->current || !t->file ||
+            !t->missing.count || t->turns || t->dirty_ghosts)
+            continue;
+        for (i = base_bits_next(&t->missing, 0); i != BASE_BITS_NONE; i = base_bits_next(&t->missing, i))
+            if (!tile_read_start(p, t, i, claim, IO_PREFETCH))
+                return;
+    }
+}
+
+/* ---- the pump ---------------------------------------------------------- */
+
+static bool pump(struct pager *p)
+{
+    uint64_t before;
+    int rounds = 0;
+
+    p->hungry = false;
+    do {
+        before = p->changes;
+        look_at_all(p);
+        if (p->broken.code) {
+            lease_fail_all(p);
+            work_fail_all(p);
+            continue;
+        }
+        copy_advance_stuck(p);
+        work_advance(p);
+        if (!p->homes.device_only) {
+            ahead_sync(p);
+            prefetch_device(p);
+            prefetch_host(p);
+        }
+        tile_write_behind(p);
+    } while (p->changes != before && ++rounds < PUMP_ROUNDS);
+    return p->changes != before || p->hungry;
+}
+
+bool pager_pump(struct pager *p)
+{
+    lease_settle_failed(p);
+    return pump(p);
+}
+
+int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
+                  struct dev_gate **gate)
+{
+    struct core_wait *wait;
+    int err = lease_acquire(p, leases, n, stream, &wait);
+
+    *gate = NULL;
+    if (err < 0)
+        return err;
+    if (wait)
+        pump(p); /* what can be ready at once need not be waited for */
+    *gate = lease_settle(p, wait);
+    return 0;
+}

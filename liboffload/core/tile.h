@@ -1,0 +1,49 @@
+/* tile: the HOST tier. Ranges of its arena, reads into them, write-backs out of them, and what leaves. */
+#ifndef OFL_CORE_TILE_H
+#define OFL_CORE_TILE_H
+
+#include "liboffload/core/pager.h"
+
+enum tile_need { NEED_WORK, NEED_FILL, NEED_AHEAD };
+/* NEED_WORK may evict any idle tile; NEED_FILL (of the copy with that seq) none that an older awaited
+ * fill still needs, but those of its own that have served; NEED_AHEAD only tiles that no fill needs and
+ * whose next use is further than ahead events away. */
+struct tile_claim {
+    enum tile_need need;
+    uint64_t seq, ahead;
+    uint32_t tile;   /* that is claimed */
+    uint32_t landed; /* NEED_FILL: tiles of its own tensor before this one have served */
+};
+
+uint64_t tile_count_bytes(const struct ofl_tensor *t, uint32_t tile);
+/* How large t's tiles are, as the scheduler's sets are cut. */
+unsigned tile_class(const struct ofl_tensor *t);
+void *tile_ptr(const struct pager *p, const struct ofl_tensor *t, uint32_t tile);
+/* The tile's state has changed, or that of the fills of its tensor (tile_offer). */
+void tile_touched(struct pager *p, struct ofl_tensor *t, uint32_t tile);
+void tile_offer(struct pager *p, struct ofl_tensor *t);
+bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim);
+bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim,
+                     enum io_class class);
+void tile_set_dirty(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool dirty);
+void tile_drop(struct pager *p, struct ofl_tensor *t, uint32_t tile);
+void tile_drop_all(struct pager *p, struct ofl_tensor *t);
+void tile_pin(struct pager *p, struct ofl_tensor *t, uint32_t tile);
+void tile_unpin(struct pager *p, struct ofl_tensor *t, uint32_t tile);
+void tile_want(struct pager *p, struct ofl_tensor *t, uint32_t tile, int by);
+void tile_write_behind(struct pager *p);
+uint64_t tile_host_used(const struct pager *p);
+void tile_note_peak(struct pager *p);
+/* Nothing but homes lies beyond stage_bytes; false: something still does, and is on its way out. */
+bool tile_vacate(struct pager *p);
+/* Something still uses a range of t. */
+bool tile_busy(const struct ofl_tensor *t);
+
+enum tile_io { TILE_IO_DONE, TILE_IO_GOES_ON, TILE_IO_FAILED };
+/* A read or a write-back has come back, from the drive or from the worker that seals. GOES_ON: op is on its
+ * way again. FAILED: the tile of op can't be had, and *why says why. */
+enum tile_io tile_io_done(struct pager *p, struct core_op *op, struct base_error *why);
+/* op's deadline has passed, but its buffer is not to be touched before it comes back. */
+enum tile_io tile_io_late(struct pager *p, struct core_op *op, struct base_error *why);
+
+#endif

@@ -1,0 +1,61 @@
+/* sched: what trace.c (plans and the position in them) and order.c (ordered sets of ids) share. */
+#ifndef OFL_SCHEDULER_SCHED_H
+#define OFL_SCHEDULER_SCHED_H
+
+#include "scheduler/order.h"
+#include "scheduler/trace.h"
+
+struct sched_events {
+    struct sched_event *at;
+    uint64_t count, room;
+};
+
+struct sched_plan {
+    char *name;
+    struct sched_events events;
+    /* Uses of each id as positions, ascending: uses[first[id] .. first[id + 1]). */
+    uint64_t *first, *uses;
+    uint32_t ids;
+    struct sched_plan *next;
+};
+
+struct sched_entry {
+    uint64_t far; /* sched_far(id), as it was when the heap was told last */
+    uint32_t id;
+};
+
+struct sched_heap {
+    struct sched_entry *at;
+    uint32_t count, room, members; /* members: ids that could be in it */
+};
+
+struct sched_member {
+    uint32_t at[SCHED_SETS]; /* places in the heaps of its class */
+    uint8_t class;
+    bool known;
+};
+
+struct sched {
+    struct sched_plan *plans, *plan; /* plan: the open step's, or of the step closed last */
+    struct sched_events record;
+    uint64_t position; /* in plan: the next event expected */
+    uint64_t now;      /* the same, counted over all steps */
+    uint64_t plan_changes;
+    bool in_step, departed;
+    uint64_t *last_use; /* by id: clock of its last use, 0 = never */
+    uint32_t ids;
+    uint64_t clock;
+    struct sched_counts counts;
+    struct sched_heap heaps[SCHED_SETS][SCHED_CLASSES];
+    struct sched_member *member;
+    uint32_t members_room;
+};
+
+/* order.c: id's next use has moved. */
+void order_moved(struct sched *s, uint32_t id);
+/* All of them may have. */
+void order_rebuild(struct sched *s);
+void order_forget(struct sched *s, uint32_t id);
+void order_close(struct sched *s);
+
+#endif
