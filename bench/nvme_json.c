@@ -1,8 +1,10 @@
 /* The report of `ofl-bench nvme` in JSON. Sizes are bytes, times seconds unless a name says
- * otherwise; GB are 10^9 bytes. What is not known is null. See nvme.h. */
-#include "bench/nvme.h"
+ * otherwise; GB are 10^9 bytes. What is not known is null. See nvme_json.h. */
+#include "bench/nvme_json.h"
 
 #include <sys/utsname.h>
+
+#include "examples/common_memory.h"
 
 static json_t *integer(uint64_t value)
 {

@@ -1,11 +1,13 @@
-/* What `ofl-bench nvme` prints: first the facts, then tables. See nvme.h. */
-#include "bench/nvme.h"
+/* What `ofl-bench nvme` prints: first the facts, then tables. See nvme_report.h. */
+#include "bench/nvme_report.h"
 
 #include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/utsname.h>
+
+#include "examples/common_memory.h"
 
 /* ---- texts of numbers --------------------------------------------------------------- */
 

@@ -2,7 +2,7 @@
  * ofl-bench probe: the drives behind directories and mounted file systems: what the kernel
  * tells of them, whether direct I/O works there, and what was measured.
  */
-#include "bench/probe.h"
+#include "bench/probe_drives.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/probe_text.h"
 #include "io/drive.h"
 #include "io/io.h"
 #include "io/profile.h"
@@ -384,17 +385,19 @@ static int probe_mounts(struct seen *seen, json_t *list)
     return status;
 }
 
-int probe_drives(json_t *report, const struct probe_options *o)
+int probe_drives(json_t *report, const char *const *dirs, unsigned count, bool measure)
 {
     static const char *const here[] = {"."};
-    const char *const *dirs = o->dir_count ? o->dirs : here;
-    unsigned count = o->dir_count ? o->dir_count : 1;
     struct seen seen = {0};
     json_t *list = json_array();
     struct io_drive d;
     char *real;
     int status = 0;
 
+    if (count == 0) {
+        dirs = here;
+        count = 1;
+    }
     probe_title("Drives");
     json_object_set_new(report, "drives", list);
     for (unsigned i = 0; i < count && status == 0; i++) {
@@ -403,7 +406,7 @@ int probe_drives(json_t *report, const struct probe_options *o)
             status = common_fail(EXIT_INPUT, "look at %s: %s", dirs[i], strerror(errno));
         } else {
             (void)is_new(&seen, &d); /* asked for: listed in any case */
-            status = probe_place(real, &d, o->measure, list);
+            status = probe_place(real, &d, measure, list);
         }
         free(real);
     }

@@ -251,27 +251,12 @@ static int write_through(const char *path, json_t *report)
     return fd < 0 ? -errno : write_and_close(fd, report, false);
 }
 
-/* Beside the old file, then in its place. */
 static int write_whole(const char *path, json_t *report)
 {
     char *temporary;
-    int fd, err;
+    int fd = common_file_begin(path, &temporary);
 
-    if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
-        return -ENOMEM;
-    fd = mkostemp(temporary, O_CLOEXEC);
-    if (fd < 0) {
-        err = -errno;
-    } else {
-        fchmod(fd, 0644);
-        err = write_and_close(fd, report, true);
-        if (err == 0 && rename(temporary, path) < 0)
-            err = -errno;
-        if (err < 0)
-            unlink(temporary);
-    }
-    free(temporary);
-    return err;
+    return fd < 0 ? fd : common_file_end(path, temporary, write_and_close(fd, report, true));
 }
 
 int common_report_write(const char *path, json_t *report)

@@ -70,6 +70,7 @@ enum ofl_code {
     OFL_EDIRECT,        /* direct I/O refused by the file system and OFL_FORBID_BUFFERED is set */
     OFL_EURING,         /* io_uring refused by the system and OFL_FORBID_THREADS is set */
     OFL_ESTATE,         /* a call out of order, or on a tensor in the wrong state */
+    OFL_ECHANGED,       /* a source file was written while it was open */
 };
 
 enum ofl_tier { OFL_DEVICE, OFL_HOST, OFL_NVME, OFL_TIERS };
@@ -114,10 +115,21 @@ OFL_API const char *ofl_error(void);
 OFL_API const char *ofl_strerror(int code);
 /* any: "0.1.0" */
 OFL_API const char *ofl_version(void);
-/* any: bytes of one element; 0 for an unknown dtype. */
+/* any: bytes of one element; 0 for an unknown dtype, and for one whose elements come in blocks. */
 OFL_API uint64_t ofl_dtype_bytes(enum ofl_dtype dtype);
 /* any: "f32"; NULL for an unknown dtype. */
 OFL_API const char *ofl_dtype_name(enum ofl_dtype dtype);
+
+/* Elements are stored in blocks; a tensor has whole ones. Of plain dtypes a block is one element. */
+struct ofl_dtype_info {
+    size_t size;
+    const char *name;        /* "bf16" */
+    const char *safetensors; /* "BF16": in files of that format; NULL: they don't have it */
+    uint32_t block_elems, block_bytes;
+};
+
+/* any. -EINVAL for an unknown dtype. */
+OFL_API int ofl_dtype_info(enum ofl_dtype dtype, struct ofl_dtype_info *out);
 
 /* ---- devices ----------------------------------------------------------- */
 
@@ -243,7 +255,7 @@ OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *
 OFL_API int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes);
 OFL_API int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes);
 
-/* ---- sources: safetensors files, read in place ------------------------- */
+/* ---- sources: files (safetensors) read in place ------------------------ */
 
 #define OFL_DIMS_MAX 8
 
@@ -255,10 +267,23 @@ struct ofl_source_entry {
     uint64_t elems, bytes;
 };
 
-/* any. Checks the whole header before it returns: -OFL_EFORMAT names what is wrong. */
+/*
+ * A source must not be written while it is open: what was read before and after would be parts of two
+ * files. A read that ends after the file's size or modification time has changed fails with
+ * -OFL_ECHANGED, with a sentence that names the file; bytes that are read again must be those of the first
+ * time, else -OFL_ECHECKSUM. Rights, owner, links and names may change, and a file that was replaced by
+ * another of its name (as rename does) or removed can be read to the end.
+ */
+
+/* any. Checks the whole header before it returns: -OFL_EFORMAT names what is wrong. A file that was written
+ * less than a tick of the clock ago (20 ms; 2 s where times are in whole seconds) is waited for, since a
+ * further write could not be told from the last one; -OFL_ECHANGED if it does not come to rest. */
 OFL_API int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **out);
 /* any. -OFL_ESTATE while tensors are bound to it. ofl_close closes what is left. */
 OFL_API int ofl_source_close(struct ofl_source *s);
+/* any. 0 if the file is what it was when it was opened, else -OFL_ECHANGED. Each read asks by itself; this asks
+ * a file server, too, that reads may have believed for a while: at the end of what has to be of one piece. */
+OFL_API int ofl_source_check(const struct ofl_source *s);
 OFL_API size_t ofl_source_count(const struct ofl_source *s);
 OFL_API int ofl_source_entry(const struct ofl_source *s, size_t index, struct ofl_source_entry *out);
 /* any. -ENOENT if there is none of that name. */

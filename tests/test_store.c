@@ -29,7 +29,7 @@
 #include <cmocka.h>
 
 #include "include/offload.h"
-#include "io/file.h"
+#include "io/io.h"
 #include "liboffload/store/store.h"
 #include "tests/core_fixture.h"
 
@@ -162,7 +162,7 @@ struct program {
 static void mark(struct program *p, const struct range *r)
 {
     uint64_t last = r->offset + blocks(r->bytes) - STORE_BLOCK, places[2] = {r->offset, last};
-    int fd = store_file(p->store)->member[0].fd;
+    int fd = io_file_fd(store_file(p->store), 0);
 
     for (uint64_t i = 0; i < STORE_BLOCK / 8; i++)
         memcpy(p->block + 8 * i, &r->mark, 8);
@@ -173,7 +173,7 @@ static void mark(struct program *p, const struct range *r)
 static bool intact(struct program *p, const struct range *r)
 {
     uint64_t last = r->offset + blocks(r->bytes) - STORE_BLOCK, places[2] = {r->offset, last}, word;
-    int fd = store_file(p->store)->member[0].fd;
+    int fd = io_file_fd(store_file(p->store), 0);
     bool good = true;
 
     for (int i = 0; i < 2; i++) {
@@ -419,8 +419,8 @@ static void nameless_and_private(void **state)
     umask(mask);
     assert_int_equal(store_take(a, 100000, "a", &at), 0);
     assert_int_equal(entries(dir), 0);
-    assert_int_equal(fstat(store_file(a)->member[0].fd, &of_a), 0);
-    assert_int_equal(fstat(store_file(b)->member[0].fd, &of_b), 0);
+    assert_int_equal(fstat(io_file_fd(store_file(a), 0), &of_a), 0);
+    assert_int_equal(fstat(io_file_fd(store_file(b), 0), &of_b), 0);
     assert_int_equal(of_a.st_mode & 07777, 0600);
     assert_int_equal(of_a.st_nlink, 0);
     assert_true(of_a.st_ino != of_b.st_ino);               /* two jobs don't meet */

@@ -208,6 +208,7 @@ static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
     err = open_pager(ctx, c, workers);
     if (err < 0)
         return err;
+    ctx->engine.read_ended = core_source_read;
     return engine_start(&ctx->engine);
 }
 

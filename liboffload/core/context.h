@@ -57,6 +57,7 @@ void core_tensor_free(struct ofl_tensor *t);
 int core_tensor_add(struct ofl_tensor *t);
 /* source.c */
 void core_source_free(struct ofl_source *s);
+void core_source_read(struct core_op *op); /* the engine's read_ended */
 bool core_source_direct(const struct ofl_source *s);
 const struct ofl_source *core_source_next(const struct ofl_source *s); /* of the context's list */
 
