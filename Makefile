@@ -90,7 +90,7 @@ CUDA := $(if $(filter 0,$(WITH_CUDA)),0,$(if $(strip $(CUDA_MISSING)),0$(if $(fi
 HAVE_CXX := $(if $(shell command -v $(firstword $(CXX))),1)
 
 # Goals that build nothing themselves work without the packages.
-BUILDING := $(filter-out gpu-check gpu-bench help config check fuzz demo show layers tidy sources format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
+BUILDING := $(filter-out gpu-check gpu-bench help config check fuzz sim demo show layers tidy sources format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
 ifneq ($(filter tests,$(BUILDING)),)
 MISSING += $(TESTS_MISSING)
 endif
@@ -160,6 +160,7 @@ SHARED_SRC := $(wildcard examples/model/*.c examples/common*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
 CUDA_STUB_SRC := $(wildcard tests/cuda_stub*.c)
 CUBLAS_STUB_SRC := $(wildcard tests/cublas_stub*.c)
+SIM_SRC := $(filter-out tests/sim/main.c,$(wildcard tests/sim/*.c))
 TEST_HELPER_SRC := $(filter-out $(TEST_SRC) $(CUDA_STUB_SRC) $(CUBLAS_STUB_SRC),$(wildcard tests/*.c))
 LIB_CU := $(wildcard liboffload/optim/*.cu)
 SHARED_CU := $(wildcard examples/model/*.cu)
@@ -169,7 +170,7 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
-C_FILES := $(wildcard include/*.h $(foreach d,$(ROOMS) examples examples/model bench tests,$(addprefix $(d)/*.,c h cc cu cuh)))
+C_FILES := $(wildcard include/*.h $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim,$(addprefix $(d)/*.,c h cc cu cuh)))
 SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
@@ -189,11 +190,11 @@ CUDA_STUB := $(B)/tests/libcuda_stub.so
 CUBLAS_STUB := $(if $(CUBLAS_STUB_SRC),$(B)/tests/libcublas_stub.so)
 FATBIN_OBJ := $(patsubst %.cu,$(B)/%.fatbin.o,$(LIB_CU) $(SHARED_CU))
 EMULATE_OBJ := $(patsubst %.cc,$(B)/%.cc.o,$(EMULATE_SRC)) $(patsubst %.cu,$(B)/%.cu.o,$(EMULATE_CU))
-OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(CUDA_STUB_SRC) $(CUBLAS_STUB_SRC))
+OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(CUDA_STUB_SRC) $(CUBLAS_STUB_SRC))
 
 # ---- targets ---------------------------------------------------------------
 
-.PHONY: help config all tests check fuzz demo show layers tidy sources format format-fix shellcheck install uninstall clean FORCE
+.PHONY: help config all tests check fuzz sim demo show layers tidy sources format format-fix shellcheck install uninstall clean FORCE
 
 all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(HELLO) ## the library, static and shared, and the programs (default)
 
@@ -209,6 +210,11 @@ fuzz: ## ten million random requests with faults against a model
 	$(Q)tools/setup.sh
 	$(Q)$(MAKE) --no-print-directory $(B)/tests/test_io_fuzz
 	$(Q)$(if $(SAN),$(ENV_$(SAN)) )OFL_FUZZ_REQUESTS=$${OFL_FUZZ_REQUESTS:-10000000} $(B)/tests/test_io_fuzz
+
+sim: ## random programs against the simulated pager; SEEDS=N, FROM=S
+	$(Q)tools/setup.sh
+	$(Q)$(MAKE) --no-print-directory $(B)/tests/sim/sim
+	$(Q)$(if $(SAN),$(ENV_$(SAN)) )$(B)/tests/sim/sim --seeds $(or $(SEEDS),200000) --from $(or $(FROM),1)
 
 demo: ## install what is missing, build, run the demonstration
 	$(Q)tools/setup.sh
@@ -249,7 +255,7 @@ tidy: ## check sizes of functions and files, unused files, public functions with
 
 # What is built, for tools/tidy.sh.
 sources:
-	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(CUDA_STUB_SRC) \
+	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(CUDA_STUB_SRC) \
 	    $(CUBLAS_STUB_SRC) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
 
 format: ## check the format of the C files
@@ -396,8 +402,18 @@ $(B)/shapes/%.txt: bench/shapes/%.txt
 $(patsubst tests/%.c,$(B)/tests/%,$(EXAMPLE_TESTS)): $(B)/libexamples.a
 $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
 	$(call say,LD,$@)
-	$(Q)$(LINK) -o $@ $< $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
+	$(Q)$(LINK) -o $@ $< $(TEST_EXTRA) $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
 	    $(if $(filter %/libexamples.a,$^),$(EXAMPLE_LIBS)) $(LIB_LIBS) $(call pkg,--libs,cmocka)
+
+# The core in a simulation. Allocations of the whole program pass through tests/sim/alloc.c.
+SIM := $(B)/tests/sim/sim
+SIM_WRAP := $(foreach f,malloc calloc realloc aligned_alloc free strdup,-Wl,--wrap=$(f))
+$(SIM): $(call obj,tests/sim/main.c $(SIM_SRC)) $(STATIC)
+	$(call say,LD,$@)
+	$(Q)$(LINK) $(SIM_WRAP) -o $@ $(filter %.o,$^) $(STATIC) $(LIB_LIBS)
+
+$(B)/tests/test_sim: $(call obj,$(SIM_SRC))
+$(B)/tests/test_sim: TEST_EXTRA = $(call obj,$(SIM_SRC)) $(SIM_WRAP)
 
 # The one file that looks at CUDA's own header, where there is one.
 $(B)/tests/test_cuda_driver.o: EXTRA = $(patsubst %/cuda.h,-isystem %,$(wildcard $(CUDA_HOME)/include/cuda.h))

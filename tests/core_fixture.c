@@ -1,11 +1,19 @@
 /* See core_fixture.h. */
 #include "tests/core_fixture.h"
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <cmocka.h>
+
+#include "liboffload/core/context.h"
+#include "liboffload/core/verify.h"
 
 static char scratch[64];
 
@@ -67,6 +75,30 @@ void fixture_log(void *arg, enum ofl_log_level level, const char *text)
     (void)arg;
     if (level == OFL_LOG_WARNING)
         fprintf(stderr, "log: %s\n", text);
+}
+
+static int verify_run(struct ofl_ctx *ctx, void *arg)
+{
+    if (pager_verify(&ctx->engine.pager, arg) < 0)
+        return -1;
+    return pager_lost_bytes(&ctx->engine.pager) > 0;
+}
+
+void fixture_verify(struct ofl_ctx *ctx)
+{
+    struct base_error why = {0};
+    int result = core_call(ctx, verify_run, &why);
+
+    if (result < 0)
+        fail_msg("the books do not balance: %s", why.text);
+    if (result > 0)
+        fail_msg("host memory is neither free nor anybody's");
+}
+
+int fixture_close(struct ofl_ctx *ctx)
+{
+    fixture_verify(ctx);
+    return ofl_close(ctx);
 }
 
 unsigned fixture_rounds(unsigned rounds)

@@ -27,6 +27,11 @@ const struct ofl_nvme *fixture_nvme(const char *dir, uint64_t bytes);
 /* Prints warnings of the library to stderr. */
 void fixture_log(void *arg, enum ofl_log_level level, const char *text);
 
+/* Balances the books of ctx, between inputs of its engine; fails the test with what does not balance. */
+void fixture_verify(struct ofl_ctx *ctx);
+/* The same, and ofl_close. */
+int fixture_close(struct ofl_ctx *ctx);
+
 /* Rounds of a random test: fewer under a sanitizer (OFL_TEST_LIGHT). */
 unsigned fixture_rounds(unsigned rounds);
 

@@ -17,6 +17,8 @@ longer() {
     cat <<'END'
 tests/test_io_drive.c the recorded machines, each a table that is read beside its checks
 tests/test_io_queue.c one queue: its classes, limits, deadlines and what it does with late answers
+tests/sim/run.c every statement of a simulated program, each as the public function of its name does it
+liboffload/core/verify.c every book of the pager, balanced against the others: its checks share their sums
 tests/test_core_homes.c one pager, three tiers: its programs and their model belong together
 END
 }

@@ -170,7 +170,7 @@ static bool fill_advance(struct pager *p, struct core_copy *c)
                 return false;
         } else if (x->state != TILE_ARRIVING && i == c->fill_next) {
             if (!fill_tile(p, c, i))
-                return true;
+                return false; /* no memory: with those that wait for room it is tried again */
         }
     }
     return true;
@@ -385,31 +385,54 @@ int copy_check_lost(const struct ofl_tensor *t, const char *what)
                      t->name, t->lost->text);
 }
 
-/* So were host works issued since. */
-static void ruin_works(struct pager *p, const struct core_copy *c, const struct base_error *error)
+/* Host works issued since, up to to, count on it as well. */
+static void ruin_works(struct pager *p, const struct core_copy *c, uint64_t to,
+                       const struct base_error *error)
 {
     struct ofl_tensor *t = c->tensor;
 
-    if (t->host_issued == t->host_done)
+    (void)p;
+    if (!t->turns)
         return;
     if (!t->ruin) {
         t->ruin = pager_error_copy(error);
         t->ruin_from = c->write_seq;
-    } else if (c->write_seq < t->ruin_from) {
-        t->ruin_from = c->write_seq;
+        t->ruin_to = to;
     }
-    t->ruin_to = p->seq;
+    if (c->write_seq < t->ruin_from)
+        t->ruin_from = c->write_seq;
+    if (to > t->ruin_to)
+        t->ruin_to = to;
+}
+
+/* Somebody has overwritten all of t since: what it holds is not touched, but who reads what lay between the two
+ * fails. */
+static void ruin_superseded(struct pager *p, struct core_copy *c, uint64_t version,
+                            const struct base_error *error)
+{
+    struct ofl_tensor *t = c->tensor;
+
+    for (struct core_copy *g = t->ghosts; g; g = g->next)
+        if (copy_filling(g) && g->seq > c->seq && g->seq < t->whole_seq)
+            spoil(p, g, error);
+    ruin_works(p, c, t->whole_seq, error);
+    if (c->version > version)
+        return;          /* c holds the newer write as well, whose own end decides */
+    t->gone |= c->wrote; /* what lay below was dropped for it */
+    spoil(p, c, error);
 }
 
 void copy_ruin(struct pager *p, struct core_copy *c, uint64_t version, const struct base_error *error)
 {
     struct ofl_tensor *t = c->tensor;
 
-    if (version < t->whole_version)
-        return; /* somebody has overwritten it since, and reads nothing of it */
+    if (version < t->whole_version) {
+        ruin_superseded(p, c, version, error);
+        return;
+    }
     spoil(p, c, error);
     copy_fail(p, t, c->seq, error); /* they were promised what was to be written */
-    ruin_works(p, c, error);
+    ruin_works(p, c, p->seq, error);
     if (!(t->flags & OFL_TENSOR_TRANSIENT) && (c->wrote || c->home || t->gone)) {
         tile_drop_all(p, t);
         copy_lose(t, error);

@@ -376,10 +376,11 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
         c->drain_after = t->host_issued;
         if (!c->dirty)
             c->write_seq = ++p->seq;
-        t->version++;
+        c->version = ++t->version;
     }
     if (l->mode == OFL_OVERWRITE) {
         t->whole_version = t->version;
+        t->whole_seq = ++p->seq;
         copy_found(t);
     }
     l->ptr = p->device + c->off;
@@ -439,11 +440,25 @@ int lease_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
 
 struct dev_gate *lease_settle(struct pager *p, struct core_wait *w)
 {
-    struct dev_gate *gate = w && w->remaining > 1 ? w->gate : NULL;
+    struct dev_gate *gate = w && (w->remaining > 1 || w->error) ? w->gate : NULL;
 
-    if (w)
+    if (w && w->remaining == 1 && w->error) {
+        w->failed_next = p->failed_waits;
+        p->failed_waits = w;
+    } else if (w) {
         wait_less(p, w);
+    }
     return gate;
+}
+
+void lease_settle_failed(struct pager *p)
+{
+    while (p->failed_waits) {
+        struct core_wait *w = p->failed_waits;
+
+        p->failed_waits = w->failed_next;
+        wait_less(p, w);
+    }
 }
 
 /* ---- release ----------------------------------------------------------- */

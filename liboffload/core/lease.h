@@ -9,6 +9,8 @@ int lease_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
                   struct core_wait **wait);
 /* What the stream has to wait for; NULL: nothing. */
 struct dev_gate *lease_settle(struct pager *p, struct core_wait *w);
+/* Opens the gates of those that failed before their stream could wait: now it does. */
+void lease_settle_failed(struct pager *p);
 /* *mark is to be posted on the stream; NULL for an empty batch. */
 int pager_release(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
                   struct core_op **mark);

@@ -82,6 +82,7 @@ struct core_copy {
     uint64_t end_max;      /* ghost: where the last range of its subtree ends */
     uint64_t after_host;   /* host works to await before bytes come in */
     uint64_t drain_after;  /* and before they go out */
+    uint64_t version;      /* of the last lease to write */
     uint64_t write_seq;    /* of the first lease that made it dirty */
     uint32_t blockers;     /* older ghosts in the range; 0: it is clear */
     uint32_t leases;
@@ -111,6 +112,7 @@ struct core_wait {
     uint64_t stream;
     uint32_t remaining;
     struct core_wait *prev, *next;
+    struct core_wait *failed_next;
     struct base_error *error;
 };
 
@@ -152,6 +154,7 @@ struct ofl_tensor {
     uint64_t host_issued, host_done;
     struct core_turn *turns, *turns_last; /* host works issued and not done */
     uint64_t version, whole_version;      /* of writes, as acquired; of the last that wrote all of it */
+    uint64_t whole_seq;                   /* of that one, among the commands */
     struct base_error *lost;              /* its bytes: why. NULL: it has them */
     bool gone;                            /* nothing good lies below the device */
     struct base_error *ruin; /* what should have been drained for host works of these numbers is not there */
@@ -290,6 +293,8 @@ struct pager {
     uint32_t spare_copies_count, spare_conds_count;
     struct core_cond *spare_conds;
     struct core_wait waits;
+    struct core_wait
+        *failed_waits; /* over with an error before their stream could wait: their gates open next */
     struct core_stream_error *stream_errors;
     struct lease_item *items; /* scratch of lease.c */
     size_t items_room;

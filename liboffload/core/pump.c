@@ -343,22 +343,7 @@ static void prefetch_host(struct pager *p)
 
 /* ---- the pump ---------------------------------------------------------- */
 
-int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
-                  struct dev_gate **gate)
-{
-    struct core_wait *wait;
-    int err = lease_acquire(p, leases, n, stream, &wait);
-
-    *gate = NULL;
-    if (err < 0)
-        return err;
-    if (wait)
-        pager_pump(p); /* what can be ready at once need not be waited for */
-    *gate = lease_settle(p, wait);
-    return 0;
-}
-
-bool pager_pump(struct pager *p)
+static bool pump(struct pager *p)
 {
     uint64_t before;
     int rounds = 0;
@@ -382,4 +367,25 @@ bool pager_pump(struct pager *p)
         tile_write_behind(p);
     } while (p->changes != before && ++rounds < PUMP_ROUNDS);
     return p->changes != before || p->hungry;
+}
+
+bool pager_pump(struct pager *p)
+{
+    lease_settle_failed(p);
+    return pump(p);
+}
+
+int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
+                  struct dev_gate **gate)
+{
+    struct core_wait *wait;
+    int err = lease_acquire(p, leases, n, stream, &wait);
+
+    *gate = NULL;
+    if (err < 0)
+        return err;
+    if (wait)
+        pump(p); /* what can be ready at once need not be waited for */
+    *gate = lease_settle(p, wait);
+    return 0;
 }

@@ -279,6 +279,7 @@ int pager_update(struct pager *p, struct core_update *u, bool held)
         t->version += u->access[i] != HOST_READ;
         if (u->access[i] == HOST_OVERWRITE) {
             t->whole_version = t->version;
+            t->whole_seq = u->seq;
             copy_found(t);
         }
         if (sched_use(p->sched, (struct sched_event){t->id, SCHED_ON_HOST, u->access[i] == HOST_OVERWRITE}) ==
@@ -321,8 +322,10 @@ int pager_request(struct pager *p, struct core_request *r)
     if (t->current && (t->current->dirty || write))
         place_evict(p, t->current);
     t->version += write;
-    if (r->whole)
+    if (r->whole) {
         t->whole_version = t->version;
+        t->whole_seq = p->seq + 1; /* its own */
+    }
     r->failing = false;
     r->ordinal[0] = turn_take(p, t, &r->turn, NULL);
     r->seq = ++p->seq;
