@@ -109,6 +109,7 @@ static void facts_of_a_source(void **state)
     json_object_set_new(tensors, "a", files_tensor("F32", 2, shape));
     json_object_set_new(tensors, "b", files_tensor("BF16", 1, shape));
     files_put_safetensors(dir, "model.safetensors", tensors);
+    json_decref(tensors);
     if (ofl_source_open(ctx, path, &source) < 0)
         fail_msg("%s", ofl_error());
     assert_int_equal(ofl_source_count(source), 2);
