@@ -141,9 +141,11 @@ int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drive
         json_pack("{s:o, s:o, s:o, s:o, s:o}", "source_read", integer(s->source_read_bytes), "nvme_read",
                   integer(s->nvme_read_bytes), "nvme_write", integer(s->nvme_write_bytes), "device_in",
                   integer(s->device_in_bytes), "device_out", integer(s->device_out_bytes));
-    json_t *io = json_pack("{s:b, s:b, s:b, s:b, s:i, s:o, s:o}", "uring", s->io_uring, "direct", s->direct,
-                           "pinned", s->pinned, "registered", s->registered, "numa_node", s->numa_node,
-                           "tile_bytes", integer(s->tile_bytes), "drives", drives);
+    json_t *io =
+        json_pack("{s:b, s:b, s:b, s:b, s:o, s:b, s:b, s:i, s:o, s:o}", "uring", s->io_uring, "direct",
+                  s->direct, "reserved", s->nvme_reserved, "cached", s->nvme_cached, "memory",
+                  integer(s->nvme_memory_bytes), "pinned", s->pinned, "registered", s->registered,
+                  "numa_node", s->numa_node, "tile_bytes", integer(s->tile_bytes), "drives", drives);
     const struct {
         const char *name;
         json_t *value;

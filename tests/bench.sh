@@ -91,7 +91,7 @@ refuse 'cuda or cuda:N' link --device host
 refuse 'not a multiple of 8' link --size 4K,1001
 refuse 'in, out or both' link --direction up
 refuse 'pinned or pageable' link --memory device
-refuse 'not a ratio' link --check 0
+refuse 'not a number' link --check 0
 refuse 'excludes --memory pageable' link --memory pageable --check 0.9
 refuse 'No such file' link --json "$work/absent/r.json"
 refuse 'shipped lists' nvme "${small[@]}" --tensors nothing

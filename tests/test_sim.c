@@ -45,8 +45,7 @@ static void run_seeds(uint64_t first, uint64_t count, const struct sim_options *
 static void random_programs(void **state)
 {
     (void)state;
-    run_seeds(1, seeds(SEEDS),
-              &(struct sim_options){.verify_every = 16, .no_faults = true, .no_alloc_failures = true});
+    run_seeds(1, seeds(SEEDS), &(struct sim_options){.verify_every = 16});
 }
 
 static void a_seed_gives_the_same_run(void **state)

@@ -27,7 +27,7 @@
 #include "examples/model/checkpoint.h"
 #include "examples/model/config.h"
 #include "examples/model/writer.h"
-#include "liboffload/source/safetensors.h"
+#include "liboffload/source/source.h"
 #include "tests/model_fixture.h"
 #include "tests/temporary.h"
 
@@ -123,17 +123,17 @@ static struct llama_writer writer(const char *dir, const struct llama_config *co
 static const char *difference(const char *dir, const struct llama_shape *shape, enum ofl_dtype dtype)
 {
     static char text[160];
-    struct store_safetensors *s = NULL;
+    struct source_file *s = NULL;
     struct llama_tensor_desc d;
     const char *result = NULL;
     size_t bytes = 0;
     char *path = files_path(dir, "model.safetensors");
     unsigned char *file = files_get(path, &bytes);
 
-    assert_int_equal(store_safetensors_open(path, &s), 0);
+    assert_int_equal(source_open(path, &s), 0);
     assert_int_equal(s->count, llama_tensor_count(shape));
     for (uint32_t i = 0; !result && llama_tensor_at(shape, i, &d) == 0; i++) {
-        const struct store_entry *e = store_safetensors_find(s, d.name);
+        const struct source_entry *e = source_find(s, d.name);
 
         snprintf(text, sizeof text, "%s", d.name);
         if (!e || e->dtype != dtype || e->dims != d.dims || e->shape[0] != d.shape[0] || e->elems != d.elems)
@@ -142,7 +142,7 @@ static const char *difference(const char *dir, const struct llama_shape *shape, 
             if (file[e->offset + b] != pattern(i, b))
                 result = text;
     }
-    store_safetensors_close(s);
+    source_close(s);
     free(file);
     free(path);
     return result;

@@ -8,37 +8,80 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# Programs of tests/sim for each mutant. Those that they notice are noticed within a few hundred, most of them.
+sim_seeds=${OFL_MUTANT_SEEDS:-20000}
+
 # name | file | what is looked for (fixed text) | what takes its place | tests that must fail
 list='
-range-not-clear|liboffload/core/copy.c|if (g->seq < c->seq && g->off < c->off + c->len && c->off < g->off + g->len)|if (0)|test_core
-ghost-forgets-readers|liboffload/core/copy.c|if (c->marks \|\| c->moving \|\| c->waiting \|\| fill_pending(c))|if (c->moving \|\| fill_pending(c))|test_core
-drain-before-writers|liboffload/core/copy.c|if (c->drop \|\| c->marks \|\| c->waiting|if (c->drop \|\| c->waiting|test_core
-fill-before-drain|liboffload/core/copy.c|if (!copy_drained(p, t, i, c->seq))|if (0)|test_core test_optimizer
-fill-before-host-work|liboffload/core/copy.c|    if (t->host_done < c->after_host)\n        return;|    (void)t;|test_core test_optimizer
-no-wait-for-bytes|liboffload/core/lease.c|bool bytes = !copy_bytes_ready(c)|bool bytes = 0|test_core
-no-wait-between-streams|liboffload/core/lease.c|return pending && c->mark_stream != stream;|return 0;|test_core
-obsolete-ghost-dropped-early|liboffload/core/lease.c| \|\| copy_fill_before(p, t, UINT64_MAX))|)|test_core
-obsolete-tiles-kept|liboffload/core/lease.c|u->version == t->version \&\& ||test_core
-seal-not-compared|liboffload/core/tile.c|store_seal(p->host + x->off, bytes) != x->seal|0|test_core_faults
-lost-write-ignored|liboffload/core/tile.c|        pager_break(p, \&named);|        ;|test_core_faults
-failed-read-ignored|liboffload/core/tile.c|        copy_fail(p, t, \&named);|        ;|test_core_faults
-work-out-of-order|liboffload/core/work.c|if (t->host_done + 1 != r->ordinal[i] \|\| |if (|test_core test_optimizer
-update-before-older-fill|liboffload/core/work.c|return ref->access == HOST_READ \|\| !copy_fill_before(p, t, r->ordinal[i]);|return true;|test_core test_optimizer
-clip-not-awaited|liboffload/core/work.c|while (u \&\& (u->held \|\| |while (u \&\& (|test_optimizer
-own-landed-tiles-kept|liboffload/core/tile.c|return t->fill_seq >= claim.seq;|return t->fill_seq > claim.seq;|test_core
-budget-not-checked|liboffload/core/lease.c|if (held + wanted <= p->device_bytes)|if (1)|test_core
-fill-reads-too-early|liboffload/core/copy.c|            if (!clear)\n                return;|            ;|programs.sh
-own-last-tiles-kept|liboffload/core/tile.c|if (own \&\& i >= claim.landed \&\& i <= claim.tile)|if (own \&\& i >= claim.landed)|test_core
-homes-no-memory-for-moves|liboffload/core/home.c|return store ? tiles * tile_bytes|return store ? 0|test_core_homes
+range-not-clear|liboffload/core/place.c|    c->blockers++;|    ;|sim
+ghost-forgets-readers|liboffload/core/copy.c|if (c->marks \|\| c->moving \|\| c->waiting \|\| copy_filling(c))|if (c->moving \|\| c->waiting \|\| copy_filling(c))|sim
+ghost-forgets-moves|liboffload/core/copy.c|if (c->marks \|\| c->moving \|\| c->waiting \|\| copy_filling(c))|if (c->marks \|\| c->waiting \|\| copy_filling(c))|sim
+drain-before-writers|liboffload/core/copy.c|if (c->drop \|\| c->marks \|\| c->waiting|if (c->drop \|\| c->waiting|sim
+drain-before-host-work|liboffload/core/copy.c|t->host_done < c->drain_after \|\||0 \|\||sim
+drain-before-older-fill|liboffload/core/copy.c|fill_older(t, c->seq) \|\| drain_older(c))|drain_older(c))|sim
+drain-before-older-drain|liboffload/core/copy.c|fill_older(t, c->seq) \|\| drain_older(c))|fill_older(t, c->seq))|sim
+drain-into-use|liboffload/core/copy.c|return x->state != TILE_ARRIVING \&\& !x->pins \&\& !x->writing;|return x->state != TILE_ARRIVING;|sim
+drain-into-arriving|liboffload/core/copy.c|return x->state != TILE_ARRIVING \&\& !x->pins \&\& !x->writing;|return !x->pins \&\& !x->writing;|sim
+fill-before-drain|liboffload/core/copy.c|        if (!copy_drained(t, i, c->seq))|        if (0)|sim
+fill-before-host-work|liboffload/core/copy.c|if (t->host_done < c->after_host \|\| c->blockers)|if (c->blockers)|sim
+fill-before-clear|liboffload/core/copy.c|if (t->host_done < c->after_host \|\| c->blockers)|if (t->host_done < c->after_host)|sim
+fill-arriving-tile|liboffload/core/copy.c|} else if (x->state != TILE_ARRIVING \&\& i == c->fill_next) {|} else if (i == c->fill_next) {|sim
+fill-unpinned|liboffload/core/copy.c|        tile_pin(p, t, tile);\n        p->env.copy_in|        p->env.copy_in|sim
+fill-given-up-with-waiters|liboffload/core/place.c|if (!c->waiting \&\& copy_filling(c))|if (copy_filling(c))|sim
+no-wait-for-bytes|liboffload/core/lease.c|    if (!copy_bytes_ready(c))\n        cond_add|    if (0)\n        cond_add|sim
+no-wait-between-streams|liboffload/core/lease.c|return pending \&\& c->mark_stream != stream;|return 0;|sim
+writers-ignore-readers|liboffload/core/lease.c|mode == OFL_READ ? c->write_marks : c->marks|c->write_marks|sim
+stream-of-marks-forgotten|liboffload/core/lease.c|c->mark_stream = c->marks == 0 \|\| c->mark_stream == stream ? stream : 0;|c->mark_stream = stream;|sim
+marks-not-counted|liboffload/core/lease.c|        if (--cond->count) {|        if (0) {|sim
+obsolete-dropped-for-newer|liboffload/core/copy.c|return version == t->version \&\& |return |sim
+obsolete-dropped-before-work|liboffload/core/copy.c|t->host_issued == t->host_done \&\& !t->source|!t->source|sim
+obsolete-dropped-before-fill|liboffload/core/copy.c|           !fill_older(t, c->seq);|           1;|sim
+work-out-of-order|liboffload/core/work.c|if (t->turns != (r->update ? \&r->update->turn[i] : \&r->turn) \|\| |if (|sim
+work-before-drain|liboffload/core/work.c| \|\| !copy_drained(t, ref->tile, r->seq))|)|sim
+work-before-older-fill|liboffload/core/work.c|return ref->access == HOST_READ \|\| !copy_fill_before(t, r->ordinal[i]);|return true;|sim
+work-writer-not-alone|liboffload/core/work.c|if (ref->access == HOST_READ \|\| x->pins == 0)|if (1)|sim
+request-leaves-copy|liboffload/core/work.c|if (t->current \&\& (t->current->dirty \|\| write))|if (t->current \&\& t->current->dirty)|sim
+request-leaves-dirty-copy|liboffload/core/work.c|if (t->current \&\& (t->current->dirty \|\| write))|if (t->current \&\& write)|sim
+update-leaves-copy|liboffload/core/work.c|        if (t->current)\n            place_evict(p, t->current);|        ;|sim
+clip-not-awaited|liboffload/core/work.c|    u->held = held;|    u->held = false;|sim test_optimizer
+no-place-for-the-oldest|liboffload/core/work.c|    if (p->active + !oldest >= p->active_max)|    if (p->active >= p->active_max)|sim
+no-claims-for-the-oldest|liboffload/core/work.c|uint32_t kept = oldest ? 0 : CORE_UPDATE_TENSORS;|uint32_t kept = 0;|sim
+wanted-evicted|liboffload/core/tile.c|x->state == TILE_VALID \&\& !x->pins \&\& !x->wanted \&\& !x->writing|x->state == TILE_VALID \&\& !x->pins \&\& !x->writing|sim
+written-while-used|liboffload/core/tile.c|tile, x->state == TILE_VALID \&\& !x->pins \&\& !x->writing \&\& x->dirty|tile, x->state == TILE_VALID \&\& !x->writing \&\& x->dirty|sim
+late-range-given-on|liboffload/core/tile.c|    op->orphan_next = p->orphans;\n|    op->orphan_next = p->orphans;\n    base_extents_give(p->host_ranges, x->off, x->len);\n|sim
+stale-read-kept|liboffload/core/tile.c|    if (op->io.error.code < 0 \|\| x->stale)|    if (op->io.error.code < 0)|sim
+seal-not-compared|liboffload/core/tile.c|    } else if (op->seal != x->seal) {|    } else if (0) {|sim test_core_faults
+lost-write-ignored|liboffload/core/pump.c|        pager_break(p, why);|        ;|sim test_core_faults
+failed-read-ignored|liboffload/core/pump.c|    copy_fail(p, op->tensor, 0, why);|    ;|sim test_core_faults
+skipped-write-published|liboffload/core/lease.c|    else if (failed)\n        copy_ruin(p, c, u->version, why);\n||sim
+skipped-write-unnoticed|liboffload/core/copy.c|        copy_lose(t, error);|        ;|sim
+lost-tensor-readable|liboffload/core/copy.c|    if (!t->lost)\n        return 0;|    return 0;|sim
+error-not-passed|liboffload/core/lease.c|    conds_over(p, c, true, c->error);|    conds_over(p, c, true, NULL);|sim
+removed-in-use|liboffload/core/pump.c|    if (copy_in_use(t))|    if (0)|sim
+removed-with-ghosts|liboffload/core/pump.c|if (t->ghosts \|\| t->turns|if (t->turns|sim
+removed-busy|liboffload/core/pump.c|if (t->ghosts \|\| t->turns \|\| tile_busy(t))|if (t->ghosts \|\| t->turns)|sim
+homes-over-caches|liboffload/core/pump.c|if (err == 0 \&\& t->home_tiles \&\& !tile_vacate(p))|if (0)|sim test_core_homes
+leased-evicted|liboffload/core/place.c|if (c == \&s->p->live \|\| c->leases \|\| c->home)|if (c == \&s->p->live \|\| c->home)|sim
+hollow-not-filled|liboffload/core/lease.c|        if (item->made \|\| c->hollow) {|        if (item->made) {|sim
+hungry-gives-up|liboffload/core/pump.c|return p->changes != before \|\| p->hungry;|return p->changes != before;|sim
+prefetch-tries-for-ever|liboffload/core/pump.c|    op->tensor->ahead_failed = true;|    ;|sim
+gone-below-believed|liboffload/core/copy.c|    t->gone \|= c->wrote;|    ;|sim
+superseded-write-published|liboffload/core/copy.c|    spoil(p, c, error);\n}\n\nvoid copy_ruin|}\n\nvoid copy_ruin|sim
+works-on-skipped-write|liboffload/core/copy.c|    ruin_works(p, c, t->whole_seq, error);|    ;|sim
+failed-acquire-goes-on|liboffload/core/lease.c|w \&\& (w->remaining > 1 \|\| w->error) ? w->gate|w \&\& w->remaining > 1 ? w->gate|sim
+acquire-half-done|liboffload/core/lease.c|    if (waits \&\& (reserve_conds(p, 2 * n) < 0 \|\| !(w = wait_make(p, stream)))) {\n        unhold_all(p, leases, n);|    if (waits \&\& (reserve_conds(p, 2 * n) < 0 \|\| !(w = wait_make(p, stream)))) {|sim
+stuck-forgotten|liboffload/core/copy.c|    place_set_stuck(p, c, !room);|    (void)room;|sim
+starved-not-told|liboffload/core/tile.c|p->starved \|= claim.need != NEED_AHEAD;|;|sim test_core
+own-landed-tiles-kept|liboffload/core/tile.c|t->fill_seq < s->claim.seq)|t->fill_seq <= s->claim.seq)|test_core
+budget-not-checked|liboffload/core/lease.c|if (p->held_bytes + wanted <= p->device_bytes)|if (1)|test_core sim
+homes-no-memory-for-moves|liboffload/core/home.c|return store ? tiles * tile_bytes|return store ? 0|sim test_core_homes
 homes-shares-reversed|liboffload/core/home.c|h->share[OFL_HOST] = e - h->share[OFL_NVME];|h->share[OFL_HOST] = h->share[OFL_NVME];|test_core_homes
 homes-fill-in-turn|liboffload/core/home.c|return h->expected_bytes ? (uint64_t)|return 0 ? (uint64_t)|test_core_homes
-homes-over-caches|liboffload/core/pager.c|if (t->home_tiles \&\& !tile_vacate(p))|if (0)|test_core_homes
-homes-evicted|liboffload/core/copy.c|if (c->leases \|\| c->home \|\| (limit|if (c->leases \|\| (limit|test_core_homes
+homes-evicted|liboffload/core/place.c|if (c == \&s->p->live \|\| c->leases \|\| c->home)|if (c == \&s->p->live \|\| c->leases)|sim test_core_homes
 homes-without-leases-room|liboffload/core/home.c|uint64_t kept = p->homes.leased_bytes;|uint64_t kept = 0;|test_core_homes
-homes-tail-at-the-front|liboffload/core/tile.c|(tile - t->home_tiles) * t->tile_bytes|tile * t->tile_bytes|test_core_homes
-homes-as-victims|liboffload/core/tile.c|i-- > t->home_tiles;|i-- > 0;|test_core_homes
+homes-tail-at-the-front|liboffload/core/tile.c|(tile - t->home_tiles) * t->tile_bytes|tile * t->tile_bytes|sim test_core_homes
 cuda-runs-into-a-full-queue|liboffload/device/cuda_lane.c|while (l->queued > CUDA_AHEAD)|while (0)|test_core_cuda
-mixed-groups-bound|liboffload/core/tensor.c|    if (!on \|\| !off)|    if (1)|test_core_homes
+mixed-groups-bound|liboffload/core/core.c|    if (!on \|\| !off)|    if (1)|test_core_homes
 io-result-ignored|io/piece.c|    if (t->result < 0)\n        return failed(code, cause, (int)t->result, NULL);|    if (t->result < 0)\n        t->result = t->asked_bytes;|test_io_fuzz test_io
 io-short-write-taken|io/piece.c|    if (t->want == 0)\n        return IO_PIECE_DONE;|    if (t->want == 0 \|\| t->op == IO_WRITE)\n        return IO_PIECE_DONE;|test_io_fuzz
 io-continues-in-a-block|io/piece.c|rest = (t->offset + t->skip + got) % t->block;|rest = 0;|test_io_queue
@@ -46,12 +89,12 @@ io-not-trimmed|io/piece.c|(char *)t->bounce + t->skip, got);|(char *)t->bounce, 
 io-end-not-seen|io/piece.c|end = got < t->want \&\& at_end(t);|end = got < t->want \&\& t->result == 0;|test_io_queue
 io-window-open|io/queue.c|return path->background_bytes == 0 \|\| path->background_bytes + piece <= path->tuning.window_bytes;|return true;|test_io_paths test_io_fuzz
 io-window-leaks|io/queue.c|    t->path->background_bytes -= t->charged;|    ;|test_io_paths test_io_fuzz
-io-no-deadline|io/queue_deadline.c|if (counted_ns(q) > r->expire_ns)|if (0)|test_io_queue
+io-no-deadline|io/queue_deadline.c|if (counted_ns(q) > r->expire_ns)|if (0)|test_io_deadline
 io-buffers-left-to-the-ring|io/uring.c|(void)io_uring_unregister_buffers(\&u->ring);|;|test_io_limits
 io-locked-memory-not-waited-for|io/uring.c|    if (*waited_ms >= MEMLOCK_WAIT_MS|    if (1 \|\| *waited_ms >= MEMLOCK_WAIT_MS|test_io_limits
-io-late-buffer-returned|io/queue_request.c|    if (--r->open == 0)|    if (--r->open == 0 \|\| r->late)|test_io_engines test_io_queue
-io-late-not-told|io/queue_deadline.c|r->late = r->unnoticed = q->late_news = true;|r->late = r->unnoticed = true;|test_io_queue
-io-stop-counts|io/queue_deadline.c|q->away_ns += q->now_ns - before_ns - stride_ns;|;|test_io_queue
+io-late-buffer-returned|io/queue_request.c|    if (--r->open == 0)|    if (--r->open == 0 \|\| r->late)|test_io_late test_io_deadline
+io-late-not-told|io/queue_deadline.c|r->late = r->unnoticed = q->late_news = true;|r->late = r->unnoticed = true;|test_io_deadline
+io-stop-counts|io/queue_deadline.c|q->away_ns += q->now_ns - before_ns - stride_ns;|;|test_io_deadline test_io_late
 io-cancel-forgotten|io/queue.c|    if (!r->live \|\| r->cancelled)|    if (1)|test_io_faults test_io_paths
 io-drives-not-apart|io/queue.c|return path->inflight < sure \|\| q->transfer_count - q->inflight > owed;|return true;|test_io_paths
 io-parts-stop-together|io/queue.c|(verdict == IO_PIECE_END \&\& r->share_count == 1)|verdict == IO_PIECE_END|test_io_fuzz test_io_paths test_io_stripe
@@ -62,10 +105,15 @@ io-wake-up-lost|io/queue.c|    n = io_requests_take(q, done, max);\n    io_queue
 build() { # test
     local goal=build/tests/$1
     [ "$1" != programs.sh ] || goal=all
+    [ "$1" != sim ] || goal=build/tests/sim/sim
     (cd "$work/tree" && make -s WITH_CUDA=0 B=build CFLAGS='-O1 -g -w' "$goal" >"$work/log" 2>&1)
 }
 
 run() { # test -> 0 if it passes
+    if [ "$1" = sim ]; then # the core in a simulation: a seed gives the same run every time
+        (cd "$work/tree" && timeout 300 build/tests/sim/sim --no-shrinking --seeds "$sim_seeds" >"$work/log" 2>&1)
+        return
+    fi
     if [ "$1" = programs.sh ]; then
         (cd "$work/tree" && timeout 200 bash tests/programs.sh >"$work/log" 2>&1)
         return
@@ -75,7 +123,7 @@ run() { # test -> 0 if it passes
 
 # One copy, in which a file at a time is changed: only that is compiled again.
 mkdir -p "$work/tree"
-cp -r "$root"/{include,io,scheduler,liboffload,tests,examples,bench,docs,tools,Makefile,README.md,liboffload.map,offload.pc.in} \
+cp -r "$root"/{include,base,io,scheduler,liboffload,tests,examples,bench,docs,tools,Makefile,README.md,liboffload.map,offload.pc.in} \
     "$work/tree/"
 
 survivors=0 killed=0
@@ -106,11 +154,13 @@ P
                 seen=$t
                 break 2
             fi
+            [ "$t" != sim ] || break
         done
     done
     cp "$root/${f[1]}" "$work/tree/${f[1]}"
     if [ -n "$seen" ]; then
         killed=$((killed + 1))
+        [ "$seen" != sim ] || seen="sim: $(sed 's/^seed \([0-9]*\): statement [0-9]*, time [0-9]*: /seed \1, /;q' "$work/log" | cut -c1-110)"
         echo "$name: noticed by $seen"
     else
         survivors=$((survivors + 1))

@@ -11,14 +11,15 @@ trap 'echo "tidy: line $LINENO: exit status $?" >&2' ERR # not in silence
 FUNCTION_LINES=70 # from its { to its }; about 60 is meant
 FILE_LINES=600    # about 500 is meant
 TEST_LINES=700    # a table of cases may be long
+KERNEL_LINES=90   # what a CUDA kernel keeps in registers it keeps in one function
 
 # Longer, for a reason: the file, then the reason.
 longer() {
     cat <<'END'
 tests/test_io_drive.c the recorded machines, each a table that is read beside its checks
-tests/test_io_queue.c one queue: its classes, limits, deadlines and what it does with late answers
-tests/sim/run.c every statement of a simulated program, each as the public function of its name does it
-liboffload/core/verify.c every book of the pager, balanced against the others: its checks share their sums
+tests/test_io_profile.c profiles as they are kept, and as they may be found
+tests/sim/run.c what runs a program: each kind of statement beside what it must come to
+liboffload/core/verify.c the pager's books, each beside those that it must agree with
 tests/test_core_homes.c one pager, three tiers: its programs and their model belong together
 END
 }
@@ -39,8 +40,8 @@ check_functions() {
     local line
     while read -r line; do
         complain "$line"
-    done < <(awk -v most=$FUNCTION_LINES '
-        FNR == 1 { start = 0 }
+    done < <(awk -v plain=$FUNCTION_LINES -v kernel=$KERNEL_LINES '
+        FNR == 1 { start = 0; most = FILENAME ~ /\.cuh?$/ ? kernel : plain }
         /^\{$/ { start = FNR; name = previous }
         /^\}/ {
             lines = FNR - start + 1

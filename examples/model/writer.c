@@ -193,24 +193,21 @@ static void discard(struct writing *x)
 
 /* ---- model.safetensors ------------------------------------------------- */
 
-static const char *dtype_text(enum ofl_dtype dtype)
-{
-    return dtype == OFL_BF16 ? "BF16" : dtype == OFL_F16 ? "F16" : dtype == OFL_F32 ? "F32" : NULL;
-}
-
 static json_t *header_json(const struct llama_writer *w, uint64_t *data_bytes)
 {
     json_t *root = json_pack("{s:{s:s}}", "__metadata__", "format", "pt"), *entry;
     const struct llama_shape *shape = &w->config->shape;
+    struct ofl_dtype_info info = {.size = sizeof info};
     uint64_t offset = 0, bytes;
     struct llama_tensor_desc d;
 
+    ofl_dtype_info(w->dtype, &info);
     for (uint32_t i = 0; root && i < llama_tensor_count(shape); i++) {
         llama_tensor_at(shape, i, &d);
         bytes = d.elems * ofl_dtype_bytes(w->dtype);
-        entry = json_pack("{s:s, s:[I], s:[I, I]}", "dtype", dtype_text(w->dtype), "shape",
-                          (json_int_t)d.shape[0], "data_offsets", (json_int_t)offset,
-                          (json_int_t)(offset + bytes));
+        entry =
+            json_pack("{s:s, s:[I], s:[I, I]}", "dtype", info.safetensors, "shape", (json_int_t)d.shape[0],
+                      "data_offsets", (json_int_t)offset, (json_int_t)(offset + bytes));
         if (d.dims == 2 && entry)
             json_array_append_new(json_object_get(entry, "shape"), json_integer((json_int_t)d.shape[1]));
         if (json_object_set_new(root, d.name, entry) != 0) {
@@ -469,7 +466,7 @@ int llama_checkpoint_write(const struct llama_writer *w, char *error, size_t err
 
     if (x.error_bytes)
         error[0] = '\0';
-    if (!dtype_text(w->dtype))
+    if (w->dtype != OFL_F32 && w->dtype != OFL_BF16 && w->dtype != OFL_F16)
         return llama_fail(-EINVAL, error, error_bytes, "write %s: dtype is not f32, bf16 or f16", w->dir);
     rc = llama_config_check(w->config, w->dir, error, error_bytes);
     if (rc == 0)

@@ -266,6 +266,16 @@ static uint32_t conds_of(const struct pager *p, const struct core_wait *w)
     return n;
 }
 
+/* It has failed before its stream could wait: its gate opens next. */
+static bool has_failed(const struct pager *p, const struct core_wait *w)
+{
+    const struct core_wait *f = p->failed_waits;
+
+    while (f && f != w)
+        f = f->failed_next;
+    return f;
+}
+
 static int check_waits(const struct pager *p, struct base_error *why)
 {
     uint64_t all = 0;
@@ -273,7 +283,7 @@ static int check_waits(const struct pager *p, struct base_error *why)
     for (const struct core_wait *w = p->waits.next; w != &p->waits; w = w->next) {
         uint32_t n = conds_of(p, w);
 
-        if (n == 0 || n != w->remaining)
+        if (has_failed(p, w) ? n || w->remaining != 1 : n == 0 || n != w->remaining)
             return FAIL(why, "waits: a gate has %u conditions, remaining is %u", n, w->remaining);
         all += n;
     }

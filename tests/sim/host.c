@@ -89,6 +89,7 @@ static int access_tile(struct sim *s, struct sim_tensor *x, uint32_t tile, uint3
     err = pager_request(&s->pager, &a.request);
     sim_leave(s);
     s->due = true;
+    sim_check_lost(s, x, err, all, write ? "a write from the host" : "a read by the host");
     if (err == 0) {
         a.write = write ? sim_write_add(x, first, end, false) : -1;
         if (!sim_await(s, is_over, &a, write ? "a write from the host" : "a read by the host"))

@@ -26,7 +26,6 @@ enum {
     OPT_TRACE,
     OPT_KEEP,
     OPT_RAW,
-    OPT_FORGIVE,
     OPT_HELP
 };
 
@@ -43,7 +42,6 @@ static const struct option long_options[] = {
     {"trace", no_argument, NULL, OPT_TRACE},
     {"keep-going", no_argument, NULL, OPT_KEEP},
     {"no-shrinking", no_argument, NULL, OPT_RAW},
-    {"forgive", no_argument, NULL, OPT_FORGIVE},
     {"help", no_argument, NULL, OPT_HELP},
     {0},
 };
@@ -123,106 +121,109 @@ static double now_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-struct settings {
-    struct sim_options options;
+/* What is asked for beside the options. */
+struct job {
     uint64_t seeds, from, print;
     bool keep, shrink;
 };
 
-static void parse(int argc, char **argv, struct settings *s)
+/* The exit status, if the program is to end here; -1: go on. */
+static int parse(int argc, char **argv, struct sim_options *options, struct job *job)
 {
     int c;
 
     while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
         switch (c) {
         case OPT_SEEDS:
-            s->seeds = number(optarg);
+            job->seeds = number(optarg);
             break;
         case OPT_FROM:
-            s->from = number(optarg);
+            job->from = number(optarg);
             break;
         case OPT_PRINT:
-            s->print = number(optarg);
+            job->print = number(optarg);
             break;
         case OPT_FAULTS:
-            s->options.no_faults = true;
+            options->no_faults = true;
             break;
         case OPT_ALLOC:
-            s->options.no_alloc_failures = true;
+            options->no_alloc_failures = true;
             break;
         case OPT_STREAMS:
-            s->options.no_streams = true;
+            options->no_streams = true;
             break;
         case OPT_OPTIM:
-            s->options.no_optimizers = true;
+            options->no_optimizers = true;
             break;
         case OPT_STEPS:
-            s->options.no_steps = true;
+            options->no_steps = true;
             break;
         case OPT_VERIFY:
-            s->options.verify_every = (uint32_t)number(optarg);
+            options->verify_every = (uint32_t)number(optarg);
             break;
         case OPT_TRACE:
-            s->options.trace = true;
+            options->trace = true;
             break;
         case OPT_KEEP:
-            s->keep = true;
+            job->keep = true;
             break;
         case OPT_RAW:
-            s->shrink = false;
-            break;
-        case OPT_FORGIVE:
-            s->options.forgive = true;
+            job->shrink = false;
             break;
         case OPT_HELP:
             fputs(usage, stdout);
-            exit(0);
+            return 0;
         default:
             fputs(usage, stderr);
-            exit(2);
+            return 2;
         }
     }
+    return -1;
 }
 
-static void print_totals(const struct settings *s, const struct totals *t, double seconds)
+static void print_totals(const struct job *job, const struct totals *totals, double seconds)
 {
     printf("seeds %llu to %llu: %llu violations, %llu statements, %llu events, %llu words compared, %.1f s\n",
-           (unsigned long long)s->from, (unsigned long long)(s->from + s->seeds - 1),
-           (unsigned long long)t->violations, (unsigned long long)t->statements,
-           (unsigned long long)t->events, (unsigned long long)t->checks, seconds);
+           (unsigned long long)job->from, (unsigned long long)(job->from + job->seeds - 1),
+           (unsigned long long)totals->violations, (unsigned long long)totals->statements,
+           (unsigned long long)totals->events, (unsigned long long)totals->checks, seconds);
     printf("evictions %llu, misses %llu, prefetches %llu, pages read %llu, written %llu, updates %llu\n",
-           (unsigned long long)t->evictions, (unsigned long long)t->misses, (unsigned long long)t->prefetches,
-           (unsigned long long)t->read, (unsigned long long)t->written, (unsigned long long)t->updates);
+           (unsigned long long)totals->evictions, (unsigned long long)totals->misses,
+           (unsigned long long)totals->prefetches, (unsigned long long)totals->read,
+           (unsigned long long)totals->written, (unsigned long long)totals->updates);
 }
 
 int main(int argc, char **argv)
 {
-    struct settings s = {.options = {.verify_every = 16}, .seeds = 1000, .from = 1, .shrink = true};
+    struct sim_options options = {.verify_every = 16};
+    struct job job = {.seeds = 1000, .from = 1, .shrink = true};
     struct totals totals = {0};
     double start = now_s(), shown = start;
+    int status = parse(argc, argv, &options, &job);
 
-    parse(argc, argv, &s);
+    if (status >= 0)
+        return status;
     mallopt(M_MMAP_THRESHOLD, 64 << 20); /* memory is taken and given back all the time */
     mallopt(M_TRIM_THRESHOLD, 512 << 20);
-    if (s.print) {
+    if (job.print) {
         static struct sim_program prog;
 
-        sim_program_make(&prog, s.print, &s.options);
+        sim_program_make(&prog, job.print, &options);
         sim_program_print(&prog);
-        s.from = s.print;
-        s.seeds = 1;
+        job.from = job.print;
+        job.seeds = 1;
     }
-    for (uint64_t seed = s.from; seed < s.from + s.seeds; seed++) {
-        if (!one(seed, &s.options, s.shrink, &totals) && !s.keep)
+    for (uint64_t seed = job.from; seed < job.from + job.seeds; seed++) {
+        if (!one(seed, &options, job.shrink, &totals) && !job.keep)
             break;
         if (isatty(2) && now_s() - shown > 0.2) {
             shown = now_s();
-            fprintf(stderr, "\r%llu of %llu", (unsigned long long)(seed - s.from + 1),
-                    (unsigned long long)s.seeds);
+            fprintf(stderr, "\r%llu of %llu", (unsigned long long)(seed - job.from + 1),
+                    (unsigned long long)job.seeds);
         }
     }
     if (isatty(2))
         fprintf(stderr, "\r");
-    print_totals(&s, &totals, now_s() - start);
+    print_totals(&job, &totals, now_s() - start);
     return totals.violations > 0;
 }

@@ -105,8 +105,6 @@ void sim_check_word(struct sim *s, struct sim_tensor *x, uint32_t slot, uint32_t
 
         if (w->skipped || w->must_skip || slot < w->first || slot >= w->end)
             continue;
-        if (w->forgiving && !w->done && x->hurt)
-            return;
         if (!(w->done >> sim_slot_tile(slot) & 1) && x->hurt) {
             w->must_skip = true; /* it is certain to be skipped: shown when its turn comes */
             continue;

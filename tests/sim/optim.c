@@ -90,6 +90,8 @@ static int queue(struct sim *s, struct sim_group *g, bool hold)
         return err;
     }
     g->pending = true;
+    if (u->count == 5)
+        g->tensors[AT_WEIGHT]->lost = 0; /* it is overwritten whole */
     for (uint32_t i = 0; i < u->count; i++) {
         struct sim_tensor *x = g->tensors[i];
 

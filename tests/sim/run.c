@@ -25,6 +25,19 @@ bool sim_fails_rightly(struct sim *s, int err, struct sim_tensor *const *tensors
     return false;
 }
 
+/* What is lost stays so, with its first error, until it is overwritten whole. */
+void sim_check_lost(struct sim *s, struct sim_tensor *x, int err, bool whole, const char *what)
+{
+    if (err == -ENOMEM || err == -OFL_EBUDGET || s->pager.broken.code)
+        return;
+    if (whole && err == 0)
+        x->lost = 0;
+    else if (x->lost && err != x->lost)
+        sim_fail(s, "%s of tensor %u gives %d: it is lost, and gave %d before", what, x->index, err, x->lost);
+    else if (err < 0)
+        x->lost = err;
+}
+
 /* ---- leases ------------------------------------------------------------ */
 
 static bool rightly_over_budget(const struct sim *s, const struct sim_batch *b)
@@ -56,8 +69,7 @@ static void note_acquired(struct sim_batch *b)
 
         if (x->spec.transient)
             x->writes[sim_write_add(x, 0, x->slots, true)].done = UINT32_MAX;
-        *u = (struct sim_use){
-            .tensor = x, .undefined = -1, .forgiven = -1, .wrote = b->leases[i].mode != OFL_READ};
+        *u = (struct sim_use){.tensor = x, .undefined = -1, .wrote = b->leases[i].mode != OFL_READ};
         if (b->leases[i].mode == OFL_OVERWRITE)
             u->undefined = sim_write_add(x, 0, x->slots, true);
         u->first = u->end = x->count;
@@ -77,12 +89,9 @@ int sim_acquire(struct sim *s, struct sim_batch *b)
     err = pager_acquire(&s->pager, b->leases, b->count, s->streams[b->stream].id, &gate);
     sim_leave(s);
     s->due = true;
-    if (s->options->forgive && err < 0 && sim_alloc_failures() > s->allocs_failed) {
-        for (uint32_t i = 0; i < b->count; i++)
-            if (b->leases[i].mode == OFL_OVERWRITE)
-                b->tensors[i]->writes[sim_write_add(b->tensors[i], 0, UINT16_MAX, true)].done = UINT32_MAX;
-        return err;
-    }
+    for (uint32_t i = 0; i < b->count && (err == 0 || b->count == 1); i++)
+        if (!b->tensors[i]->readers)
+            sim_check_lost(s, b->tensors[i], err, b->leases[i].mode == OFL_OVERWRITE, "acquire");
     if (err == -OFL_EBUDGET && rightly_over_budget(s, b))
         return err;
     if (err < 0) {
@@ -157,10 +166,6 @@ void sim_release(struct sim *s, struct sim_batch *b)
             u->end = x->count;
         } else {
             x->readers--;
-        }
-        if (s->options->forgive && u->wrote) {
-            u->forgiven = sim_write_add(x, 0, UINT16_MAX, true);
-            x->writes[u->forgiven].forgiving = true;
         }
         item->uses[i] = *u;
         if (drop[i] || x->spec.transient)

@@ -98,7 +98,7 @@ struct sim_options {
     bool no_faults, no_alloc_failures, no_streams, no_optimizers, no_steps;
     bool (*spoil)(struct pager *p); /* tests: makes a book wrong, true once it could */
     uint32_t verify_every;          /* books are balanced after so many events; 0: only at rest */
-    bool trace, forgive, dump;
+    bool trace, dump;
 };
 
 void sim_program_make(struct sim_program *prog, uint64_t seed, const struct sim_options *options);
@@ -130,10 +130,9 @@ struct sim_write {
     uint16_t first, end; /* slots */
     bool undefined;      /* contents are anything from here on */
     bool skipped;        /* it did not happen */
-    bool forgiving;
-    bool must_skip; /* somebody who comes later has not seen it */
-    bool maybe;     /* its stream failed afterwards: it may count or not */
-    uint32_t done;  /* by tile */
+    bool must_skip;      /* somebody who comes later has not seen it */
+    bool maybe;          /* its stream failed afterwards: it may count or not */
+    uint32_t done;       /* by tile */
 };
 
 struct sim_tensor {
@@ -144,6 +143,7 @@ struct sim_tensor {
     bool writer;
     bool hurt;        /* an injected failure met it: errors are to be expected */
     uint32_t hurt_at; /* writes when it was */
+    int lost;         /* the error by which it is refused until it is overwritten whole; 0: it is not */
     uint32_t updates; /* pending */
     bool source;
     struct sim_write writes[SIM_WRITES];
@@ -168,7 +168,6 @@ struct sim_use {
     struct sim_tensor *tensor;
     uint32_t first, end; /* its writes */
     int32_t undefined;   /* that of an overwrite; -1 */
-    int32_t forgiven;
     bool wrote;
 };
 
@@ -346,6 +345,8 @@ struct sim_tensor *sim_find(struct sim *s, const struct ofl_tensor *t);
 /* run.c */
 bool sim_fails_rightly(struct sim *s, int err, struct sim_tensor *const *tensors, uint32_t count,
                        const char *what);
+/* A call on x alone, at once: err is what it returned. whole: it overwrites all of x. */
+void sim_check_lost(struct sim *s, struct sim_tensor *x, int err, bool whole, const char *what);
 int sim_acquire(struct sim *s, struct sim_batch *b);
 void sim_launch(struct sim *s, struct sim_batch *b);
 void sim_release(struct sim *s, struct sim_batch *b);

@@ -175,18 +175,12 @@ static void uses_over(struct sim *s, struct sim_stream *q, struct sim_item *item
             w->done = UINT32_MAX;
             w->skipped = q->failed != 0;
         }
-        if (u->forgiven >= 0) {
-            u->tensor->writes[u->forgiven].done = UINT32_MAX;
-            u->tensor->writes[u->forgiven].skipped = true;
-        }
         if (!q->failed || !u->wrote)
             continue;
         sim_hurt(u->tensor);
         s->may_break |= u->tensor->updates > 0; /* they count on what was to be written */
         for (uint32_t k = u->first; k < u->end; k++)
             u->tensor->writes[k].maybe = true;
-        if (u->forgiven >= 0)
-            u->tensor->writes[u->forgiven].skipped = false;
     }
 }
 
