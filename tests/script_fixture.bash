@@ -34,6 +34,7 @@ fixture_end() {
         ended=1
     fi
     # A program that was started in the background does not outlive its test.
+    # shellcheck disable=SC2046  # several numbers
     kill $(jobs -p) 2>/dev/null
     rm -rf "$work"
     exit "$ended"
