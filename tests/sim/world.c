@@ -426,6 +426,13 @@ static void verify(struct sim *s)
         sim_fail(s, "books: %s", why.text);
 }
 
+static void tick(struct sim *s)
+{
+    if (!s->ticking)
+        sim_post(s, TICK_DELAY, EVENT_TICK, NULL, 0);
+    s->ticking = true;
+}
+
 void sim_pump(struct sim *s)
 {
     uint32_t rounds = 0;
@@ -434,12 +441,12 @@ void sim_pump(struct sim *s)
     s->due = false;
     while (more && rounds++ < PUMPS_MAX) {
         sim_enter(s);
-        more = pager_pump(&s->pager) && !s->pager.hungry;
+        more = pager_pump(&s->pager);
         sim_leave(s);
-    }
-    if (s->pager.hungry && !s->ticking) {
-        s->ticking = true;
-        sim_post(s, TICK_DELAY, EVENT_TICK, NULL, 0);
+        if (more && s->pager.hungry) { /* as the engine: again, but not at once */
+            tick(s);
+            return;
+        }
     }
     if (more)
         sim_fail(s, "the pump never stands still");
