@@ -27,8 +27,12 @@ V ?=
 CHECK ?=
 CUDA_HOME ?= /usr/local/cuda
 NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) nvcc)
-# Native code for these; newer GPUs compile the first one's PTX when it is loaded.
-NVCC_ARCHS ?= 80 89 90
+# Native code for those of 8.0, 8.9, 9.0, 10.0 and 12.0 that nvcc knows. Other GPUs compile PTX when it is loaded: that of
+# 8.9, whose launch bounds are for the least shared memory.
+NVCC_CODES := $(if $(filter 0,$(WITH_CUDA)),,$(shell $(NVCC) --list-gpu-code 2>/dev/null))
+NVCC_ARCHS ?= $(or $(filter $(patsubst sm_%,%,$(NVCC_CODES)),80 89 90 100 120),80 89 90)
+NVCC_PTX ?= $(firstword $(filter 89,$(NVCC_ARCHS)) $(NVCC_ARCHS))
+NVCC_RELEASE = $(shell $(NVCC) --version | sed -n 's/.*, V\([0-9.]*\).*/\1/p')
 # Of the same family as CC, since their objects and sanitizers meet: gcc and g++, clang and clang++.
 CXX := $(if $(filter default,$(origin CXX)),$(patsubst cc,c++,$(subst clang,clang++,$(subst gcc,g++,$(CC)))),$(CXX))
 CLANG_FORMAT ?= $(firstword $(shell command -v clang-format-14 clang-format) clang-format)
@@ -90,7 +94,7 @@ CUDA := $(if $(filter 0,$(WITH_CUDA)),0,$(if $(strip $(CUDA_MISSING)),0$(if $(fi
 HAVE_CXX := $(if $(shell command -v $(firstword $(CXX))),1)
 
 # Goals that build nothing themselves work without the packages.
-BUILDING := $(filter-out gpu-check gpu-bench help config check fuzz sim demo show layers format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
+BUILDING := $(filter-out gpu-check gpu-bench gpu-help help config check fuzz sim demo show layers tidy sources format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
 ifneq ($(filter tests,$(BUILDING)),)
 MISSING += $(TESTS_MISSING)
 endif
@@ -146,7 +150,7 @@ SAN_RUN := $(if $(filter thread,$(SAN)),-DFIBER_TSAN -fno-omit-frame-pointer,$(S
 EMULATE := -x c++ -DCUDA_EMULATE -include tests/cuda_emulate.h
 
 NVCC_FLAGS := -fatbin -std=c++17 -O3 -I. $(foreach a,$(NVCC_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
-    -gencode arch=compute_$(firstword $(NVCC_ARCHS))$(comma)code=compute_$(firstword $(NVCC_ARCHS)) \
+    -gencode arch=compute_$(NVCC_PTX)$(comma)code=compute_$(NVCC_PTX) \
     $(if $(WERROR),-Werror all-warnings)
 # As MATH_FLAGS: the bits that the CPU computes.
 NVCC_MATH_FLAGS := -fmad=false -prec-div=true -prec-sqrt=true -ftz=false
@@ -170,8 +174,8 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
-C_FILES := $(wildcard include/*.h $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim,$(addprefix $(d)/*.,c h cc cu cuh)))
-SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh)
+C_FILES := $(wildcard include/*.h tools/*.c $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim,$(addprefix $(d)/*.,c h cc cu cuh)))
+SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
 
@@ -194,7 +198,7 @@ OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC)
 
 # ---- targets ---------------------------------------------------------------
 
-.PHONY: help config all tests check fuzz sim demo show layers format format-fix shellcheck install uninstall clean FORCE
+.PHONY: help config all tests check fuzz sim demo show layers tidy sources format format-fix shellcheck install uninstall clean FORCE
 
 all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(HELLO) ## the library, static and shared, and the programs (default)
 
@@ -202,8 +206,9 @@ tests: $(TESTS) ## the test programs, not run
 
 check: ## install what is missing, build all, run the tests; CHECK=pattern runs some
 	$(Q)tools/setup.sh
-	$(Q)$(MAKE) --no-print-directory all tests
+	$(Q)$(MAKE) --no-print-directory all tests $(if $(CHECK),,gpu-reports)
 	$(Q)$(if $(SAN),$(ENV_$(SAN)) )CHECK='$(CHECK)' tools/run-tests.sh $(B)
+	$(if $(CHECK)$(SAN),,$(Q)tools/tidy.sh)
 
 fuzz: ## ten million random requests with faults against a model
 	$(Q)tools/setup.sh
@@ -246,8 +251,17 @@ help: ## this list
 	@echo '  WITH_CUDA=auto|1|0, NVCC=$(NVCC), NVCC_ARCHS="$(NVCC_ARCHS)", CXX=g++,'
 	@echo '  WERROR=1, V=1, B=folder, CHECK=pattern, PREFIX=$(PREFIX), DESTDIR='
 
-layers: ## check every #include against the order of the rooms
+layers: ## check every #include against the order of the rooms, and bench/ for circles
 	$(Q)tools/layers.sh
+	$(Q)tools/circles.sh bench
+
+tidy: ## check sizes of functions and files, unused files, public functions without manual or test
+	$(Q)tools/tidy.sh
+
+# What is built, for tools/tidy.sh.
+sources:
+	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(CUDA_STUB_SRC) \
+	    $(CUBLAS_STUB_SRC) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
 
 format: ## check the format of the C files
 	$(Q)$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
@@ -422,5 +436,7 @@ $(call obj,$(CUBLAS_STUB_SRC)): EXTRA = $(EXAMPLE_FLAGS)
 
 # Kept: they are somebody's prerequisite by pattern only.
 .SECONDARY: $(OBJECTS) $(FATBIN_OBJ) $(FATBIN_OBJ:.o=) $(EMULATE_OBJ) $(EMULATE_CU:%.cu=$(B)/%.cu.cc)
+
+include tools/gpu_resources.mk
 
 -include $(OBJECTS:.o=.d) $(EMULATE_OBJ:.o=.d) $(EMULATE_CU:%.cu=$(B)/%.cu.cc.d) $(FATBIN_OBJ:.o=.d)

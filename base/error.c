@@ -22,6 +22,7 @@ static const struct {
     {OFL_EDIRECT, "direct I/O is not available"},
     {OFL_EURING, "io_uring is not available"},
     {OFL_ESTATE, "call is out of order"},
+    {OFL_ECHANGED, "file was written while it was open"},
 };
 
 const char *base_strerror(int code)

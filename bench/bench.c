@@ -1,8 +1,15 @@
 /* ofl-bench: what the drives, the links and the machine can do. This file finds the command. */
-#include "bench/bench.h"
 
 #include <stdio.h>
 #include <string.h>
+
+#include "bench/bench.h"
+#include "bench/decode.h"
+#include "bench/link.h"
+#include "bench/nvme.h"
+#include "bench/plot.h"
+#include "bench/probe.h"
+#include "bench/step.h"
 
 static const struct command {
     const char *name, *title;
@@ -38,12 +45,6 @@ static void usage(FILE *f)
           f);
 }
 
-static void print_version(FILE *f, struct argp_state *state)
-{
-    (void)state;
-    fprintf(f, "ofl-bench %s\n", ofl_version());
-}
-
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "";
@@ -53,17 +54,16 @@ int main(int argc, char **argv)
         return 0;
     }
     if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
-        print_version(stdout, NULL);
+        printf("ofl-bench %s\n", ofl_version());
         return 0;
     }
     for (size_t i = 0; i < ARRAY_COUNT(commands); i++) {
         if (strcmp(name, commands[i].name) == 0) {
             char title[32];
 
-            /* Complaints of argp begin with it. */
+            /* Complaints begin with it. */
             snprintf(title, sizeof title, "%s", commands[i].title);
             argv[1] = title;
-            argp_program_version_hook = print_version;
             return commands[i].run(argc - 1, argv + 1);
         }
     }

@@ -2,7 +2,7 @@
  * Other programs (fio, strace, gnuplot) as children. What they print goes to memory files,
  * so nobody has to read while they run. See bench.h.
  */
-#include "bench/bench.h"
+#include "bench/child.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "examples/common.h"
 
 #define POLL_NS 20000000
 #define GRACE_S 3.0 /* between SIGTERM and SIGKILL */

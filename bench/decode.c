@@ -2,10 +2,14 @@
  * ofl-bench decode: generating with a model's shape and fresh weights, made in place and spread over device,
  * host and drives: tokens per second beside what the machine's parts allow.
  */
+#include "bench/decode.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "bench/model.h"
+#include "bench/rates.h"
+#include "examples/common_budget.h"
 #include "examples/model/checkpoint.h"
 #include "examples/model/generator.h"
 
@@ -29,21 +33,26 @@ struct run {
     struct ofl_stats before, after; /* the tokens that count */
 };
 
-enum { KEY_PRESET = 0x100, KEY_MODEL, KEY_PROMPT, KEY_TOKENS, KEY_WARMUP, KEY_DTYPE };
+static const struct common_word dtype_words[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}, {NULL, 0}};
 
-static const struct argp_option option_list[] = {
-    {NULL, 0, NULL, 0, "What:", 1},
-    {"preset", KEY_PRESET, "NAME", 0, "Shape of the model: tiny, 20m, 300m, 1b, 7b, 70b, 100b", 1},
-    {"model", KEY_MODEL, "DIR", 0, "The shape in DIR/config.json, as Hugging Face writes it", 1},
-    {"prompt", KEY_PROMPT, "N", 0, "Tokens of the prompt (default 32)", 1},
-    {"tokens", KEY_TOKENS, "N", 0, "Tokens that count (default 8)", 1},
-    {"warmup", KEY_WARMUP, "N", 0, "Tokens before them (default 2)", 1},
-    {"dtype", KEY_DTYPE, "f32|bf16", 0, "Of weights (default bf16)", 1},
-    {0}};
+#define FIELD(name) .field = offsetof(struct options, name)
+
+/* clang-format off */
+static const struct common_option what_options[] = {
+    {COMMON_GROUP, .text = "What:", .least = 1},
+    {COMMON_TEXT, "preset", "NAME", "Shape of the model; the names are listed below", FIELD(preset)},
+    {COMMON_TEXT, "model", "DIR", "The shape in DIR/config.json, as Hugging Face writes it", FIELD(model)},
+    {COMMON_COUNT, "prompt", "N", "Tokens of the prompt", FIELD(prompt), "32", 1, 1u << 20},
+    {COMMON_COUNT, "tokens", "N", "Tokens that count", FIELD(tokens), "8", 1, 1u << 20},
+    {COMMON_COUNT, "warmup", "N", "Tokens before them", FIELD(warmup), "2", 0, 1u << 20},
+    {COMMON_WORD, "dtype", "f32|bf16", "Of weights", FIELD(dtype), "bf16", .words = dtype_words},
+    {.kind = COMMON_END}};
+/* clang-format on */
 
 static const char doc[] =
-    "Measures generation with a model's shape under memory budgets, one text at a time."
-    "\v"
+    "Measures generation with a model's shape under memory budgets, one text at a time.";
+
+static const char more[] =
     "Weights are random and made in place: no file is read. They are spread over the device, host memory and "
     "the --nvme directories, so that the sum of the budgets has to hold them. The bound of a token is the "
     "largest of the times that drives, link and device memory need, at rates measured in the same run, for "
@@ -57,46 +66,6 @@ static const char doc[] =
     "\n"
     "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work; "
     "130 ended by SIGINT or SIGTERM.";
-
-static void parse_count(struct argp_state *state, const char *name, const char *arg, uint64_t least,
-                        uint64_t *out)
-{
-    if (common_parse_count(arg, least, 1u << 20, out) < 0)
-        argp_error(state, "--%s %s: not a whole number from %llu to %u", name, arg, (ull)least, 1u << 20);
-}
-
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
-    struct options *o = state->input;
-
-    switch (key) {
-    case KEY_PRESET:
-        o->preset = arg;
-        return 0;
-    case KEY_MODEL:
-        o->model = arg;
-        return 0;
-    case KEY_PROMPT:
-        parse_count(state, "prompt", arg, 1, &o->prompt);
-        return 0;
-    case KEY_TOKENS:
-        parse_count(state, "tokens", arg, 1, &o->tokens);
-        return 0;
-    case KEY_WARMUP:
-        parse_count(state, "warmup", arg, 0, &o->warmup);
-        return 0;
-    case KEY_DTYPE:
-        if (strcmp(arg, "f32") != 0 && strcmp(arg, "bf16") != 0)
-            argp_error(state, "--dtype %s: f32 or bf16", arg);
-        o->dtype = arg[0] == 'f' ? OFL_F32 : OFL_BF16;
-        return 0;
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->budget;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 /* ---- running --------------------------------------------------------------- */
 
@@ -311,8 +280,10 @@ static uint64_t leased_bytes(const struct common_budget *b, const struct llama_g
     return leased < c->device_bytes ? leased : c->device_bytes;
 }
 
-static struct ofl_config budgets(const struct common_budget *b, const struct llama_generator_need *need)
+static int choose_budgets(const struct common_budget *b, const struct llama_generator_need *need,
+                          struct ofl_config *out)
 {
+    struct common_ways ways = {.device_least = need->device.device_bytes, .host_least = OFL_HOST_MIN_BYTES};
     struct ofl_config c = {.size = sizeof c, .device = b->chosen.device, .log = common_log};
 
     c.host_bytes = b->host_bytes ? b->host_bytes : b->nvme_count ? 64 << 20 : 4 << 20;
@@ -322,37 +293,72 @@ static struct ofl_config budgets(const struct common_budget *b, const struct lla
     c.nvme = b->nvme;
     c.nvme_count = b->nvme_count;
     c.expected_bytes = need->weight_bytes + 4096ull * need->weights;
+    if (c.device_bytes < ways.device_least)
+        return common_fail(
+            EXIT_INPUT,
+            "--device-mem of %llu bytes: %s needs %llu bytes at once, the largest tensor of it is %s with "
+            "%llu bytes; the smallest workable --device-mem is %llu bytes (%s)",
+            (ull)c.device_bytes, need->device.part, (ull)ways.device_least, need->device.largest,
+            (ull)need->device.largest_bytes, (ull)ways.device_least, common_bytes(ways.device_least).text);
     if (c.device_bytes < need->device_all_bytes)
         c.leased_bytes = leased_bytes(b, need, &c);
-    return c;
+    if (!b->nvme_count) {
+        /* All tiers together hold the weights: less of one is more of the other. */
+        uint64_t both = c.expected_bytes + ways.device_least;
+
+        ways.drive_bytes = c.expected_bytes;
+        ways.drive_device_least = ways.device_least;
+        if (both > c.host_bytes + ways.device_least)
+            ways.device_least = both - c.host_bytes;
+        if (ways.device_least > c.device_bytes) /* what was chosen does */
+            ways.device_least = c.device_bytes;
+        if (both > c.device_bytes + ways.host_least)
+            ways.host_least = both - c.device_bytes < c.host_bytes ? both - c.device_bytes : c.host_bytes;
+    }
+    *out = c;
+    return common_budget_fits(b, out, c.expected_bytes, 0, &ways);
+}
+
+/* What it will take, and budgets for that; refuses what can't work. */
+static int plan(struct run *r, const struct llama_generator_config *config, struct ofl_config *open)
+{
+    const struct options *o = r->options;
+    uint32_t count = llama_tensor_count(&r->config.shape);
+    enum ofl_dtype *dtypes = calloc(count, sizeof *dtypes);
+    int status;
+
+    r->logits = calloc(r->config.shape.vocab, sizeof *r->logits);
+    r->token_s = calloc(o->tokens, sizeof *r->token_s);
+    if (!dtypes || !r->logits || !r->token_s) {
+        status = common_fail(EXIT_RUNTIME, "decode: out of memory");
+    } else {
+        for (uint32_t i = 0; i < count; i++)
+            dtypes[i] = o->dtype;
+        llama_generator_need(config, dtypes, &r->need);
+        status = choose_budgets(&o->budget, &r->need, open);
+    }
+    free(dtypes);
+    return status;
 }
 
 static int run_all(struct run *r)
 {
     const struct options *o = r->options;
-    uint32_t count = llama_tensor_count(&r->config.shape);
     struct llama_generator_config config = {.shape = r->config.shape,
                                             .positions = o->prompt + o->warmup + o->tokens,
                                             .piece = o->prompt,
                                             .cuda = o->budget.chosen.gpu,
                                             .fresh = o->dtype};
-    enum ofl_dtype *dtypes = calloc(count, sizeof *dtypes);
     struct ofl_config open;
-    int status = bench_rates_measure(&o->budget, o->dtype, &r->rates);
+    int status = plan(r, &config, &open);
 
-    r->logits = calloc(r->config.shape.vocab, sizeof *r->logits);
-    r->token_s = calloc(o->tokens, sizeof *r->token_s);
-    if (status == 0 && (!dtypes || !r->logits || !r->token_s))
-        status = common_fail(EXIT_RUNTIME, "decode: out of memory");
+    if (status == 0)
+        status = bench_rates_measure(&o->budget, o->dtype, &r->rates);
     if (status == 0) {
-        for (uint32_t i = 0; i < count; i++)
-            dtypes[i] = o->dtype;
-        llama_generator_need(&config, dtypes, &r->need);
         bench_rates_print(&r->rates);
         printf("model     %.3f B parameters, %s of weights; keys and values %s, scratch %s\n",
                (double)llama_param_count(&r->config.shape) * 1e-9, common_bytes(r->need.weight_bytes).text,
                common_bytes(r->need.cache_bytes).text, common_bytes(r->need.workspace_bytes).text);
-        open = budgets(&o->budget, &r->need);
         if (ofl_open(&open, &r->ctx) < 0)
             status = common_fail_ofl(EXIT_INPUT, "open");
     }
@@ -361,7 +367,6 @@ static int run_all(struct run *r)
         if (ofl_close(r->ctx) < 0 && status == 0)
             status = common_fail_ofl(EXIT_RUNTIME, "close");
     }
-    free(dtypes);
     free(r->logits);
     free(r->token_s);
     return status;
@@ -369,17 +374,16 @@ static int run_all(struct run *r)
 
 int bench_decode_main(int argc, char **argv)
 {
-    static const struct argp_child children[] = {{&common_budget_argp, 0, NULL, 0}, {0}};
-    static const struct argp argp = {
-        .options = option_list, .parser = parse_option, .doc = doc, .children = children};
-    struct options o = {.prompt = 32, .tokens = 8, .warmup = 2, .dtype = OFL_BF16};
+    struct common_command command = {
+        .title = "ofl-bench decode",
+        .before = doc,
+        .tables = {{what_options, 0}, {common_budget_options, offsetof(struct options, budget)}}};
+    struct options o = {0};
     struct run r = {.options = &o, .before.size = sizeof r.before, .after.size = sizeof r.after};
-    int status;
+    int status = bench_model_options(&command, more, argc, argv, &o);
 
-    argp_err_exit_status = EXIT_INPUT;
-    if (argp_parse(&argp, argc, argv, 0, NULL, &o) != 0)
-        return common_fail(EXIT_INPUT, "options: out of memory");
-    status = bench_model_load(o.preset, o.model, &r.config);
+    if (status == 0)
+        status = bench_model_load(o.preset, o.model, &r.config);
     if (status == 0)
         status = common_budget_check(&o.budget);
     if (status == 0)

@@ -1,6 +1,6 @@
 /*
  * `ofl-bench link`: how fast bytes get to a GPU and back. This file decides what is run in which
- * order, on which node, and how large buffers are; what is in link.h is done elsewhere.
+ * order, on which node, and how large buffers are; the rest is done below it, see link.h.
  */
 #include "bench/link.h"
 
@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "bench/link_report.h"
+#include "examples/common_memory.h"
 
 #define COPIES_MOST 4096
 #define NODES_DIR   "/sys/devices/system/node"
@@ -95,15 +98,19 @@ static uint64_t largest_size(const struct link_options *o)
 static int fit(struct link_options *o, const struct bench_cuda *c, uint64_t *ring_bytes, char *note,
                size_t size)
 {
-    uint64_t host = common_memory() / 16, device = c->free_bytes / 8;
-    uint64_t room = (host < device ? host : device) / 4096 * 4096, most = largest_size(o);
+    uint64_t device = c->free_bytes / 8, most = largest_size(o), host, room;
+    struct common_room memory;
     unsigned kept = 0;
+
+    common_room(&memory);
+    host = memory.bytes / 16;
+    room = (host < device ? host : device) / 4096 * 4096;
 
     if (most > room && o->sizes_given)
         return common_fail(
             EXIT_INPUT,
-            "--size %llu: copies of at most %llu bytes fit: %s of host memory and %s free on the "
-            "GPU, a quarter of each is used",
+            "--size %llu: copies of at most %llu bytes fit: %s of host memory can be had and %s are free on "
+            "the GPU, a quarter of each is used",
             (ull)most, (ull)room, common_bytes(host * 16).text, common_bytes(c->free_bytes).text);
     if (o->batch_bytes > room && o->batch_given)
         return common_fail(EXIT_INPUT, "--batch %llu: at most %llu bytes fit", (ull)o->batch_bytes,

@@ -1,10 +1,12 @@
 /* The tables and the report of `ofl-bench link`. GB are 10^9 bytes; bytes of both ways count. */
-#include "bench/link.h"
+#include "bench/link_report.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+
+#include "examples/common_memory.h"
 
 #define CHECKED_BYTES MIB
 

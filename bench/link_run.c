@@ -1,5 +1,5 @@
 /* ofl-bench link: the buffers, and one run of copies by either side. See link.h. */
-#include "bench/link.h"
+#include "bench/link_run.h"
 
 #include <errno.h>
 #include <stdio.h>

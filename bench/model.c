@@ -1,6 +1,21 @@
 /* The model that step and decode run. See model.h. */
 #include "bench/model.h"
 
+#include <stdlib.h>
+
+int bench_model_options(struct common_command *command, const char *after, int argc, char **argv,
+                        void *options)
+{
+    char *text = common_with_presets(after);
+    int status;
+
+    command->after = text ? text : after;
+    status = common_options_parse(command, argc, argv, options);
+    command->after = after;
+    free(text);
+    return status;
+}
+
 int bench_model_load(const char *preset, const char *dir, struct llama_config *out)
 {
     char error[COMMON_ERROR_BYTES];

@@ -1,6 +1,6 @@
 /*
  * `ofl-bench nvme`: how fast the engine moves bytes to and from directories. This file decides
- * what is run in which order; what is in nvme.h is done elsewhere.
+ * what is run in which order; the rest is done below it, see nvme.h.
  */
 #include "bench/nvme.h"
 
@@ -8,27 +8,15 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "bench/nvme_json.h"
+#include "bench/nvme_progress.h"
+#include "bench/nvme_report.h"
+#include "bench/plot.h"
+
 #define WARM_UP_S     0.1
 #define WARM_UP_BYTES (64 * MIB)
-#define TICK_S        0.25
 
 /* ---- progress -------------------------------------------------------------------- */
-
-struct nvme_progress nvme_progress;
-
-void nvme_tick(double now)
-{
-    struct nvme_progress *p = &nvme_progress;
-
-    /* Asking whether to draw is a system call: seldom, since runs are being measured. */
-    if (p->quiet || now - p->drawn < TICK_S)
-        return;
-    p->drawn = now;
-    if (p->steps)
-        common_progress("%3u %%  %s", 100 * p->step / p->steps, p->what ? p->what : "");
-    else
-        common_progress("%s", p->what ? p->what : "");
-}
 
 static void show(const struct nvme_case *c, const char *who, unsigned run, unsigned runs)
 {
@@ -116,11 +104,6 @@ static int make_results(const struct nvme_options *o, const struct nvme_case *ca
 }
 
 /* ---- running ------------------------------------------------------------------------------ */
-
-bool nvme_once(const struct nvme_target *t, enum nvme_rw rw)
-{
-    return nvme_rw_writes(rw) || !io_file_direct(t->file);
-}
 
 /* The drive rests while fio starts, and many a drive is faster after that: it rests before our run
  * as well. */

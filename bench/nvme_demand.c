@@ -1,12 +1,14 @@
 /*
  * How long an urgent read takes: alone, and behind prefetch that is queued and kept queued.
- * On a queue as the library opens it. See nvme.h.
+ * On a queue as the library opens it. See nvme_demand.h.
  */
-#include "bench/nvme.h"
+#include "bench/nvme_demand.h"
+#include "bench/nvme_wait.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
+#include "bench/nvme_progress.h"
 #include "io/profile.h"
 
 #define QUEUED_BYTES     GIB
@@ -44,7 +46,7 @@ static void submit_prefetch(struct demand *d, struct io_request *r)
 static void turn(struct demand *d)
 {
     struct io_request *done[BATCH];
-    unsigned n = io_wait(d->queue, done, BATCH, WAIT_NS);
+    unsigned n = nvme_wait(d->queue, done, BATCH, WAIT_NS);
 
     nvme_tick(common_seconds());
     for (unsigned i = 0; i < n; i++) {

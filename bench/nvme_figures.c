@@ -1,5 +1,5 @@
-/* Figures of a result of `ofl-bench nvme`, over its samples. See nvme.h. */
-#include "bench/nvme.h"
+/* Figures of a result of `ofl-bench nvme`, over its samples. See nvme_figures.h. */
+#include "bench/nvme_figures.h"
 
 #include <math.h>
 #include <stdlib.h>

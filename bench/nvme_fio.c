@@ -1,8 +1,8 @@
 /*
  * fio as the yardstick of `ofl-bench nvme`: the same settings, on the very file that our own
- * runs use. See nvme.h.
+ * runs use. See nvme_fio.h.
  */
-#include "bench/nvme.h"
+#include "bench/nvme_fio.h"
 
 #include <errno.h>
 #include <math.h>
@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "bench/child.h"
 
 #define ARGUMENTS 40u
 

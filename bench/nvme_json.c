@@ -1,8 +1,10 @@
 /* The report of `ofl-bench nvme` in JSON. Sizes are bytes, times seconds unless a name says
- * otherwise; GB are 10^9 bytes. What is not known is null. See nvme.h. */
-#include "bench/nvme.h"
+ * otherwise; GB are 10^9 bytes. What is not known is null. See nvme_json.h. */
+#include "bench/nvme_json.h"
 
 #include <sys/utsname.h>
+
+#include "examples/common_memory.h"
 
 static json_t *integer(uint64_t value)
 {
@@ -69,11 +71,13 @@ static json_t *paths_json(const struct nvme_target *t)
         struct io_part_info info;
 
         io_file_part(t->file, i, &info);
-        json_array_append_new(paths,
-                              json_pack("{s:o, s:o, s:f, s:b, s:b, s:o, s:o}", "dir",
-                                        bench_text_json(t->options->dirs[i]), "bytes", integer(info.bytes),
-                                        "weight", info.weight, "direct", info.direct, "full", info.full,
-                                        "note", text(info.note), "drive", drive_json(&t->drives[i])));
+        json_array_append_new(
+            paths, json_pack("{s:o, s:o, s:f, s:b, s:b, s:b, s:b, s:b, s:o, s:o, s:o, s:o}", "dir",
+                             bench_text_json(t->options->dirs[i]), "bytes", integer(info.bytes), "weight",
+                             info.weight, "direct", info.direct, "full", info.full, "reserved", info.reserved,
+                             "in_memory", info.in_memory, "cached", info.cached, "note", text(info.note),
+                             "space_note", text(info.space_note), "drive_note", text(info.drive_note),
+                             "drive", drive_json(&t->drives[i])));
     }
     return paths;
 }

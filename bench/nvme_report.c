@@ -1,11 +1,13 @@
-/* What `ofl-bench nvme` prints: first the facts, then tables. See nvme.h. */
-#include "bench/nvme.h"
+/* What `ofl-bench nvme` prints: first the facts, then tables. See nvme_report.h. */
+#include "bench/nvme_report.h"
 
 #include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/utsname.h>
+
+#include "examples/common_memory.h"
 
 /* ---- texts of numbers --------------------------------------------------------------- */
 
@@ -127,15 +129,34 @@ static void print_engine(const struct nvme_target *t)
         printf("engine    %s\n", t->engine_note);
 }
 
+/* Whether a drive passes the page cache below the file system. */
+static bool print_caveats(const struct nvme_target *t)
+{
+    bool cached = false;
+
+    for (unsigned i = 0; i < io_file_parts(t->file); i++) {
+        struct io_part_info part;
+
+        io_file_part(t->file, i, &part);
+        cached |= part.cached;
+        if (part.drive_note[0])
+            printf("drive     %s: %s\n", t->options->dirs[i], part.drive_note);
+        if (part.space_note[0])
+            printf("space     %s: %s\n", t->options->dirs[i], part.space_note);
+    }
+    return cached;
+}
+
 static void print_cache(const struct nvme_target *t)
 {
-    bool direct = io_file_direct(t->file);
+    const bool direct = io_file_direct(t->file);
+    const char *where = print_caveats(t) ? "used below the file system" : "not used";
 
     if (direct && t->cached_share >= 0)
-        printf("cache     direct I/O: page cache not used, %.0f %% of the file is in it\n",
+        printf("cache     direct I/O: page cache %s, %.0f %% of the file is in it\n", where,
                100 * t->cached_share);
     else if (direct)
-        printf("cache     direct I/O: page cache not used\n");
+        printf("cache     direct I/O: page cache %s\n", where);
     else if (t->cached_share >= 0)
         printf("cache     buffered I/O: pages given back before each run: then at most "
                "%.0f %% "

@@ -1,13 +1,16 @@
 /*
  * One measured run of `ofl-bench nvme`: depth requests of one size kept in flight by one
- * thread. Nothing but the engine's own system calls happens in it. See nvme.h.
+ * thread. Nothing but the engine's own system calls happens in it. See nvme_run.h.
  */
-#include "bench/nvme.h"
+#include "bench/nvme_run.h"
+#include "bench/nvme_wait.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+
+#include "bench/nvme_progress.h"
 
 #define BATCH   64u
 #define WAIT_NS 100000000u /* so that signals are seen */
@@ -27,45 +30,6 @@ void nvme_latency_of(const struct io_histogram *h, struct nvme_latency *out)
     out->p99 = io_histogram_quantile(h, 0.99);
     out->p999 = io_histogram_quantile(h, 0.999);
     out->max = h->max;
-}
-
-/* ---- the queue ------------------------------------------------------------------ */
-
-/* What was found out about the engine belongs to the results. */
-static void note_engine(struct nvme_target *t, const struct io_queue *q)
-{
-    t->engine = io_queue_engine(q);
-    snprintf(t->engine_note, sizeof t->engine_note, "%s", io_queue_note(q));
-}
-
-static void register_all(struct nvme_target *t, struct io_queue *q)
-{
-    t->registered = false;
-    if (!t->options->registered || t->engine != IO_ENGINE_URING) {
-        snprintf(t->registered_note, sizeof t->registered_note, "%s",
-                 t->options->registered ? "threads have none" : "not wanted");
-        return;
-    }
-    if (io_queue_register(q, t->buffers, t->buffer_bytes) < 0 || io_queue_attach(q, t->file) < 0)
-        snprintf(t->registered_note, sizeof t->registered_note, "%s", ofl_error());
-    else
-        t->registered = true;
-}
-
-int nvme_queue_open(struct nvme_target *t, uint32_t depth, uint64_t piece_bytes, uint64_t window_bytes,
-                    struct io_queue **out)
-{
-    const struct io_queue_config config = {.engine = t->options->engine,
-                                           .flags = t->options->flags,
-                                           .depth = depth,
-                                           .piece_bytes = (uint32_t)piece_bytes,
-                                           .window_bytes = window_bytes};
-
-    if (io_queue_open(&config, out) < 0)
-        return common_fail(EXIT_RUNTIME, "%s", ofl_error());
-    note_engine(t, *out);
-    register_all(t, *out);
-    return 0;
 }
 
 /* ---- the loop --------------------------------------------------------------------- */
@@ -122,7 +86,7 @@ static void keep_moving(struct nvme_run *r, double end, uint64_t bytes, struct n
     for (uint32_t i = 0; i < r->c.depth && r->issued_bytes + r->c.block_bytes <= bytes; i++)
         submit_next(r, &r->requests[i]);
     while (io_queue_pending(r->queue) > 0) {
-        unsigned n = io_wait(r->queue, done, BATCH, WAIT_NS);
+        unsigned n = nvme_wait(r->queue, done, BATCH, WAIT_NS);
         double now = common_seconds();
         bool more = now < end && !common_stopping();
 

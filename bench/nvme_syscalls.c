@@ -1,12 +1,12 @@
 /*
  * System calls of a run, counted by strace in short runs of their own: tracing slows a
- * program down, so nothing else is measured in them. See nvme.h.
+ * program down, so nothing else is measured in them. See nvme_syscalls.h.
  *
  * Ours: a forked copy of this process opens its queue, waits until strace has attached, and
  * moves some bytes. fio: run twice under strace, with different numbers of bytes; the
  * difference is free of what starting and ending cost.
  */
-#include "bench/nvme.h"
+#include "bench/nvme_syscalls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +20,11 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "bench/child.h"
+#include "bench/nvme_fio.h"
+#include "bench/nvme_progress.h"
+#include "bench/nvme_run.h"
 
 #define BLOCKS    8192u /* of a counted run, at most */
 #define SECONDS   20.0  /* and its length */

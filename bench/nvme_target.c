@@ -1,8 +1,9 @@
 /*
  * The test file and the buffers of `ofl-bench nvme`: how large they may be, the file's
- * contents, and what of it lies in the page cache. Must not measure. See nvme.h.
+ * contents, and what of it lies in the page cache. Must not measure. See nvme_target.h.
  */
-#include "bench/nvme.h"
+#include "bench/nvme_target.h"
+#include "bench/nvme_wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "bench/nvme_progress.h"
+#include "examples/common_memory.h"
 #include "io/profile.h"
 
 #define FILE_BYTES   GIB /* by default */
@@ -40,6 +43,20 @@ static const struct nvme_case *largest_case(const struct nvme_case *cases, unsig
     return most;
 }
 
+/* A file of so many bytes takes half of the memory that can be had at most, where it lies there. */
+static uint64_t least_in_memory(const struct nvme_target *t, uint64_t bytes, unsigned *tightest)
+{
+    struct common_room room;
+
+    common_room(&room);
+    for (unsigned i = 0; i < t->options->dir_count; i++)
+        if (common_dir_in_memory(t->options->dirs[i]) && room.bytes / 2 < bytes) {
+            bytes = room.bytes / 2;
+            *tightest = i;
+        }
+    return bytes;
+}
+
 /* Bytes of a file of which no file system has to give more than half of what it has free; the one
  * that decides is *tightest. */
 static uint64_t allowed_bytes(const struct nvme_target *t, unsigned *tightest)
@@ -61,7 +78,7 @@ static uint64_t allowed_bytes(const struct nvme_target *t, unsigned *tightest)
             *tightest = i;
         }
     }
-    return (uint64_t)allowed / MIB * MIB;
+    return least_in_memory(t, (uint64_t)allowed, tightest) / MIB * MIB;
 }
 
 static int choose_size(struct nvme_target *t, const struct nvme_case *largest)
@@ -70,7 +87,8 @@ static int choose_size(struct nvme_target *t, const struct nvme_case *largest)
     unsigned tightest = 0;
     uint64_t allowed = allowed_bytes(t, &tightest), least = o->demand ? o->demand_bytes : 16 * MIB;
     const char *dir = o->dirs[tightest];
-    struct common_text free_text = common_bytes(t->drives[tightest].free_bytes);
+    uint64_t free_bytes = t->drives[tightest].free_bytes;
+    struct common_text free_text = common_bytes(free_bytes / 2 < allowed ? free_bytes : 2 * allowed);
 
     if (largest && case_bytes(largest) > least)
         least = case_bytes(largest);
@@ -99,6 +117,7 @@ static int make_buffers(struct nvme_target *t, const struct nvme_case *largest)
 {
     const struct nvme_options *o = t->options;
     uint64_t wanted = LAYOUT_BLOCK * LAYOUT_DEPTH;
+    struct common_room room;
 
     if (largest && case_bytes(largest) > o->buffer_bytes)
         return common_fail(
@@ -112,9 +131,12 @@ static int make_buffers(struct nvme_target *t, const struct nvme_case *largest)
     if (o->tensors || o->demand)
         wanted = wanted > o->buffer_bytes ? wanted : o->buffer_bytes;
     wanted = (wanted + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
-    if (wanted > common_memory() / 2)
-        return common_fail(EXIT_INPUT, "%s of buffers: more than half of this machine's memory, %s",
-                           common_bytes(wanted).text, common_bytes(common_memory()).text);
+    common_room(&room);
+    if (wanted > room.bytes / 2)
+        return common_fail(EXIT_INPUT,
+                           "%llu bytes (%s) of buffers: half of the memory that can be had is taken at most, "
+                           "%llu bytes, and %s; give smaller --buffers, --block or --depth",
+                           (ull)wanted, common_bytes(wanted).text, (ull)room.bytes / 2, room.text);
     t->buffer_bytes = wanted;
     return nvme_target_renew_buffers(t);
 }
@@ -174,6 +196,50 @@ static void choose_weights(struct nvme_target *t, const struct nvme_case *cases,
         t->stripes[i].weight = 1;
 }
 
+/* ---- the queue ------------------------------------------------------------------ */
+
+/* What was found out about the engine belongs to the results. */
+static void note_engine(struct nvme_target *t, const struct io_queue *q)
+{
+    t->engine = io_queue_engine(q);
+    snprintf(t->engine_note, sizeof t->engine_note, "%s", io_queue_note(q));
+}
+
+static void register_all(struct nvme_target *t, struct io_queue *q)
+{
+    t->registered = false;
+    if (!t->options->registered || t->engine != IO_ENGINE_URING) {
+        snprintf(t->registered_note, sizeof t->registered_note, "%s",
+                 t->options->registered ? "threads have none" : "not wanted");
+        return;
+    }
+    if (io_queue_register(q, t->buffers, t->buffer_bytes) < 0 || io_queue_attach(q, t->file) < 0)
+        snprintf(t->registered_note, sizeof t->registered_note, "%s", ofl_error());
+    else
+        t->registered = true;
+}
+
+int nvme_queue_open(struct nvme_target *t, uint32_t depth, uint64_t piece_bytes, uint64_t window_bytes,
+                    struct io_queue **out)
+{
+    const struct io_queue_config config = {.engine = t->options->engine,
+                                           .flags = t->options->flags,
+                                           .depth = depth,
+                                           .piece_bytes = (uint32_t)piece_bytes,
+                                           .window_bytes = window_bytes};
+
+    if (io_queue_open(&config, out) < 0)
+        return common_fail(EXIT_RUNTIME, "%s", ofl_error());
+    note_engine(t, *out);
+    register_all(t, *out);
+    return 0;
+}
+
+bool nvme_once(const struct nvme_target *t, enum nvme_rw rw)
+{
+    return nvme_rw_writes(rw) || !io_file_direct(t->file);
+}
+
 /* ---- the file ------------------------------------------------------------------------ */
 
 /* Writes of parts of pages go past the page cache only if direct I/O is required. */
@@ -225,7 +291,7 @@ static int write_blocks(struct nvme_target *t, struct io_queue *q, struct io_req
             io_flush(q);
             at += bytes;
         }
-        for (unsigned n = io_wait(q, done, LAYOUT_DEPTH, WAIT_NS), i = 0; i < n; i++) {
+        for (unsigned n = nvme_wait(q, done, LAYOUT_DEPTH, WAIT_NS), i = 0; i < n; i++) {
             idle[idle_count++] = done[i];
             if (done[i]->error.code && status == 0)
                 status = common_fail(EXIT_RUNTIME, "%s", done[i]->error.text);

@@ -1,9 +1,10 @@
 /*
  * Replays a list of tensors: whole tensors are read one after another, each where the one
  * before ended, with so many queued that the drive never waits. In turns with plain 1 MiB
- * reads of the same file. See nvme.h.
+ * reads of the same file. See nvme_tensors.h.
  */
-#include "bench/nvme.h"
+#include "bench/nvme_tensors.h"
+#include "bench/nvme_wait.h"
 
 #include <errno.h>
 #include <libgen.h>
@@ -12,6 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "bench/nvme_progress.h"
+#include "bench/nvme_run.h"
 
 #define PIECE_BYTES  MIB
 #define DEPTH        32u /* by default */
@@ -283,7 +287,7 @@ static void move_tensors(struct replay *r, uint64_t ahead, double end)
         while (more && r->queued_bytes < r->limit_bytes && (r->ahead_bytes < ahead || r->count < 2) &&
                queue_chunk(r, now))
             ;
-        n = io_wait(r->queue, done, BATCH, WAIT_NS);
+        n = nvme_wait(r->queue, done, BATCH, WAIT_NS);
         now = common_seconds();
         nvme_tick(now);
         for (unsigned i = 0; i < n; i++)

@@ -1,5 +1,5 @@
 /* `ofl-bench plot`, and the plot of `ofl-bench nvme`: gnuplot as a child. See bench.h. */
-#include "bench/bench.h"
+#include "bench/plot.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -8,6 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "bench/child.h"
+#include "bench/plot_script.h"
+#include "examples/common_options.h"
+
 static bool ends_with(const char *text, const char *end)
 {
     size_t length = strlen(text), tail = strlen(end);
@@ -15,29 +19,17 @@ static bool ends_with(const char *text, const char *end)
     return length > tail && strcmp(text + length - tail, end) == 0;
 }
 
-/* Beside the old file, then in its place. */
 static int write_whole(const char *path, const char *bytes, size_t count)
 {
     char *temporary;
-    int fd, err = 0;
+    int fd = common_file_begin(path, &temporary), err = 0;
 
-    if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
-        return -ENOMEM;
-    fd = mkstemp(temporary);
-    if (fd < 0) {
-        err = -errno;
-    } else {
-        fchmod(fd, 0644);
-        if (write(fd, bytes, count) != (ssize_t)count)
-            err = -EIO;
-        close(fd);
-        if (err == 0 && rename(temporary, path) < 0)
-            err = -errno;
-        if (err < 0)
-            unlink(temporary);
-    }
-    free(temporary);
-    return err;
+    if (fd < 0)
+        return fd;
+    if (write(fd, bytes, count) != (ssize_t)count)
+        err = -EIO;
+    close(fd);
+    return common_file_end(path, temporary, err);
 }
 
 int bench_plot_check(const char *path)
@@ -89,24 +81,26 @@ int bench_plot(const json_t *report, const char *path)
 
 /* ---- the command --------------------------------------------------------------------------------- */
 
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    const char **files = state->input;
+struct files {
+    const char *names[2];
+    unsigned count;
+};
 
-    switch (key) {
-    case ARGP_KEY_ARG:
-        if (state->arg_num >= 2)
-            argp_error(state, "%s: one more than REPORT and PLOT", arg);
-        else
-            files[state->arg_num] = arg;
-        return 0;
-    case ARGP_KEY_END:
-        if (state->arg_num < 2)
-            argp_error(state, "REPORT and PLOT are needed");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
+static bool add_file(void *options, const char *text, struct common_complaint *c)
+{
+    struct files *f = options;
+
+    if (f->count == 2)
+        return common_complain(c, "one more than REPORT and PLOT");
+    f->names[f->count++] = text;
+    return true;
+}
+
+static bool check_files(void *options, struct common_complaint *c)
+{
+    const struct files *f = options;
+
+    return f->count == 2 || common_complain(c, "REPORT and PLOT are needed");
 }
 
 static bool is_report(const json_t *report)
@@ -118,28 +112,31 @@ static bool is_report(const json_t *report)
 
 int bench_plot_main(int argc, char **argv)
 {
-    static const char doc[] = "Draws what `ofl-bench nvme --json REPORT` has written into PLOT, a file that "
-                              "ends with .svg or .png: "
-                              "throughput and the distribution of latencies. Needs gnuplot.\v"
-                              "Example:\n"
-                              "  ofl-bench plot sweep.json sweep.svg";
-    const struct argp argp = {.parser = parse, .args_doc = "REPORT PLOT", .doc = doc};
-    const char *files[2] = {NULL, NULL};
+    static const struct common_command command = {
+        .title = "ofl-bench plot",
+        .before =
+            "Draws what `ofl-bench nvme --json REPORT` has written into PLOT, a file that ends with .svg "
+            "or .png: throughput and the distribution of latencies. Needs gnuplot.",
+        .after = "Example:\n  ofl-bench plot sweep.json sweep.svg",
+        .arguments = "REPORT PLOT",
+        .argument = add_file,
+        .check = check_files};
+    struct files f = {.count = 0};
     json_error_t error;
     json_t *report;
     int status;
 
-    argp_err_exit_status = EXIT_INPUT;
-    if (argp_parse(&argp, argc, argv, 0, NULL, files))
-        return common_fail(EXIT_INPUT, "options: out of memory");
+    status = common_options_parse(&command, argc, argv, &f);
+    if (status)
+        return status;
     common_signals();
-    report = json_load_file(files[0], 0, &error);
+    report = json_load_file(f.names[0], 0, &error);
     if (!report)
-        return common_fail(EXIT_INPUT, "%s: line %d: %s", files[0], error.line, error.text);
-    status = is_report(report) ? bench_plot_check(files[1])
-                               : common_fail(EXIT_INPUT, "%s: not a report of ofl-bench nvme", files[0]);
+        return common_fail(EXIT_INPUT, "%s: line %d: %s", f.names[0], error.line, error.text);
+    status = is_report(report) ? bench_plot_check(f.names[1])
+                               : common_fail(EXIT_INPUT, "%s: not a report of ofl-bench nvme", f.names[0]);
     if (status == 0)
-        status = bench_plot(report, files[1]);
+        status = bench_plot(report, f.names[1]);
     json_decref(report);
     return status;
 }

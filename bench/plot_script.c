@@ -2,7 +2,7 @@
  * The gnuplot script that draws a report of `ofl-bench nvme`: throughput on the left,
  * latencies on the right. Knows the report only, not how it was measured. See bench.h.
  */
-#include "bench/bench.h"
+#include "bench/plot_script.h"
 
 #include <math.h>
 #include <stdio.h>

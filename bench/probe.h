@@ -1,51 +1,11 @@
 /*
- * What the files of `ofl-bench probe` share: probe.c reads the command line and owns the
- * look of lines, probe_machine.c, probe_limits.c, probe_drives.c and probe_gpu.c each
- * find facts, print them, and add the same facts to the report. Only they include this.
- *
- * A fact that is not known is printed as "unknown" and is null in the report.
+ * `ofl-bench probe`: probe_machine.c, probe_limits.c, probe_drives.c and probe_gpu.c each find facts, print
+ * them, and add the same facts to the report; probe_text.c owns the look of lines.
  */
 #ifndef BENCH_PROBE_H
 #define BENCH_PROBE_H
 
-#include "bench/bench.h"
-
-struct probe_options {
-    const char **dirs;
-    unsigned dir_count; /* 0: the current directory */
-    bool measure;
-    const char *json;
-};
-
-void probe_machine(json_t *report);
-void probe_limits(json_t *report);
-/* Returns a status. */
-int probe_drives(json_t *report, const struct probe_options *o);
-void probe_gpus(json_t *report);
-
-/* ---- lines ---------------------------------------------------------------- */
-
-void probe_title(const char *title);
-/* "  label         text"; depth 1 is indented further. */
-void probe_line(unsigned depth, const char *label, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-/* A text that is put together from pieces, with ", " between them. */
-struct probe_list {
-    char text[600];
-};
-void probe_add(struct probe_list *l, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-/* ---- facts ----------------------------------------------------------------- */
-
-/* First line of a file; false, and "", if there is none. */
-bool probe_read(char *text, size_t bytes, const char *format, ...) __attribute__((format(printf, 3, 4)));
-/* What stands behind "key:" (or "key  :") in a file of such lines. */
-bool probe_find(const char *path, const char *key, char *text, size_t bytes);
-/* "1234 kB" in such a file, in bytes; false if it isn't there. */
-bool probe_find_bytes(const char *path, const char *key, uint64_t *out);
-
-/* Null if it is not known. */
-json_t *probe_json_text(const char *text);
-json_t *probe_json_number(bool known, uint64_t value);
+/* Arguments as main gets them; argv[0] is "ofl-bench probe". Returns the exit status. */
+int bench_probe_main(int argc, char **argv);
 
 #endif

@@ -2,7 +2,7 @@
  * ofl-bench probe: the drives behind directories and mounted file systems: what the kernel
  * tells of them, whether direct I/O works there, and what was measured.
  */
-#include "bench/probe.h"
+#include "bench/probe_drives.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -10,9 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/probe_text.h"
 #include "io/drive.h"
 #include "io/io.h"
 #include "io/profile.h"
@@ -48,7 +50,14 @@ static void print_drive(const struct io_drive *d)
     struct probe_list l = {0};
 
     if (!d->name[0] && !d->members[0]) {
-        probe_line(1, "drive", "none: %s lies on no drive of this machine", or_unknown(d->filesystem));
+        if (d->memory[0])
+            probe_line(1, "drive", "none: its bytes are memory of this machine (%s)", d->memory);
+        else if (major(d->device))
+            probe_line(1, "drive", "unknown: the system tells nothing of device %u:%u", major(d->device),
+                       minor(d->device));
+        else
+            probe_line(1, "drive", "none that is known: %s has no drive of its own",
+                       or_unknown(d->filesystem));
         return;
     }
     probe_add(&l, "%s", d->name[0] ? d->name : "several drives may hold it");
@@ -69,6 +78,11 @@ static void print_drive(const struct io_drive *d)
     probe_line(1, "drive", "%s", l.text);
     if (!d->backing[0])
         probe_line(1, "link", "%s", or_unknown(d->link));
+    if (d->memory[0])
+        probe_line(1, "memory", "its bytes are memory of this machine (%s)", d->memory);
+    if (d->cached[0])
+        probe_line(1, "page cache", "%s passes it on the way to its file: speeds are those of memory",
+                   d->cached);
 }
 
 static void print_queue(const struct io_drive *d)
@@ -121,7 +135,8 @@ static json_t *drive_json(const char *dir, const struct io_drive *d)
     } texts[] = {{"name", d->name},       {"partition", d->partition}, {"model", d->model},
                  {"serial", d->serial},   {"link", d->link},           {"backing", d->backing},
                  {"members", d->members}, {"scheduler", d->scheduler}, {"filesystem", d->filesystem},
-                 {"source", d->source},   {"mount", d->mount}};
+                 {"source", d->source},   {"mount", d->mount},         {"memory", d->memory},
+                 {"cached", d->cached},   {"upper", d->upper}};
     const struct {
         const char *name;
         uint64_t value; /* 0: unknown */
@@ -152,6 +167,7 @@ static json_t *probe_direct(const char *dir, const struct io_drive *d, bool *wor
     bool tried = !d->read_only && access(dir, W_OK | X_OK) == 0;
     const char *reason = "not writable: not tried";
     struct io_file *f = NULL;
+    struct io_part_info part;
     uint32_t block = 0;
     json_t *j;
 
@@ -169,8 +185,16 @@ static json_t *probe_direct(const char *dir, const struct io_drive *d, bool *wor
     } else {
         probe_line(1, "direct I/O", "%s%s", tried ? "does not work: " : "", reason);
     }
-    j = json_pack("{s:o, s:o, s:o}", "works", tried ? json_boolean(*works) : json_null(), "block",
-                  probe_json_number(*works, block), "reason", probe_json_text(reason));
+    if (f) {
+        io_file_part(f, 0, &part);
+        probe_line(1, "space", "%s", part.reserved ? "can be reserved" : part.space_note);
+        if (part.in_memory && !d->memory[0])
+            probe_line(1, "memory", "its bytes are memory of this machine");
+    }
+    j = json_pack("{s:o, s:o, s:o, s:o, s:o}", "works", tried ? json_boolean(*works) : json_null(), "block",
+                  probe_json_number(*works, block), "reason", probe_json_text(reason), "reserved",
+                  f ? json_boolean(part.reserved) : json_null(), "in_memory",
+                  f ? json_boolean(part.in_memory) : json_null());
     io_file_close(f);
     return j;
 }
@@ -223,6 +247,8 @@ static void print_profile(const struct io_profile *p)
         probe_add(&l, "first writes %.0f %% of rewrites", p->first_write_ratio * 100);
     if (p->unwritten_ratio > 0)
         probe_add(&l, "%.0f %% where the drive was written before", p->unwritten_ratio * 100);
+    else if (p->first_write_ratio > 0)
+        probe_add(&l, "not known where the drive was written before");
     if (gmtime_r(&at, &tm) && strftime(date, sizeof date, "%Y-%m-%d", &tm))
         probe_add(&l, "%s", date);
     probe_line(1, "", "%s", l.text);
@@ -359,17 +385,19 @@ static int probe_mounts(struct seen *seen, json_t *list)
     return status;
 }
 
-int probe_drives(json_t *report, const struct probe_options *o)
+int probe_drives(json_t *report, const char *const *dirs, unsigned count, bool measure)
 {
     static const char *const here[] = {"."};
-    const char *const *dirs = o->dir_count ? o->dirs : here;
-    unsigned count = o->dir_count ? o->dir_count : 1;
     struct seen seen = {0};
     json_t *list = json_array();
     struct io_drive d;
     char *real;
     int status = 0;
 
+    if (count == 0) {
+        dirs = here;
+        count = 1;
+    }
     probe_title("Drives");
     json_object_set_new(report, "drives", list);
     for (unsigned i = 0; i < count && status == 0; i++) {
@@ -378,7 +406,7 @@ int probe_drives(json_t *report, const struct probe_options *o)
             status = common_fail(EXIT_INPUT, "look at %s: %s", dirs[i], strerror(errno));
         } else {
             (void)is_new(&seen, &d); /* asked for: listed in any case */
-            status = probe_place(real, &d, o->measure, list);
+            status = probe_place(real, &d, measure, list);
         }
         free(real);
     }

@@ -3,7 +3,7 @@
  * what CUDA sees. The CUDA driver is opened at run time, if it is there: nothing is built
  * against it.
  */
-#include "bench/probe.h"
+#include "bench/probe_gpu.h"
 
 #include <dirent.h>
 #include <dlfcn.h>
@@ -12,6 +12,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "bench/probe_text.h"
 #include "io/drive.h"
 
 #define PCI    "/sys/bus/pci/devices"

@@ -2,7 +2,7 @@
  * ofl-bench probe: limits of this process, and whether io_uring works here. What a limit
  * means is said where it is printed.
  */
-#include "bench/probe.h"
+#include "bench/probe_limits.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "bench/probe_text.h"
 #include "io/io.h"
 
 #define REGISTER_BYTES  (64 * MIB) /* about what a context's host memory begins with */

@@ -2,7 +2,7 @@
  * ofl-bench probe: kernel, processors, NUMA nodes, memory. From /proc and sysfs, so that it
  * says the same with and without libnuma.
  */
-#include "bench/probe.h"
+#include "bench/probe_machine.h"
 
 #include <dirent.h>
 #include <sched.h>
@@ -11,6 +11,9 @@
 #include <string.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+
+#include "bench/probe_text.h"
+#include "examples/common_memory.h"
 
 #define MEMINFO "/proc/meminfo"
 
@@ -148,105 +151,24 @@ static json_t *probe_nodes(void)
 
 /* ---- memory ----------------------------------------------------------------------- */
 
-struct group {
-    unsigned version; /* 0: not found */
-    bool limited;
-    uint64_t limit_bytes;
-};
-
-/* The smallest limit from the group's directory up to the mount point. */
-static void take_limits(char *dir, size_t mount_length, const char *file, struct group *g)
-{
-    char text[64], *slash;
-    ull limit;
-
-    for (;;) {
-        /* "max", or a number near 2^63, is no limit */
-        if (probe_read(text, sizeof text, "%s/%s", dir, file) && sscanf(text, "%llu", &limit) == 1 &&
-            limit < 1ull << 60 && (!g->limited || limit < g->limit_bytes)) {
-            g->limited = true;
-            g->limit_bytes = limit;
-        }
-        slash = strrchr(dir, '/');
-        if (strlen(dir) <= mount_length || !slash)
-            return;
-        *slash = '\0';
-    }
-}
-
-/* Where this process is in the hierarchy of the memory controller (version 1), or in the only one
- * (version 2): lines are "4:memory:/path" and "0::/path". */
-static bool find_group(unsigned version, char *path, size_t bytes)
-{
-    FILE *f = fopen("/proc/self/cgroup", "re");
-    char *line = NULL, *controllers, *at;
-    bool found = false;
-    size_t room = 0;
-
-    while (f && !found && getline(&line, &room, f) > 0) {
-        line[strcspn(line, "\n")] = '\0';
-        controllers = strchr(line, ':');
-        at = controllers ? strchr(controllers + 1, ':') : NULL;
-        if (!at)
-            continue;
-        *at = '\0';
-        found = version == 2 ? controllers[1] == '\0' : strcmp(controllers + 1, "memory") == 0;
-        if (found)
-            snprintf(path, bytes, "%s", at + 1);
-    }
-    free(line);
-    if (f)
-        fclose(f);
-    return found;
-}
-
-static void find_limit(struct group *g)
-{
-    FILE *f = fopen("/proc/self/mountinfo", "re");
-    char *line = NULL, root[512], point[512], type[32], options[512], path[512], dir[1100];
-    const char *rest;
-    unsigned version;
-    size_t room = 0;
-
-    *g = (struct group){0};
-    while (f && getline(&line, &room, f) > 0) {
-        rest = strstr(line, " - ");
-        if (!rest || sscanf(line, "%*s %*s %*s %511s %511s", root, point) != 2 ||
-            sscanf(rest, " - %31s %*s %511s", type, options) != 2)
-            continue;
-        version = 0;
-        if (strcmp(type, "cgroup2") == 0)
-            version = 2;
-        else if (strcmp(type, "cgroup") == 0 && strstr(options, "memory"))
-            version = 1;
-        if (!version || !find_group(version, path, sizeof path))
-            continue;
-        /* Containers may see a part of the hierarchy, and their path from its top. */
-        rest = strcmp(root, "/") != 0 && strncmp(path, root, strlen(root)) == 0 ? path + strlen(root) : path;
-        snprintf(dir, sizeof dir, "%s%s", point, strcmp(rest, "/") == 0 ? "" : rest);
-        take_limits(dir, strlen(point), version == 2 ? "memory.max" : "memory.limit_in_bytes", g);
-        /* beside version 1's, the hierarchy of version 2 has no memory controller */
-        g->version = g->version == 1 ? 1 : version;
-    }
-    free(line);
-    if (f)
-        fclose(f);
-}
-
 static json_t *probe_group(void)
 {
-    struct group g;
+    struct common_room room;
+    bool limited;
 
-    find_limit(&g);
-    if (!g.version)
+    common_room(&room);
+    limited = room.cgroup_limit != UINT64_MAX;
+    if (!room.cgroup_version)
         probe_line(0, "memory cgroup", "unknown: no cgroup file system is mounted");
-    else if (g.limited)
-        probe_line(0, "memory cgroup", "at most %s (version %u)", common_bytes(g.limit_bytes).text,
-                   g.version);
+    else if (limited)
+        probe_line(0, "memory cgroup", "at most %s (version %u)", common_bytes(room.cgroup_limit).text,
+                   room.cgroup_version);
     else
-        probe_line(0, "memory cgroup", "no limit (version %u)", g.version);
-    return json_pack("{s:o, s:o}", "version", probe_json_number(g.version > 0, g.version), "limit_bytes",
-                     probe_json_number(g.limited, g.limit_bytes));
+        probe_line(0, "memory cgroup", "no limit (version %u)", room.cgroup_version);
+    probe_line(0, "can be had", "%s: %s", common_bytes(room.bytes).text, room.text);
+    return json_pack("{s:o, s:o, s:I}", "version",
+                     probe_json_number(room.cgroup_version > 0, room.cgroup_version), "limit_bytes",
+                     probe_json_number(limited, room.cgroup_limit), "room_bytes", (json_int_t)room.bytes);
 }
 
 static json_t *probe_huge_pages(void)

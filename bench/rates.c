@@ -1,5 +1,5 @@
 /*
- * What the machine can do, for bounds: matrix products, the link, memories, drives. See model.h. Each rate is
+ * What the machine can do, for bounds: matrix products, the link, memories, drives. See rates.h. Each rate is
  * the best of a few short tries: a bound must not be low because somebody else was busy.
  */
 #include <cblas.h>
@@ -8,7 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bench/model.h"
+#include "bench/rates.h"
+#include "examples/common_memory.h"
 #include "examples/model/cuda.h"
 #include "examples/model/kernels_cuda.h"
 #include "io/profile.h"
@@ -176,19 +177,27 @@ static int host_products(void *arg, unsigned times)
     return 0;
 }
 
-#define COPY_BYTES (64ull << 20) /* of a thread: more than a cache holds */
+#define COPY_BYTES  (64ull << 20) /* of a thread: more than a cache holds */
+#define COPY_THREAD (1ull << 20)  /* the least of that which is worth a thread */
 
-static void *copy_thread(void *arg)
-{
-    memcpy(arg, (char *)arg + COPY_BYTES, COPY_BYTES);
-    return NULL;
-}
+struct copier {
+    char *memory;
+    size_t bytes; /* copied: memory has twice as many */
+    pthread_t thread;
+};
 
 struct copiers {
     unsigned count;
-    char *memory;
-    pthread_t *threads;
+    struct copier *each;
 };
+
+static void *copy_thread(void *arg)
+{
+    const struct copier *c = arg;
+
+    memcpy(c->memory, c->memory + c->bytes, c->bytes);
+    return NULL;
+}
 
 static int host_copies(void *arg, unsigned times)
 {
@@ -197,11 +206,11 @@ static int host_copies(void *arg, unsigned times)
     while (times--) {
         unsigned started = 0;
 
-        while (started < c->count && pthread_create(&c->threads[started], NULL, copy_thread,
-                                                    c->memory + 2 * started * COPY_BYTES) == 0)
+        while (started < c->count &&
+               pthread_create(&c->each[started].thread, NULL, copy_thread, &c->each[started]) == 0)
             started++;
         for (unsigned i = 0; i < started; i++)
-            pthread_join(c->threads[i], NULL);
+            pthread_join(c->each[i].thread, NULL);
         if (started < c->count) {
             common_fail(EXIT_RUNTIME, "measure memory: no more threads");
             return -1;
@@ -210,34 +219,58 @@ static int host_copies(void *arg, unsigned times)
     return 0;
 }
 
-static int host_rates(bool products, struct bench_rates *out)
+/* Of a core, so that all of them take a quarter of what can be had at most. */
+static uint64_t copy_bytes(unsigned *count)
+{
+    struct common_room room;
+    uint64_t bytes;
+
+    common_room(&room);
+    bytes = room.bytes / 8 / *count;
+    if (bytes < COPY_THREAD) {
+        *count = room.bytes / 8 > COPY_THREAD ? (unsigned)(room.bytes / 8 / COPY_THREAD) : 1;
+        bytes = COPY_THREAD;
+    }
+    return bytes < COPY_BYTES ? bytes / 4096 * 4096 : COPY_BYTES;
+}
+
+static int copy_rate(struct bench_rates *out)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     struct copiers c = {.count = cores < 1 ? 1 : cores > 16 ? 16 : (unsigned)cores};
-    uint64_t elems = 3ull * HOST_SIDE * HOST_SIDE, state = 1;
-    float *matrices = malloc(elems * sizeof *matrices);
+    uint64_t bytes = copy_bytes(&c.count);
+    char *memory = malloc(2 * c.count * bytes);
     int status = 0;
 
-    c.memory = malloc(2 * c.count * COPY_BYTES);
-    c.threads = calloc(c.count, sizeof *c.threads);
-    if (!matrices || !c.memory || !c.threads) {
+    c.each = calloc(c.count, sizeof *c.each);
+    if (!memory || !c.each) {
         status = common_fail(EXIT_RUNTIME, "measure memory: out of memory");
     } else {
-        memset(c.memory, 1, 2 * c.count * COPY_BYTES);
-        for (uint64_t i = 0; i < elems; i++)
-            matrices[i] = (float)(bench_random(&state) >> 40) * 0x1p-24f - 0.5f;
+        memset(memory, 1, 2 * c.count * bytes);
+        for (unsigned i = 0; i < c.count; i++)
+            c.each[i] = (struct copier){.memory = memory + 2 * i * bytes, .bytes = bytes};
         if (host_copies(&c, 1) < 0 || best(host_copies, &c, 2, &out->host_bps) < 0)
             status = EXIT_RUNTIME;
-        out->host_bps *= 2.0 * (double)(c.count * COPY_BYTES);
-        if (products) {
-            best(host_products, matrices, 4, &out->matrix_flops);
-            out->matrix_flops *= 2.0 * HOST_SIDE * HOST_SIDE * HOST_SIDE;
-        }
+        out->host_bps *= 2.0 * (double)(c.count * bytes);
     }
-    free(matrices);
-    free(c.memory);
-    free(c.threads);
+    free(memory);
+    free(c.each);
     return status;
+}
+
+static int product_rate(struct bench_rates *out)
+{
+    uint64_t elems = 3ull * HOST_SIDE * HOST_SIDE, state = 1;
+    float *matrices = malloc(elems * sizeof *matrices);
+
+    if (!matrices)
+        return common_fail(EXIT_RUNTIME, "measure products: out of memory");
+    for (uint64_t i = 0; i < elems; i++)
+        matrices[i] = (float)(bench_random(&state) >> 40) * 0x1p-24f - 0.5f;
+    best(host_products, matrices, 4, &out->matrix_flops);
+    out->matrix_flops *= 2.0 * HOST_SIDE * HOST_SIDE * HOST_SIDE;
+    free(matrices);
+    return 0;
 }
 
 static bool keep_measuring(void *arg, double share)
@@ -252,6 +285,11 @@ static int drive_rates(const struct common_budget *b, struct bench_rates *out)
     for (uint32_t i = 0; i < b->nvme_count; i++) {
         struct io_profile p;
 
+        if (common_dir_in_memory(b->nvme[i].dir)) { /* a file to measure with would take of the run's */
+            out->drive_read_bps += out->host_bps;
+            out->drive_write_bps += out->host_bps;
+            continue;
+        }
         if (io_profile_get(b->nvme[i].dir, IO_PROFILE_MEASURE, keep_measuring, NULL, &p) < 0)
             return common_stopping() ? common_fail(EXIT_INTERRUPTED, "interrupted")
                                      : common_fail_ofl(EXIT_RUNTIME, "measure the drive");
@@ -268,9 +306,9 @@ int bench_rates_measure(const struct common_budget *b, enum ofl_dtype dtype, str
 
     *out = (struct bench_rates){0};
     common_progress("measuring the machine");
-    status = host_rates(!b->chosen.gpu, out);
-    if (status == 0 && b->chosen.gpu)
-        status = gpu_rates(b, dtype, out);
+    status = copy_rate(out);
+    if (status == 0)
+        status = b->chosen.gpu ? gpu_rates(b, dtype, out) : product_rate(out);
     if (!b->chosen.gpu) /* what stands for the link and for device memory are copies in RAM */
         out->link_in_bps = out->link_out_bps = out->device_bps = out->host_bps;
     common_progress_clear();

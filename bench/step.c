@@ -2,12 +2,16 @@
  * ofl-bench step: training steps of a model's shape, with fresh weights and random tokens, inside
  * budgets: how fast, beside the same without budgets and beside what the machine's parts allow.
  */
+#include "bench/step.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bench/model.h"
+#include "bench/rates.h"
 #include "bench/timeline.h"
+#include "examples/common_budget.h"
 #include "examples/model/trainer.h"
 
 struct options {
@@ -28,39 +32,34 @@ struct series {
     struct bench_timeline *timeline; /* of the last one */
 };
 
-enum {
-    KEY_PRESET = 0x100,
-    KEY_MODEL,
-    KEY_BATCH,
-    KEY_SEQ,
-    KEY_ACCUM,
-    KEY_STEPS,
-    KEY_WARMUP,
-    KEY_CLIP,
-    KEY_DTYPE,
-    KEY_COMPARE,
-    KEY_SAVE
-};
+static const struct common_word dtype_words[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}, {NULL, 0}};
 
-static const struct argp_option option_list[] = {
-    {NULL, 0, NULL, 0, "What:", 1},
-    {"preset", KEY_PRESET, "NAME", 0, "Shape of the model: tiny, 20m, 300m, 1b, 7b, 70b, 100b", 1},
-    {"model", KEY_MODEL, "DIR", 0, "The shape in DIR/config.json, as Hugging Face writes it", 1},
-    {"batch", KEY_BATCH, "N", 0, "Sequences per micro-batch (default 1)", 1},
-    {"seq", KEY_SEQ, "N", 0, "Tokens per sequence (default 512)", 1},
-    {"accum", KEY_ACCUM, "N", 0, "Micro-batches per step (default 1)", 1},
-    {"dtype", KEY_DTYPE, "f32|bf16", 0, "Of weights (default bf16)", 1},
-    {"clip", KEY_CLIP, "X", 0, "Exact global norm to clip gradients to; 0: off (default 1)", 1},
-    {NULL, 0, NULL, 0, "How often:", 3},
-    {"steps", KEY_STEPS, "N", 0, "Steps that count (default 5)", 3},
-    {"warmup", KEY_WARMUP, "N", 0, "Steps before them (default 2)", 3},
-    {"compare", KEY_COMPARE, NULL, 0, "Run the same with everything in device memory, too", 3},
-    {"save-config", KEY_SAVE, "FILE", 0, "Only write the shape as a config.json, for other programs", 5},
-    {0}};
+#define FIELD(name) .field = offsetof(struct options, name)
+
+/* clang-format off */
+static const struct common_option what_options[] = {
+    {COMMON_GROUP, .text = "What:", .least = 1},
+    {COMMON_TEXT, "preset", "NAME", "Shape of the model; the names are listed below", FIELD(preset)},
+    {COMMON_TEXT, "model", "DIR", "The shape in DIR/config.json, as Hugging Face writes it", FIELD(model)},
+    {COMMON_COUNT, "batch", "N", "Sequences per micro-batch", FIELD(batch), "1", 1, 1u << 16},
+    {COMMON_COUNT, "seq", "N", "Tokens per sequence", FIELD(seq), "512", 1, 1u << 20},
+    {COMMON_COUNT, "accum", "N", "Micro-batches per step", FIELD(accum), "1", 1, 1u << 16},
+    {COMMON_WORD, "dtype", "f32|bf16", "Of weights", FIELD(dtype), "bf16", .words = dtype_words},
+    {COMMON_NUMBER, "clip", "X", "Exact global norm to clip gradients to; 0: off", FIELD(clip), "1", .low = 0,
+     .high = 1e30},
+    {COMMON_GROUP, .text = "How often:", .least = 3},
+    {COMMON_COUNT, "steps", "N", "Steps that count", FIELD(steps), "5", 1, 10000},
+    {COMMON_COUNT, "warmup", "N", "Steps before them", FIELD(warmup), "2", 0, 10000},
+    {COMMON_FLAG, "compare", NULL, "Run the same with everything in device memory, too", FIELD(compare)},
+    {COMMON_GROUP, .least = 5},
+    {COMMON_TEXT, "save-config", "FILE", "Only write the shape as a config.json, for other programs", FIELD(save)},
+    {.kind = COMMON_END}};
+/* clang-format on */
 
 static const char doc[] =
-    "Measures training steps: all parameters, AdamW, recomputation, under memory budgets."
-    "\v"
+    "Measures training steps: all parameters, AdamW, recomputation, under memory budgets.";
+
+static const char more[] =
     "Tokens are random and none is padding. TFLOP/s count 6 P per token, P being the parameters that are "
     "multiplied; those with recomputation count 8 P; attention counts in neither. The bound is the largest "
     "of "
@@ -75,62 +74,6 @@ static const char doc[] =
     "\n"
     "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work; "
     "130 ended by SIGINT or SIGTERM.";
-
-static void parse_count(struct argp_state *state, const char *name, const char *arg, uint64_t least,
-                        uint64_t most, uint64_t *out)
-{
-    if (common_parse_count(arg, least, most, out) < 0)
-        argp_error(state, "--%s %s: not a whole number from %llu to %llu", name, arg, (ull)least, (ull)most);
-}
-
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
-    struct options *o = state->input;
-
-    switch (key) {
-    case KEY_PRESET:
-        o->preset = arg;
-        return 0;
-    case KEY_MODEL:
-        o->model = arg;
-        return 0;
-    case KEY_SAVE:
-        o->save = arg;
-        return 0;
-    case KEY_COMPARE:
-        o->compare = true;
-        return 0;
-    case KEY_BATCH:
-        parse_count(state, "batch", arg, 1, 1u << 16, &o->batch);
-        return 0;
-    case KEY_SEQ:
-        parse_count(state, "seq", arg, 1, 1u << 20, &o->seq);
-        return 0;
-    case KEY_ACCUM:
-        parse_count(state, "accum", arg, 1, 1u << 16, &o->accum);
-        return 0;
-    case KEY_STEPS:
-        parse_count(state, "steps", arg, 1, 10000, &o->steps);
-        return 0;
-    case KEY_WARMUP:
-        parse_count(state, "warmup", arg, 0, 10000, &o->warmup);
-        return 0;
-    case KEY_CLIP:
-        if (common_parse_number(arg, 0, 1e30, &o->clip) < 0)
-            argp_error(state, "--clip %s: not a number from 0 on", arg);
-        return 0;
-    case KEY_DTYPE:
-        if (strcmp(arg, "f32") != 0 && strcmp(arg, "bf16") != 0)
-            argp_error(state, "--dtype %s: f32 or bf16", arg);
-        o->dtype = arg[0] == 'f' ? OFL_F32 : OFL_BF16;
-        return 0;
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->budget;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 /* ---- running --------------------------------------------------------------- */
 
@@ -388,23 +331,15 @@ static int write_report(const struct options *o, const struct llama_shape *shape
 
 /* ---- the whole ------------------------------------------------------------- */
 
-static struct ofl_config budgets(const struct common_budget *b, const struct llama_trainer_need *need,
-                                 bool in_memory)
+/* Of the series under budgets, and of the one with everything in device memory; refuses either. */
+static int choose_budgets(const struct options *o, const struct llama_trainer_need *need,
+                          const bool wanted[2], struct ofl_config out[2])
 {
-    struct ofl_config c = {.size = sizeof c, .device = b->chosen.device, .log = common_log};
+    uint64_t arrays = 2 * o->accum * o->batch * o->seq * sizeof(int32_t);
+    struct common_budget all = {.chosen = o->budget.chosen, .in_memory = true};
+    int status = wanted[0] ? common_budget_training(&o->budget, need, arrays, &out[0]) : 0;
 
-    if (in_memory) {
-        c.host_bytes = 4 << 20;
-        c.device_bytes = need->device_all_bytes > c.host_bytes ? need->device_all_bytes : c.host_bytes + 4096;
-        return c;
-    }
-    c.device_bytes = b->device_bytes;
-    c.host_bytes = b->host_bytes ? b->host_bytes : b->nvme_count ? 64 << 20 : 4 << 20;
-    c.nvme = b->nvme;
-    c.nvme_count = b->nvme_count;
-    c.expected_bytes = need->store_bytes;
-    c.leased_bytes = c.device_bytes; /* updates can't reach what lives on the device */
-    return c;
+    return status || !wanted[1] ? status : common_budget_training(&all, need, arrays, &out[1]);
 }
 
 static int run_all(const struct options *o, const struct llama_config *config)
@@ -415,8 +350,11 @@ static int run_all(const struct options *o, const struct llama_config *config)
                                            .accum = o->accum,
                                            .dtype = o->dtype,
                                            .cuda = o->budget.chosen.gpu};
-    bool budgeted = o->budget.device_bytes != 0, in_memory = o->compare || !budgeted;
+    const struct common_budget *b = &o->budget;
+    bool budgeted = b->device_bytes || b->host_bytes || b->nvme_count, in_memory = o->compare || !budgeted;
+    const bool wanted[2] = {budgeted, in_memory};
     struct series series[2] = {{0}, {0}};
+    struct ofl_config open[2];
     struct llama_trainer_need need;
     json_t *reports[2] = {NULL, NULL};
     struct figures figures[2];
@@ -424,7 +362,9 @@ static int run_all(const struct options *o, const struct llama_config *config)
     int status;
 
     llama_trainer_need(&trainer, &need);
-    status = bench_rates_measure(&o->budget, o->dtype, &rates);
+    status = choose_budgets(o, &need, wanted, open);
+    if (status == 0)
+        status = bench_rates_measure(&o->budget, o->dtype, &rates);
     if (status)
         return status;
     bench_rates_print(&rates);
@@ -434,12 +374,11 @@ static int run_all(const struct options *o, const struct llama_config *config)
            (ull)o->accum, common_bytes(need.state_bytes).text, common_bytes(need.activation_bytes).text,
            common_bytes(need.workspace_bytes).text);
     for (int i = 0; i < 2 && status == 0; i++) {
-        struct ofl_config open = budgets(&o->budget, &need, i == 1);
         const char *what = i == 0 ? "budgets" : "in memory";
 
-        if (!(i == 0 ? budgeted : in_memory))
+        if (!wanted[i])
             continue;
-        status = run_series(o, config, &trainer, &open, &series[i], what);
+        status = run_series(o, config, &trainer, &open[i], &series[i], what);
         if (status)
             break;
         figures_of(o, &config->shape, &series[i], &rates, &figures[i]);
@@ -465,19 +404,17 @@ static int run_all(const struct options *o, const struct llama_config *config)
 
 int bench_step_main(int argc, char **argv)
 {
-    static const struct argp_child children[] = {{&common_budget_argp, 0, NULL, 0}, {0}};
-    static const struct argp argp = {
-        .options = option_list, .parser = parse_option, .doc = doc, .children = children};
-    struct options o = {
-        .batch = 1, .seq = 512, .accum = 1, .steps = 5, .warmup = 2, .clip = 1, .dtype = OFL_BF16};
+    struct common_command command = {
+        .title = "ofl-bench step",
+        .before = doc,
+        .tables = {{what_options, 0}, {common_budget_options, offsetof(struct options, budget)}}};
+    struct options o = {0};
     char error[COMMON_ERROR_BYTES];
     struct llama_config config;
-    int status;
+    int status = bench_model_options(&command, more, argc, argv, &o);
 
-    argp_err_exit_status = EXIT_INPUT;
-    if (argp_parse(&argp, argc, argv, 0, NULL, &o) != 0)
-        return common_fail(EXIT_INPUT, "options: out of memory");
-    status = bench_model_load(o.preset, o.model, &config);
+    if (status == 0)
+        status = bench_model_load(o.preset, o.model, &config);
     if (status == 0 && o.save) {
         if (llama_config_save(o.save, &config, o.dtype, error, sizeof error) < 0)
             status = common_fail(EXIT_INPUT, "%s", error);

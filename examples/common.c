@@ -1,4 +1,4 @@
-/* common: numbers, complaints, signals, the options of budgets. See common.h. */
+/* common: numbers, complaints, signals, the device. See common.h. */
 #include "examples/common.h"
 
 #include <errno.h>
@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "examples/common_memory.h"
 
 /* ---- complaints --------------------------------------------------------- */
 
@@ -41,6 +43,7 @@ int common_status(int code)
     case ENOMEM:
     case OFL_EBROKEN:
     case OFL_ECHECKSUM:
+    case OFL_ECHANGED:
     case OFL_EDEADLINE:
         return EXIT_RUNTIME;
     case ECANCELED:
@@ -144,179 +147,7 @@ double common_seconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-/* ---- options of budgets ------------------------------------------------- */
-
-enum { KEY_DEVICE = 0x800, KEY_DEVICE_MEM, KEY_HOST, KEY_NVME, KEY_IN_MEMORY, KEY_REPORT };
-
-/* nvme_flags: whether --help shows it. */
-#define BUDGET_OPTIONS(nvme_flags)                                                                           \
-    {                                                                                                        \
-        {NULL, 0, NULL, 0, "Memory (SIZE: bytes, or 512M, 1.5G, ...):", 2},                                  \
-            {"device",                                                                                       \
-             KEY_DEVICE,                                                                                     \
-             "NAME",                                                                                         \
-             0,                                                                                              \
-             "cuda:N, a GPU, or host, which emulates one in RAM (default: the first GPU, else host)",        \
-             2},                                                                                             \
-            {"device-mem", KEY_DEVICE_MEM, "SIZE", 0, "Budget of the device's memory", 2},                   \
-            {"host-mem", KEY_HOST, "SIZE", 0, "Budget of pinned host memory", 2},                            \
-            {"nvme",                                                                                         \
-             KEY_NVME,                                                                                       \
-             "DIR[:SIZE]",                                                                                   \
-             nvme_flags,                                                                                     \
-             "Directory of the NVMe tier and its budget (default: what is free there, less 5 %); "           \
-             "given several times: striped over all, with shares by their speed",                            \
-             2},                                                                                             \
-            {"in-memory",                                                                                    \
-             KEY_IN_MEMORY,                                                                                  \
-             NULL,                                                                                           \
-             0,                                                                                              \
-             "Everything in device memory, as much as that takes: the reference",                            \
-             2},                                                                                             \
-            {"report", KEY_REPORT, "FILE", 0, "Write a report in JSON; docs/report.md describes it", 5},     \
-        {                                                                                                    \
-            0                                                                                                \
-        }                                                                                                    \
-    }
-
-static const struct argp_option budget_options[] = BUDGET_OPTIONS(0);
-static const struct argp_option read_options[] = BUDGET_OPTIONS(OPTION_HIDDEN);
-
-static void parse_size(struct argp_state *state, const char *name, const char *text, uint64_t *out)
-{
-    if (common_parse_bytes(text, out) < 0 || *out == 0)
-        argp_error(state, "--%s %s: not a size such as 4194304, 512M or 1.5G", name, text);
-}
-
-static error_t parse_nvme(struct argp_state *state, struct common_budget *b, const char *text)
-{
-    const char *colon = strrchr(text, ':');
-    struct ofl_nvme *n = &b->nvme[b->nvme_count];
-    size_t length = strlen(text);
-
-    if (b->nvme_count == OFL_NVME_MAX) {
-        argp_error(state, "--nvme %s: one more than the %d directories that can be striped", text,
-                   OFL_NVME_MAX);
-        return EINVAL;
-    }
-    if (colon && strchr(colon, '/') == NULL) {
-        length = (size_t)(colon - text);
-        parse_size(state, "nvme DIR", colon + 1, &n->bytes);
-    }
-    if (length == 0)
-        argp_error(state, "--nvme %s: no directory", text);
-    n->dir = strndup(text, length);
-    if (!n->dir)
-        return ENOMEM;
-    b->nvme_count++;
-    return 0;
-}
-
-static error_t parse_budget(int key, char *arg, struct argp_state *state)
-{
-    struct common_budget *b = state->input;
-
-    switch (key) {
-    case KEY_DEVICE:
-        b->device = arg;
-        return 0;
-    case KEY_DEVICE_MEM:
-        parse_size(state, "device-mem", arg, &b->device_bytes);
-        return 0;
-    case KEY_HOST:
-        parse_size(state, "host-mem", arg, &b->host_bytes);
-        return 0;
-    case KEY_NVME:
-        return parse_nvme(state, b, arg);
-    case KEY_IN_MEMORY:
-        b->in_memory = true;
-        return 0;
-    case KEY_REPORT:
-        b->report = arg;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
-const struct argp common_budget_argp = {.options = budget_options, .parser = parse_budget};
-const struct argp common_read_argp = {.options = read_options, .parser = parse_budget};
-
-void common_budget_free(struct common_budget *b)
-{
-    while (b->nvme_count)
-        free((char *)b->nvme[--b->nvme_count].dir);
-}
-
-int common_budget_check(const struct common_budget *b)
-{
-    int err;
-
-    if (b->in_memory && (b->device_bytes || b->host_bytes || b->nvme_count))
-        return common_fail(EXIT_INPUT,
-                           "--in-memory takes what it needs: it excludes --device-mem, --host-mem and "
-                           "--nvme");
-    if (b->host_bytes && b->host_bytes < OFL_HOST_MIN_BYTES)
-        return common_fail(
-            EXIT_INPUT,
-            "--host-mem of %llu bytes: bytes move through host memory in tiles; the smallest workable "
-            "--host-mem is %u bytes (%s)",
-            (unsigned long long)b->host_bytes, OFL_HOST_MIN_BYTES, common_bytes(OFL_HOST_MIN_BYTES).text);
-    for (uint32_t i = 0; i < b->nvme_count; i++)
-        if (access(b->nvme[i].dir, W_OK | X_OK) < 0)
-            return common_fail(EXIT_INPUT, "--nvme %s: %s", b->nvme[i].dir, strerror(errno));
-    err = b->report ? common_report_check(b->report) : 0;
-    if (err < 0)
-        return common_fail(EXIT_INPUT, "--report %s: %s", b->report, strerror(-err));
-    return 0;
-}
-
-/* The least of bytes and of the limits in the files `name` of the cgroup and all above it. */
-static uint64_t least_limit(uint64_t bytes, const char *root, const char *cgroup, const char *name)
-{
-    char path[PATH_MAX];
-    size_t length = strlen(cgroup);
-
-    for (;;) {
-        unsigned long long limit;
-        FILE *f = NULL;
-
-        if (snprintf(path, sizeof path, "%s%.*s/%s", root, (int)length, cgroup, name) < (int)sizeof path)
-            f = fopen(path, "re");
-        if (f && fscanf(f, "%llu", &limit) == 1 && limit < bytes) /* "max" is no number */
-            bytes = limit;
-        if (f)
-            fclose(f);
-        if (length == 0)
-            return bytes;
-        while (length && cgroup[--length] != '/')
-            ;
-    }
-}
-
-uint64_t common_memory(void)
-{
-    uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    FILE *f = fopen("/proc/self/cgroup", "re");
-    char line[PATH_MAX];
-
-    /* "0::/path" is the one of version 2, "N:memory:/path" one of version 1. */
-    while (f && fgets(line, sizeof line, f)) {
-        char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
-
-        if (!path)
-            continue;
-        *path++ = '\0';
-        path[strcspn(path, "\n")] = '\0';
-        if (controllers[1] == '\0')
-            bytes = least_limit(bytes, "/sys/fs/cgroup", path, "memory.max");
-        else if (strcmp(controllers + 1, "memory") == 0)
-            bytes = least_limit(bytes, "/sys/fs/cgroup/memory", path, "memory.limit_in_bytes");
-    }
-    if (f)
-        fclose(f);
-    return bytes;
-}
+/* ---- the device ---------------------------------------------------------- */
 
 /* What the driver, its kernels and cuBLAS take of a GPU's memory beside our budget. */
 #define GPU_RESERVE (2ull << 30)
@@ -337,34 +168,13 @@ int common_device_choose(struct common_budget *b)
 uint64_t common_device_memory(const struct common_budget *b)
 {
     uint64_t bytes = b->chosen.memory_bytes;
+    struct common_room room;
 
-    if (!b->chosen.gpu)
-        return common_memory();
+    if (!b->chosen.gpu) {
+        common_room(&room);
+        return room.bytes;
+    }
     return bytes > 8 * GPU_RESERVE ? bytes - GPU_RESERVE : bytes - bytes / 8;
-}
-
-int common_memory_check(const struct common_budget *b, uint64_t device_bytes, uint64_t host_bytes,
-                        uint64_t least)
-{
-    uint64_t memory = common_memory(), room = common_device_memory(b);
-
-    if (!b->chosen.gpu && device_bytes + host_bytes > memory)
-        return common_fail(
-            EXIT_INPUT,
-            "device memory of %llu bytes and host memory of %llu bytes: this machine has %s of memory; "
-            "the smallest workable --device-mem is %llu bytes (%s)",
-            (unsigned long long)device_bytes, (unsigned long long)host_bytes, common_bytes(memory).text,
-            (unsigned long long)least, common_bytes(least).text);
-    if (b->chosen.gpu && device_bytes > room)
-        return common_fail(EXIT_INPUT,
-                           "device memory of %llu bytes: %s has %s to give; the smallest workable "
-                           "--device-mem is %llu bytes (%s)",
-                           (unsigned long long)device_bytes, b->chosen.device, common_bytes(room).text,
-                           (unsigned long long)least, common_bytes(least).text);
-    if (host_bytes > memory)
-        return common_fail(EXIT_INPUT, "host memory of %llu bytes: this machine has %s of memory",
-                           (unsigned long long)host_bytes, common_bytes(memory).text);
-    return 0;
 }
 
 /* ---- signals ------------------------------------------------------------ */

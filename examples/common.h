@@ -1,6 +1,6 @@
 /*
- * What the example programs share: numbers and sizes on the command line, the options of
- * budgets, complaints, signals, progress on stderr, and the JSON report.
+ * What the example programs share: numbers and sizes, complaints, signals, progress on stderr, and the
+ * JSON report. Command lines are in common_options.h, budgets in common_budget.h.
  *
  * Functions that return an int called status return 0, or the exit status with which the
  * program is to end, after they have said why on stderr.
@@ -8,7 +8,6 @@
 #ifndef EXAMPLES_COMMON_H
 #define EXAMPLES_COMMON_H
 
-#include <argp.h>
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -52,7 +51,7 @@ void common_blas_threads(void);
 
 double common_seconds(void); /* of a clock that never goes back */
 
-/* ---- options of budgets ------------------------------------------------- */
+/* ---- budgets and the device ---------------------------------------------- */
 
 struct common_budget {
     const char *device;                 /* as given; NULL: not given */
@@ -64,21 +63,11 @@ struct common_budget {
     const char *report;
 };
 
-/* Child parsers for argp; the input is a struct common_budget. The second is for programs that only
- * read weights: it knows --nvme too, for a better complaint than "unknown". */
-extern const struct argp common_budget_argp, common_read_argp;
-void common_budget_free(struct common_budget *b);
-/* That the combination makes sense, and that the report could be written. */
-int common_budget_check(const struct common_budget *b);
 /* Fills chosen: the device that was asked for, else the first GPU, else the host device; says which. */
 int common_device_choose(struct common_budget *b);
-/* Memory that a budget of the chosen device may take: RAM, or the GPU's less what its driver needs. */
+/* Memory that the chosen device has to give: RAM that can be had, or the GPU's less what its driver
+ * needs. */
 uint64_t common_device_memory(const struct common_budget *b);
-/* That the machine has so much. least: the smallest workable device memory, for the message. */
-int common_memory_check(const struct common_budget *b, uint64_t device_bytes, uint64_t host_bytes,
-                        uint64_t least);
-/* Bytes of RAM of the machine, or of the memory cgroup where that is less. */
-uint64_t common_memory(void);
 
 /* ---- signals ------------------------------------------------------------ */
 
@@ -103,6 +92,14 @@ void common_progress_bytes(const char *what, uint64_t done, uint64_t total);
 
 /* Prints the library's warnings; the ofl_log_fn of both programs. */
 void common_log(void *arg, enum ofl_log_level level, const char *text);
+
+/* ---- files -------------------------------------------------------------- */
+
+/* A file to be filled, beside path: its descriptor, or -errno. It has the mode and the owner of the file at
+ * path if there is one, else the mode that umask asks for. */
+int common_file_begin(const char *path, char **temporary);
+/* With err 0 it takes the place of path, else it is removed; frees temporary. err, or -errno. */
+int common_file_end(const char *path, char *temporary, int err);
 
 /* ---- report ------------------------------------------------------------- */
 

@@ -141,9 +141,11 @@ int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drive
         json_pack("{s:o, s:o, s:o, s:o, s:o}", "source_read", integer(s->source_read_bytes), "nvme_read",
                   integer(s->nvme_read_bytes), "nvme_write", integer(s->nvme_write_bytes), "device_in",
                   integer(s->device_in_bytes), "device_out", integer(s->device_out_bytes));
-    json_t *io = json_pack("{s:b, s:b, s:b, s:b, s:i, s:o, s:o}", "uring", s->io_uring, "direct", s->direct,
-                           "pinned", s->pinned, "registered", s->registered, "numa_node", s->numa_node,
-                           "tile_bytes", integer(s->tile_bytes), "drives", drives);
+    json_t *io =
+        json_pack("{s:b, s:b, s:b, s:b, s:o, s:b, s:b, s:i, s:o, s:o}", "uring", s->io_uring, "direct",
+                  s->direct, "reserved", s->nvme_reserved, "cached", s->nvme_cached, "memory",
+                  integer(s->nvme_memory_bytes), "pinned", s->pinned, "registered", s->registered,
+                  "numa_node", s->numa_node, "tile_bytes", integer(s->tile_bytes), "drives", drives);
     const struct {
         const char *name;
         json_t *value;
@@ -249,27 +251,12 @@ static int write_through(const char *path, json_t *report)
     return fd < 0 ? -errno : write_and_close(fd, report, false);
 }
 
-/* Beside the old file, then in its place. */
 static int write_whole(const char *path, json_t *report)
 {
     char *temporary;
-    int fd, err;
+    int fd = common_file_begin(path, &temporary);
 
-    if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
-        return -ENOMEM;
-    fd = mkostemp(temporary, O_CLOEXEC);
-    if (fd < 0) {
-        err = -errno;
-    } else {
-        fchmod(fd, 0644);
-        err = write_and_close(fd, report, true);
-        if (err == 0 && rename(temporary, path) < 0)
-            err = -errno;
-        if (err < 0)
-            unlink(temporary);
-    }
-    free(temporary);
-    return err;
+    return fd < 0 ? fd : common_file_end(path, temporary, write_and_close(fd, report, true));
 }
 
 int common_report_write(const char *path, json_t *report)

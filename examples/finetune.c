@@ -268,6 +268,15 @@ static int load_config(const struct options *o, struct llama_config *config)
     return 0;
 }
 
+static int check_budgets(const struct options *o, const struct llama_trainer_config *trainer,
+                         struct ofl_config *out)
+{
+    struct llama_trainer_need need;
+
+    llama_trainer_need(trainer, &need);
+    return common_budget_training(&o->budget, &need, 2 * o->accum * o->batch * o->seq * sizeof(int32_t), out);
+}
+
 static int run_all(const struct options *o, struct data *data)
 {
     struct llama_config config;
@@ -281,9 +290,11 @@ static int run_all(const struct options *o, struct data *data)
     if (status)
         return status;
     trainer = trainer_config(o, &config.shape);
-    status = budget_check(o, &trainer, &open);
+    status = check_budgets(o, &trainer, &open);
     if (status == 0)
         status = data_load(o, &config, data);
+    if (status == 0) /* again: the tokens take of what was there */
+        status = check_budgets(o, &trainer, &open);
     if (status)
         return status;
     err = ofl_open(&open, &ctx);

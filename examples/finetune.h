@@ -1,18 +1,17 @@
 /* What the files of ofl-finetune share: finetune.c runs, finetune_options.c reads the command
- * line, finetune_data.c the texts, finetune_budget.c checks memory, finetune_state.c fills, hashes
- * and saves the model. Only they include this. */
+ * line, finetune_data.c the texts, finetune_state.c fills, hashes and saves the model. Only they
+ * include this. */
 #ifndef EXAMPLES_FINETUNE_H
 #define EXAMPLES_FINETUNE_H
 
-#include "examples/common.h"
+#include "examples/common_budget.h"
 #include "examples/model/config.h"
 #include "examples/model/tokenizer.h"
 #include "examples/model/trainer.h"
 
 struct options {
     const char *model, *preset, *out;
-    char **data;
-    size_t data_count;
+    struct common_texts data;
     uint64_t seq, batch, accum, steps, warmup, seed;
     double lr, beta1, beta2, eps, weight_decay, clip;
     enum ofl_dtype dtype;
@@ -38,9 +37,6 @@ int data_load(const struct options *o, const struct llama_config *config, struct
 void data_free(struct data *d);
 /* Fills rows of seq inputs and targets from that slice on; after the last comes the first. */
 void data_slices(const struct data *d, uint64_t first, uint64_t rows, int32_t *inputs, int32_t *targets);
-
-/* Chooses what is not given, and refuses what can't work. Opens nothing. */
-int budget_check(const struct options *o, const struct llama_trainer_config *trainer, struct ofl_config *out);
 
 /* The trained model. */
 struct state {

@@ -14,10 +14,52 @@
 
 /* ---- reading ------------------------------------------------------------- */
 
+/* While a text becomes tokens, itself, what is normalized of it and the tokens take so many times its bytes:
+ * measured were 5 to 6. */
+#define TEXT_TIMES 7
+#define TEXT_KEPT  (32ull << 20) /* for the rest of the program */
+
+/* Who runs out of memory is killed without a word. bytes: of the text, as far as it is known; so many of them
+ * have been read, and take memory already. */
+static int check_room(const char *path, uint64_t bytes, uint64_t have)
+{
+    struct common_room room;
+    uint64_t most;
+
+    common_room(&room);
+    most = room.bytes + have > TEXT_KEPT ? (room.bytes + have - TEXT_KEPT) / TEXT_TIMES : 0;
+    if (bytes <= most)
+        return 0;
+    return common_fail(
+        EXIT_INPUT,
+        "--data %s: %llu bytes%s: reading it as tokens takes up to %d times that in memory for "
+        "a while, but %s; cut it into files of at most %llu bytes (%s) each",
+        path, (unsigned long long)bytes, bytes == have ? " or more" : "", TEXT_TIMES, room.text,
+        (unsigned long long)most, common_bytes(most).text);
+}
+
+/* A file says how large it is. A pipe doesn't: room for it is doubled, and looked for, as it fills. */
+static int grow(const char *path, char **text, size_t *room, size_t bytes)
+{
+    size_t wanted = *text ? 2 * *room + 65536 : *room;
+    int status = check_room(path, *text ? bytes : wanted, bytes);
+    char *more;
+
+    if (status)
+        return status;
+    more = realloc(*text, wanted + 1);
+    if (!more)
+        return common_fail(EXIT_RUNTIME, "read %s, %zu bytes: out of memory", path, wanted);
+    *text = more;
+    *room = wanted;
+    return 0;
+}
+
 static int read_all(const char *path, int fd, char **text, size_t *bytes)
 {
     size_t room = 0;
     struct stat st;
+    int status = 0;
 
     *text = NULL;
     *bytes = 0;
@@ -28,19 +70,14 @@ static int read_all(const char *path, int fd, char **text, size_t *bytes)
     for (;;) {
         ssize_t got;
 
-        /* One byte more than the file should have, to see its end; pipes don't say. */
-        if (!*text || *bytes == room + 1) {
-            char *more;
-
-            room = *text ? 2 * room + 65536 : room;
-            more = realloc(*text, room + 1);
-            if (!more)
-                return common_fail(EXIT_RUNTIME, "read %s, %zu bytes: out of memory", path, room);
-            *text = more;
-        }
+        /* One byte more than the file should have, to see its end. */
+        if (!*text || *bytes == room + 1)
+            status = grow(path, text, &room, *bytes);
+        if (status)
+            return status;
         got = read(fd, *text + *bytes, room + 1 - *bytes);
         if (got == 0)
-            return 0;
+            return S_ISREG(st.st_mode) ? 0 : check_room(path, *bytes, *bytes);
         if (got < 0 && errno != EINTR)
             return common_fail(EXIT_RUNTIME, "read %s: offset %zu: %s", path, *bytes, strerror(errno));
         *bytes += got > 0 ? (size_t)got : 0;
@@ -175,9 +212,9 @@ int data_load(const struct options *o, const struct llama_config *config, struct
     int status = open_tokenizer(o, &t);
 
     *out = (struct data){.seq = o->seq};
-    for (size_t i = 0; i < o->data_count && status == 0; i++) {
-        common_progress("reading %s", o->data[i]);
-        status = load_file(t, o->data[i], config->shape.vocab, out);
+    for (size_t i = 0; i < o->data.count && status == 0; i++) {
+        common_progress("reading %s", o->data.texts[i]);
+        status = load_file(t, o->data.texts[i], config->shape.vocab, out);
     }
     tokenizer_close(t);
     if (status == 0 && out->count < o->seq + 1)

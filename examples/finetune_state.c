@@ -104,6 +104,9 @@ int state_fill(struct state *s)
     }
     for (uint32_t i = 0; i < count && status == 0; i++)
         status = fill_tensor(&f, i);
+    /* Nothing is read of it from here on: what the training starts from is one model. */
+    if (status == 0 && f.checkpoint && (err = llama_checkpoint_check(f.checkpoint, error, sizeof error)) < 0)
+        status = common_fail(EXIT_RUNTIME, "load the model: %s", error);
     if (llama_checkpoint_close(f.checkpoint) < 0 && status == 0)
         status = common_fail_ofl(EXIT_RUNTIME, "load the model");
     free(f.values);

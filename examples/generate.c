@@ -307,7 +307,17 @@ static int write_report(struct run *r, const struct llama_generator_need *need, 
     return status;
 }
 
-static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_generator_need *need)
+/* That the text is one model's. */
+static int check_files(const struct llama_checkpoint *ck)
+{
+    char error[COMMON_ERROR_BYTES];
+    int err = llama_checkpoint_check(ck, error, sizeof error);
+
+    return err < 0 ? common_fail(EXIT_RUNTIME, "after the last token: %s", error) : 0;
+}
+
+static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_checkpoint *ck,
+                    const struct llama_generator_need *need)
 {
     struct ofl_stats stats = {.size = sizeof stats};
     int status;
@@ -322,6 +332,8 @@ static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_gener
         status = decode(r);
     if (r->text.used && (putchar('\n') == EOF || fflush(stdout) == EOF) && status == 0)
         status = common_fail(EXIT_RUNTIME, "write the text: %s", strerror(errno));
+    if (status == 0)
+        status = check_files(ck);
     if (status)
         return status;
     if (ofl_stats_get(ctx, &stats) < 0)
@@ -374,7 +386,7 @@ static int run_in_context(struct run *r, struct ofl_ctx *ctx, const struct llama
     if (err < 0)
         return setup_failed(err, error);
     err = llama_generator_create(ctx, ck, config, &r->generator, error, sizeof error);
-    status = err < 0 ? setup_failed(err, error) : generate(r, ctx, need);
+    status = err < 0 ? setup_failed(err, error) : generate(r, ctx, ck, need);
     llama_generator_destroy(r->generator);
     if (llama_checkpoint_close(ck) < 0 && status == 0)
         status = common_fail_ofl(EXIT_RUNTIME, "close the checkpoint");

@@ -3,7 +3,7 @@
 #ifndef EXAMPLES_GENERATE_H
 #define EXAMPLES_GENERATE_H
 
-#include "examples/common.h"
+#include "examples/common_budget.h"
 #include "examples/model/generator.h"
 
 struct options {

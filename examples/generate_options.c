@@ -8,22 +8,23 @@ typedef unsigned long long ull;
 
 #define HOST_BYTES (64ull << 20) /* by default: weights pass through it */
 
-enum { KEY_MODEL = 0x100, KEY_PROMPT, KEY_MAX_TOKENS, KEY_TEMPERATURE, KEY_TOP_P, KEY_SEED };
+#define FIELD(name) .field = offsetof(struct options, name)
 
-static const struct argp_option option_list[] = {
-    {NULL, 0, NULL, 0, "Text:", 1},
-    {"model", KEY_MODEL, "DIR", 0,
-     "Hugging Face directory of a Llama: config.json, model.safetensors (or shards with an index), "
-     "tokenizer.json",
-     1},
-    {"prompt", KEY_PROMPT, "TEXT", 0, "What to continue; the model's start token goes in front", 1},
-    {"max-tokens", KEY_MAX_TOKENS, "N", 0,
-     "Tokens to generate at most (default 128); an end token ends sooner", 1},
-    {"temperature", KEY_TEMPERATURE, "X", 0, "0: always the likeliest token (default 0.8)", 1},
-    {"top-p", KEY_TOP_P, "X", 0,
-     "Draw from the likeliest tokens that have this probability together (default 0.95)", 1},
-    {"seed", KEY_SEED, "N", 0, "Of drawing (default 1)", 1},
-    {0}};
+/* clang-format off */
+static const struct common_option text_options[] = {
+    {COMMON_GROUP, .text = "Text:", .least = 1},
+    {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a Llama: config.json, model.safetensors (or shards "
+     "with an index), tokenizer.json", FIELD(model)},
+    {COMMON_TEXT, "prompt", "TEXT", "What to continue; the model's start token goes in front", FIELD(prompt)},
+    {COMMON_COUNT, "max-tokens", "N", "Tokens to generate at most (default 128); an end token ends sooner",
+     FIELD(max_tokens), .least = 1, .most = 1u << 30},
+    {COMMON_NUMBER, "temperature", "X", "0: always the likeliest token", FIELD(temperature), "0.8", .low = 0,
+     .high = 1e6},
+    {COMMON_NUMBER, "top-p", "X", "Draw from the likeliest tokens that have this probability together", FIELD(top_p),
+     "0.95", .low = 0, .high = 1},
+    {COMMON_COUNT, "seed", "N", "Of drawing", FIELD(seed), "1", 0, INT64_MAX},
+    {.kind = COMMON_END}};
+/* clang-format on */
 
 static const char before[] = "Generates text with a Llama inside hard memory budgets.";
 
@@ -44,76 +45,25 @@ static const char after[] =
     "Exit status: 0 done; 1 something failed on the way; 2 options, budgets or data that can't work; "
     "130 ended by SIGINT or SIGTERM after the current token.";
 
-static void parse_number(struct argp_state *state, const char *name, const char *arg, double most,
-                         double *out)
+static bool check(void *options, struct common_complaint *c)
 {
-    if (common_parse_number(arg, 0, most, out) < 0)
-        argp_error(state, "--%s %s: not a number from 0 to %g", name, arg, most);
-}
+    const struct options *o = options;
 
-static void parse_count(struct argp_state *state, const char *name, const char *arg, uint64_t least,
-                        uint64_t most, uint64_t *out)
-{
-    if (common_parse_count(arg, least, most, out) < 0)
-        argp_error(state, "--%s %s: not a whole number from %llu to %llu", name, arg, (ull)least, (ull)most);
-}
-
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
-    struct options *o = state->input;
-
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->budget;
-        return 0;
-    case KEY_MODEL:
-        o->model = arg;
-        return 0;
-    case KEY_PROMPT:
-        o->prompt = arg;
-        return 0;
-    case KEY_MAX_TOKENS:
-        parse_count(state, "max-tokens", arg, 1, 1u << 30, &o->max_tokens);
-        return 0;
-    case KEY_TEMPERATURE:
-        parse_number(state, "temperature", arg, 1e6, &o->temperature);
-        return 0;
-    case KEY_TOP_P:
-        parse_number(state, "top-p", arg, 1, &o->top_p);
-        return 0;
-    case KEY_SEED:
-        parse_count(state, "seed", arg, 0, INT64_MAX, &o->seed);
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "%s: not an option; the text to continue goes behind --prompt", arg);
-        return 0;
-    case ARGP_KEY_END:
-        if (!o->model || !o->prompt)
-            argp_error(state, "--model DIR and --prompt TEXT are needed");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
-static void print_version(FILE *f, struct argp_state *state)
-{
-    (void)state;
-    fprintf(f, "ofl-generate %s\n", ofl_version());
+    return (o->model && o->prompt) || common_complain(c, "--model DIR and --prompt TEXT are needed");
 }
 
 int options_parse(int argc, char **argv, struct options *o)
 {
-    static const struct argp_child children[] = {{&common_read_argp, 0, NULL, 0}, {0}};
-    static char doc[sizeof before + sizeof after + 1];
-    const struct argp argp = {
-        .options = option_list, .parser = parse_option, .doc = doc, .children = children};
+    static const struct common_command command = {
+        .title = "ofl-generate",
+        .before = before,
+        .after = after,
+        .hint = "the text to continue goes behind --prompt",
+        .check = check,
+        .tables = {{text_options, 0}, {common_read_options, offsetof(struct options, budget)}}};
 
-    *o = (struct options){.seed = 1, .temperature = 0.8, .top_p = 0.95};
-    snprintf(doc, sizeof doc, "%s\v%s", before, after);
-    argp_program_version_hook = print_version;
-    argp_err_exit_status = EXIT_INPUT;
-    return argp_parse(&argp, argc, argv, 0, NULL, o) ? common_fail(EXIT_INPUT, "options: out of memory") : 0;
+    *o = (struct options){0};
+    return common_options_parse(&command, argc, argv, o);
 }
 
 json_t *options_json(const struct options *o)
@@ -155,6 +105,7 @@ int budget_check(const struct options *o, const struct llama_generator_need *nee
     const struct common_budget *b = &o->budget;
     uint64_t memory = common_device_memory(b), least = need->device.device_bytes;
     uint64_t most = b->chosen.gpu ? memory : memory / 3; /* RAM has other uses, too */
+    const struct common_ways ways = {.device_least = least, .host_least = OFL_HOST_MIN_BYTES};
 
     *out = (struct ofl_config){.size = sizeof *out, .device = b->chosen.device, .log = common_log};
     out->host_bytes = o->budget.host_bytes ? o->budget.host_bytes : HOST_BYTES;
@@ -165,5 +116,5 @@ int budget_check(const struct options *o, const struct llama_generator_need *nee
         out->device_bytes = b->chosen.gpu ? memory : memory / 4 > least ? memory / 4 : least;
     if (out->device_bytes / 256 * 256 < least)
         return refuse_device(out->device_bytes, need);
-    return common_memory_check(b, out->device_bytes, out->host_bytes, least);
+    return common_budget_fits(b, out, need->weight_bytes, 0, &ways);
 }

@@ -46,7 +46,7 @@ int main(void)
     check(ofl_open(&config, &ctx));
     check(ofl_stream_create(ctx, &stream));
     for (int i = 0; i < TENSORS; i++) {
-        char name[16];
+        char name[24];
         struct ofl_tensor_desc desc = {.size = sizeof desc, .name = name, .dtype = OFL_F32, .elems = ELEMS};
 
         snprintf(name, sizeof name, "tensor %d", i);

@@ -70,6 +70,7 @@ enum ofl_code {
     OFL_EDIRECT,        /* direct I/O refused by the file system and OFL_FORBID_BUFFERED is set */
     OFL_EURING,         /* io_uring refused by the system and OFL_FORBID_THREADS is set */
     OFL_ESTATE,         /* a call out of order, or on a tensor in the wrong state */
+    OFL_ECHANGED,       /* a source file was written while it was open */
 };
 
 enum ofl_tier { OFL_DEVICE, OFL_HOST, OFL_NVME, OFL_TIERS };
@@ -114,10 +115,21 @@ OFL_API const char *ofl_error(void);
 OFL_API const char *ofl_strerror(int code);
 /* any: "0.1.0" */
 OFL_API const char *ofl_version(void);
-/* any: bytes of one element; 0 for an unknown dtype. */
+/* any: bytes of one element; 0 for an unknown dtype, and for one whose elements come in blocks. */
 OFL_API uint64_t ofl_dtype_bytes(enum ofl_dtype dtype);
 /* any: "f32"; NULL for an unknown dtype. */
 OFL_API const char *ofl_dtype_name(enum ofl_dtype dtype);
+
+/* Elements are stored in blocks; a tensor has whole ones. Of plain dtypes a block is one element. */
+struct ofl_dtype_info {
+    size_t size;
+    const char *name;        /* "bf16" */
+    const char *safetensors; /* "BF16": in files of that format; NULL: they don't have it */
+    uint32_t block_elems, block_bytes;
+};
+
+/* any. -EINVAL for an unknown dtype. */
+OFL_API int ofl_dtype_info(enum ofl_dtype dtype, struct ofl_dtype_info *out);
 
 /* ---- devices ----------------------------------------------------------- */
 
@@ -154,7 +166,9 @@ typedef void ofl_log_fn(void *arg, enum ofl_log_level level, const char *text);
  * a second each at ofl_open. */
 struct ofl_nvme {
     const char *dir;
-    uint64_t bytes; /* budget; 0: what is free there, less 5 % */
+    uint64_t
+        bytes; /* budget; 0: what is free there, less 5 %; where its bytes are memory, at most what the other
+                       budgets leave of it */
 };
 
 #define OFL_NVME_MAX 8
@@ -241,7 +255,7 @@ OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *
 OFL_API int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes);
 OFL_API int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes);
 
-/* ---- sources: safetensors files, read in place ------------------------- */
+/* ---- sources: files (safetensors) read in place ------------------------ */
 
 #define OFL_DIMS_MAX 8
 
@@ -253,10 +267,23 @@ struct ofl_source_entry {
     uint64_t elems, bytes;
 };
 
-/* any. Checks the whole header before it returns: -OFL_EFORMAT names what is wrong. */
+/*
+ * A source must not be written while it is open: what was read before and after would be parts of two
+ * files. A read that ends after the file's size or modification time has changed fails with
+ * -OFL_ECHANGED, with a sentence that names the file; bytes that are read again must be those of the first
+ * time, else -OFL_ECHECKSUM. Rights, owner, links and names may change, and a file that was replaced by
+ * another of its name (as rename does) or removed can be read to the end.
+ */
+
+/* any. Checks the whole header before it returns: -OFL_EFORMAT names what is wrong. A file that was written
+ * less than a tick of the clock ago (20 ms; 2 s where times are in whole seconds) is waited for, since a
+ * further write could not be told from the last one; -OFL_ECHANGED if it does not come to rest. */
 OFL_API int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **out);
 /* any. -OFL_ESTATE while tensors are bound to it. ofl_close closes what is left. */
 OFL_API int ofl_source_close(struct ofl_source *s);
+/* any. 0 if the file is what it was when it was opened, else -OFL_ECHANGED. Each read asks by itself; this asks
+ * a file server, too, that reads may have believed for a while: at the end of what has to be of one piece. */
+OFL_API int ofl_source_check(const struct ofl_source *s);
 OFL_API size_t ofl_source_count(const struct ofl_source *s);
 OFL_API int ofl_source_entry(const struct ofl_source *s, size_t index, struct ofl_source_entry *out);
 /* any. -ENOENT if there is none of that name. */
@@ -395,6 +422,11 @@ struct ofl_stats {
     uint64_t driver_calls;             /* of the GPU's driver, by the library */
     uint64_t device_in_busy_ns, device_out_busy_ns; /* each direction of the link: copying */
     uint64_t engine_ns;                             /* CPU time of the library's engine thread */
+    uint64_t nvme_memory_bytes; /* of the NVMe budget: what lies in memory (tmpfs), and counts as such */
+    uint32_t nvme_reserved; /* 1: space of the store that is reserved is there at every write; 0: it is not,
+                                   and the log says why, or there is no store */
+    uint32_t nvme_cached;   /* 1: a drive of the store passes the page cache below the file system (a loop
+                                   device without direct I/O): its speed is that of memory */
 };
 
 /* any. Fields beyond *out's size are left out. */
@@ -414,6 +446,25 @@ struct ofl_path_stats {
 
 /* any. Drive `index` of ofl_stats.paths; -ENOENT beyond. Wear: write_bytes over since_ns. */
 OFL_API int ofl_path_stats_get(struct ofl_ctx *ctx, uint32_t index, struct ofl_path_stats *out);
+
+/* ---- places ------------------------------------------------------------ */
+
+/* What a path's bytes lie on. Of a directory that may be written to: what a store in it would be, found by trying
+ * in a file without a name. */
+struct ofl_place {
+    size_t size;
+    uint32_t in_memory; /* 1: bytes there are memory of this machine (tmpfs; overlayfs or a loop device on it;
+                           zram): a store there counts with the memory budgets */
+    uint32_t direct;    /* 1: I/O goes past the page cache */
+    uint32_t reserved;  /* 1: reserved space is there at every write, as far as the file system goes: what is
+                           thinly provisioned below it can run out */
+    uint32_t cached;    /* 1: a drive below passes the page cache all the same */
+    uint64_t free_bytes;
+    char note[400]; /* why not, where one of these is not as one would wish; "" if all are */
+};
+
+/* any. -errno if path can't be looked at. Fields beyond *out's size are left out. */
+OFL_API int ofl_place_get(const char *path, struct ofl_place *out);
 
 #ifdef __cplusplus
 }

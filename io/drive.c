@@ -8,12 +8,16 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/btrfs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -24,7 +28,7 @@
 /* One line of mountinfo, cut in place. */
 struct mount {
     uint64_t id, device;
-    char *point, *options, *type, *source;
+    char *point, *options, *type, *source, *super;
 };
 
 /* mountinfo writes spaces and the like as three octal digits. */
@@ -70,6 +74,7 @@ static bool cut_mount(char *line, struct mount *m)
     m->source = m->type ? strtok_r(NULL, " ", &save) : NULL;
     if (!m->source)
         return false;
+    m->super = strtok_r(NULL, " ", &save);
     unescape(m->point);
     unescape(m->source);
     return true;
@@ -94,8 +99,25 @@ static void copy_path(char *to, size_t bytes, const char *from)
             *c = '?';
 }
 
+/* An option's value among those of the file system; "" if it isn't there. Cuts super. */
+static void take_option(char *super, const char *name, char *to, size_t bytes)
+{
+    size_t length = strlen(name);
+    char *save = NULL;
+
+    for (char *o = strtok_r(super, ",", &save); o; o = strtok_r(NULL, ",", &save)) {
+        if (strncmp(o, name, length) == 0 && o[length] == '=') {
+            unescape(o + length + 1);
+            io_drive_copy(to, bytes, o + length + 1);
+        }
+    }
+}
+
 static void take_mount(const struct mount *m, struct io_drive *d)
 {
+    d->upper[0] = '\0';
+    if (strcmp(m->type, "overlay") == 0 && m->super)
+        take_option(m->super, "upperdir", d->upper, sizeof d->upper);
     copy_path(d->mount, sizeof d->mount, m->point);
     copy_path(d->source, sizeof d->source, m->source);
     copy_path(d->filesystem, sizeof d->filesystem, m->type);
@@ -134,14 +156,115 @@ void io_drive_get_at(const char *sys, const char *proc, const struct io_drive_pl
                      struct io_drive *out)
 {
     *out = (struct io_drive){.device = place->device, .numa_node = -1};
+    out->depth = place->depth;
     find_mount(proc, place, out);
     if (strcmp(out->filesystem, "btrfs") == 0)
-        io_drive_read_btrfs(sys, out);
+        io_drive_read_btrfs(sys, NULL, out);
     else
         io_drive_read_block(sys, out);
+    if (strcmp(out->filesystem, "tmpfs") == 0 || strcmp(out->filesystem, "ramfs") == 0)
+        io_drive_copy(out->memory, sizeof out->memory, out->filesystem);
 }
 
-int io_drive_get(const char *path, struct io_drive *out)
+/* For want of a mount: the highest directory above path on the same file system. In a chroot this is
+ * all that can be known of the one that its root lies on. */
+static void find_top(const char *path, dev_t device, char *to, size_t bytes)
+{
+    char at[PATH_MAX], top[PATH_MAX], *slash;
+    struct stat s;
+
+    io_drive_copy(at, sizeof at, path);
+    io_drive_copy(top, sizeof top, path);
+    while ((slash = strrchr(at, '/'))) {
+        slash[slash == at] = '\0';
+        if (stat(at, &s) < 0 || s.st_dev != device)
+            break;
+        io_drive_copy(top, sizeof top, at);
+        if (slash == at)
+            break;
+    }
+    copy_path(to, bytes, top);
+}
+
+/* What mountinfo doesn't tell: in a chroot the mount of the root isn't in it, and /proc may be missing. */
+static void take_without_mount(const struct io_drive_place *place, struct io_drive *d)
+{
+    static const struct {
+        unsigned long magic;
+        const char *name;
+    } types[] = {{EXT4_SUPER_MAGIC, "ext2/ext3/ext4"},
+                 {XFS_SUPER_MAGIC, "xfs"},
+                 {BTRFS_SUPER_MAGIC, "btrfs"},
+                 {F2FS_SUPER_MAGIC, "f2fs"},
+                 {TMPFS_MAGIC, "tmpfs"},
+                 {RAMFS_MAGIC, "ramfs"},
+                 {OVERLAYFS_SUPER_MAGIC, "overlay"},
+                 {NFS_SUPER_MAGIC, "nfs"},
+                 {FUSE_SUPER_MAGIC, "fuse"},
+                 {V9FS_MAGIC, "9p"},
+                 {PROC_SUPER_MAGIC, "proc"},
+                 {SYSFS_MAGIC, "sysfs"},
+                 {0x2fc12fc1, "zfs"}};
+    struct statfs fs;
+
+    if (statfs(place->path, &fs) < 0)
+        return;
+    snprintf(d->filesystem, sizeof d->filesystem, "0x%lx", (unsigned long)fs.f_type);
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if ((unsigned long)fs.f_type == types[i].magic)
+            io_drive_copy(d->filesystem, sizeof d->filesystem, types[i].name);
+    find_top(place->path, place->device, d->mount, sizeof d->mount);
+    if (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC)
+        io_drive_copy(d->memory, sizeof d->memory, d->filesystem);
+}
+
+/* A source such as /dev/root names no drive: the file system itself tells its uuid. */
+static void ask_btrfs(const struct io_drive_place *place, struct io_drive *d)
+{
+    struct btrfs_ioctl_fs_info_args info = {0};
+    int fd = open(place->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    const unsigned char *u = info.fsid;
+    char uuid[40];
+
+    if (fd >= 0 && ioctl(fd, BTRFS_IOC_FS_INFO, &info) == 0) {
+        snprintf(uuid, sizeof uuid, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+                 u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13],
+                 u[14], u[15]);
+        io_drive_read_btrfs("/sys", uuid, d);
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+/* Whether two places have the same blocks: overlayfs hands on what its upper layer says of itself. */
+static bool is_same_space(const struct statvfs *a, const char *path)
+{
+    struct statvfs b;
+
+    return statvfs(path, &b) == 0 && a->f_blocks == b.f_blocks && a->f_frsize == b.f_frsize &&
+           a->f_files == b.f_files;
+}
+
+/* overlayfs: its drive is that of its upper layer. The path is that of who mounted it: in a container there is
+ * another directory of that name, or none. */
+static void take_upper(const struct statvfs *fs, struct io_drive *d)
+{
+    struct io_drive upper;
+
+    if (!d->upper[0] || d->depth >= IO_DRIVE_DEPTH || !is_same_space(fs, d->upper) ||
+        io_drive_get_below(d->upper, d->depth + 1, &upper) < 0)
+        return;
+    upper.device = d->device;
+    upper.depth = d->depth;
+    upper.read_only |= d->read_only;
+    memcpy(upper.filesystem, d->filesystem, sizeof upper.filesystem);
+    memcpy(upper.source, d->source, sizeof upper.source);
+    memcpy(upper.mount, d->mount, sizeof upper.mount);
+    memcpy(upper.upper, d->upper, sizeof upper.upper);
+    *d = upper;
+}
+
+int io_drive_get_below(const char *path, unsigned depth, struct io_drive *out)
 {
     struct io_drive_place place = {0};
     struct statvfs fs;
@@ -153,19 +276,41 @@ int io_drive_get(const char *path, struct io_drive *out)
     memset(&st, 0, sizeof st);
     if (!real || statx(AT_FDCWD, real, AT_STATX_DONT_SYNC, STATX_BASIC_STATS | STATX_MNT_ID, &st) < 0 ||
         statvfs(real, &fs) < 0) {
-        rc = base_fail_errno(-errno, "look at %s", path);
+        rc = -errno;
     } else {
         place = (struct io_drive_place){.path = real,
                                         .device = makedev(st.stx_dev_major, st.stx_dev_minor),
                                         .mount_id = st.stx_mnt_id,
-                                        .mount_id_known = (st.stx_mask & STATX_MNT_ID) != 0};
+                                        .mount_id_known = (st.stx_mask & STATX_MNT_ID) != 0,
+                                        .depth = depth};
         io_drive_get_at("/sys", "/proc", &place, out);
+        if (!out->filesystem[0])
+            take_without_mount(&place, out);
+        if (strcmp(out->filesystem, "btrfs") == 0 && !out->members[0])
+            ask_btrfs(&place, out);
+        take_upper(&fs, out);
         out->free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
         out->total_bytes = (uint64_t)fs.f_blocks * fs.f_frsize;
         out->read_only |= (fs.f_flag & ST_RDONLY) != 0;
     }
     free(real);
     return rc;
+}
+
+int io_drive_get(const char *path, struct io_drive *out)
+{
+    int rc = io_drive_get_below(path, 0, out);
+
+    return rc < 0 ? base_fail_errno(rc, "look at %s", path) : 0;
+}
+
+void io_drive_caveat(const struct io_drive *d, char *text, unsigned bytes)
+{
+    text[0] = '\0';
+    if (d->memory[0])
+        snprintf(text, bytes, "not a drive: its bytes are memory of this machine (%s)", d->memory);
+    else if (d->cached[0])
+        snprintf(text, bytes, "figures are the page cache's: %s passes it on the way to its file", d->cached);
 }
 
 /* ---- keys -------------------------------------------------------------- */
@@ -186,9 +331,10 @@ void io_drive_key(const struct io_drive *d, char *key, unsigned bytes)
     char word[48], facts[1400];
     int length;
 
-    length = snprintf(facts, sizeof facts, "%s|%s|%s|%s|%" PRIu64 "|%" PRIu64 "|%s|%s", d->id, d->serial,
+    /* A loop device that is switched to direct I/O is another drive. */
+    length = snprintf(facts, sizeof facts, "%s|%s|%s|%s|%" PRIu64 "|%" PRIu64 "|%s|%s%s", d->id, d->serial,
                       d->model, d->filesystem, d->drive_bytes, d->partition_offset_bytes,
-                      known ? "" : d->source, known ? "" : d->mount);
+                      known ? "" : d->source, known ? "" : d->mount, d->cached[0] ? "|cached" : "");
     snprintf(word, sizeof word, "%.24s%s%.20s-", d->model, d->model[0] ? "-" : "",
              d->filesystem[0] ? d->filesystem : "unknown");
     for (char *c = word; *c; c++)

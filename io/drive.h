@@ -13,7 +13,8 @@
  *
  * Facts of the drive are those of the drive itself, not of the partition. On top of exactly one
  * other drive (a volume of LVM or LUKS, btrfs on one drive), what the upper one doesn't tell is
- * the lower one's.
+ * the lower one's. Of overlayfs they are those of its upper layer, where that is seen from here.
+ * memory and cached tell of any drive below, also of those that files with drives in them lie on.
  */
 struct io_drive {
     uint64_t device;    /* st_dev of the path */
@@ -35,10 +36,17 @@ struct io_drive {
     bool read_only; /* the mount, or the drive */
     char scheduler[32];
     char members[256]; /* RAID, device mapper, btrfs: the drives below, with spaces between */
+    char upper[256];   /* overlayfs: its upper layer's directory, as the mount names it */
+    char memory[96];   /* what makes its bytes memory of this machine: "tmpfs", "zram0", "loop3 on tmpfs" */
+    char cached[96];   /* what passes this machine's page cache below the file system: "loop3" */
+    unsigned depth;    /* the look-up's own: files with drives in them that lie above this */
 };
 
 /* 0, or -errno with the sentence if path can't be looked at. */
 int io_drive_get(const char *path, struct io_drive *out);
+/* A sentence on what a program should know before it believes figures of d: its bytes are memory, or pass the
+ * page cache. "" if there is nothing. */
+void io_drive_caveat(const struct io_drive *d, char *text, unsigned bytes);
 /* Names the drive and the file system in such a way that the same pair has the same key after a
  * reboot, and another one does not: letters, digits, '-' and '_' only. */
 void io_drive_key(const struct io_drive *d, char *key, unsigned bytes);

@@ -10,11 +10,13 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -297,6 +299,47 @@ static void read_id(const char *root, const char *dir, struct io_drive *d)
         snprintf(d->id, sizeof d->id, "at %.*s", (int)(strlen(place) - strlen(d->name) - 1), place);
 }
 
+/* Drives that are made of memory. */
+static bool is_memory(const struct io_drive *d)
+{
+    return is_numbered(d->name, "zram") || is_numbered(d->name, "ram") || is_numbered(d->name, "nullb") ||
+           strcmp(d->model, "scsi_debug") == 0;
+}
+
+/* btrfs takes direct writes of a file that has checksums to the page cache. */
+static bool has_checksums(const char *file)
+{
+    int flags = 0, fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    bool told = fd >= 0 && ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0;
+
+    if (fd >= 0)
+        close(fd);
+    return told && !(flags & FS_NOCOW_FL);
+}
+
+/* Where the file lies that a loop device is made of. One that was removed lay in its directory. */
+static void look_behind(const char *dir, struct io_drive *d)
+{
+    char file[PATH_MAX], *slash;
+    struct io_drive below;
+
+    if (read_number(dir, "loop/dio") == 0)
+        io_drive_copy(d->cached, sizeof d->cached, d->name);
+    io_drive_copy(file, sizeof file, d->backing);
+    if (d->depth >= IO_DRIVE_DEPTH || file[0] != '/')
+        return;
+    if (access(file, F_OK) != 0 && (slash = strrchr(file, '/')))
+        slash[slash == file] = '\0';
+    if (io_drive_get_below(file, d->depth + 1, &below) < 0)
+        return;
+    if (below.memory[0])
+        snprintf(d->memory, sizeof d->memory, "%.40s on %.40s", d->name, below.memory);
+    if (!d->cached[0] && strcmp(below.filesystem, "btrfs") == 0 && has_checksums(file))
+        io_drive_copy(d->cached, sizeof d->cached, d->name);
+    if (!d->cached[0])
+        io_drive_copy(d->cached, sizeof d->cached, below.cached);
+}
+
 /* dir is the real directory of a whole drive, root that of all devices. */
 static void read_drive(const char *root, const char *dir, struct io_drive *d)
 {
@@ -311,6 +354,10 @@ static void read_drive(const char *root, const char *dir, struct io_drive *d)
         !io_drive_read_text(dir, "serial", d->serial, sizeof d->serial))
         read_scsi_serial(dir, d);
     io_drive_read_text(dir, "loop/backing_file", d->backing, sizeof d->backing);
+    if (is_memory(d))
+        io_drive_copy(d->memory, sizeof d->memory, d->name);
+    if (d->backing[0])
+        look_behind(dir, d);
     read_queue(dir, d);
     read_id(root, dir, d);
     look_upwards(root, dir, d);
@@ -420,9 +467,13 @@ static void take_members(const char *root, struct members *m, struct io_drive *d
     int node = -1;
 
     for (unsigned i = 0; i < m->count; i++) {
-        below = (struct io_drive){.numa_node = -1};
+        below = (struct io_drive){.numa_node = -1, .depth = d->depth};
         read_drive(root, m->dir[i], &below);
         free(m->dir[i]);
+        if (!d->memory[0])
+            io_drive_copy(d->memory, sizeof d->memory, below.memory);
+        if (!d->cached[0])
+            io_drive_copy(d->cached, sizeof d->cached, below.cached);
         node = i == 0 || node == below.numa_node ? below.numa_node : -1;
         ids += XXH3_64bits(below.id, strlen(below.id)); /* in any order: names change */
         more = strlen(below.name) + (i > 0);
@@ -476,7 +527,7 @@ static bool has_device(const char *devices, const char *name)
     return found;
 }
 
-void io_drive_read_btrfs(const char *sys, struct io_drive *d)
+void io_drive_read_btrfs(const char *sys, const char *uuid, struct io_drive *d)
 {
     char root[PATH_MAX], list[PATH_MAX], devices[PATH_MAX];
     struct dirent **entries;
@@ -488,7 +539,7 @@ void io_drive_read_btrfs(const char *sys, struct io_drive *d)
     count = scandir(list, &entries, is_entry, alphasort);
     for (int i = 0; i < count; i++) {
         if (m.count == 0 && resolve(devices, "%s/%s/devices", list, entries[i]->d_name) &&
-            has_device(devices, base_name(d->source))) {
+            (uuid ? strcmp(uuid, entries[i]->d_name) == 0 : has_device(devices, base_name(d->source)))) {
             snprintf(d->id, sizeof d->id, "btrfs %.100s", entries[i]->d_name);
             collect(&m, devices, 0);
         }

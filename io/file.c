@@ -1,69 +1,25 @@
 /*
- * Files: see io.h. Owns how a file is opened (direct or buffered, named or
- * nameless), what alignment it asks for, and how disk space is reserved and
- * given back. Several directories: stripe.c. Moves no bytes: the queue does.
+ * Files: see io.h. Owns what a file is made of, and how disk space is reserved and given back.
+ * How one descriptor is opened: open.c. Several directories: stripe.c. Moves no bytes: the
+ * queue does.
  */
 #include "io/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "include/offload.h"
 #include "io/io.h"
 
-#define BLOCK_DEFAULT 4096u          /* every drive's logical block divides it */
-#define PAGE          4096u          /* holes of less are not given back by common file systems */
-#define BLOCK_MAX     (1024u * 1024) /* more than this is not an alignment but an error */
-
-/* Alignment that direct I/O on fd needs; 0 if the kernel says that it can't be done. */
-static uint32_t direct_block(int fd)
-{
-    uint32_t block = BLOCK_DEFAULT;
-#ifdef STATX_DIOALIGN
-    struct statx st;
-
-    memset(&st, 0, sizeof st);
-    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &st) == 0 && (st.stx_mask & STATX_DIOALIGN)) {
-        if (st.stx_dio_offset_align == 0 || st.stx_dio_mem_align == 0)
-            return 0;
-        block =
-            st.stx_dio_offset_align > st.stx_dio_mem_align ? st.stx_dio_offset_align : st.stx_dio_mem_align;
-    }
-#else
-    (void)fd;
-#endif
-    return block <= BLOCK_MAX && (block & (block - 1)) == 0 ? block : 0;
-}
-
-/* Why an open O_DIRECT descriptor is not really direct; NULL if it is. */
-static const char *direct_in_name_only(int fd, uint32_t *block)
-{
-    struct statfs fs;
-
-    if (fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC))
-        return "the file system keeps its files in memory";
-    *block = direct_block(fd);
-    return *block ? NULL : "the file system can't do it for this file";
-}
-
-static int set_direct(int fd, bool on)
-{
-    int flags = fcntl(fd, F_GETFL);
-
-    if (flags < 0)
-        return -errno;
-    return fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT) < 0 ? -errno : 0;
-}
+#define PAGE 4096u /* holes of less are not given back by common file systems */
 
 static int check_flags(const char *what, const char *path, unsigned flags)
 {
@@ -74,71 +30,9 @@ static int check_flags(const char *what, const char *path, unsigned flags)
     return 0;
 }
 
-/*
- * Settles whether m is direct. refused: NULL if fd was opened with O_DIRECT,
- * else why not. Leaves fd's own flag in agreement with m->direct.
- */
-static int settle_direct(struct io_member *m, const char *what, unsigned flags, const char *refused)
-{
-    uint32_t block = 1;
-    int rc;
-
-    if (!refused) {
-        refused = direct_in_name_only(m->fd, &block);
-        if (refused && (rc = set_direct(m->fd, false)) < 0)
-            return base_fail_errno(rc, "%s %s: switch direct I/O off", what, m->path);
-    }
-    m->direct = !refused;
-    m->block = m->direct ? block : 1;
-    if (m->direct)
-        return 0;
-    if (flags & IO_FILE_REQUIRE_DIRECT)
-        return base_fail(-OFL_EDIRECT, "%s %s: direct I/O is required: %s", what, m->path, refused);
-    snprintf(m->note, sizeof m->note, "buffered: %s", refused);
-    return 0;
-}
-
-static int take_size(struct io_member *m, const char *what)
-{
-    struct stat st;
-
-    if (fstat(m->fd, &st) < 0)
-        return base_fail_errno(-errno, "%s %s", what, m->path);
-    if (!S_ISREG(st.st_mode))
-        return base_fail(-EINVAL, "%s %s: not a regular file", what, m->path);
-    m->bytes = (uint64_t)st.st_size;
-    m->device = st.st_dev;
-    return 0;
-}
-
 static void member_init(struct io_member *m)
 {
     *m = (struct io_member){.fd = -1, .cached_fd = -1, .limit_bytes = UINT64_MAX, .weight = 1};
-}
-
-static int open_to_read(struct io_member *m, const char *path, unsigned flags)
-{
-    static const char what[] = "open";
-    const char *refused = flags & IO_FILE_BUFFERED ? "asked for" : NULL;
-    struct stat st;
-    int rc;
-
-    /* before open, which would wait for a writer on a FIFO */
-    if (stat(path, &st) < 0)
-        return base_fail_errno(-errno, "%s %s", what, path);
-    if (!S_ISREG(st.st_mode))
-        return base_fail(S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL, "%s %s: not a regular file", what, path);
-    if (!(m->path = strdup(path)))
-        return base_fail_errno(-ENOMEM, "%s %s", what, path);
-    m->fd = open(path, O_RDONLY | O_CLOEXEC | (refused ? 0 : O_DIRECT));
-    if (m->fd < 0 && !refused && errno == EINVAL) {
-        refused = "the file system refuses O_DIRECT";
-        m->fd = open(path, O_RDONLY | O_CLOEXEC);
-    }
-    if (m->fd < 0)
-        return base_fail_errno(-errno, "%s %s", what, path);
-    rc = take_size(m, what);
-    return rc < 0 ? rc : settle_direct(m, what, flags, refused);
 }
 
 /* A file of so many members, all closed. */
@@ -180,6 +74,23 @@ static int file_settle(struct io_file *f, unsigned flags)
     return 0;
 }
 
+int io_file_limit_block(struct io_file *f, uint32_t most)
+{
+    int rc = 0;
+
+    f->block = 1;
+    for (unsigned i = 0; i < f->count && rc == 0; i++) {
+        struct io_member *m = &f->member[i];
+
+        rc = io_member_limit_block(m, most, f->require_direct);
+        if (m->block > f->block)
+            f->block = m->block;
+        if (m->note[0] && !f->note[0])
+            memcpy(f->note, m->note, sizeof f->note);
+    }
+    return rc;
+}
+
 int io_file_open_read(const char *path, unsigned flags, struct io_file **out)
 {
     struct io_file *f;
@@ -190,7 +101,7 @@ int io_file_open_read(const char *path, unsigned flags, struct io_file **out)
         return rc;
     if (!(f = file_create(1)))
         return base_fail_errno(-ENOMEM, "open %s", path);
-    rc = open_to_read(&f->member[0], path, flags);
+    rc = io_member_open_read(&f->member[0], path, flags);
     if (rc == 0)
         rc = file_settle(f, flags);
     f->bytes = f->member[0].bytes;
@@ -199,70 +110,6 @@ int io_file_open_read(const char *path, unsigned flags, struct io_file **out)
     else
         *out = f;
     return rc;
-}
-
-/* For file systems without O_TMPFILE: a name for a moment. Direct I/O is switched on
- * afterwards, because a refused open with O_DIRECT would leave the named file behind. */
-static int open_unlinked(const char *dir, bool direct, const char **refused)
-{
-    char *name;
-    int fd = -1, rc = 0;
-
-    if (asprintf(&name, "%s/.offload-XXXXXX", dir) < 0)
-        return -ENOMEM;
-    fd = mkostemp(name, O_CLOEXEC);
-    if (fd < 0) {
-        rc = -errno;
-    } else if (unlink(name) < 0) {
-        rc = -errno;
-        close(fd);
-    } else if (direct && set_direct(fd, true) < 0) {
-        *refused = "the file system refuses O_DIRECT";
-    }
-    free(name);
-    return rc < 0 ? rc : fd;
-}
-
-static int open_nameless(const char *dir, bool direct, const char **refused)
-{
-    const int flags = O_TMPFILE | O_RDWR | O_CLOEXEC;
-    int fd = open(dir, flags | (direct ? O_DIRECT : 0), 0600);
-
-    if (fd < 0 && direct && errno == EINVAL) {
-        fd = open(dir, flags, 0600);
-        if (fd >= 0)
-            *refused = "the file system refuses O_DIRECT";
-    }
-    if (fd >= 0)
-        return fd;
-    if (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)
-        return open_unlinked(dir, direct, refused);
-    return -errno;
-}
-
-static int open_scratch(struct io_member *m, const char *dir, unsigned flags)
-{
-    static const char what[] = "create scratch file in";
-    const char *refused = flags & IO_FILE_BUFFERED ? "asked for" : NULL;
-    struct stat st;
-    int rc;
-
-    if (stat(dir, &st) < 0)
-        return base_fail_errno(-errno, "%s %s", what, dir);
-    if (!S_ISDIR(st.st_mode))
-        return base_fail_errno(-ENOTDIR, "%s %s", what, dir);
-    if (asprintf(&m->path, "%s/(scratch)", dir) < 0) {
-        m->path = NULL;
-        return base_fail_errno(-ENOMEM, "%s %s", what, dir);
-    }
-    m->fd = open_nameless(dir, !refused, &refused);
-    if (m->fd < 0) {
-        rc = m->fd;
-        m->fd = -1;
-        return base_fail_errno(rc, "%s %s", what, dir);
-    }
-    rc = take_size(m, what);
-    return rc < 0 ? rc : settle_direct(m, what, flags, refused);
 }
 
 int io_file_open_striped(const struct io_stripe *stripes, unsigned count, unsigned flags,
@@ -284,7 +131,7 @@ int io_file_open_striped(const struct io_stripe *stripes, unsigned count, unsign
     for (unsigned i = 0; i < count && rc == 0; i++) {
         f->member[i].weight = stripes[i].weight > 0 ? stripes[i].weight : 1;
         f->member[i].limit_bytes = stripes[i].limit_bytes ? stripes[i].limit_bytes : UINT64_MAX;
-        rc = open_scratch(&f->member[i], stripes[i].dir, flags);
+        rc = io_member_open_scratch(&f->member[i], stripes[i].dir, flags);
     }
     if (rc == 0)
         rc = file_settle(f, flags);
@@ -365,6 +212,9 @@ int io_member_grow(struct io_member *m, uint64_t bytes)
     while (rc == -EINTR);
     if (rc == -EOPNOTSUPP || rc == -ENOSYS) {
         /* can't be reserved: at least don't promise what is not there now */
+        m->reserved = false;
+        snprintf(m->space_note, sizeof m->space_note,
+                 "space is not really reserved: the file system can't do that");
         rc = io_member_free_bytes(m) < bytes - m->bytes ? -ENOSPC
              : ftruncate(m->fd, (off_t)bytes) < 0       ? -errno
                                                         : 0;
@@ -472,6 +322,32 @@ uint32_t io_file_block(const struct io_file *f)
     return f->block;
 }
 
+uint32_t io_file_read_block(const struct io_file *f)
+{
+    uint32_t block = 1;
+
+    for (unsigned i = 0; i < f->count; i++)
+        if (io_member_block(&f->member[i], IO_READ) > block)
+            block = io_member_block(&f->member[i], IO_READ);
+    return block;
+}
+
+bool io_file_reserved(const struct io_file *f)
+{
+    for (unsigned i = 0; i < f->count; i++)
+        if (!f->member[i].reserved)
+            return false;
+    return f->writable;
+}
+
+bool io_file_in_memory(const struct io_file *f)
+{
+    for (unsigned i = 0; i < f->count; i++)
+        if (f->member[i].in_memory)
+            return true;
+    return false;
+}
+
 bool io_file_direct(const struct io_file *f)
 {
     for (unsigned i = 0; i < f->count; i++)
@@ -505,6 +381,11 @@ void io_file_part(const struct io_file *f, unsigned index, struct io_part_info *
                                  .write_bytes = m->moved_bytes[IO_WRITE],
                                  .weight = m->weight,
                                  .direct = m->direct,
-                                 .full = m->full};
+                                 .full = m->full,
+                                 .reserved = m->reserved,
+                                 .in_memory = m->in_memory,
+                                 .cached = m->cached};
     memcpy(out->note, m->note, sizeof out->note);
+    memcpy(out->space_note, m->space_note, sizeof out->space_note);
+    memcpy(out->drive_note, m->drive_note, sizeof out->drive_note);
 }

@@ -18,16 +18,21 @@ struct io_member {
     int fd;
     int cached_fd; /* the same file without O_DIRECT, for parts of pages; -1 until it is needed */
     bool direct, full;
+    bool reserved;        /* what was reserved is enough for every later write */
+    bool in_memory;       /* its bytes lie in memory of this machine */
+    bool cached;          /* a drive below passes the page cache */
+    bool touch_first;     /* direct reads into memory that has no pages yet pass the page cache */
     uint32_t block;       /* 1 if buffered */
+    uint32_t read_block;  /* of reads, where it is smaller; 0: block */
     uint64_t device;      /* st_dev */
     uint64_t bytes;       /* size at open, then what was reserved */
     uint64_t limit_bytes; /* never more than this */
     double weight;
-    uint64_t moved_bytes[2]; /* by enum io_op; the queue's owner counts */
-    int slot;                /* in the registered files of queue slot_queue */
-    uint64_t slot_queue;     /* 0: of none */
-    char *path;              /* as opened; scratch files: "<dir>/(scratch)" */
-    char note[160];
+    uint64_t moved_bytes[2];                          /* by enum io_op; the queue's owner counts */
+    int slot;                                         /* in the registered files of queue slot_queue */
+    uint64_t slot_queue;                              /* 0: of none */
+    char *path;                                       /* as opened; scratch files: "<dir>/(scratch)" */
+    char note[160], space_note[160], drive_note[160]; /* as in struct io_part_info */
 };
 
 /* Where IO_STRIPE_BYTES of a striped file lie. */
@@ -47,6 +52,17 @@ struct io_file {
     char note[160];
 };
 
+/* What a transfer of m is made of. */
+static inline uint32_t io_member_block(const struct io_member *m, enum io_op op)
+{
+    return op == IO_READ && m->read_block ? m->read_block : m->block;
+}
+
+/* m is as file_create made it; whatever they return, member_close follows. 0 or -errno with the sentence. */
+int io_member_open_read(struct io_member *m, const char *path, unsigned flags);
+int io_member_open_scratch(struct io_member *m, const char *dir, unsigned flags);
+int io_member_limit_block(struct io_member *m, uint32_t most,
+                          bool require_direct); /* as io_file_limit_block */
 /* A descriptor for writes of parts of pages, or -errno. */
 int io_member_cached_fd(struct io_member *m);
 /* Grows m from m->bytes to `bytes`, or leaves it as it was. 0 or -errno, no sentence. */

@@ -25,11 +25,13 @@ enum {
 
 struct io_file;
 
-/* Opens an existing file for reading. Direct I/O unless refused by the file system. */
+/* Opens an existing file for reading. Direct I/O unless the file system refuses it, or passes the page cache
+ * all the same. */
 int io_file_open_read(const char *path, unsigned flags, struct io_file **out);
 
 /* Creates a nameless scratch file in directory dir, mode 0600: it is gone when
- * closed, also after kill -9, and two jobs can't meet in it. */
+ * closed, also after kill -9, and two jobs can't meet in it. Where the file system copies on write, the file is
+ * made without that. A few blocks are written to see what the file system does with them. */
 int io_file_open_scratch(const char *dir, unsigned flags, struct io_file **out);
 
 /*
@@ -49,10 +51,16 @@ struct io_stripe {
 int io_file_open_striped(const struct io_stripe *stripes, unsigned count, unsigned flags,
                          struct io_file **out);
 
+/* For who can't do with larger blocks than `most`: parts that ask for them become buffered, before anything is
+ * moved. -OFL_EDIRECT with the sentence if direct I/O is required. */
+int io_file_limit_block(struct io_file *f, uint32_t most);
+
 void io_file_close(struct io_file *f); /* NULL accepted */
 
 /* Grows the file so that [0, bytes) is backed by disk space; -ENOSPC if the
- * file systems are full, with nothing reserved beyond what was. Never shrinks. */
+ * file systems are full, with nothing reserved beyond what was. Never shrinks. Where io_file_reserved says no,
+ * a later write may find no space all the same. (It speaks of the file system: a drive that is thinly provisioned
+ * can run out below it.) */
 int io_file_reserve(struct io_file *f, uint64_t bytes);
 /* Gives the space of whole blocks inside the range back to the file system: they read as zeros,
  * and a later write may find no space. Nothing that is in flight may touch them. */
@@ -64,8 +72,11 @@ int io_file_sync(struct io_file *f); /* fdatasync of all its parts; blocks */
 
 const char *io_file_path(const struct io_file *f);
 uint64_t io_file_bytes(const struct io_file *f);
-uint32_t io_file_block(const struct io_file *f);   /* alignment that costs no copy; 1 if buffered */
-bool io_file_direct(const struct io_file *f);      /* every part of it */
+uint32_t io_file_block(const struct io_file *f);      /* alignment that costs no copy; 1 if buffered */
+uint32_t io_file_read_block(const struct io_file *f); /* the same of reads alone: never more */
+bool io_file_direct(const struct io_file *f);         /* every part of it */
+bool io_file_reserved(const struct io_file *f);  /* likewise: space, once reserved, is there at every write */
+bool io_file_in_memory(const struct io_file *f); /* any part of it: its bytes are memory of this machine */
 const char *io_file_note(const struct io_file *f); /* why it is not direct; "" if it is */
 
 /* A file's part in one directory; count is 1 unless it is striped. */
@@ -75,13 +86,29 @@ struct io_part_info {
     uint64_t read_bytes, write_bytes;
     double weight;
     bool direct, full;
-    char note[160];
+    bool reserved, in_memory, cached; /* cached: a drive below passes the page cache */
+    char note[160];                   /* why it is not direct, or full; "" */
+    char space_note[160]; /* why its space is not reserved; "" if it is, and for files opened to read */
+    char drive_note
+        [160]; /* its bytes are memory, or pass the page cache below the file system; "" if neither */
 };
 
 unsigned io_file_parts(const struct io_file *f);
 /* For questions to the kernel about it, not for moving bytes. */
 int io_file_fd(const struct io_file *f, unsigned index);
 void io_file_part(const struct io_file *f, unsigned index, struct io_part_info *out);
+
+/* What a path's bytes lie on. Of a directory that may be written to, what a scratch file in it would be. */
+struct io_place {
+    bool writable; /* it was tried: else reserved is false, direct too unless it is a file */
+    bool direct, reserved, in_memory;
+    bool cached; /* a drive below passes this machine's page cache */
+    uint64_t free_bytes;
+    char note[160], space_note[160], drive_note[160];
+};
+
+/* -errno with the sentence if path can't be looked at. */
+int io_place_get(const char *path, struct io_place *out);
 
 /* ---- requests ---------------------------------------------------------- */
 

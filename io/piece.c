@@ -10,15 +10,19 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "io/queue.h"
 
-#define PAGE 4096u
+#define PAGE           4096u
+#define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE, of Linux 5.14: headers may be older */
 
 /* What a transfer of this file must be made of to go without detours. */
 static uint64_t unit_of(const struct io_file *f, const struct io_member *m, enum io_op op)
 {
-    return op == IO_WRITE && m->block > 1 && m->block < PAGE && !f->require_direct ? PAGE : m->block;
+    return op == IO_WRITE && m->block > 1 && m->block < PAGE && !f->require_direct ? PAGE
+                                                                                   : io_member_block(m, op);
 }
 
 int io_request_check(const struct io_request *r, const char **cause)
@@ -117,7 +121,7 @@ void io_piece_cut(struct io_share *s, struct io_transfer *t)
     uint64_t run, at = io_file_locate(r->file, r->offset + s->at, &member, &run);
     uint64_t unit = unit_of(r->file, s->member, r->op), left = r->bytes - s->at;
     uintptr_t user = (uintptr_t)r->buf + s->at;
-    bool congruent = r->op == IO_WRITE || (user - at) % s->member->block == 0;
+    bool congruent = r->op == IO_WRITE || (user - at) % io_member_block(s->member, r->op) == 0;
 
     t->request = r;
     t->member = s->member;
@@ -139,6 +143,14 @@ static int take_bounce(struct io_queue *q, struct io_transfer *t, uint64_t bytes
     return t->bounce ? 0 : -ENOMEM;
 }
 
+/* Has all pages there. Where the kernel can't, reads may pass the page cache, and are right all the same. */
+static void touch(void *buf, uint64_t bytes)
+{
+    uintptr_t from = (uintptr_t)buf & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
+
+    (void)madvise((void *)from, (uintptr_t)buf + bytes - from, POPULATE_WRITE);
+}
+
 int io_piece_prepare(struct io_queue *q, struct io_transfer *t)
 {
     struct io_request *r = t->request;
@@ -152,16 +164,16 @@ int io_piece_prepare(struct io_queue *q, struct io_transfer *t)
 
     t->fd = m->fd;
     t->slot = m->slot_queue == q->id ? m->slot : -1;
-    t->block = m->block;
+    t->block = io_member_block(m, r->op);
     t->skip = 0;
     t->buf = user;
     t->result = 0;
-    if (m->block == 1 || (whole && (uintptr_t)user % m->block == 0)) {
+    if (t->block == 1 || (whole && (uintptr_t)user % t->block == 0)) {
         ; /* as it is */
     } else if (r->op == IO_READ) {
-        t->skip = (uint32_t)(at % m->block);
+        t->skip = (uint32_t)(at % t->block);
         at -= t->skip;
-        end = (end + m->block - 1) / m->block * m->block;
+        end = (end + t->block - 1) / t->block * t->block;
         rc = take_bounce(q, t, end - at);
         t->buf = t->bounce;
     } else if (whole) {
@@ -177,6 +189,8 @@ int io_piece_prepare(struct io_queue *q, struct io_transfer *t)
     }
     t->offset = at;
     t->bytes = t->asked_bytes = (uint32_t)(end - at);
+    if (rc >= 0 && r->op == IO_READ && m->touch_first)
+        touch(t->buf, t->bytes);
     return rc < 0 ? rc : 0;
 }
 

@@ -27,12 +27,13 @@ struct io_profile {
     double read_bps, write_bps; /* bytes per second, sequential, alone; 0: not measured */
     double mixed_bps;           /* both at once, summed */
     double first_write_ratio;   /* speed of the first write of reserved space over a rewrite's */
-    double unwritten_ratio;     /* the same in space that the drive has seen written before: what the
-                                   file system alone costs; 0: not known */
+    double unwritten_ratio;     /* the same in blocks that the drive has seen written before: what the
+                                   file system alone costs; 0: not known, as where it takes other blocks
+                                   for what is to be forgotten (XFS, btrfs) */
     uint64_t read_latency_ns;   /* median of one 4 KiB read at a time */
     double measure_s;           /* how long it took */
     uint64_t measured_at;       /* seconds since 1970 */
-    char note[200];             /* what stood in the way; "" */
+    char note[200];             /* what stood in the way, or what the figures are of; "" */
 };
 
 enum {

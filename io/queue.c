@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #define COLLECT_BATCH 64u
@@ -23,6 +24,8 @@
 /* Who waits looks at the clock so often, and may be so late: what is beyond that the process was kept
  * from running. */
 #define LOOK_NS 100000000u
+/* After which the kernel is offered again what it did not take. */
+#define RETRY_NS 1000000
 
 void io_event_signal(int event_fd)
 {
@@ -299,6 +302,8 @@ unsigned io_wait(struct io_queue *q, struct io_request **done, unsigned max, uin
 
         if (q->backend->ops->wait) {
             q->flush_code = q->backend->ops->wait(q->backend, left_ns);
+            if (q->flush_code < 0) /* nor did it wait */
+                nanosleep(&(struct timespec){.tv_nsec = RETRY_NS}, NULL);
         } else {
             struct pollfd p = {.fd = q->event_fd, .events = POLLIN};
             const struct timespec t = {(time_t)(left_ns / 1000000000u), (long)(left_ns % 1000000000u)};

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "io/layout.h"
 
 #define KIB 1024u
 #define MIB (1024u * KIB)
@@ -38,6 +39,7 @@
 #define ROUNDS        3u
 #define ALIKE         0.03 /* what is slower than the best by no more is as good */
 #define NOISE_MOST    0.25 /* a setting that is slower by more is worse in any case */
+#define SAME_PLACE    0.98 /* of the bytes: less is a measurement of other blocks */
 #define DEPTH_LEAST   64u  /* for small requests, which the window doesn't limit */
 #define SQPOLL_CORES  4u   /* its thread takes one of them */
 #define SQPOLL_END_US 50000u
@@ -193,8 +195,30 @@ static int fill(struct tuner *t)
     return rc;
 }
 
-/* Writes a part of the file that was made as if it had just been reserved: the drive knows these
- * blocks, the file system does not. All of it, since what is not written can't be read from the drive. */
+/* Makes [0, bytes) of the file as if it had just been reserved, in the blocks where it is: the drive knows them,
+ * the file system does not. 1 if so, 0 if the file system takes other blocks for it (XFS and btrfs do), or doesn't
+ * tell which; -errno. */
+static int forget_in_place(struct tuner *t, uint64_t bytes)
+{
+    const int fd = io_file_fd(t->bench.file, 0);
+    struct io_layout before, after;
+    int rc = io_layout_get(fd, bytes, &before);
+
+    if (rc < 0)
+        return 0;
+    rc = io_file_zero(t->bench.file, 0, bytes);
+    if (rc == -EOPNOTSUPP || rc == -ENOSPC) {
+        rc = 0;
+    } else if (rc == 0 && io_layout_get(fd, bytes, &after) == 0) {
+        rc = (double)io_layout_common(&before, &after, bytes) >= SAME_PLACE * (double)bytes;
+        io_layout_free(&after);
+    }
+    io_layout_free(&before);
+    return rc;
+}
+
+/* Writes a part of the file in space that the drive has seen written before. All of it, since what is not written
+ * can't be read from the drive; also where the figure can't be had. */
 static int measure_unwritten(struct tuner *t)
 {
     uint64_t bytes = (uint64_t)(t->p->write_bps * WRITE_S) / MIB * MIB;
@@ -202,20 +226,20 @@ static int measure_unwritten(struct tuner *t)
         .write = true, .once = true, .block_bytes = MIB, .window_bytes = 8 * MIB, .seconds = 10 * WRITE_S};
     struct io_load_rate rate;
     double best = 0;
+    int same = 1;
 
     load.to = bytes < t->bench.filled_bytes ? bytes : t->bench.filled_bytes;
-    for (unsigned i = 0; i < 2; i++) {
-        int rc = io_file_zero(t->bench.file, 0, load.to);
+    for (unsigned i = 0; i < 2 && same > 0; i++) {
+        int rc;
 
-        if (rc == -EOPNOTSUPP)
-            return 0;
-        if (rc == 0)
-            rc = run(t, &load, &rate);
+        same = forget_in_place(t, load.to);
+        rc = same < 0 ? same : run(t, &load, &rate);
         if (rc < 0)
             return rc;
         keep_best(&best, rate.bps);
     }
-    t->p->unwritten_ratio = best / t->p->write_bps;
+    if (same > 0)
+        t->p->unwritten_ratio = best / t->p->write_bps;
     return 0;
 }
 
@@ -423,7 +447,12 @@ static int measure_latency(struct tuner *t)
 /* What makes the figures worth less. */
 static void describe(const struct tuner *t)
 {
-    if (t->bench.filled_bytes < t->bench.file_bytes / 4)
+    struct io_part_info part;
+
+    io_file_part(t->bench.file, 0, &part);
+    if (part.drive_note[0])
+        snprintf(t->p->note, sizeof t->p->note, "%s", part.drive_note);
+    else if (t->bench.filled_bytes < t->bench.file_bytes / 4)
         snprintf(t->p->note, sizeof t->p->note,
                  "a slow drive: figures come from %" PRIu64 " MiB, which its own cache may hold",
                  t->bench.filled_bytes / MIB);

@@ -214,7 +214,7 @@ static struct io_uring_sqe *find_entry(struct uring *u, const struct io_transfer
     for (unsigned i = 1; i <= count; i++) {
         struct io_uring_sqe *sqe = &u->ring.sq.sqes[(last - i) & *u->ring.sq.kring_mask];
 
-        if (sqe->user_data == (uintptr_t)t && sqe->opcode != IORING_OP_ASYNC_CANCEL)
+        if (sqe->user_data == (uintptr_t)t)
             return sqe;
     }
     return NULL;

@@ -8,31 +8,14 @@
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit 1
-bin=${OFL_BUILD_DIR:-build}
-[ -x "$bin/ofl-bench" ] || { echo "$bin/ofl-bench is not built"; exit 1; }
-bin=$(cd "$bin" && pwd)
-# On disk, not in a tmpfs where direct I/O may be refused.
-work=$(mktemp -d "$bin/bench.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+. tests/script_fixture.bash bench
+[ -x "$bin/ofl-bench" ] || { complain "$bin/ofl-bench is not built"; finish; }
 # A profile of this drive must not decide, and none may be left.
 export OFL_PROFILE_DIR=$work/profiles
 mkdir "$work/profiles" "$work/dir" "$work/second"
-failures=0
-skipped=()
 
-complain() {
-    echo "FAILED: $*"
-    failures=$((failures + 1))
-}
-
-# Runs ofl-bench; sets status; its output is in $work/out and $work/err.
 run() {
-    status=0
-    timeout -k 1 60 "$bin/ofl-bench" "$@" >"$work/out" 2>"$work/err" || status=$?
-}
-
-wanted() {
-    [ "$status" -eq 0 ] || complain "$*: exit status $status: $(tail -n 1 "$work/err")"
+    limited "$bin/ofl-bench" "$@"
 }
 
 # Nothing is left in the measured directories.
@@ -47,8 +30,8 @@ refuse() {
     local words=$1
     shift
     run "$@"
-    [ "$status" -eq 2 ] || complain "$*: exit status $status, not 2: $(tail -n 1 "$work/err")"
-    grep -q -e "$words" "$work/err" || complain "$*: no '$words' in: $(cat "$work/err")"
+    [ "$status" -eq 2 ] || complain "$*: exit status $status, not 2"
+    grep -q -e "$words" "$work/err" || complain "$*: no '$words'"
     [ ! -s "$work/out" ] || complain "$*: printed $(head -n 1 "$work/out")"
     clean "$*"
 }
@@ -108,7 +91,7 @@ refuse 'cuda or cuda:N' link --device host
 refuse 'not a multiple of 8' link --size 4K,1001
 refuse 'in, out or both' link --direction up
 refuse 'pinned or pageable' link --memory device
-refuse 'not a ratio' link --check 0
+refuse 'not a number' link --check 0
 refuse 'excludes --memory pageable' link --memory pageable --check 0.9
 refuse 'No such file' link --json "$work/absent/r.json"
 refuse 'shipped lists' nvme "${small[@]}" --tensors nothing
@@ -225,7 +208,7 @@ fi
 # that bytes are compared, and that --check decides.
 OFL_CUDA_DRIVER=$work/absent.so run link
 [ "$status" -eq 1 ] || complain "link without a driver: exit status $status"
-grep -q 'no GPU: load the CUDA driver' "$work/err" || complain "link without a driver: $(cat "$work/err")"
+grep -q 'no GPU: load the CUDA driver' "$work/err" || complain "link without a driver"
 [ ! -s "$work/out" ] || complain "link without a driver printed $(head -n 1 "$work/out")"
 stub=$bin/tests/libcuda_stub.so
 if [ -e "$stub" ]; then
@@ -243,13 +226,14 @@ if [ -e "$stub" ]; then
     grep -q '^both .*1.00 MiB  *2 ' "$work/out" || complain "link: the table lacks a row"
     run "${link[@]}" --size 1M --memory pinned --direction out --check 1000000 --json "$work/below.json"
     [ "$status" -eq 1 ] || complain "link --check 1000000: exit status $status"
-    grep -q 'check 1e+06: pinned out of 1.00 MiB' "$work/err" || complain "link --check: $(cat "$work/err")"
+    grep -q 'check 1e+06: pinned out of 1.00 MiB' "$work/err" || complain "link --check"
     [ "$(field passed "$work/below.json")" = false ] || complain "link: --check 1000000 passed"
     run "${link[@]}" --size 4K --memory pinned --check 0.000001
     [ "$status" -eq 1 ] || complain "link --check without a row to check: exit status $status"
     run link --device cuda:7 --size 4K
-    grep -q 'no such GPU' "$work/err" || complain "link --device cuda:7: $(cat "$work/err")"
+    grep -q 'no such GPU' "$work/err" || complain "link --device cuda:7"
     refuse 'copies of at most' link --size 32G
+    ran='ofl-bench link, and SIGINT'
     env --default-signal "$bin/ofl-bench" link --size 64K --batch 16M --repeat 1000 --json "$work/ended.json" \
         >"$work/out" 2>"$work/err" &
     child=$!
@@ -257,7 +241,7 @@ if [ -e "$stub" ]; then
     kill -INT "$child" 2>/dev/null
     status=0
     wait "$child" || status=$?
-    [ "$status" -eq 130 ] || complain "link and SIGINT: exit status $status: $(tail -n 1 "$work/err")"
+    [ "$status" -eq 130 ] || complain "link and SIGINT: exit status $status"
     [ ! -e "$work/ended.json" ] || complain "link and SIGINT: left a report"
     unset OFL_CUDA_DRIVER OFL_STUB_PAGEABLE
 else
@@ -270,6 +254,7 @@ fi
 compare=()
 command -v fio >/dev/null && compare=(--compare fio)
 for pause in 0.1 0.4 1.2; do
+    ran="ofl-bench nvme, and SIGINT after $pause s"
     env --default-signal "$bin/ofl-bench" nvme --dir "$work/dir" --size 256M --rw read,write --repeat 1000 \
         "${compare[@]}" --json "$work/ended.json" >"$work/out" 2>"$work/err" &
     child=$!
@@ -277,13 +262,9 @@ for pause in 0.1 0.4 1.2; do
     kill -INT "$child" 2>/dev/null
     status=0
     wait "$child" || status=$?
-    [ "$status" -eq 130 ] || complain "SIGINT after $pause s: exit status $status: $(tail -n 1 "$work/err")"
+    [ "$status" -eq 130 ] || complain "SIGINT after $pause s: exit status $status"
     clean "SIGINT after $pause s"
     [ ! -e "$work/ended.json" ] || complain "SIGINT after $pause s: left a report"
 done
 
-[ "$failures" -eq 0 ] || exit 1
-if [ ${#skipped[@]} -gt 0 ]; then
-    echo "all passed but what needs programs that are absent or not allowed: ${skipped[*]}"
-    exit 77
-fi
+finish

@@ -95,7 +95,7 @@ void fixture_verify(struct ofl_ctx *ctx)
         fail_msg("host memory is neither free nor anybody's");
 }
 
-int fixture_close(struct ofl_ctx *ctx)
+int fixture_ctx_close(struct ofl_ctx *ctx)
 {
     fixture_verify(ctx);
     return ofl_close(ctx);

@@ -30,7 +30,7 @@ void fixture_log(void *arg, enum ofl_log_level level, const char *text);
 /* Balances the books of ctx, between inputs of its engine; fails the test with what does not balance. */
 void fixture_verify(struct ofl_ctx *ctx);
 /* The same, and ofl_close. */
-int fixture_close(struct ofl_ctx *ctx);
+int fixture_ctx_close(struct ofl_ctx *ctx);
 
 /* Rounds of a random test: fewer under a sanitizer (OFL_TEST_LIGHT). */
 unsigned fixture_rounds(unsigned rounds);

@@ -183,6 +183,15 @@ static void execute(const struct op *op, uint64_t *random, unsigned pause_us)
     }
 }
 
+/* Under the lock. */
+void stub_ask(struct CUstream_st *s, uint64_t upto)
+{
+    if (s->asked >= upto)
+        return;
+    s->asked = upto;
+    pthread_cond_signal(&s->more);
+}
+
 void *stub_stream(void *arg)
 {
     struct CUstream_st *s = arg;
@@ -193,7 +202,7 @@ void *stub_stream(void *arg)
     for (;;) {
         struct op *op;
 
-        while (!s->head && !s->closing)
+        while ((!s->head || (s->lazy && s->executed >= s->asked)) && !s->closing)
             pthread_cond_wait(&s->more, &stub.lock);
         op = s->head;
         if (!op)
@@ -228,6 +237,8 @@ uint64_t stub_enqueue(struct CUstream_st *s, const struct op *op)
 
     if (!own)
         abort();
+    if (s->count >= depth)
+        stub_ask(s, s->issued);
     while (s->count >= depth && !atomic_load(&stub.lost))
         pthread_cond_timedwait(&s->room, &stub.lock, &(struct timespec){.tv_sec = time(NULL) + 1});
     *own = *op;
@@ -242,6 +253,7 @@ uint64_t stub_enqueue(struct CUstream_st *s, const struct op *op)
 
 void stub_drain(struct CUstream_st *s, uint64_t upto)
 {
+    stub_ask(s, upto);
     while (s->executed < upto && !atomic_load(&stub.lost))
         pthread_cond_timedwait(&s->room, &stub.lock, &(struct timespec){.tv_sec = time(NULL) + 1});
 }
@@ -311,6 +323,27 @@ static unsigned control_deepest(void)
     return n;
 }
 
+static unsigned control_pending(void)
+{
+    unsigned n = 0;
+
+    pthread_mutex_lock(&stub.lock);
+    for (const struct CUstream_st *s = stub.streams; s; s = s->next)
+        n += s->count;
+    pthread_mutex_unlock(&stub.lock);
+    return n;
+}
+
+static void control_arm(const struct cuda_stub_config *config)
+{
+    pthread_mutex_lock(&stub.lock);
+    stub.config = *config;
+    stub.failable = stub.waits = stub.early = 0;
+    atomic_store(&stub.copies, 0);
+    atomic_store(&stub.operations, 0);
+    pthread_mutex_unlock(&stub.lock);
+}
+
 static unsigned control_live(void)
 {
     unsigned n;
@@ -364,8 +397,10 @@ API const struct cuda_stub cuda_stub = {
     .calls = control_calls,
     .violations = control_violations,
     .deepest = control_deepest,
+    .pending = control_pending,
     .live = control_live,
     .emulates = control_emulates,
+    .arm = control_arm,
     .inside = control_inside,
     .violate = control_violate,
     .run = control_run,

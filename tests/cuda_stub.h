@@ -26,6 +26,9 @@ struct cuda_stub_config {
     unsigned devices;      /* 0: 1 */
     uint64_t memory_bytes; /* of a device; 0: 1 GiB */
     bool no_device;        /* cuInit fails */
+    /* A stream gets no further than somebody has asked for, by an event behind it or a sync, as drivers may
+     * that hand work on in batches. With OFL_STUB_LAZY in the environment all do. */
+    bool lazy;
     bool pageable;         /* copies from and to memory that is not registered: as the real one does */
     const char *fail_call; /* from now on, the fail_nth call (from 1) of this name... */
     unsigned fail_nth;     /* */
@@ -43,8 +46,11 @@ struct cuda_stub {
     /* How often the driver was used as it must not be; text: the first time, if any. */
     unsigned (*violations)(char *text, size_t size);
     unsigned (*deepest)(void); /* operations that a stream has held at once, at most, since the reset */
+    unsigned (*pending)(void); /* operations that streams have and have not executed */
     unsigned (*live)(void);    /* streams, events, allocations, registrations, contexts, modules in use */
     bool (*emulates)(void);    /* whether kernels can run: the build had a C++ compiler */
+    /* What is to fail, counted from now on; nothing is on a stream. Counts of reset take in what open does. */
+    void (*arm)(const struct cuda_stub_config *config);
     /* For a stub of another of CUDA's libraries: whether bytes from p on are device memory; notes a
      * mistake; puts fn(owned) on a stream, which frees owned, as a call of that
      * name. */

@@ -272,6 +272,7 @@ API cuda_result cuStreamCreateWithPriority(cuda_stream *out, unsigned flags, int
     s->alive = ALIVE;
     s->context = current;
     s->tail = &s->head;
+    s->lazy = stub.config.lazy || getenv("OFL_STUB_LAZY");
     s->random = stub.config.seed * 1000 + stub.created++;
     pthread_cond_init(&s->more, NULL);
     pthread_cond_init(&s->room, NULL);
@@ -374,15 +375,26 @@ API cuda_result cuEventRecord(cuda_event e, cuda_stream s)
     if (rc == CUDA_OK && e->completed != e->recorded)
         (void)stub_violate(0,
                            "cuEventRecord: its last record has not completed"); /* allowed, but our mistake */
-    if (rc == CUDA_OK)
-        stub_enqueue(s, &(struct op){.kind = RECORD, .event = e, .turn = ++e->recorded});
+    if (rc == CUDA_OK) {
+        e->stream = s;
+        e->place = stub_enqueue(s, &(struct op){.kind = RECORD, .event = e, .turn = ++e->recorded});
+    }
     return leave(rc);
+}
+
+/* What is recorded and has not completed is on a stream that lives. */
+static void ask(const struct CUevent_st *e)
+{
+    if (e->completed < e->recorded && e->stream->alive == ALIVE)
+        stub_ask(e->stream, e->place);
 }
 
 API cuda_result cuEventQuery(cuda_event e)
 {
     ENTER(CONTEXT_TOO);
     rc = stub_check_event(__func__, e);
+    if (rc == CUDA_OK)
+        ask(e);
     if (rc == CUDA_OK && e->completed < e->recorded && ++stub.early != stub.config.early_event)
         rc = CUDA_NOT_READY;
     return leave(rc);
@@ -395,6 +407,8 @@ API cuda_result cuEventSynchronize(cuda_event e)
     ENTER(CONTEXT_TOO);
     rc = stub_check_event(__func__, e);
     turn = rc == CUDA_OK ? e->recorded : 0;
+    if (rc == CUDA_OK)
+        ask(e);
     while (rc == CUDA_OK && e->completed < turn && !atomic_load(&stub.lost)) {
         pthread_mutex_unlock(&stub.lock);
         stub_nap();
@@ -424,6 +438,8 @@ API cuda_result cuStreamWaitEvent(cuda_stream s, cuda_event e, unsigned flags)
         rc = stub_check_event(__func__, e);
     if (rc == CUDA_OK && flags)
         rc = stub_violate(CUDA_INVALID_VALUE, "cuStreamWaitEvent: flags");
+    if (rc == CUDA_OK)
+        ask(e);
     if (rc == CUDA_OK && !dropped())
         stub_enqueue(s, &(struct op){.kind = WAIT_EVENT, .event = e, .turn = e->recorded});
     return leave(rc);

@@ -57,7 +57,8 @@ struct CUstream_st {
     struct op *head, **tail;
     unsigned count;
     uint64_t issued, executed, random;
-    bool closing;
+    uint64_t asked; /* for what was issued up to there, somebody has asked */
+    bool closing, lazy;
 };
 
 struct CUevent_st {
@@ -65,6 +66,8 @@ struct CUevent_st {
     struct CUevent_st *next;
     struct CUctx_st *context;
     uint64_t recorded, completed, at_ns;
+    struct CUstream_st *stream; /* where it was recorded last, and as which of its operations */
+    uint64_t place;
 };
 
 struct range {
@@ -120,6 +123,7 @@ unsigned char *stub_reach(const void *p);
 void *stub_stream(void *stream); /* the thread of one; not under the lock */
 /* Gives the lock up while the stream is full. Returns op's place in the order. */
 uint64_t stub_enqueue(struct CUstream_st *s, const struct op *op);
+void stub_ask(struct CUstream_st *s, uint64_t upto);   /* a lazy stream goes on to that place */
 void stub_drain(struct CUstream_st *s, uint64_t upto); /* until that place has been executed */
 void stub_nap(void);
 

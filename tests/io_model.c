@@ -13,6 +13,7 @@
 #define GUARD      64u
 #define GUARD_BYTE 0x5a
 #define PAGE       4096u
+#define ALIGN      (64u << 10) /* of memory: an address modulo any block is the seed's, not the system's */
 #define SMALL      (64u << 10) /* buffers that stay with their slot */
 #define POOL_BYTES (4u << 20)
 #define HOT_BYTES  (256u << 10)
@@ -36,10 +37,12 @@ static void complain(struct model *m, const struct model_slot *s, const char *wh
 struct model *model_create(uint64_t seed, uint64_t limit_bytes)
 {
     struct model *m = calloc(1, sizeof *m);
-    uint64_t *pool = mmap(NULL, POOL_BYTES + limit_bytes + PAGE, PROT_READ | PROT_WRITE,
+    uint64_t *pool = mmap(NULL, POOL_BYTES + limit_bytes + PAGE + ALIGN, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     assert_true(m && pool != MAP_FAILED);
+    m->mapping = pool;
+    pool = (uint64_t *)(((uintptr_t)pool + ALIGN - 1) / ALIGN * ALIGN);
     m->random = seed | 1;
     m->limit_bytes = limit_bytes;
     for (uint64_t i = 0; i < (POOL_BYTES + limit_bytes + PAGE) / sizeof *pool; i++)
@@ -60,7 +63,7 @@ void model_destroy(struct model *m)
         free(m->file[i].now);
         free(m->file[i].unknown);
     }
-    munmap((void *)(uintptr_t)m->pool, POOL_BYTES + m->limit_bytes + PAGE);
+    munmap(m->mapping, POOL_BYTES + m->limit_bytes + PAGE + ALIGN);
     free(m);
 }
 
@@ -75,6 +78,22 @@ void model_add(struct model *m, const char *name, struct io_file *f, uint64_t by
     file->now = calloc(1, bytes);
     file->unknown = calloc(1, bytes);
     assert_true(file->now && file->unknown);
+}
+
+static struct {
+    uint64_t now_ns, random;
+} virtual = {3600000000000u, 1};
+
+static uint64_t virtual_clock(void)
+{
+    return virtual.now_ns += mem_below(&virtual.random, 2000);
+}
+
+void model_set_clock(struct model *m)
+{
+    virtual.random = mem_draw(&m->random) | 1;
+    m->q->clock = virtual_clock;
+    m->q->now_ns = virtual_clock();
 }
 
 /* ---- what to ask for ------------------------------------------------------ */
@@ -179,7 +198,7 @@ static void place_buffer(struct model *m, struct model_slot *s)
         wanted = SMALL;
     if (s->capacity < wanted) {
         free(s->memory);
-        s->memory = aligned_alloc(PAGE, (wanted + PAGE - 1) / PAGE * PAGE);
+        s->memory = aligned_alloc(ALIGN, (wanted + ALIGN - 1) / ALIGN * ALIGN);
         assert_non_null(s->memory);
         s->capacity = wanted;
     }
@@ -197,7 +216,8 @@ static struct model_slot *free_slot(struct model *m)
     return NULL;
 }
 
-void model_submit(struct model *m)
+/* Submits one random request, if a slot and a range are free. */
+static void model_submit(struct model *m)
 {
     struct model_slot *s = free_slot(m);
     struct io_request *r;
@@ -233,11 +253,12 @@ void model_submit(struct model *m)
     s->user = (struct mem_user){0};
     m->out++;
     m->submitted++;
-    s->submit_ns = base_now_ns();
+    s->submit_ns = m->q->clock();
     io_submit(m->q, r);
 }
 
-void model_cancel(struct model *m)
+/* Cancels a random one that is out. */
+static void model_cancel(struct model *m)
 {
     struct model_slot *s = &m->slot[below(m, MODEL_SLOTS)];
 
@@ -355,7 +376,7 @@ static void settle(struct model *m, struct model_slot *s)
 
     if (!s->busy || r->cookie != s)
         complain(m, s, "came back, but was not out");
-    if (r->elapsed_ns > base_now_ns() - s->submit_ns)
+    if (r->elapsed_ns > m->q->clock() - s->submit_ns)
         complain(m, s, "took longer than it was out");
     if (r->op == IO_READ && !is_guarded(r))
         complain(m, s, "bytes beside the buffer were touched");
@@ -435,7 +456,7 @@ void model_step(struct model *m)
         model_take(m, done, io_wait(m->q, done, 1 + (unsigned)below(m, 64), below(m, 100000)));
     if (m->q->armed && kind % 16 == 0)
         check_wakeup(m);
-    if (m->asks && kind % 4 == 0)
+    if (m->asks && kind % 8)
         take_late(m);
 }
 
@@ -492,7 +513,7 @@ static void close_queue(struct model *m)
 
 void model_drain(struct model *m)
 {
-    uint64_t end_ns = base_now_ns() + 60000000000u;
+    uint64_t end_ns = base_now_ns() + 240000000000u; /* a hang */
     struct io_request *done[64];
 
     if (m->engine)

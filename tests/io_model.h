@@ -55,6 +55,7 @@ struct model {
     struct model_range range[MODEL_SLOTS];
     unsigned out; /* slots */
     uint64_t random, submitted, limit_bytes;
+    void *mapping;
     const unsigned char *pool; /* what is written: random bytes, read-only */
     uint32_t cancel, deadline; /* of 1000 requests */
     bool may_fail;             /* errors are injected */
@@ -73,10 +74,9 @@ void model_destroy(struct model *m);
 /* The file, of `bytes` zeros, is the model's now, but for closing it. */
 void model_add(struct model *m, const char *name, struct io_file *f, uint64_t bytes);
 
-/* Submits one random request, if a slot and a range are free. */
-void model_submit(struct model *m);
-/* Cancels a random one that is out. */
-void model_cancel(struct model *m);
+/* Puts the queue that has been opened on a clock of the model's, where looks at it make time pass, so that
+ * a seed says all. */
+void model_set_clock(struct model *m);
 /* Checks what has come back. */
 void model_take(struct model *m, struct io_request **done, unsigned n);
 /* One random step: submissions, and now and then a flush, a cancellation, a collection. */

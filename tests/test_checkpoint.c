@@ -21,10 +21,11 @@
 #include "examples/model/checkpoint.h"
 #include "examples/model/config.h"
 #include "tests/model_fixture.h"
+#include "tests/temporary.h"
 
 #define STORY "../shared/models/story"
 
-static char root[] = "/tmp/ofl-test-checkpoint-XXXXXX";
+static char root[200];
 static struct ofl_ctx *ctx;
 
 static const struct llama_config small = {.shape = {.layers = 2,
@@ -348,7 +349,7 @@ static int setup(void **state)
     struct ofl_config config = {.size = sizeof config, .device_bytes = 1 << 20, .host_bytes = 4 << 20};
 
     (void)state;
-    return mkdtemp(root) ? ofl_open(&config, &ctx) : -1;
+    return temporary_dir("checkpoint", root, sizeof root) == 0 ? ofl_open(&config, &ctx) : -1;
 }
 
 static int teardown(void **state)

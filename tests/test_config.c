@@ -23,8 +23,9 @@
 
 #include "examples/model/checkpoint.h"
 #include "examples/model/config.h"
+#include "tests/temporary.h"
 
-static char dir[] = "/tmp/ofl-test-config-XXXXXX";
+static char dir[200];
 static char file[sizeof dir + 16];
 
 /* ---- helpers ----------------------------------------------------------- */
@@ -474,7 +475,7 @@ static void presets_have_their_sizes(void **state)
 static int setup(void **state)
 {
     (void)state;
-    if (!mkdtemp(dir))
+    if (temporary_dir("config", dir, sizeof dir) < 0)
         return -1;
     snprintf(file, sizeof file, "%s/config.json", dir);
     return 0;

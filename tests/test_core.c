@@ -209,7 +209,7 @@ static void close_program(struct program *p, bool expect_wrong)
     for (int i = 0; i < TENSORS && !expect_wrong; i++)
         read_back(p, &p->models[i]);
     check_budgets(p);
-    ok(p, fixture_close(p->ctx), "close");
+    ok(p, fixture_ctx_close(p->ctx), "close");
     if ((atomic_load(&p->wrong_words) != 0) != expect_wrong)
         fail_msg("seed %llu: %u wrong words", (unsigned long long)p->seed, atomic_load(&p->wrong_words));
 }
@@ -422,7 +422,7 @@ static void larger_than_the_host_alone(void **state)
         }
         ok(&p, ofl_stream_sync(p.streams[0]), "sync");
         assert_int_equal(atomic_load(&p.wrong_words), 0);
-        ok(&p, fixture_close(p.ctx), "close");
+        ok(&p, fixture_ctx_close(p.ctx), "close");
     }
     unlink(path);
 }
@@ -466,14 +466,14 @@ static void budgets_refuse_at_once(void **state)
     assert_int_equal(ofl_release(ctx, leases, 1, s), 0);
     assert_int_equal(ofl_acquire(ctx, leases + 1, 1, s), 0);
     assert_int_equal(ofl_release(ctx, leases + 1, 1, s), 0);
-    assert_int_equal(fixture_close(ctx), 0);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
 
     config.nvme = fixture_nvme(*state, MIB);
     assert_int_equal(ofl_open(&config, &ctx), 0);
     tensor_of(ctx, "first", 900000);
     huge.elems = 900000;
     expect_error(ofl_tensor_create(ctx, &huge, &t), -OFL_EBUDGET, "raise the NVMe budget by at least");
-    assert_int_equal(fixture_close(ctx), 0);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
     config.host_bytes = 1000000;
     expect_error(ofl_open(&config, &ctx), -OFL_EBUDGET, "the smallest workable is 2097152");
     config.host_bytes = 0;
@@ -508,7 +508,7 @@ static void leases_exclude(void **state)
     assert_int_equal(ofl_release(ctx, twice, 2, s), 0);
     expect_error(ofl_tensor_read(a.tensor, 999, &byte, 2), -EINVAL, "it has 1000 bytes");
     expect_error(ofl_step_end(ctx), -OFL_ESTATE, "no step is open");
-    assert_int_equal(fixture_close(ctx), 0);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
 }
 
 /* A plan makes a cyclic scan hit: with room for half of the tensors about half of the
@@ -551,7 +551,7 @@ static void plan_beats_recency(void **state)
     /* Prefetch turns the rest into hits as well: fills started ahead count as such. */
     assert_true(after.hits - before.hits >= 100);
     assert_true(after.device_in_bytes == 0); /* zeros are made on the device */
-    assert_int_equal(fixture_close(ctx), 0);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
 }
 
 int main(void)

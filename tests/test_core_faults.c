@@ -98,7 +98,7 @@ static void errors_are_seen_and_nothing_hangs(void **state)
             if (!strstr(ofl_error(), "tensor-"))
                 fail_msg("seed %llu: %d: \"%s\" names no tensor", (unsigned long long)seed, err, ofl_error());
         }
-        closed = fixture_close(r.ctx);
+        closed = fixture_ctx_close(r.ctx);
         broken += closed < 0;
         /* An error that the program did not see is one that the context reports at the end. */
         if (err == 0 && closed == 0)
@@ -122,7 +122,7 @@ static void without_errors_all_is_well(void **state)
         assert_int_equal(ofl_tensor_read(r.tensors[i], BYTES - 1, &byte, 1), 0);
         assert_int_equal(byte, 400 / TENSORS + (i < 400 % TENSORS));
     }
-    assert_int_equal(fixture_close(r.ctx), 0);
+    assert_int_equal(fixture_ctx_close(r.ctx), 0);
 }
 
 /* The descriptor of the nameless store file: the largest deleted file that is open. */
@@ -186,7 +186,7 @@ static void corruption_is_detected(void **state)
         err = touch(&r, i);
     err = ofl_stream_sync(r.stream);
     assert_int_equal(err, -OFL_ECHECKSUM);
-    fixture_close(r.ctx);
+    fixture_ctx_close(r.ctx);
     free(garbage);
 }
 

@@ -301,7 +301,7 @@ static void run_program(struct program *p, size_t c, uint64_t seed, const char *
     for (unsigned i = 0; i < TENSORS; i++)
         read_back(p, &p->models[i]);
     check_homes(p, c);
-    ok(p, fixture_close(p->ctx), "close");
+    ok(p, fixture_ctx_close(p->ctx), "close");
     if (atomic_load(&p->wrong_words))
         fail_msg("%s, seed %llu: %u wrong words", cases[c].name, (ull)seed, atomic_load(&p->wrong_words));
 }
@@ -359,7 +359,7 @@ static void errors_end_the_program(void **state)
             if (err == 0 && k % 20 == 19)
                 err = ofl_stream_sync(p.streams[0]);
         }
-        failed += (fixture_close(p.ctx) < 0) | (err < 0);
+        failed += (fixture_ctx_close(p.ctx) < 0) | (err < 0);
     }
     assert_true(failed > rounds / 2);
 }
@@ -433,7 +433,7 @@ static void tensors_are_spread_evenly(void **state)
         for (int tier = 0; tier < OFL_TIERS; tier++)
             if (tier != OFL_DEVICE || rooms[k].device)
                 assert_true(last[tier] > MIB);
-        assert_int_equal(fixture_close(ctx), 0);
+        assert_int_equal(fixture_ctx_close(ctx), 0);
     }
 }
 
@@ -449,7 +449,7 @@ static int create_all(const struct ofl_config *config, const uint64_t *sizes, un
     for (unsigned i = 0; i < count && err == 0; i++)
         tensor_of(ctx, OFL_KIND_GRADIENT, sizes[i], &err);
     snprintf(why, sizeof why, "%s", ofl_error());
-    closed = fixture_close(ctx);
+    closed = fixture_ctx_close(ctx);
     assert_int_equal(closed, 0);
     return err < 0 ? base_fail(err, "%s", why) : 0;
 }
@@ -594,7 +594,7 @@ static void leases_keep_their_room(void **state)
     assert_int_equal(err, -OFL_EBUDGET);
     homes[0] = tensor_of(ctx, OFL_KIND_WEIGHT, MIB, &err);
     assert_int_equal(err, 0);
-    assert_int_equal(fixture_close(ctx), 0);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
     config.leased_bytes = config.device_bytes + 1;
     assert_int_equal(ofl_open(&config, &ctx), -EINVAL);
     assert_non_null(strstr(ofl_error(), "leased_bytes 3145729 exceed the device budget of 3145728 bytes"));
@@ -677,7 +677,7 @@ static void homes_come_after_caches(void **state)
         for (int i = 0; i < 3; i++)
             assert_int_equal(ofl_tensor_destroy(homes[i]), 0);
         assert_int_equal(ctx->engine.pager.stage_bytes, 2 * STAGE - 3 * TILE); /* as large as before */
-        assert_int_equal(fixture_close(ctx), 0);
+        assert_int_equal(fixture_ctx_close(ctx), 0);
     }
 }
 
@@ -729,7 +729,7 @@ static void mixed_groups_are_not_bound(void **state)
     assert_int_equal(ofl_optimizer_bind(o, weight, grad), -ENOTSUP);
     assert_non_null(strstr(ofl_error(), "lives on the device and"));
     assert_int_equal(ofl_tensor_destroy(weight), 0); /* nothing holds it */
-    assert_int_equal(fixture_close(ctx), 0);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
 }
 
 int main(void)

@@ -84,7 +84,7 @@ static const struct {
     const char *file;
     const char *part; /* of the sentence */
 } refused[] = {
-    {"/no/such/driver.so", "load the CUDA driver /no/such/driver.so: "},
+    {"/proc/self/absent/driver.so", "load the CUDA driver /proc/self/absent/driver.so: "},
     {"libm.so.6", "CUDA driver libm.so.6 has no cuInit: version 12 or later is needed"},
 };
 

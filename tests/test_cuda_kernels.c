@@ -7,6 +7,7 @@
  *    and f32 noise of the CPU's;
  *  - NaN and infinity come through; what is overwritten held NaN; nothing around a buffer is written to;
  *  - results have the same bits whatever the order of threads and blocks, and whatever the grid;
+ *  - closing waits for what is still on the stream;
  *  - a result that is a little wrong is refused: every comparison is made a second time with one number
  *    two units off (the negative control), and a guard that is written to is noticed.
  * The loss: tests/test_cuda_head.c.
@@ -629,6 +630,20 @@ static void test_guards(void **state)
     gpu_close(&g);
 }
 
+/* What a program that failed half-way has left on the stream reads pinned memory: close waits before it frees
+ * that. On a stub that executes nothing that nobody has asked for. */
+static void test_close_waits(void **state)
+{
+    struct gpu g;
+
+    (void)state;
+    setenv("OFL_STUB_LAZY", "1", 1);
+    gpu_open(&g, 1);
+    unsetenv("OFL_STUB_LAZY");
+    llama_cuda_in(g.cuda, g.lease.ptr, g.staging, 64);
+    gpu_close(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -639,7 +654,7 @@ int main(void)
         cmocka_unit_test(test_narrow),         cmocka_unit_test(test_init),
         cmocka_unit_test(test_embed),          cmocka_unit_test(test_embed_plan),
         cmocka_unit_test(test_embed_backward), cmocka_unit_test(test_grids),
-        cmocka_unit_test(test_guards),
+        cmocka_unit_test(test_guards),         cmocka_unit_test(test_close_waits),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

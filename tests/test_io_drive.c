@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "io/drive_internal.h"
@@ -363,6 +364,102 @@ static void loop_device(void **state)
     io_drive_key(&d, key, sizeof key);
     io_drive_key(&other, key_of_other, sizeof key_of_other);
     assert_string_not_equal(key, key_of_other);
+}
+
+/* A loop device without direct I/O passes the page cache; what lies on it, in a partition too, does so as well. */
+static void loop_device_and_page_cache(void **state)
+{
+    static const struct entry tree[] = {
+        {"proc/self/mountinfo", "50 1 7:3 / /mnt rw - ext4 /dev/loop3 rw\n"},
+        {"sys/dev/block/7:3", "->../../devices/virtual/block/loop3"},
+        {"sys/dev/block/259:5", "->../../devices/virtual/block/loop3/loop3p1"},
+        {"sys/dev/block/253:0", "->../../devices/virtual/block/dm-0"},
+        {"sys/devices/virtual/block/loop3/size", "2097152\n"},
+        {"sys/devices/virtual/block/loop3/loop/backing_file", "/nowhere/images/a.img\n"},
+        {"sys/devices/virtual/block/loop3/loop3p1/partition", "1\n"},
+        {"sys/devices/virtual/block/dm-0/size", "99\n"},
+        {"sys/devices/virtual/block/dm-0/slaves/loop3p1", "->../../loop3/loop3p1"},
+        {0}};
+    static const unsigned places[][2] = {{7, 3}, {259, 5}, {253, 0}};
+    char keys[2][IO_DRIVE_KEY_BYTES], text[200];
+    struct io_drive d;
+
+    (void)state;
+    put_all(tree);
+    for (unsigned direct = 0; direct < 2; direct++) {
+        put("sys/devices/virtual/block/loop3/loop/dio", direct ? "1\n" : "0\n");
+        for (unsigned i = 0; i < 3; i++) {
+            look("/mnt", places[i][0], places[i][1], &d);
+            assert_string_equal(d.cached, direct ? "" : "loop3");
+            assert_string_equal(d.memory, "");
+            io_drive_caveat(&d, text, sizeof text);
+            assert_int_equal(strstr(text, "page cache") == NULL, direct);
+        }
+        io_drive_key(&d, keys[direct], IO_DRIVE_KEY_BYTES);
+    }
+    assert_string_not_equal(keys[0], keys[1]); /* a profile of the one is none of the other */
+}
+
+/* Drives that are made of memory, and files in memory that drives are made of. */
+static void drives_of_memory(void **state)
+{
+    static const struct entry tree[] = {{"sys/dev/block/252:0", "->../../devices/virtual/block/zram0"},
+                                        {"sys/devices/virtual/block/zram0/size", "2097152\n"},
+                                        {"sys/dev/block/1:0", "->../../devices/virtual/block/ram0"},
+                                        {"sys/devices/virtual/block/ram0/size", "2097152\n"},
+                                        {"sys/dev/block/7:3", "->../../devices/virtual/block/loop3"},
+                                        {"sys/devices/virtual/block/loop3/size", "2097152\n"},
+                                        {"sys/devices/virtual/block/loop3/loop/dio", "1\n"},
+                                        {0}};
+    char file[] = "/dev/shm/test_io_drive-XXXXXX", text[200], removed[64];
+    struct io_drive shm, d;
+    int fd = mkstemp(file);
+
+    (void)state;
+    put_all(tree);
+    put("proc/self/mountinfo", "25 1 0:23 / /shm rw - tmpfs tmpfs rw\n");
+    look("/shm/x", 0, 23, &d);
+    assert_string_equal(d.memory, "tmpfs");
+    look("/", 252, 0, &d);
+    assert_string_equal(d.memory, "zram0");
+    look("/", 1, 0, &d);
+    assert_string_equal(d.memory, "ram0");
+    put("sys/devices/virtual/block/loop3/loop/backing_file", root); /* a drive, or so we hope */
+    look("/", 7, 3, &d);
+    assert_int_equal(io_drive_get(root, &shm), 0);
+    assert_int_equal(d.memory[0] != '\0', shm.memory[0] != '\0');
+    if (fd < 0 || io_drive_get(file, &shm) < 0 || strcmp(shm.memory, "tmpfs") != 0) {
+        if (fd >= 0)
+            (void)unlink(file);
+        fprintf(stderr, "skipped: no tmpfs at /dev/shm\n");
+        skip();
+    }
+    close(fd);
+    put("sys/devices/virtual/block/loop3/loop/backing_file", file);
+    look("/", 7, 3, &d);
+    assert_string_equal(d.memory, "loop3 on tmpfs");
+    io_drive_caveat(&d, text, sizeof text);
+    assert_non_null(strstr(text, "memory"));
+    assert_int_equal(unlink(file), 0);
+    snprintf(removed, sizeof removed, "%s (deleted)", file); /* as the kernel says it */
+    put("sys/devices/virtual/block/loop3/loop/backing_file", removed);
+    look("/", 7, 3, &d);
+    assert_string_equal(d.memory, "loop3 on tmpfs");
+}
+
+static void overlay_names_its_upper_layer(void **state)
+{
+    struct io_drive d;
+
+    (void)state;
+    put("proc/self/mountinfo",
+        "50 1 0:50 / / rw - overlay overlay rw,lowerdir=/a:/b,upperdir=/x\\040y/u,workdir=/w\n");
+    look("/", 0, 50, &d);
+    assert_string_equal(d.upper, "/x y/u");
+    assert_string_equal(d.filesystem, "overlay");
+    put("proc/self/mountinfo", "50 1 0:50 / / ro - overlay overlay ro,lowerdir=/a:/b\n");
+    look("/", 0, 50, &d);
+    assert_string_equal(d.upper, "");
 }
 
 /* ---- drives on drives ---------------------------------------------------- */
@@ -713,12 +810,50 @@ static void real_paths(void **state)
     assert_true(d.total_bytes > 0);
     assert_string_not_equal(d.filesystem, "");
     assert_string_not_equal(d.mount, "");
-    assert_int_equal(io_drive_get("/nowhere/at/all", &d), -ENOENT);
-    assert_non_null(strstr(base_error_text(), "/nowhere/at/all"));
+    assert_int_equal(io_drive_get("/proc/self/absent", &d), -ENOENT);
+    assert_non_null(strstr(base_error_text(), "/proc/self/absent"));
     assert_string_equal(d.filesystem, "");
-    assert_int_equal(io_drive_get("/proc/self", &d), 0);
-    assert_string_equal(d.filesystem, "proc");
-    assert_string_equal(d.name, "");
+    if (access("/proc/self", F_OK) == 0) { /* some chroots lack it */
+        assert_int_equal(io_drive_get("/proc/self", &d), 0);
+        assert_string_equal(d.filesystem, "proc");
+        assert_string_equal(d.name, "");
+    }
+}
+
+/* In a chroot mountinfo doesn't have the mount that its root lies on, or there is no /proc at all. */
+static void root_without_mount(void **state)
+{
+    struct io_drive d, outside;
+    int status, at[2];
+    ssize_t got;
+    pid_t child;
+
+    (void)state;
+    if (geteuid() != 0) {
+        fprintf(stderr, "skipped: only root may chroot\n");
+        skip();
+    }
+    assert_int_equal(io_drive_get(root, &outside), 0);
+    assert_int_equal(pipe(at), 0);
+    child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        if (chroot(root) < 0 || chdir("/") < 0 || io_drive_get("/", &d) < 0)
+            _exit(1);
+        _exit(write(at[1], &d, sizeof d) == sizeof d ? 0 : 1);
+    }
+    close(at[1]);
+    got = read(at[0], &d, sizeof d);
+    close(at[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_int_equal(got, sizeof d);
+    assert_string_equal(d.mount, "/");
+    assert_string_not_equal(d.filesystem, "");
+    assert_int_equal(d.device, outside.device);
+    assert_int_equal(d.total_bytes, outside.total_bytes);
+    if (strcmp(outside.filesystem, "ext4") == 0)
+        assert_non_null(strstr(d.filesystem, "ext4"));
 }
 
 /* ---- frame ------------------------------------------------------------------ */
@@ -770,6 +905,9 @@ int main(void)
         WITH_TREE(virtio_drive),
         WITH_TREE(other_links),
         WITH_TREE(loop_device),
+        WITH_TREE(loop_device_and_page_cache),
+        WITH_TREE(drives_of_memory),
+        WITH_TREE(overlay_names_its_upper_layer),
         WITH_TREE(raid_of_two),
         WITH_TREE(volume_on_one_drive),
         WITH_TREE(btrfs),
@@ -781,6 +919,7 @@ int main(void)
         WITH_TREE(link_that_leads_elsewhere),
         WITH_TREE(keys),
         WITH_TREE(real_paths),
+        WITH_TREE(root_without_mount),
     };
 
     return cmocka_run_group_tests_name("io drive", tests, set_up, tear_down);

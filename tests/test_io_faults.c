@@ -375,8 +375,7 @@ static void run_cancels(const struct mode *m, struct io_queue *q, struct io_file
         if (k % 8 > 1 && k % 8 < 6)
             io_cancel(q, &c->r[CANCELS - 1 - k]);
     while (left) {
-        n = io_wait(q, done, 2, 5000 * MS);
-        assert_true(n > 0);
+        n = io_wait(q, done, 2, UINT64_MAX);
         left -= n;
         while (n > 0)
             take_back(m, c, done[--n]);

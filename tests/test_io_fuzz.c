@@ -118,9 +118,10 @@ static void open_random_queue(struct model *m)
     e.late = sometimes(m, 3);
     m->may_fail = c.faults.error || c.faults.no_space || e.error || e.no_space;
     m->cancel = sometimes(m, 30);
-    m->deadline = sometimes(m, 20);
+    m->deadline = sometimes(m, 40);
     m->asks = mem_below(&m->random, 4);
     m->q = mem_queue_open(&c, &e, &m->engine);
+    model_set_clock(m);
     for (uint64_t device = 1; device < 3; device++)
         io_path_tune(m->q, io_path_get(m->q, device, "mem"), &t);
     for (unsigned i = 0; i < m->file_count; i += 2)

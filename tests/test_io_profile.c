@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "include/offload.h"
+#include "io/layout.h"
 #include "io/profile.h"
 
 static char profiles[600]; /* OFL_PROFILE_DIR of each test; not made yet */
@@ -82,7 +83,7 @@ struct fields {
 };
 
 static const struct fields fine = {.format = "\"liboffload drive profile\"",
-                                   .version = "1",
+                                   .version = "2",
                                    .piece = "2097152",
                                    .window = "16777216",
                                    .depth = "96",
@@ -167,10 +168,10 @@ static void foreign_profiles(void **state)
         struct fields f;
         const char *why;
     } cases[] = {
-        {{.version = "0"}, "version 0, not 1"},
-        {{.version = "2"}, "version 2, not 1"},
-        {{.version = "\"1\""}, "version"},
-        {{.version = "1.0"}, "version"},
+        {{.version = "1"}, "version 1, not 2"},
+        {{.version = "3"}, "version 3, not 2"},
+        {{.version = "\"2\""}, "version"},
+        {{.version = "2.0"}, "version"},
         {{.format = "\"something else\""}, "not a profile"},
         {{.format = "null"}, "not a profile"},
         {{.key = "\"ext4-0000000000000000\""}, "another drive"},
@@ -195,7 +196,7 @@ static void foreign_profiles(void **state)
         {{.read = "\"fast\""}, "damaged"},
         {{.latency = "0"}, "damaged"},
         {{.latency = "9223372036854775808"}, "not a profile"},
-        {{.more = ", \"version\": 1"}, "not a profile"}, /* twice */
+        {{.more = ", \"version\": 2"}, "not a profile"}, /* twice */
         {{.more = "}, {"}, "not a profile"},
     };
     struct io_profile p;
@@ -587,6 +588,85 @@ static void quick_rates(void **state)
     assert_int_equal(io_test_entries_in(io_test.dir), 0); /* no profile either */
 }
 
+static int clean(void **state);
+
+/* ---- figures that are of something else ------------------------------------------------ */
+
+/* Makes a file system in a file, on a loop device, and measures it. */
+struct small {
+    const char *mkfs, *options;
+    bool cached; /* below */
+};
+
+/* Whether the file system takes other blocks for what is to be forgotten. */
+static bool moves(const char *where)
+{
+    const size_t bytes = 16 << 20;
+    void *buf = io_test_aligned(bytes);
+    struct io_layout before = {0}, after = {0};
+    uint64_t common = 0;
+    struct io_file *f;
+
+    memset(buf, 1, bytes);
+    if (io_file_open_scratch(where, 0, &f) == 0) {
+        if (io_file_reserve(f, bytes) == 0 && pwrite(io_file_fd(f, 0), buf, bytes, 0) == (ssize_t)bytes &&
+            io_layout_get(io_file_fd(f, 0), bytes, &before) == 0 && io_file_zero(f, 0, bytes) == 0 &&
+            io_layout_get(io_file_fd(f, 0), bytes, &after) == 0)
+            common = io_layout_common(&before, &after, bytes);
+        io_layout_free(&before);
+        io_layout_free(&after);
+        io_file_close(f);
+    }
+    free(buf);
+    return common < bytes;
+}
+
+static int measure_small(void *arg)
+{
+    const struct small *s = arg;
+    char command[2000], where[700];
+    struct io_profile p;
+
+    if (!io_test_may_mount())
+        return IO_TEST_SKIPPED;
+    snprintf(where, sizeof where, "%s/m", io_test.dir);
+    snprintf(
+        command, sizeof command,
+        "PATH=$PATH:/usr/sbin:/sbin; exec >/dev/null 2>&1; cd '%s' && mkdir m && truncate -s 1G image && %s "
+        "image "
+        "&& d=$(losetup %s --show -f image) && mount $d m; r=$?; [ -z \"$d\" ] || losetup -d $d; exit $r",
+        io_test.dir, s->mkfs, s->options);
+    if (system(command) != 0) {
+        fprintf(stderr, "skipped: %s and mount don't work here\n", s->mkfs);
+        return IO_TEST_SKIPPED;
+    }
+    CHECK(io_profile_get(where, IO_PROFILE_MEASURE, NULL, NULL, &p) == 0);
+    CHECK(p.origin == IO_PROFILE_MEASURED && is_figure(p.first_write_ratio));
+    CHECK(moves(where) ? p.unwritten_ratio == 0 : is_figure(p.unwritten_ratio));
+    CHECK(s->cached == (strstr(p.note, "page cache") != NULL));
+    CHECK(io_profile_get(where, 0, NULL, NULL, &p) == 0);
+    CHECK(p.origin == IO_PROFILE_CACHED && s->cached == (strstr(p.note, "page cache") != NULL));
+    return 0;
+}
+
+static void figures_of_something_else(void **state)
+{
+    static const struct small cases[] = {
+        {"mkfs.xfs -q", "--direct-io=on", .cached = false},
+        {"mkfs.ext4 -q -F", "--direct-io=on", .cached = false},
+        {"mkfs.ext4 -q -F", "--direct-io=off", .cached = true},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct small s = cases[i];
+        int status = io_test_in_child(measure_small, &s);
+
+        assert_int_equal(clean(NULL), 0);
+        io_test_judge_child(status);
+    }
+}
+
 /* ---- frame ------------------------------------------------------------------------------ */
 
 static int set_up(void **state)
@@ -624,11 +704,22 @@ static int clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(kept_profile),       CASE(foreign_profiles),      CASE(truncated_profiles),
-        CASE(no_profiles_at_all), CASE(control_characters),    CASE(directories),
-        CASE(wrong_calls),        CASE(measured_and_kept),     CASE(cancelled),
-        CASE(two_at_once),        CASE(measured_but_not_kept), CASE(page_cache_only),
-        CASE(file_size_limit),    CASE(without_ring),          CASE(quick_rates),
+        CASE(kept_profile),
+        CASE(foreign_profiles),
+        CASE(truncated_profiles),
+        CASE(no_profiles_at_all),
+        CASE(control_characters),
+        CASE(directories),
+        CASE(wrong_calls),
+        CASE(measured_and_kept),
+        CASE(cancelled),
+        CASE(two_at_once),
+        CASE(measured_but_not_kept),
+        CASE(page_cache_only),
+        CASE(file_size_limit),
+        CASE(without_ring),
+        CASE(quick_rates),
+        CASE(figures_of_something_else),
     };
 
     return cmocka_run_group_tests_name("io profile", tests, set_up, io_test_tear_down);

@@ -420,7 +420,7 @@ static unsigned run_trainer(struct trainer *t, const struct ofl_config *config)
             wrong += t->seen[step][w] != t->plain->seen[step][w];
     }
     check_budgets(t);
-    ok(t, fixture_close(t->ctx), "close");
+    ok(t, fixture_ctx_close(t->ctx), "close");
     return wrong;
 }
 

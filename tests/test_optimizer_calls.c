@@ -132,7 +132,7 @@ static void bad_bindings(void **state)
         assert_int_equal(ofl_tensor_destroy(s.weight[0]), 0);
         assert_int_equal(ofl_tensor_destroy(s.grad[1]), 0);
         assert_int_equal(ofl_tensor_destroy(w), 0);
-        assert_int_equal(fixture_close(s.ctx), 0);
+        assert_int_equal(fixture_ctx_close(s.ctx), 0);
     }
 }
 
@@ -187,7 +187,7 @@ static void bad_steps(void **state)
         assert_int_equal(ofl_optimizer_end(s.optimizer), 0);
         assert_int_equal(ofl_optimizer_norm(s.optimizer, &norm), 0);
         assert_true(norm == 0);
-        assert_int_equal(fixture_close(s.ctx), 0); /* the optimizer goes with it */
+        assert_int_equal(fixture_ctx_close(s.ctx), 0); /* the optimizer goes with it */
     }
 }
 
@@ -227,7 +227,7 @@ static void leases_in_the_way(void **state)
                 assert_memory_equal(got, undisturbed, sizeof got);
         }
         assert_true(undisturbed[0] < 0); /* it went down the gradient */
-        assert_int_equal(fixture_close(s.ctx), 0);
+        assert_int_equal(fixture_ctx_close(s.ctx), 0);
     }
 }
 
@@ -257,7 +257,7 @@ static void scales_do_not_mix(void **state)
         assert_int_equal(ofl_tensor_read(s.weight[1], 0, got, sizeof got), 0);
         for (int k = 0; k < 1000; k++)
             assert_true(got[k] == p);
-        assert_int_equal(fixture_close(s.ctx), 0);
+        assert_int_equal(fixture_ctx_close(s.ctx), 0);
     }
 }
 

@@ -26,23 +26,26 @@
 #include <cmocka.h>
 
 #include "base/error.h"
-#include "liboffload/source/safetensors.h"
+#include "liboffload/source/source.h"
 
 #define FUZZ_ROUNDS 20000
 #define STORY       "../shared/models/story/model.safetensors"
 
-static char path[] = "/tmp/ofl-test-safetensors-XXXXXX";
+static char path[] = "/tmp/ofl-test-XXXXXX.safetensors";
 
 /* ---- helpers ----------------------------------------------------------- */
 
-/* The file becomes these bytes, with zeros behind them up to file_bytes. */
+/* The file becomes these bytes, with zeros behind them up to file_bytes. As of 1970: opening what was
+ * written a moment ago waits for a tick of the clock. */
 static void put_raw(const void *bytes, size_t count, uint64_t file_bytes)
 {
+    const struct timespec times[2] = {{0, 1}, {0, 1}};
     int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
 
     assert_true(fd >= 0);
     assert_int_equal(write(fd, bytes, count), (ssize_t)count);
     assert_int_equal(ftruncate(fd, (off_t)file_bytes), 0);
+    assert_int_equal(futimens(fd, times), 0);
     close(fd);
 }
 
@@ -85,12 +88,12 @@ static uint64_t size_of(enum ofl_dtype dtype)
 }
 
 /* What is wrong with an accepted file; NULL if nothing. Pair by pair, in 128 bits. */
-static const char *objection(const struct store_safetensors *s, uint64_t data_offset)
+static const char *objection(const struct source_file *s, uint64_t data_offset)
 {
     uint64_t sum = 0;
 
     for (size_t i = 0; i < s->count; i++) {
-        const struct store_entry *e = &s->entries[i];
+        const struct source_entry *e = &s->entries[i];
         unsigned __int128 elems = 1;
 
         if (e->dims > OFL_DIMS_MAX || e->dtype >= OFL_DTYPES)
@@ -99,21 +102,21 @@ static const char *objection(const struct store_safetensors *s, uint64_t data_of
             elems *= e->shape[d];
         if (elems != e->elems || elems * size_of(e->dtype) != e->bytes)
             return "elements or bytes are not those of the shape";
-        if (e->offset < data_offset || e->offset > s->file_bytes || e->bytes > s->file_bytes - e->offset)
+        if (e->offset < data_offset || e->offset > s->bytes || e->bytes > s->bytes - e->offset)
             return "a range outside the data";
         for (size_t j = 0; j < i; j++) {
-            const struct store_entry *o = &s->entries[j];
+            const struct source_entry *o = &s->entries[j];
 
             if (strcmp(o->name, e->name) >= 0)
                 return "names not in order, or twice";
             if (e->bytes && o->bytes && e->offset < o->offset + o->bytes && o->offset < e->offset + e->bytes)
                 return "ranges overlap";
         }
-        if (store_safetensors_find(s, e->name) != e)
+        if (source_find(s, e->name) != e)
             return "an entry is not found by its name";
         sum += e->bytes;
     }
-    return sum == s->file_bytes - data_offset ? NULL : "bytes of the data belong to no tensor";
+    return sum == s->bytes - data_offset ? NULL : "bytes of the data belong to no tensor";
 }
 
 /* ---- accepted ---------------------------------------------------------- */
@@ -145,22 +148,22 @@ static void accepts_good_files(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
-        struct store_safetensors *s = NULL;
+        struct source_file *s = NULL;
         int rc;
 
         put_header(good[i].header, good[i].data_bytes);
-        rc = store_safetensors_open(path, &s);
+        rc = source_open(path, &s);
         if (rc != 0)
             fail_msg("%s: refused: %s", good[i].header, base_error_text());
         assert_int_equal(s->count, good[i].count);
         assert_string_equal(s->path, path);
-        assert_int_equal(s->file_bytes, 8 + strlen(good[i].header) + good[i].data_bytes);
+        assert_int_equal(s->bytes, 8 + strlen(good[i].header) + good[i].data_bytes);
         if (objection(s, 8 + strlen(good[i].header)))
             fail_msg("%s: %s", good[i].header, objection(s, 8 + strlen(good[i].header)));
-        assert_null(store_safetensors_find(s, "nobody"));
-        store_safetensors_close(s);
+        assert_null(source_find(s, "nobody"));
+        source_close(s);
     }
-    store_safetensors_close(NULL);
+    source_close(NULL);
 }
 
 static void reads_every_dtype(void **state)
@@ -172,14 +175,14 @@ static void reads_every_dtype(void **state)
     assert_int_equal(sizeof names / sizeof names[0], OFL_DTYPES);
     for (int dtype = 0; dtype < OFL_DTYPES; dtype++) {
         uint64_t bytes = 6 * size_of((enum ofl_dtype)dtype);
-        struct store_safetensors *s = NULL;
+        struct source_file *s = NULL;
         char header[128];
 
         snprintf(header, sizeof header,
                  "{\"t\":{\"dtype\":\"%s\",\"shape\":[2,3],\"data_offsets\":[0,%" PRIu64 "]}}", names[dtype],
                  bytes);
         put_header(header, bytes);
-        assert_int_equal(store_safetensors_open(path, &s), 0);
+        assert_int_equal(source_open(path, &s), 0);
         assert_int_equal(s->entries[0].dtype, dtype);
         assert_int_equal(s->entries[0].bytes, bytes);
         assert_int_equal(s->entries[0].elems, 6);
@@ -187,31 +190,31 @@ static void reads_every_dtype(void **state)
         assert_int_equal(s->entries[0].shape[0], 2);
         assert_int_equal(s->entries[0].shape[1], 3);
         assert_int_equal(s->entries[0].offset, 8 + strlen(header));
-        store_safetensors_close(s);
+        source_close(s);
     }
 }
 
 static void reads_a_real_checkpoint(void **state)
 {
-    struct store_safetensors *s = NULL;
-    const struct store_entry *e;
+    struct source_file *s = NULL;
+    const struct source_entry *e;
 
     (void)state;
     if (access(STORY, R_OK) != 0) {
         fprintf(stderr, "no %s here\n", STORY);
         skip();
     }
-    assert_int_equal(store_safetensors_open(STORY, &s), 0);
+    assert_int_equal(source_open(STORY, &s), 0);
     assert_int_equal(s->count, 20);
-    assert_int_equal(s->file_bytes, 2626168);
+    assert_int_equal(s->bytes, 2626168);
     assert_null(objection(s, 2626168 - 2624000));
-    e = store_safetensors_find(s, "model.layers.1.self_attn.k_proj.weight");
+    e = source_find(s, "model.layers.1.self_attn.k_proj.weight");
     assert_non_null(e);
     assert_int_equal(e->dtype, OFL_F32);
     assert_int_equal(e->shape[0], 64);
     assert_int_equal(e->shape[1], 128);
     assert_int_equal(e->offset, 2626168 - 2624000 + 2426880);
-    store_safetensors_close(s);
+    source_close(s);
 }
 
 /* ---- refused ----------------------------------------------------------- */
@@ -302,12 +305,12 @@ static const struct {
 
 static void expect_refusal(const char *what, int code, const char *const *words, size_t count)
 {
-    struct store_safetensors *s = (struct store_safetensors *)8; /* must be left alone */
-    int rc = store_safetensors_open(path, &s);
+    struct source_file *s = (struct source_file *)8; /* must be left alone */
+    int rc = source_open(path, &s);
 
     if (rc != code)
         fail_msg("%s: %d instead of %d: %s", what, rc, code, rc ? base_error_text() : "accepted");
-    assert_ptr_equal(s, (struct store_safetensors *)8);
+    assert_ptr_equal(s, (struct source_file *)8);
     if (!strstr(base_error_text(), path))
         fail_msg("%s: the sentence does not name the file: %s", what, base_error_text());
     for (size_t i = 0; i < count && words[i]; i++)
@@ -352,7 +355,7 @@ static void refuses_hostile_lengths(void **state)
 static void sentences_are_fit_to_print(void **state)
 {
     char header[4096], *name = header + 2;
-    struct store_safetensors *s;
+    struct source_file *s;
 
     (void)state;
     memset(header, 'n', sizeof header);
@@ -360,7 +363,7 @@ static void sentences_are_fit_to_print(void **state)
     memcpy(name + 20, "\\u001b[2J", 9);
     memcpy(header + 3000, "\":{}}", 6);
     put_header(header, 0);
-    assert_int_equal(store_safetensors_open(path, &s), -OFL_EFORMAT);
+    assert_int_equal(source_open(path, &s), -OFL_EFORMAT);
     assert_null(strchr(base_error_text(), 0x1b));
     assert_non_null(strstr(base_error_text(), "nn?[2Jnn"));
     assert_true(strlen(base_error_text()) < 400);
@@ -369,17 +372,17 @@ static void sentences_are_fit_to_print(void **state)
 
 static void refuses_what_is_no_file(void **state)
 {
-    struct store_safetensors *s;
+    struct source_file *s;
     char fifo[sizeof path + 8];
 
     (void)state;
-    assert_int_equal(store_safetensors_open("/tmp/ofl-nowhere/model.safetensors", &s), -ENOENT);
+    assert_int_equal(source_open("/tmp/ofl-nowhere/model.safetensors", &s), -ENOENT);
     assert_non_null(strstr(base_error_text(), "/tmp/ofl-nowhere/model.safetensors"));
     assert_non_null(strstr(base_error_text(), "No such file"));
-    assert_int_equal(store_safetensors_open("/tmp", &s), -EISDIR);
+    assert_int_equal(source_open("/tmp", &s), -EISDIR);
     snprintf(fifo, sizeof fifo, "%s.fifo", path);
     assert_int_equal(mkfifo(fifo, 0600), 0);
-    assert_int_equal(store_safetensors_open(fifo, &s), -EINVAL); /* and does not wait for a writer */
+    assert_int_equal(source_open(fifo, &s), -EINVAL); /* and does not wait for a writer */
     unlink(fifo);
 }
 
@@ -487,7 +490,7 @@ static size_t mutate(char *text, size_t n, size_t room, uint64_t *seed)
 static void fuzz_round(uint64_t seed, unsigned *accepted, unsigned *refused)
 {
     uint64_t x = seed, length, file_bytes, data_bytes = 56;
-    struct store_safetensors *s = NULL;
+    struct source_file *s = NULL;
     char text[1024];
     size_t n = sizeof seed_header - 1;
     const char *why;
@@ -503,7 +506,7 @@ static void fuzz_round(uint64_t seed, unsigned *accepted, unsigned *refused)
     if (next(&x) % 16 == 0)
         file_bytes = next(&x) % (file_bytes + 1);
     put(text, n, length, file_bytes);
-    rc = store_safetensors_open(path, &s);
+    rc = source_open(path, &s);
     if (rc != 0) {
         ++*refused;
         if (rc != -OFL_EFORMAT || !strstr(base_error_text(), path))
@@ -514,7 +517,7 @@ static void fuzz_round(uint64_t seed, unsigned *accepted, unsigned *refused)
     why = objection(s, 8 + length);
     if (why)
         fail_msg("seed %" PRIu64 ": accepted, but %s: %.*s", seed, why, (int)n, text);
-    store_safetensors_close(s);
+    source_close(s);
 }
 
 static void survives_mutations(void **state)
@@ -535,17 +538,17 @@ static void survives_mutations(void **state)
 
 static void checker_objects(void **state)
 {
-    struct store_entry right[] = {
+    struct source_entry right[] = {
         {.name = "a", .dtype = OFL_F32, .dims = 2, .shape = {2, 3}, .elems = 6, .bytes = 24, .offset = 10},
         {.name = "b", .dtype = OFL_U8, .dims = 1, .shape = {4}, .elems = 4, .bytes = 4, .offset = 34},
     };
-    struct store_entry e[2];
-    struct store_safetensors s = {.file_bytes = 38, .count = 2, .entries = e};
+    struct source_entry e[2];
+    struct source_file s = {.bytes = 38, .count = 2, .entries = e};
 
     (void)state;
     for (int fault = 0; fault < 9; fault++) {
         memcpy(e, right, sizeof e);
-        s.file_bytes = 38;
+        s.bytes = 38;
         switch (fault) {
         case 1:
             e[1].offset = 33;
@@ -566,7 +569,7 @@ static void checker_objects(void **state)
             e[1].name = "a";
             break;
         case 7:
-            s.file_bytes = 39;
+            s.bytes = 39;
             break;
         case 8:
             e[0].dims = OFL_DIMS_MAX + 1;
@@ -581,7 +584,7 @@ static void checker_objects(void **state)
 
 static int setup(void **state)
 {
-    int fd = mkstemp(path);
+    int fd = mkstemps(path, (int)strlen(".safetensors"));
 
     (void)state;
     return fd < 0 ? -1 : close(fd);

@@ -2,6 +2,7 @@
  * store: the NVMe tier's space. Ranges never overlap and are whole blocks (every byte of every
  * range is written through the kernel with its owner's number and read back); totals agree; the
  * budget and a full file system refuse with the numbers, and what was taken before stays usable.
+ * What lies in memory takes no more than memory has left.
  * The file has no name and is nobody else's. A seal changes with any bit of what it seals.
  *
  * Negative control: a range that is used after it was given back is seen by the same check.
@@ -9,6 +10,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,12 +23,13 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "include/offload.h"
-#include "io/file.h"
+#include "io/io.h"
 #include "liboffload/store/store.h"
 #include "tests/core_fixture.h"
 
@@ -57,6 +60,89 @@ static uint64_t blocks(uint64_t bytes)
     return (bytes + STORE_BLOCK - 1) / STORE_BLOCK * STORE_BLOCK;
 }
 
+/* ---- memory -------------------------------------------------------------- */
+
+/* A directory on tmpfs; its name goes to dir. */
+static bool make_in_memory(char *dir)
+{
+    struct statfs fs;
+
+    strcpy(dir, "/dev/shm/test_store-XXXXXX");
+    if (statfs("/dev/shm", &fs) == 0 && fs.f_type == TMPFS_MAGIC && mkdtemp(dir))
+        return true;
+    fprintf(stderr, "skipped: no tmpfs at /dev/shm\n");
+    return false;
+}
+
+static void memory_is_counted(void **state)
+{
+    char one[32], two[32];
+    struct store_path paths[2] = {{one, 8 << 20}, {two, 0}};
+    struct store_config c = {
+        .paths = paths, .count = 1, .memory_bytes = 4 << 20, .memory_text = "of the rest"};
+    struct store *s;
+    int err;
+
+    (void)state;
+    if (!make_in_memory(one) || !make_in_memory(two))
+        skip();
+    err = store_open(&c, &s);
+    assert_null(s);
+    expect_error(err, -OFL_EBUDGET, "8388608 bytes wanted, 4194304 bytes left of the rest");
+    expect_error(err, -OFL_EBUDGET, one);
+    c.memory_bytes = 8 << 20;
+    assert_int_equal(store_open(&c, &s), 0);
+    assert_int_equal(store_budget(s), 8 << 20);
+    assert_int_equal(store_memory(s), 8 << 20);
+    store_close(s);
+
+    paths[0].bytes = 0; /* what was not asked for is cut */
+    c.memory_bytes = (4 << 20) + 5;
+    assert_int_equal(store_open(&c, &s), 0);
+    assert_int_equal(store_budget(s), 4 << 20);
+    store_close(s);
+    c.memory_bytes = 100;
+    err = store_open(&c, &s);
+    expect_error(err, -OFL_EBUDGET, "100 bytes left of the rest");
+
+    c.count = 2; /* one asks for a part, the other one takes the rest */
+    c.memory_bytes = 8 << 20;
+    paths[0].bytes = 3 << 20;
+    assert_int_equal(store_open(&c, &s), 0);
+    assert_int_equal(store_budget(s), 8 << 20);
+    assert_int_equal(store_memory(s), 8 << 20);
+    store_close(s);
+    paths[1].bytes = 6 << 20;
+    err = store_open(&c, &s);
+    expect_error(err, -OFL_EBUDGET, "6291456 bytes wanted, 5242880 bytes left");
+    c.memory_text = NULL; /* no limit */
+    assert_int_equal(store_open(&c, &s), 0);
+    assert_int_equal(store_memory(s), 9 << 20);
+    store_close(s);
+    assert_int_equal(rmdir(one), 0);
+    assert_int_equal(rmdir(two), 0);
+}
+
+/* What lies on a drive is none. */
+static void drives_are_not_memory(void **state)
+{
+    const char *dir = *state;
+    struct store_path path = {dir, 1 << 20};
+    struct store_config c = {.paths = &path, .count = 1, .memory_text = "of nothing"};
+    struct io_place place;
+    struct store *s;
+
+    assert_int_equal(io_place_get(dir, &place), 0);
+    if (place.in_memory) {
+        fprintf(stderr, "skipped: %s lies in memory\n", dir);
+        skip();
+    }
+    assert_int_equal(store_open(&c, &s), 0);
+    assert_int_equal(store_budget(s), 1 << 20);
+    assert_int_equal(store_memory(s), 0);
+    store_close(s);
+}
+
 /* ---- ranges ------------------------------------------------------------ */
 
 struct range {
@@ -76,7 +162,7 @@ struct program {
 static void mark(struct program *p, const struct range *r)
 {
     uint64_t last = r->offset + blocks(r->bytes) - STORE_BLOCK, places[2] = {r->offset, last};
-    int fd = store_file(p->store)->member[0].fd;
+    int fd = io_file_fd(store_file(p->store), 0);
 
     for (uint64_t i = 0; i < STORE_BLOCK / 8; i++)
         memcpy(p->block + 8 * i, &r->mark, 8);
@@ -87,7 +173,7 @@ static void mark(struct program *p, const struct range *r)
 static bool intact(struct program *p, const struct range *r)
 {
     uint64_t last = r->offset + blocks(r->bytes) - STORE_BLOCK, places[2] = {r->offset, last}, word;
-    int fd = store_file(p->store)->member[0].fd;
+    int fd = io_file_fd(store_file(p->store), 0);
     bool good = true;
 
     for (int i = 0; i < 2; i++) {
@@ -333,8 +419,8 @@ static void nameless_and_private(void **state)
     umask(mask);
     assert_int_equal(store_take(a, 100000, "a", &at), 0);
     assert_int_equal(entries(dir), 0);
-    assert_int_equal(fstat(store_file(a)->member[0].fd, &of_a), 0);
-    assert_int_equal(fstat(store_file(b)->member[0].fd, &of_b), 0);
+    assert_int_equal(fstat(io_file_fd(store_file(a), 0), &of_a), 0);
+    assert_int_equal(fstat(io_file_fd(store_file(b), 0), &of_b), 0);
     assert_int_equal(of_a.st_mode & 07777, 0600);
     assert_int_equal(of_a.st_nlink, 0);
     assert_true(of_a.st_ino != of_b.st_ino);               /* two jobs don't meet */
@@ -398,6 +484,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranges_never_overlap),
+        cmocka_unit_test(memory_is_counted),
+        cmocka_unit_test(drives_are_not_memory),
         cmocka_unit_test(overlap_is_seen),
         cmocka_unit_test(budget_refuses_with_the_numbers),
         cmocka_unit_test(whole_budget_can_be_taken),

@@ -27,10 +27,11 @@
 #include "examples/model/checkpoint.h"
 #include "examples/model/config.h"
 #include "examples/model/writer.h"
-#include "liboffload/source/safetensors.h"
+#include "liboffload/source/source.h"
 #include "tests/model_fixture.h"
+#include "tests/temporary.h"
 
-static char root[] = "/tmp/ofl-test-writer-XXXXXX";
+static char root[200];
 static struct ofl_ctx *ctx;
 
 static const struct llama_config small = {.shape = {.layers = 2,
@@ -122,17 +123,17 @@ static struct llama_writer writer(const char *dir, const struct llama_config *co
 static const char *difference(const char *dir, const struct llama_shape *shape, enum ofl_dtype dtype)
 {
     static char text[160];
-    struct store_safetensors *s = NULL;
+    struct source_file *s = NULL;
     struct llama_tensor_desc d;
     const char *result = NULL;
     size_t bytes = 0;
     char *path = files_path(dir, "model.safetensors");
     unsigned char *file = files_get(path, &bytes);
 
-    assert_int_equal(store_safetensors_open(path, &s), 0);
+    assert_int_equal(source_open(path, &s), 0);
     assert_int_equal(s->count, llama_tensor_count(shape));
     for (uint32_t i = 0; !result && llama_tensor_at(shape, i, &d) == 0; i++) {
-        const struct store_entry *e = store_safetensors_find(s, d.name);
+        const struct source_entry *e = source_find(s, d.name);
 
         snprintf(text, sizeof text, "%s", d.name);
         if (!e || e->dtype != dtype || e->dims != d.dims || e->shape[0] != d.shape[0] || e->elems != d.elems)
@@ -141,21 +142,30 @@ static const char *difference(const char *dir, const struct llama_shape *shape, 
             if (file[e->offset + b] != pattern(i, b))
                 result = text;
     }
-    store_safetensors_close(s);
+    source_close(s);
     free(file);
     free(path);
     return result;
 }
 
-static void check_small_files(const char *dir, const struct llama_config *config)
+/* A directory's mode is what umask asks for, or that of the empty one that was there. */
+static void check_mode(const char *dir, bool replaced)
 {
-    struct llama_config got;
-    char error[1024] = "", *path = files_path(dir, "generation_config.json"), mode[8];
-    json_t *generation = json_load_file(path, 0, NULL);
     mode_t mask = umask(0);
     struct stat st;
 
     umask(mask);
+    assert_int_equal(stat(dir, &st), 0);
+    if ((st.st_mode & 07777) != (replaced ? 01710 : 0777 & ~mask))
+        fail_msg("mode %o", (unsigned)st.st_mode);
+}
+
+static void check_small_files(const char *dir, const struct llama_config *config)
+{
+    struct llama_config got;
+    char error[1024] = "", *path = files_path(dir, "generation_config.json");
+    json_t *generation = json_load_file(path, 0, NULL);
+
     assert_int_equal(llama_config_load(dir, &got, error, sizeof error), 0);
     assert_memory_equal(&got.shape.layers, &config->shape.layers, 8 * sizeof(uint32_t));
     assert_int_equal(json_array_size(json_object_get(generation, "eos_token_id")), 2);
@@ -165,10 +175,6 @@ static void check_small_files(const char *dir, const struct llama_config *config
     path = files_path(dir, "added.txt");
     assert_int_equal(access(path, R_OK), 0);
     free(path);
-    assert_int_equal(stat(dir, &st), 0);
-    snprintf(mode, sizeof mode, "%o", (unsigned)(st.st_mode & 0777));
-    if ((st.st_mode & 0777) != (0777 & ~mask))
-        fail_msg("mode %s", mode);
 }
 
 static void check_raw_header(const char *dir)
@@ -201,8 +207,10 @@ static void writes_what_it_is_given(void **state)
         config.shape.tied = n % 2 == 0;
         if (n == 1)
             config.shape.vocab = 600001; /* chunks within a tensor, and more than one sync */
-        if (n == 2)
-            assert_int_equal(mkdir(dir, 0755), 0); /* empty: may be used */
+        if (n == 2) {                    /* empty: may be used, and keeps its mode */
+            assert_int_equal(mkdir(dir, 0700), 0);
+            assert_int_equal(chmod(dir, 01710), 0);
+        }
         assert_int_equal(llama_writer_check(dir, error, sizeof error), 0);
         if (llama_checkpoint_write(&w, error, sizeof error) != 0)
             fail_msg("%s", error);
@@ -213,6 +221,7 @@ static void writes_what_it_is_given(void **state)
         assert_true(script.most_bytes <= LLAMA_WRITE_CHUNK_BYTES);
         assert_int_equal(script.most_bytes == LLAMA_WRITE_CHUNK_BYTES, n == 1);
         check_small_files(dir, &config);
+        check_mode(dir, n == 2);
         check_raw_header(dir);
         assert_int_equal(llama_checkpoint_open(ctx, dir, &config.shape, &ck, error, sizeof error), 0);
         assert_int_equal(llama_checkpoint_close(ck), 0);
@@ -417,7 +426,7 @@ static int setup(void **state)
     struct ofl_config config = {.size = sizeof config, .device_bytes = 1 << 20, .host_bytes = 4 << 20};
 
     (void)state;
-    return mkdtemp(root) ? ofl_open(&config, &ctx) : -1;
+    return temporary_dir("writer", root, sizeof root) == 0 ? ofl_open(&config, &ctx) : -1;
 }
 
 static int teardown(void **state)

@@ -1,6 +1,7 @@
 /*
  * What the tests of the tokenizer share: files, JSON to change, and seeded numbers. One
- * temporary file, tokenizer_path, is made by tokenizer_setup for a whole group.
+ * temporary file, tokenizer_path, is made by tokenizer_setup for a whole group, in a folder that holds
+ * nothing else: tokenizer_absent is not there.
  */
 #ifndef TESTS_TOKENIZER_FIXTURE_H
 #define TESTS_TOKENIZER_FIXTURE_H
@@ -19,11 +20,12 @@
 #include <jansson.h>
 
 #include "examples/model/tokenizer.h"
+#include "tests/temporary.h"
 
 #define GOLDEN      "tests/golden/tokenizer_"
 #define ERROR_BYTES 400
 
-static char tokenizer_path[] = "/tmp/ofl-test-tokenizer-XXXXXX";
+static char tokenizer_dir[200], tokenizer_path[220], tokenizer_absent[240];
 
 static inline uint64_t next_random(uint64_t *state)
 {
@@ -130,18 +132,21 @@ static inline void patch(json_t *root, const char *field, const char *text)
 
 static inline int tokenizer_setup(void **state)
 {
-    int fd = mkstemp(tokenizer_path);
+    FILE *file;
 
     (void)state;
-    if (fd >= 0)
-        close(fd);
-    return fd < 0;
+    if (temporary_dir("tokenizer", tokenizer_dir, sizeof tokenizer_dir) < 0)
+        return -1;
+    snprintf(tokenizer_path, sizeof tokenizer_path, "%s/tokenizer.json", tokenizer_dir);
+    snprintf(tokenizer_absent, sizeof tokenizer_absent, "%s/absent/tokenizer.json", tokenizer_dir);
+    file = fopen(tokenizer_path, "wb");
+    return file ? fclose(file) : -1;
 }
 
 static inline int tokenizer_teardown(void **state)
 {
     (void)state;
-    return unlink(tokenizer_path);
+    return unlink(tokenizer_path) == 0 ? rmdir(tokenizer_dir) : -1;
 }
 
 #endif

@@ -22,4 +22,4 @@ gpu-bench: ## measure link, steps, generation and PyTorch on the GPU; JSON below
 
 help: gpu-help
 gpu-help:
-	@awk -F ':.* ## ' '/^gpu-[a-z]*:.* ## / { printf "  %-12s %s\n", $$1, $$2 }' tools/gpu.mk
+	@awk -F ':.* ## ' '/^gpu-[a-z-]*:.* ## / { printf "  %-12s %s\n", $$1, $$2 }' tools/gpu.mk tools/gpu_resources.mk

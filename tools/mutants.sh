@@ -89,12 +89,12 @@ io-not-trimmed|io/piece.c|(char *)t->bounce + t->skip, got);|(char *)t->bounce, 
 io-end-not-seen|io/piece.c|end = got < t->want \&\& at_end(t);|end = got < t->want \&\& t->result == 0;|test_io_queue
 io-window-open|io/queue.c|return path->background_bytes == 0 \|\| path->background_bytes + piece <= path->tuning.window_bytes;|return true;|test_io_paths test_io_fuzz
 io-window-leaks|io/queue.c|    t->path->background_bytes -= t->charged;|    ;|test_io_paths test_io_fuzz
-io-no-deadline|io/queue_deadline.c|if (counted_ns(q) > r->expire_ns)|if (0)|test_io_queue
+io-no-deadline|io/queue_deadline.c|if (counted_ns(q) > r->expire_ns)|if (0)|test_io_deadline
 io-buffers-left-to-the-ring|io/uring.c|(void)io_uring_unregister_buffers(\&u->ring);|;|test_io_limits
 io-locked-memory-not-waited-for|io/uring.c|    if (*waited_ms >= MEMLOCK_WAIT_MS|    if (1 \|\| *waited_ms >= MEMLOCK_WAIT_MS|test_io_limits
-io-late-buffer-returned|io/queue_request.c|    if (--r->open == 0)|    if (--r->open == 0 \|\| r->late)|test_io_engines test_io_queue
-io-late-not-told|io/queue_deadline.c|r->late = r->unnoticed = q->late_news = true;|r->late = r->unnoticed = true;|test_io_queue
-io-stop-counts|io/queue_deadline.c|q->away_ns += q->now_ns - before_ns - stride_ns;|;|test_io_queue
+io-late-buffer-returned|io/queue_request.c|    if (--r->open == 0)|    if (--r->open == 0 \|\| r->late)|test_io_late test_io_deadline
+io-late-not-told|io/queue_deadline.c|r->late = r->unnoticed = q->late_news = true;|r->late = r->unnoticed = true;|test_io_deadline
+io-stop-counts|io/queue_deadline.c|q->away_ns += q->now_ns - before_ns - stride_ns;|;|test_io_deadline test_io_late
 io-cancel-forgotten|io/queue.c|    if (!r->live \|\| r->cancelled)|    if (1)|test_io_faults test_io_paths
 io-drives-not-apart|io/queue.c|return path->inflight < sure \|\| q->transfer_count - q->inflight > owed;|return true;|test_io_paths
 io-parts-stop-together|io/queue.c|(verdict == IO_PIECE_END \&\& r->share_count == 1)|verdict == IO_PIECE_END|test_io_fuzz test_io_paths test_io_stripe
@@ -123,7 +123,7 @@ run() { # test -> 0 if it passes
 
 # One copy, in which a file at a time is changed: only that is compiled again.
 mkdir -p "$work/tree"
-cp -r "$root"/{base,include,io,scheduler,liboffload,tests,examples,bench,docs,tools,Makefile,README.md,liboffload.map,offload.pc.in} \
+cp -r "$root"/{include,base,io,scheduler,liboffload,tests,examples,bench,docs,tools,Makefile,README.md,liboffload.map,offload.pc.in} \
     "$work/tree/"
 
 survivors=0 killed=0

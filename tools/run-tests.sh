@@ -6,12 +6,13 @@
 # Exit 1 on failures, or if nothing ran.
 #
 #     tools/run-tests.sh BUILD_DIR [NAME...]      CHECK=pattern: only tests whose name contains it
+#                                                 OFL_TEST_JOBS=N: so many at once (1)
 #
 # NAME is test_x or y.sh: only these.
-# A crash, a time-out and a program that ends before its last test are failures.
+# A crash, a program that gets nowhere (tools/limit.sh says when) and one that ends before its last
+# test are failures.
 set -euo pipefail
 
-limit_s=${OFL_TEST_LIMIT:-300}
 cd "$(dirname "$0")/.."
 export OFL_BUILD_DIR=${1:?usage: tools/run-tests.sh BUILD_DIR [NAME...]}
 export OFL_PROFILE_DIR=$OFL_BUILD_DIR/profiles # tests leave nothing in the user's cache
@@ -19,20 +20,27 @@ export LC_ALL=C
 pattern=${CHECK-}
 names=" ${*:2} "
 
-passed=0 failed=0 skipped=0 child=
-output=$(mktemp) reasons=$(mktemp)
-trap 'rm -f "$output" "$reasons"' EXIT
-trap '[ -z "$child" ] || kill "$child" 2>/dev/null; exit 130' INT TERM
+jobs=${OFL_TEST_JOBS:-1}
+[ -d "$OFL_BUILD_DIR/tests" ] || { echo "run-tests: no tests are built in $OFL_BUILD_DIR: make tests" >&2; exit 1; }
+# In the build, not in a TMPDIR that may be full or not there.
+work=$(mktemp -d "$OFL_BUILD_DIR/run-tests.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM
+
+# ---- one test, in a subshell of its own ------------------------------------------
+# Its output is in $output, the reasons of what it skipped in $reasons; $work/NAME.text is what will be
+# printed of it, and $work/NAME.counts, written last, the numbers passed, failed and skipped.
 
 # Runs "$@" under the limit; sets status and seconds. In the background, so that a signal
-# to this script is acted on at once; the shell has such children ignore SIGINT: undone.
+# to this script is acted on at once.
 limited() {
-    local start=${EPOCHREALTIME/./} ms
-    env --default-signal timeout -k 10 "$limit_s" "$@" >"$output" 2>&1 </dev/null &
+    local start=${EPOCHREALTIME/./} ms child
+    tools/limit.sh "$@" >"$output" 2>&1 </dev/null &
     child=$!
+    # shellcheck disable=SC2064  # this child
+    trap "kill $child 2>/dev/null; exit 130" INT TERM
     status=0
     wait "$child" || status=$?
-    child=
     ms=$(((${EPOCHREALTIME/./} - start) / 1000))
     printf -v seconds '%d.%02d s' $((ms / 1000)) $((ms % 1000 / 10))
 }
@@ -53,21 +61,24 @@ count() {
     END { print announced + 0, passed + 0, failed + 0, skipped + 0, running }' "$output"
 }
 
-# Adds to the totals, and ends the line of test $1: passed, failed, skipped, a remark.
+# Judges test $1: passed, failed, skipped, a remark.
 report() {
     local name=$1 p=$2 f=$3 s=$4 remark=$5 verdict=ok
-    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     [ "$s" -eq 0 ] || verdict="ok, $s skipped"
     [ "$p" -gt 0 ] || [ "$s" -eq 0 ] || verdict=skipped
     [ "$f" -eq 0 ] || verdict=FAILED
-    printf '%5d %9s  %s%s\n' $((p + f + s)) "$seconds" "$verdict" "${remark:+: $remark}"
-    [ ! -s "$reasons" ] || sed 's/^/    skipped /' "$reasons"
-    [ "$f" -eq 0 ] || sed "s/^/    $name: /" "$output"
+    {
+        printf '%5d %9s  %s%s\n' $((p + f + s)) "$seconds" "$verdict" "${remark:+: $remark}"
+        [ ! -s "$reasons" ] || sed 's/^/    skipped /' "$reasons"
+        [ "$f" -eq 0 ] || sed "s/^/    $name: /" "$output"
+    } >"$work/$name.text"
+    echo "$p $f $s" >"$work/$name.part"
+    mv "$work/$name.part" "$work/$name.counts"
 }
 
 ended() {
     case $status in
-    124 | 137) echo "no end after $limit_s s, or killed" ;;
+    124) tail -n 1 "$output" ;;
     *)
         if [ "$status" -gt 128 ]; then
             echo "ended by SIG$(kill -l $((status - 128)))"
@@ -80,8 +91,6 @@ ended() {
 
 run_program() {
     local name=$1 announced p f s unfinished remark=
-    printf '%-30s' "$name"
-    : >"$reasons"
     limited "$OFL_BUILD_DIR/tests/$name"
     read -r announced p f s unfinished < <(count)
     if [ "$f" -eq 0 ] && [ "$status" -ne 0 ]; then
@@ -96,8 +105,6 @@ run_program() {
 
 run_script() {
     local name=$1
-    printf '%-30s' "$name"
-    : >"$reasons"
     limited "tests/$name"
     case $status in
     0) report "$name" 1 0 0 '' ;;
@@ -109,23 +116,65 @@ run_script() {
     esac
 }
 
-wanted() {
-    [[ $1 == *"$pattern"* ]] && { [ "$names" = '  ' ] || [[ $names == *" $1 "* ]]; }
+run() {
+    local name=$1
+    output=$work/$name.output reasons=$work/$name.reasons
+    : >"$reasons"
+    case $name in
+    *.sh) run_script "$name" ;;
+    *) run_program "$name" ;;
+    esac
+    rm -f "$output" "$reasons"
 }
 
-shopt -s nullglob
-for source in tests/test_*.c; do
-    name=$(basename "$source" .c)
-    if wanted "$name"; then
-        run_program "$name"
+# ---- all of them -------------------------------------------------------------------
+
+passed=0 failed=0 skipped=0 shown=0 named=-1
+all=()
+for source in tests/test_*.c tests/*.sh; do
+    name=${source#tests/} name=${name%.c}
+    if [ -e "$source" ] && [[ $name == *"$pattern"* ]] && { [ "$names" = '  ' ] || [[ $names == *" $name "* ]]; }; then
+        all+=("$name")
     fi
 done
-for script in tests/*.sh; do
-    name=$(basename "$script")
-    if wanted "$name"; then
-        run_script "$name"
+
+# Prints what has ended, in the order of their start, and the name of the first that has not.
+show() {
+    local name p f s
+    while [ $shown -lt ${#all[@]} ]; do
+        name=${all[shown]}
+        [ $named -eq $shown ] || printf '%-30s' "$name"
+        named=$shown
+        [ -e "$work/$name.counts" ] || return 0
+        read -r p f s <"$work/$name.counts"
+        passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+        cat "$work/$name.text"
+        rm -f "$work/$name.text"
+        shown=$((shown + 1))
+    done
+}
+
+running=0
+for name in "${all[@]}"; do
+    if [ $running -ge "$jobs" ]; then
+        wait -n || true
+        running=$((running - 1))
     fi
+    show
+    run "$name" &
+    running=$((running + 1))
 done
+while [ $running -gt 0 ]; do
+    show
+    wait -n || true
+    running=$((running - 1))
+done
+show
+# A test whose judge was killed has no counts.
+if [ $shown -lt ${#all[@]} ]; then
+    echo "FAILED: ${all[shown]} was not judged"
+    failed=$((failed + 1))
+fi
 
 echo
 echo "$passed passed, $failed failed, $skipped skipped"

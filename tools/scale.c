@@ -179,7 +179,8 @@ static void tiles(size_t n)
         step(count, OFL_UPDATE, NULL, 0);
     engine = thread_ns("ofl-engine") - engine;
     caller = now_ns(CLOCK_THREAD_CPUTIME_ID) - caller;
-    printf("%lu %lu\n", (unsigned long)(engine / (2 * rounds * n)), (unsigned long)(caller / (2 * rounds * n)));
+    printf("%lu %lu\n", (unsigned long)(engine / (2 * rounds * n)),
+           (unsigned long)(caller / (2 * rounds * n)));
 }
 
 int main(int argc, char **argv)

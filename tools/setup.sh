@@ -8,7 +8,7 @@ packages=(gcc g++ make pkg-config libc6-dev liburing-dev libhwloc-dev libnuma-de
     libopenblas-pthread-dev libpcre2-dev libcmocka-dev)
 case "${1-}" in
 '') ;;
---ci) packages+=(clang clang-format libclang-rt-14-dev shellcheck strace fio gnuplot-nox) ;;
+--ci) packages+=(clang clang-format libclang-rt-14-dev shellcheck strace fio gnuplot-nox btrfs-progs xfsprogs) ;;
 --show) packages+=(strace fio jq) ;;
 *)
     echo "usage: tools/setup.sh [--ci|--show]" >&2

@@ -13,11 +13,13 @@
 #define ATTENTION_DIM  256 /* the largest head_dim */
 #define DECODE_QUERIES 4   /* as many or fewer: one block each, whose warps share the keys */
 #define DECODE_THREADS 512
+#define DECODE_ROOM    256 /* floats of shared memory for the query */
 #define TILE_THREADS   128
 #define PLAIN_TILE     32 /* rows of queries, of keys; 16 in backward for head_dim above PLAIN_DIM */
 #define PLAIN_DIM      128
 #define MMA_QUERIES    128
-#define MMA_TILE       64 /* rows that stream through shared memory */
+#define MMA_TILE       64 /* rows that stream through shared memory, in forward and past queries */
+#define MMA_KEYS_TILE  32 /* past keys */
 #define PREPARE_ROWS   4  /* of queries to a block */
 #define SUM_THREADS    256
 #define KEYS_BLOCKS                                                                                          \
@@ -60,7 +62,7 @@ static struct llama_launch forward_launch(const struct llama_shape *shape, enum 
     if (n <= DECODE_QUERIES) {
         l.name = "attention_decode";
         l.threads = DECODE_THREADS;
-        l.shared_bytes = DECODE_THREADS / LLAMA_CUDA_WARP * (dim + 2) * sizeof(float);
+        l.shared_bytes = (DECODE_ROOM + DECODE_THREADS / LLAMA_CUDA_WARP * (dim + 2)) * sizeof(float);
     } else if (use_mma(shape, dtype)) {
         l.name = dim == 64 ? "attention_mma64" : "attention_mma128";
         l.grid[1] = (unsigned)parts_of(n, MMA_QUERIES);
@@ -154,7 +156,10 @@ static struct llama_launch keys_launch(const struct backward *b)
     if (use_mma(b->shape, b->dtype)) {
         l.name = dim == 64 ? "attention_keys_mma64" : "attention_keys_mma128";
         l.grid[1] = (unsigned)parts_of(b->n, mma_keys(b->shape));
-        l.shared_bytes = (2 * mma_keys(b->shape) + 4 * MMA_TILE) * dim * 2 + 4 * MMA_TILE * sizeof(float);
+        /* Two stages. At 128 they take the place of the keys and values, which are fewer bytes. */
+        l.shared_bytes = 4 * MMA_KEYS_TILE * (dim * 2 + sizeof(float));
+        if (dim == 64)
+            l.shared_bytes += 2 * mma_keys(b->shape) * dim * 2;
     } else {
         l.name = dim > PLAIN_DIM ? "attention_keys_wide" : "attention_keys";
         l.grid[1] = (unsigned)parts_of(b->n, tile);
@@ -170,11 +175,10 @@ static struct llama_launch queries_launch(const struct backward *b)
         .dtype = b->dtype, .grid = {b->shape->heads, 0, (unsigned)b->batch}, .threads = TILE_THREADS};
 
     if (use_mma(b->shape, b->dtype)) {
-        size_t keys = dim == 64 ? 64 : 32;
-
         l.name = dim == 64 ? "attention_queries_mma64" : "attention_queries_mma128";
         l.grid[1] = (unsigned)parts_of(b->n, MMA_QUERIES);
-        l.shared_bytes = (2 * MMA_QUERIES + 4 * keys) * dim * 2;
+        l.threads = dim == 64 ? TILE_THREADS : 2 * TILE_THREADS; /* a warp has 32 queries, or 16 */
+        l.shared_bytes = 4 * MMA_TILE * dim * 2; /* two stages, and before that as many queries and dout */
     } else {
         l.name = dim > PLAIN_DIM ? "attention_queries_wide" : "attention_queries";
         l.grid[1] = (unsigned)parts_of(b->n, tile);

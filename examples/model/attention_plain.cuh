@@ -189,7 +189,8 @@ template <class T> DEVICE void forward_plain(float *shared, FORWARD_PARAMS(T))
 
 /* ---- forward of a few queries: decoding ------------------------------------------- */
 
-#define DECODE_CHUNKS 8u     /* of 4 numbers that a thread has of a row: 256 / 4 / SHARERS */
+#define DECODE_CHUNKS 8u /* of 4 numbers that a thread has of a row: 256 / 4 / SHARERS */
+#define DECODE_DIM    (DECODE_CHUNKS * SHARERS * 4)
 #define DECODE_KEYS   4u     /* that eight threads have in flight at a time */
 #define LOWEST        -3e38f /* of no key yet; finite, so that two such meet without a NaN */
 
@@ -219,11 +220,19 @@ DEVICE void make_fit(struct running *a, float top, float scale)
     a->top = most;
 }
 
+/* With four numbers of shared memory. */
+DEVICE float dot4_of(const float *shared, const float x[4])
+{
+    float q[4];
+
+    load4(q, shared);
+    return dot4(q, x);
+}
+
 /* DECODE_KEYS keys from `key` on, `step` apart, as far as they lie before `end`. */
 template <class T>
-DEVICE void decode_keys(struct running *a, const float query[DECODE_CHUNKS][4], const T *k, const T *v,
-                        size_t stride, uint32_t key, uint32_t step, uint32_t end, uint32_t dim, uint32_t wide,
-                        float scale)
+DEVICE void decode_keys(struct running *a, const float *query, const T *k, const T *v, size_t stride,
+                        uint32_t key, uint32_t step, uint32_t end, uint32_t dim, uint32_t wide, float scale)
 {
     float s[DECODE_KEYS], x[DECODE_CHUNKS][4], top = LOWEST;
 
@@ -233,7 +242,7 @@ DEVICE void decode_keys(struct running *a, const float query[DECODE_CHUNKS][4], 
         load_chunks(x, k + min(key + j * step, end - 1) * stride, dim, wide);
 #pragma unroll
         for (uint32_t i = 0; i < DECODE_CHUNKS; i++)
-            s[j] += dot4(query[i], x[i]);
+            s[j] += dot4_of(query + 4 * (threadIdx.x % SHARERS + i * SHARERS), x[i]);
         s[j] = row_sum(s[j]);
         s[j] = key + j * step < end ? s[j] : -INFINITY;
         top = fmaxf(top, s[j]);
@@ -272,7 +281,8 @@ DEVICE void merge_eights(struct running *a, unsigned offset, float scale)
 }
 
 /* Grid: (heads, queries, batch). Eight threads have every so-manieth key; then the eights of a warp, then
- * the warps are merged in order. Shared memory: for each warp top, sum and dim numbers. */
+ * the warps are merged in order. Shared memory: the query, which would cost 32 registers, and for each warp
+ * top, sum and dim numbers. */
 template <class T> DEVICE void forward_decode(float *shared, FORWARD_PARAMS(T))
 {
     uint32_t row = blockIdx.y, end = first + row + 1, eights = blockDim.x / SHARERS,
@@ -281,11 +291,14 @@ template <class T> DEVICE void forward_decode(float *shared, FORWARD_PARAMS(T))
     size_t stride = (size_t)kv_heads * dim;
     size_t q_at = (((size_t)blockIdx.z * n + row) * heads + blockIdx.x) * dim;
     size_t k_at = (size_t)blockIdx.z * (first + n) * stride + (size_t)(blockIdx.x / (heads / kv_heads)) * dim;
-    float *own = shared + threadIdx.x / WARP * (dim + 2), top = LOWEST, total = 0;
-    float query[DECODE_CHUNKS][4];
+    float *query = shared, *own, top = LOWEST, total = 0;
     struct running a = {LOWEST, 0, {}};
 
-    load_chunks(query, q + q_at, dim, wide);
+    shared += DECODE_DIM;
+    own = shared + threadIdx.x / WARP * (dim + 2);
+    for (uint32_t i = threadIdx.x; i < DECODE_DIM; i += blockDim.x)
+        query[i] = i < dim ? to_float(q[q_at + i]) : 0.0f;
+    __syncthreads();
     for (uint32_t key = threadIdx.x / WARP * 4; key < end; key += DECODE_KEYS * eights)
         decode_keys(&a, query, k + k_at, v + k_at, stride, key + threadIdx.x / SHARERS % 4, eights, end, dim,
                     wide, scale * LOG2_E);

@@ -357,6 +357,17 @@ int llama_checkpoint_open(struct ofl_ctx *ctx, const char *dir, const struct lla
     return rc;
 }
 
+int llama_checkpoint_check(const struct llama_checkpoint *ck, char *error, size_t error_bytes)
+{
+    for (size_t i = 0; i < ck->shard_count; i++) {
+        int rc = ofl_source_check(ck->shards[i].source);
+
+        if (rc != 0)
+            return llama_fail(rc, error, error_bytes, "%s", ofl_error());
+    }
+    return 0;
+}
+
 int llama_checkpoint_close(struct llama_checkpoint *ck)
 {
     int first = 0, rc;

@@ -62,6 +62,9 @@ struct llama_checkpoint;
  */
 int llama_checkpoint_open(struct ofl_ctx *ctx, const char *dir, const struct llama_shape *shape,
                           struct llama_checkpoint **out, char *error, size_t error_bytes);
+/* 0 if all files are what they were when they were opened; else -OFL_ECHANGED with the sentence. What was read
+ * until now is then of one checkpoint. */
+int llama_checkpoint_check(const struct llama_checkpoint *ck, char *error, size_t error_bytes);
 /* Closes the sources: -OFL_ESTATE while tensors are bound to one of them, which then stays
  * open until ofl_close. NULL accepted. */
 int llama_checkpoint_close(struct llama_checkpoint *ck);

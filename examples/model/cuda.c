@@ -134,6 +134,8 @@ void llama_cuda_close(struct llama_cuda *c)
 {
     if (!c)
         return;
+    if (c->pinned_count > 0)
+        (void)ofl_stream_sync(c->ofl_stream); /* its failure has been told already */
     llama_blas_close(c);
     for (size_t i = 0; i < c->pinned_count; i++)
         c->driver.host_free(c->pinned[i]);
@@ -156,11 +158,10 @@ void llama_cuda_rest(struct llama_cuda *c)
 
 static void find_function(struct llama_cuda *c, struct cuda_function *f)
 {
-    const char *suffix = f->dtype == OFL_F32 ? "f32" : f->dtype == OFL_BF16 ? "bf16" : "f16";
     unsigned result = CUDA_NOT_FOUND;
     char name[64];
 
-    snprintf(name, sizeof name, "%s_%s", f->name, suffix);
+    snprintf(name, sizeof name, "%s_%s", f->name, ofl_dtype_name(f->dtype));
     for (size_t i = 0; i < c->modules_count && result == CUDA_NOT_FOUND; i++)
         result = c->driver.function_get(&f->handle, c->modules[i], name);
     f->shared_bytes = SHARED_BYTES_FREE;

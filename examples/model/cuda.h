@@ -24,7 +24,7 @@ struct llama_cuda;
  * kernels for this GPU were built. */
 int llama_cuda_open(struct ofl_ctx *ctx, struct ofl_stream *s, struct llama_cuda **out, char *error,
                     size_t error_bytes);
-/* The stream's work must be done. NULL accepted. */
+/* Waits for the stream's work, which no closed gate may hold up. NULL accepted. */
 void llama_cuda_close(struct llama_cuda *c);
 /* 0, or the first failure of what was put on the stream, with its sentence. */
 int llama_cuda_check(const struct llama_cuda *c, char *error, size_t error_bytes);

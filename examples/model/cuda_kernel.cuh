@@ -14,8 +14,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define KERNEL extern "C" __global__ void
-#define DEVICE static __device__ __forceinline__
+#define KERNEL        extern "C" __global__ void
+#define DEVICE        static __device__ __forceinline__
+#define DEVICE_MEMBER __device__ __forceinline__ /* of a struct */
 
 #ifndef CUDA_EMULATE
 /* The launch's dynamic shared memory, as an array of type. Once per kernel. */

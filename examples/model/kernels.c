@@ -25,14 +25,9 @@ LLAMA_WIDE void llama_scale(float *a, size_t n, float c)
 
 /* ---- matrices ------------------------------------------------------------ */
 
-static size_t weight_bytes(enum ofl_dtype dtype)
-{
-    return dtype == OFL_F32 ? 4 : 2;
-}
-
 static const void *weight_row(struct llama_weight w, size_t row, size_t in)
 {
-    return (const char *)w.data + row * in * weight_bytes(w.dtype);
+    return (const char *)w.data + row * in * ofl_dtype_bytes(w.dtype);
 }
 
 /* Rows of [out, in] that are widened at a time. A function of the shape alone: it decides the

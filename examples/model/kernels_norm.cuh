@@ -231,7 +231,7 @@ DEVICE void norm_backward(const norm_args<W> &a, float *partial, uint64_t rows, 
                                                                                                              \
         norm_backward(norm_args<W>{dx, dy, x, w, hidden, accumulate, 1}, partial, rows, eps, scratch);       \
     }                                                                                                        \
-    KERNEL __launch_bounds__(512)                                                                            \
+    KERNEL __launch_bounds__(512, 1)                                                                         \
         norm_backward_odd_##suffix(float *dx, float *partial, const float *dy, const float *x, const W *w,   \
                                    uint64_t rows, uint32_t hidden, float eps, uint32_t accumulate)           \
     {                                                                                                        \

@@ -103,12 +103,15 @@ static int check(struct writing *x, const char *dir)
     return 0;
 }
 
-/* mkdir, unlike mkdtemp, gives the mode that the user's umask asks for. */
+/* mkdir, unlike mkdtemp, gives the mode that the user's umask asks for. In the place of an empty directory
+ * nobody else sees what is written, until it has that one's mode. */
 static int make_temporary(struct writing *x)
 {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyz012345";
     unsigned char random[6];
     char suffix[sizeof random + 1] = "";
+    struct stat old;
+    mode_t mode = stat(x->final, &old) == 0 ? 0700 : 0777;
 
     for (int i = 0; i < NAME_TRIES; i++) {
         if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
@@ -119,7 +122,7 @@ static int make_temporary(struct writing *x)
             x->temporary = NULL;
             return fail_errno(x, "write", x->final, -ENOMEM);
         }
-        if (mkdir(x->temporary, 0777) == 0)
+        if (mkdir(x->temporary, mode) == 0)
             return 0;
         if (errno != EEXIST || i == NAME_TRIES - 1) {
             int rc = fail_errno(x, "create directory", x->temporary, -errno);
@@ -190,24 +193,21 @@ static void discard(struct writing *x)
 
 /* ---- model.safetensors ------------------------------------------------- */
 
-static const char *dtype_text(enum ofl_dtype dtype)
-{
-    return dtype == OFL_BF16 ? "BF16" : dtype == OFL_F16 ? "F16" : dtype == OFL_F32 ? "F32" : NULL;
-}
-
 static json_t *header_json(const struct llama_writer *w, uint64_t *data_bytes)
 {
     json_t *root = json_pack("{s:{s:s}}", "__metadata__", "format", "pt"), *entry;
     const struct llama_shape *shape = &w->config->shape;
+    struct ofl_dtype_info info = {.size = sizeof info};
     uint64_t offset = 0, bytes;
     struct llama_tensor_desc d;
 
+    ofl_dtype_info(w->dtype, &info);
     for (uint32_t i = 0; root && i < llama_tensor_count(shape); i++) {
         llama_tensor_at(shape, i, &d);
         bytes = d.elems * ofl_dtype_bytes(w->dtype);
-        entry = json_pack("{s:s, s:[I], s:[I, I]}", "dtype", dtype_text(w->dtype), "shape",
-                          (json_int_t)d.shape[0], "data_offsets", (json_int_t)offset,
-                          (json_int_t)(offset + bytes));
+        entry =
+            json_pack("{s:s, s:[I], s:[I, I]}", "dtype", info.safetensors, "shape", (json_int_t)d.shape[0],
+                      "data_offsets", (json_int_t)offset, (json_int_t)(offset + bytes));
         if (d.dims == 2 && entry)
             json_array_append_new(json_object_get(entry, "shape"), json_integer((json_int_t)d.shape[1]));
         if (json_object_set_new(root, d.name, entry) != 0) {
@@ -407,6 +407,23 @@ static int write_small(struct writing *x)
 
 /* ---- all of it --------------------------------------------------------- */
 
+/* The mode, and where the system lets us the owner, of the empty directory that is replaced. Without
+ * its group, the group's rights go too. */
+static int take_over(struct writing *x)
+{
+    struct stat old;
+    mode_t mode;
+
+    if (stat(x->final, &old) != 0)
+        return 0;
+    mode = old.st_mode & 07777;
+    if (chown(x->temporary, (uid_t)-1, old.st_gid) != 0)
+        mode &= ~(mode_t)(S_ISGID | S_IRWXG);
+    if (chown(x->temporary, old.st_uid, (gid_t)-1) != 0)
+        mode &= ~(mode_t)S_ISUID;
+    return chmod(x->temporary, mode) == 0 ? 0 : fail_errno(x, "set the mode of", x->temporary, -errno);
+}
+
 /* The rename is the moment at which the model exists. */
 static int publish(struct writing *x)
 {
@@ -414,6 +431,8 @@ static int publish(struct writing *x)
 
     if (rc == 0)
         rc = sync_path(x, x->temporary);
+    if (rc == 0)
+        rc = take_over(x);
     if (rc == 0 && rename(x->temporary, x->final) != 0)
         rc = llama_fail(-errno, x->error, x->error_bytes, "rename %s to %s: %s", x->temporary, x->final,
                         ofl_strerror(errno));
@@ -447,7 +466,7 @@ int llama_checkpoint_write(const struct llama_writer *w, char *error, size_t err
 
     if (x.error_bytes)
         error[0] = '\0';
-    if (!dtype_text(w->dtype))
+    if (w->dtype != OFL_F32 && w->dtype != OFL_BF16 && w->dtype != OFL_F16)
         return llama_fail(-EINVAL, error, error_bytes, "write %s: dtype is not f32, bf16 or f16", w->dir);
     rc = llama_config_check(w->config, w->dir, error, error_bytes);
     if (rc == 0)

@@ -185,17 +185,6 @@ static void ctx_free(struct ofl_ctx *ctx)
     free(ctx);
 }
 
-/* A GPU's memory is its own; the host device's is RAM. */
-static void check_budgets(struct ofl_ctx *ctx, const struct ofl_config *c, uint64_t memory_bytes)
-{
-    bool ram = strcmp(dev_name(ctx->engine.dev), "host") == 0;
-    uint64_t bytes = c->host_bytes + (ram ? c->device_bytes : 0);
-
-    if (memory_bytes && bytes > memory_bytes)
-        core_log(ctx, OFL_LOG_WARNING, "budgets of %llu bytes exceed this machine's memory of %llu bytes",
-                 (ull)bytes, (ull)memory_bytes);
-}
-
 static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
 {
     struct mem_machine machine;
@@ -207,9 +196,9 @@ static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
         workers = machine.cores ? machine.cores : 1;
     err = engine_open(&ctx->engine);
     if (err == 0)
-        err = open_memory(ctx, c);
+        err = core_budgets_check(ctx, c);
     if (err == 0)
-        check_budgets(ctx, c, machine.memory_bytes);
+        err = open_memory(ctx, c);
     if (err == 0)
         err = core_io_open(ctx, c);
     if (err == 0)
@@ -219,6 +208,7 @@ static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
     err = open_pager(ctx, c, workers);
     if (err < 0)
         return err;
+    ctx->engine.read_ended = core_source_read;
     return engine_start(&ctx->engine);
 }
 

@@ -25,7 +25,9 @@ struct ofl_ctx {
     struct mem_arena arena;
     struct store *store;
     unsigned file_flags;
-    bool registered; /* the arena, with the ring */
+    uint64_t memory_left;  /* of what the process may have, beside the arenas */
+    char memory_text[160]; /* what was subtracted from what */
+    bool registered;       /* the arena, with the ring */
     ofl_log_fn *log;
     void *log_arg;
     pthread_mutex_t log_lock;
@@ -44,7 +46,9 @@ int core_call(struct ofl_ctx *ctx, int (*run)(struct ofl_ctx *, void *), void *a
 void core_log(struct ofl_ctx *ctx, enum ofl_log_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* storage.c: queue, store; part of opening. */
+/* storage.c: queue, store; part of opening. The budgets are checked before anything takes memory: ctx keeps
+ * what they leave to a store whose bytes are memory. */
+int core_budgets_check(struct ofl_ctx *ctx, const struct ofl_config *c);
 int core_io_open(struct ofl_ctx *ctx, const struct ofl_config *c);
 
 /* tensor.c: makes the internal object without adding it. */
@@ -53,6 +57,7 @@ void core_tensor_free(struct ofl_tensor *t);
 int core_tensor_add(struct ofl_tensor *t);
 /* source.c */
 void core_source_free(struct ofl_source *s);
+void core_source_read(struct core_op *op); /* the engine's read_ended */
 bool core_source_direct(const struct ofl_source *s);
 const struct ofl_source *core_source_next(const struct ofl_source *s); /* of the context's list */
 

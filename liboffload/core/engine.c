@@ -93,9 +93,10 @@ static void env_io(void *arg, struct core_op *op)
 static void seal_job(void *arg)
 {
     struct core_op *op = arg;
+    struct core_engine *e = op->env;
 
     op->seal = store_seal(op->seal_bytes, op->seal_count);
-    engine_post(op->env, op);
+    engine_post(e, op);
 }
 
 static void env_seal(void *arg, struct core_op *op)
@@ -220,6 +221,9 @@ static void reap(struct core_engine *e)
         done_count = io_reap(e->io, done, REAP_MAX);
         late_count = io_late(e->io, late, REAP_MAX);
         pthread_mutex_unlock(&e->io_lock);
+        for (unsigned i = 0; i < done_count; i++)
+            if (done[i]->op == IO_READ)
+                e->read_ended(done[i]->cookie);
         pthread_mutex_lock(&e->lock);
         for (unsigned i = 0; i < late_count; i++)
             pager_late(&e->pager, late[i]->cookie);

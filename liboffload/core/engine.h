@@ -23,6 +23,8 @@ struct core_engine {
     struct dev *dev;
     struct io_queue *io;
     struct base_pool *pool;
+    /* Engine thread, without locks: a read has come back, and the pager has not heard of it. May set op->io.error. */
+    void (*read_ended)(struct core_op *op);
 
     pthread_mutex_t lock;    /* guards the pager and what follows, to the next blank line */
     pthread_cond_t progress; /* for commands that have to wait */
@@ -47,7 +49,7 @@ struct core_engine {
 
 /* Before anything else of e; e is zeroed. 0 or -errno with a sentence. */
 int engine_open(struct core_engine *e);
-/* e->dev, io, pool and the pager's sizes are set. */
+/* e->dev, io, pool, read_ended and the pager's sizes are set. */
 int engine_start(struct core_engine *e);
 /* Ends the thread, once what is in flight has come back. */
 void engine_stop(struct core_engine *e);

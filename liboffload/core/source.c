@@ -1,15 +1,15 @@
-/* source: safetensors files read in place, and tensors whose home they are. */
+/* source: files read in place, and tensors whose home they are. Their formats: liboffload/source/. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "liboffload/core/context.h"
-#include "liboffload/source/safetensors.h"
+#include "liboffload/source/source.h"
 
 struct ofl_source {
     struct ofl_ctx *ctx;
-    struct store_safetensors *header;
-    struct io_file *file;
+    struct source_file *header; /* what the file holds */
+    struct io_file *file;       /* its bytes */
     struct ofl_source *next;
 };
 
@@ -24,7 +24,7 @@ void core_source_free(struct ofl_source *s)
         *at = s->next;
     pthread_mutex_unlock(&s->ctx->lists_lock);
     io_file_close(s->file);
-    store_safetensors_close(s->header);
+    source_close(s->header);
     free(s);
 }
 
@@ -38,8 +38,24 @@ const struct ofl_source *core_source_next(const struct ofl_source *s)
     return s->next;
 }
 
+static int check(const struct ofl_source *s, struct base_error *error)
+{
+    return source_state_check(&s->header->state, io_file_fd(s->file, 0), s->header->path, error);
+}
+
+/* A read has ended: what it brought counts only if the file is still the one that was opened. A write
+ * sets the file's time before it changes a byte, so bytes that were read before this look are old ones. */
+void core_source_read(struct core_op *op)
+{
+    struct base_error changed;
+
+    if (op->tensor->source && check(op->tensor->source, &changed) < 0)
+        op->io.error = changed;
+}
+
 int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **out)
 {
+    struct base_error changed;
     struct ofl_source *s;
     int err;
 
@@ -51,20 +67,21 @@ int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **o
     if (!s)
         return base_fail(-ENOMEM, "open %s: out of memory", path);
     s->ctx = ctx;
-    err = store_safetensors_open(path, &s->header);
+    err = source_open(path, &s->header);
     if (err == 0)
         err = io_file_open_read(path, ctx->file_flags, &s->file);
-    if (err == 0 && io_file_block(s->file) > CORE_HOST_ALIGN)
-        err = base_fail(-EINVAL, "open %s: direct I/O needs blocks of %u bytes, at most %u are supported",
-                        path, io_file_block(s->file), CORE_HOST_ALIGN);
+    if (err == 0)
+        err = io_file_limit_block(s->file, CORE_HOST_ALIGN);
+    if (err == 0 && check(s, &changed) < 0)
+        err = base_error_restore(&changed);
     if (err < 0) {
         io_file_close(s->file);
-        store_safetensors_close(s->header);
+        source_close(s->header);
         free(s);
         return err;
     }
     if (!io_file_direct(s->file))
-        core_log(ctx, OFL_LOG_WARNING, "%s: buffered I/O: %s", path, io_file_note(s->file));
+        core_log(ctx, OFL_LOG_WARNING, "%s: %s", path, io_file_note(s->file));
     pthread_mutex_lock(&ctx->lists_lock);
     s->next = ctx->sources;
     ctx->sources = s;
@@ -95,12 +112,20 @@ int ofl_source_close(struct ofl_source *s)
     return err;
 }
 
+int ofl_source_check(const struct ofl_source *s)
+{
+    struct base_error changed;
+
+    source_state_refresh(io_file_fd(s->file, 0));
+    return check(s, &changed) < 0 ? base_error_restore(&changed) : 0;
+}
+
 size_t ofl_source_count(const struct ofl_source *s)
 {
     return s->header->count;
 }
 
-static void describe(const struct store_entry *e, struct ofl_source_entry *out)
+static void describe(const struct source_entry *e, struct ofl_source_entry *out)
 {
     *out = (struct ofl_source_entry){
         .name = e->name, .dtype = e->dtype, .dims = e->dims, .elems = e->elems, .bytes = e->bytes};
@@ -122,7 +147,7 @@ static int missing(const struct ofl_source *s, const char *name)
 
 int ofl_source_find(const struct ofl_source *s, const char *name, struct ofl_source_entry *out)
 {
-    const struct store_entry *e = store_safetensors_find(s->header, name);
+    const struct source_entry *e = source_find(s->header, name);
 
     if (!e)
         return missing(s, name);
@@ -132,7 +157,7 @@ int ofl_source_find(const struct ofl_source *s, const char *name, struct ofl_sou
 
 int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kind kind, struct ofl_tensor **out)
 {
-    const struct store_entry *e = store_safetensors_find(s->header, name);
+    const struct source_entry *e = source_find(s->header, name);
     struct ofl_tensor_desc desc = {.size = sizeof desc, .name = name, .kind = kind};
     struct ofl_tensor *t;
     int err;

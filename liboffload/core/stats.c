@@ -7,6 +7,18 @@
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
 
+static bool is_cached(const struct io_file *f)
+{
+    struct io_part_info part;
+    bool cached = false;
+
+    for (unsigned i = 0; i < io_file_parts(f); i++) {
+        io_file_part(f, i, &part);
+        cached |= part.cached;
+    }
+    return cached;
+}
+
 static int stats_run(struct ofl_ctx *ctx, void *arg)
 {
     struct pager *p = &ctx->engine.pager;
@@ -24,7 +36,10 @@ static int stats_run(struct ofl_ctx *ctx, void *arg)
         s->budget_bytes[OFL_NVME] = store_budget(p->store);
         s->used_bytes[OFL_NVME] = store_used(p->store);
         s->peak_bytes[OFL_NVME] = store_reserved(p->store);
+        s->nvme_memory_bytes = store_memory(p->store);
         s->direct = io_file_direct(store_file(p->store));
+        s->nvme_reserved = io_file_reserved(store_file(p->store));
+        s->nvme_cached = is_cached(store_file(p->store));
     }
     pthread_mutex_lock(&ctx->lists_lock);
     if (!p->store)

@@ -1,11 +1,15 @@
 /* storage: opens what a context moves bytes to and from drives with: queue, store, profiles. */
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "io/profile.h"
 #include "liboffload/core/context.h"
 
 /* Stores from this size on are worth the seconds, and the bytes written, of a measurement. */
 #define MEASURE_BYTES (4ull << 30)
+/* What the process needs beside the budgets, at the least: code, stacks, tables. */
+#define OWN_BYTES (16ull << 20)
 
 /* What is known of the drive decides how it is driven. A store that pays for a measurement gets
  * one where no profile is kept. */
@@ -28,6 +32,31 @@ static void tune(struct ofl_ctx *ctx, const struct ofl_config *c, const char *di
                  (ull)profile.tuning.window_bytes);
 }
 
+/* A GPU's memory is its own; the host device's is RAM. */
+static bool takes_ram(const char *device)
+{
+    return !device || strcmp(device, "host") == 0;
+}
+
+int core_budgets_check(struct ofl_ctx *ctx, const struct ofl_config *c)
+{
+    const uint64_t device = takes_ram(c->device) ? c->device_bytes : 0;
+    bool group;
+    uint64_t limit = mem_limit_bytes(&group);
+    const char *of = group ? "memory cgroup" : "machine";
+
+    if (device > limit || c->host_bytes > limit - device || OWN_BYTES > limit - device - c->host_bytes)
+        return base_fail(
+            -OFL_EBUDGET,
+            "open context: budgets of %llu bytes (host) and %llu bytes (device, in host memory), and "
+            "%llu bytes for the process itself, exceed this %s's %llu bytes of memory",
+            (ull)c->host_bytes, (ull)device, (ull)OWN_BYTES, of, (ull)limit);
+    ctx->memory_left = limit - c->host_bytes - device - OWN_BYTES;
+    snprintf(ctx->memory_text, sizeof ctx->memory_text,
+             "of this %s's %llu bytes beside host budget, device and process", of, (ull)limit);
+    return 0;
+}
+
 static void log_parts(struct ofl_ctx *ctx, struct io_file *f)
 {
     for (unsigned i = 0; i < io_file_parts(f); i++) {
@@ -35,7 +64,11 @@ static void log_parts(struct ofl_ctx *ctx, struct io_file *f)
 
         io_file_part(f, i, &part);
         if (!part.direct)
-            core_log(ctx, OFL_LOG_WARNING, "store in %s: buffered I/O: %s", part.dir, part.note);
+            core_log(ctx, OFL_LOG_WARNING, "store in %s: %s", part.dir, part.note);
+        if (part.space_note[0])
+            core_log(ctx, OFL_LOG_WARNING, "store in %s: %s", part.dir, part.space_note);
+        if (part.drive_note[0])
+            core_log(ctx, OFL_LOG_WARNING, "store in %s: %s", part.dir, part.drive_note);
         if (io_file_parts(f) > 1)
             core_log(ctx, OFL_LOG_INFO, "store in %s: share %g of the bytes, by its speed", part.dir,
                      part.weight);
@@ -45,7 +78,11 @@ static void log_parts(struct ofl_ctx *ctx, struct io_file *f)
 static int open_store(struct ofl_ctx *ctx, const struct ofl_config *c)
 {
     struct store_path paths[OFL_NVME_MAX];
-    struct store_config store = {.paths = paths, .count = c->nvme_count, .file_flags = ctx->file_flags};
+    struct store_config store = {.paths = paths,
+                                 .count = c->nvme_count,
+                                 .file_flags = ctx->file_flags,
+                                 .memory_bytes = ctx->memory_left,
+                                 .memory_text = ctx->memory_text};
     struct io_file *f;
     int err;
 
@@ -55,10 +92,9 @@ static int open_store(struct ofl_ctx *ctx, const struct ofl_config *c)
     if (err < 0)
         return err;
     f = store_file(ctx->store);
-    if (io_file_block(f) > STORE_BLOCK)
-        return base_fail(-EINVAL,
-                         "open store in %s: direct I/O needs blocks of %u bytes, at most %u are supported",
-                         c->nvme[0].dir, io_file_block(f), STORE_BLOCK);
+    err = io_file_limit_block(f, STORE_BLOCK);
+    if (err < 0)
+        return err;
     log_parts(ctx, f);
     for (uint32_t i = 0; i < c->nvme_count; i++)
         tune(ctx, c, c->nvme[i].dir, store_budget(ctx->store) / c->nvme_count);

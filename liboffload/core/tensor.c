@@ -4,30 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/dtype.h"
 #include "base/sized.h"
 #include "liboffload/core/context.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
-
-static const struct {
-    const char *name;
-    uint64_t bytes;
-} dtypes[OFL_DTYPES] = {
-    [OFL_U8] = {"u8", 1},   [OFL_I8] = {"i8", 1},   [OFL_BOOL] = {"bool", 1}, [OFL_I16] = {"i16", 2},
-    [OFL_U16] = {"u16", 2}, [OFL_F16] = {"f16", 2}, [OFL_BF16] = {"bf16", 2}, [OFL_I32] = {"i32", 4},
-    [OFL_U32] = {"u32", 4}, [OFL_F32] = {"f32", 4}, [OFL_I64] = {"i64", 8},   [OFL_U64] = {"u64", 8},
-    [OFL_F64] = {"f64", 8},
-};
-
-uint64_t ofl_dtype_bytes(enum ofl_dtype dtype)
-{
-    return (unsigned)dtype < OFL_DTYPES ? dtypes[dtype].bytes : 0;
-}
-
-const char *ofl_dtype_name(enum ofl_dtype dtype)
-{
-    return (unsigned)dtype < OFL_DTYPES ? dtypes[dtype].name : NULL;
-}
 
 /* ---- making and freeing ------------------------------------------------ */
 
@@ -49,17 +30,24 @@ static int make_tiles(struct ofl_tensor *t)
 
 int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out)
 {
-    uint64_t each = ofl_dtype_bytes(desc->dtype), tiles;
+    const struct base_dtype *d = base_dtype(desc->dtype);
+    uint64_t bytes = 0, tiles;
     struct ofl_tensor *t;
 
     *out = NULL;
-    if (!each || desc->elems == 0 || (unsigned)desc->kind >= OFL_KINDS ||
-        (desc->flags & ~OFL_TENSOR_TRANSIENT))
+    if (!d || desc->elems == 0 || (unsigned)desc->kind >= OFL_KINDS || (desc->flags & ~OFL_TENSOR_TRANSIENT))
         return base_fail(-EINVAL, "create %s: dtype %d, kind %d, %llu elements, flags 0x%x: not a tensor",
                          desc->name, (int)desc->dtype, (int)desc->kind, (ull)desc->elems, desc->flags);
-    if (desc->elems > (UINT64_MAX >> 1) / each)
-        return base_fail(-EOVERFLOW, "create %s: %llu elements of %llu bytes: more than any memory",
-                         desc->name, (ull)desc->elems, (ull)each);
+    switch (base_dtype_bytes(d, desc->elems, &bytes)) {
+    case 0:
+        break;
+    case -EOVERFLOW:
+        return base_fail(-EOVERFLOW, "create %s: %llu elements of %s: more than any memory", desc->name,
+                         (ull)desc->elems, d->name);
+    default:
+        return base_fail(-EINVAL, "create %s: %llu elements of %s: not whole blocks of %u", desc->name,
+                         (ull)desc->elems, d->name, d->block_elems);
+    }
     t = calloc(1, sizeof *t);
     if (!t || !(t->name = strdup(desc->name))) {
         free(t);
@@ -70,11 +58,14 @@ int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, st
     t->dtype = desc->dtype;
     t->flags = desc->flags;
     t->elems = desc->elems;
-    t->bytes = desc->elems * each;
+    t->bytes = bytes;
     /* As many elements per tile for every dtype up to 4 bytes: a weight, its gradient and its
      * states are cut at the same places. */
-    t->tile_elems = ctx->engine.pager.tile_bytes / (each > 4 ? each : 4);
-    t->tile_bytes = t->tile_elems * each;
+    t->tile_elems = ctx->engine.pager.tile_bytes / 4;
+    if (d->block_bytes > 4 * d->block_elems)
+        t->tile_elems = ctx->engine.pager.tile_bytes / d->block_bytes * d->block_elems;
+    t->tile_elems -= t->tile_elems % d->block_elems;
+    t->tile_bytes = t->tile_elems / d->block_elems * d->block_bytes;
     tiles = (t->bytes + t->tile_bytes - 1) / t->tile_bytes;
     t->tiles_count = (uint32_t)tiles;
     t->fill_seq = SCHED_NEVER;

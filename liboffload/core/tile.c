@@ -337,22 +337,29 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     return true;
 }
 
-/* What has arrived is what was written, or read before. */
+/* Bytes of the store are those that were written; of a source, those that were there when the tile was
+ * first read, since a file can be written without a trace in its time. */
 static void check_seal(struct core_op *op)
 {
     const struct ofl_tensor *t = op->tensor;
     struct core_tile *x = &t->tiles[op->tile];
 
     if (!x->sealed) {
-        x->seal = op->seal; /* a source's, read for the first time */
+        x->seal = op->seal;
         x->sealed = true;
-    } else if (op->seal != x->seal) {
-        base_error_set(
-            &op->io.error, -OFL_ECHECKSUM, "read %s back from %s: tile %u, file offset %llu, %llu bytes: %s",
-            t->name, t->source ? "its file" : "the store", op->tile, (ull)op->io.offset, (ull)op->seal_count,
-            t->source ? "they are not what they were when they were read before"
-                      : base_strerror(-OFL_ECHECKSUM));
     }
+    if (op->seal == x->seal)
+        return;
+    if (t->source)
+        base_error_set(&op->io.error, -OFL_ECHECKSUM,
+                       "read %s: tile %u of %s, file offset %llu, %llu bytes: other bytes than when it was "
+                       "first read: the file was written meanwhile, or the drive is at fault",
+                       io_file_path(t->file), op->tile, t->name, (ull)file_offset(t, op->tile),
+                       (ull)op->seal_count);
+    else
+        base_error_set(&op->io.error, -OFL_ECHECKSUM,
+                       "read %s back from the store: tile %u, file offset %llu, %llu bytes: %s", t->name,
+                       op->tile, (ull)op->io.offset, (ull)op->seal_count, base_strerror(-OFL_ECHECKSUM));
 }
 
 static void count_read(struct pager *p, const struct core_op *op)
@@ -399,7 +406,8 @@ static enum tile_io read_done(struct pager *p, struct core_op *op, struct base_e
 
     if (op->sealing) {
         op->sealing = false;
-        check_seal(op);
+        if (op->io.error.code == 0)
+            check_seal(op);
     } else {
         count_read(p, op);
         if (op->orphan_len) {

@@ -303,16 +303,24 @@ static int cuda_info(unsigned unit, struct dev_info *out)
 }
 
 /* Gates stand and fall with waits on memory words. One that is over at once shows whether the
- * device has them. */
+ * device has them, and that it passes them: open leaves no work behind that its caller knows nothing of, and
+ * that would be in the way of whoever frees memory of the driver's. */
 static int probe_waits(struct cuda *c)
 {
     cuda_result result =
         CUDA_CALL(&c->driver, stream_wait_value, c->in.stream, c->words_device, 0, CUDA_WAIT_GEQ);
+    struct base_error why;
+    int rc;
 
-    if (result == CUDA_OK)
+    if (result != CUDA_OK)
+        return cuda_driver_fail(&c->driver, result,
+                                "open device \"%s\": cuStreamWaitValue32, which gates need", c->base.name);
+    rc = cuda_lane_sync(&c->in);
+    if (rc == 0)
         return 0;
-    return cuda_driver_fail(&c->driver, result, "open device \"%s\": cuStreamWaitValue32, which gates need",
-                            c->base.name);
+    base_error_save(&why, rc);
+    return base_fail(rc, "open device \"%s\": cuStreamWaitValue32, which gates need, then %s", c->base.name,
+                     why.text);
 }
 
 /* The link's streams get the highest priority: streams of different priorities share no

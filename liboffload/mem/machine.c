@@ -6,11 +6,15 @@
 #include "liboffload/mem/mem.h"
 
 #include <sched.h>
+#include <stdio.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #ifndef OFL_WITH_HWLOC
 #define OFL_WITH_HWLOC 1
+#endif
+#if OFL_WITH_HWLOC
+#include "liboffload/mem/topology.h"
 #endif
 
 static uint64_t lock_limit(void)
@@ -24,10 +28,35 @@ static uint64_t lock_limit(void)
 
 static uint64_t all_memory(void)
 {
-    long pages = sysconf(_SC_PHYS_PAGES);
+    uint64_t bytes = mem_host_bytes("");
+    long pages = bytes ? 0 : sysconf(_SC_PHYS_PAGES); /* no /proc here */
 
-    return pages > 0 ? (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+    return bytes ? bytes : pages > 0 ? (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }
+
+#if OFL_WITH_HWLOC
+
+/* Nodes with memory of this system, those of GPUs too; 0: unknown. */
+static uint32_t count_nodes(void)
+{
+    FILE *f = fopen("/sys/devices/system/node/has_memory", "re");
+    unsigned from, to;
+    uint32_t count = 0;
+
+    while (f && fscanf(f, "%u", &from) == 1) { /* "0-1,4" */
+        to = from;
+        if (fscanf(f, "-%u", &to) == EOF)
+            to = from;
+        count += to >= from ? to - from + 1 : 1;
+        if (fgetc(f) != ',')
+            break;
+    }
+    if (f)
+        fclose(f);
+    return count;
+}
+
+#endif
 
 /* One node of unknown place, with all memory. */
 static void count_plainly(struct mem_machine *m)
@@ -45,54 +74,10 @@ static void count_plainly(struct mem_machine *m)
 
 #if OFL_WITH_HWLOC
 
-#include <hwloc.h>
-
-/* Cores that share a processing unit with set: a core is usable if one of its threads is. */
-static uint32_t count_cores(hwloc_topology_t topology, hwloc_const_bitmap_t set)
-{
-    hwloc_obj_t core = NULL;
-    uint32_t cores = 0;
-
-    while ((core = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_CORE, core)))
-        cores += hwloc_bitmap_intersects(core->cpuset, set) != 0;
-    if (cores == 0) { /* some virtual machines show no cores */
-        int units = hwloc_get_nbobjs_inside_cpuset_by_type(topology, set, HWLOC_OBJ_PU);
-
-        cores = units > 0 ? (uint32_t)units : 1;
-    }
-    return cores;
-}
-
-/* The node that has most of the thread's processing units; between equals the one the
- * thread ran on last, then the lowest index (fast memory without cores comes after). */
-static int find_near_node(hwloc_topology_t topology, hwloc_const_bitmap_t bound, hwloc_const_bitmap_t last)
-{
-    hwloc_bitmap_t shared = hwloc_bitmap_alloc();
-    hwloc_obj_t node = NULL;
-    int near = -1, best = 0;
-
-    while (shared && (node = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_NUMANODE, node))) {
-        int score;
-
-        if (node->attr->numanode.local_memory == 0)
-            continue;
-        if (hwloc_bitmap_and(shared, node->cpuset, bound) != 0)
-            continue;
-        score = 2 * hwloc_bitmap_weight(shared) + (hwloc_bitmap_intersects(node->cpuset, last) != 0);
-        if (score > best) {
-            best = score;
-            near = (int)node->os_index;
-        }
-    }
-    hwloc_bitmap_free(shared);
-    return near;
-}
-
 /* The calling thread's binding, since the threads it starts inherit that. */
 static bool read_topology(hwloc_topology_t topology, struct mem_machine *m)
 {
     hwloc_bitmap_t bound = hwloc_bitmap_alloc(), last = hwloc_bitmap_alloc();
-    hwloc_obj_t node = NULL;
     bool done = false;
 
     if (!bound || !last)
@@ -103,19 +88,17 @@ static bool read_topology(hwloc_topology_t topology, struct mem_machine *m)
             goto out;
     if (hwloc_get_last_cpu_location(topology, last, HWLOC_CPUBIND_THREAD) != 0)
         hwloc_bitmap_zero(last);
-    while ((node = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_NUMANODE, node))) {
-        m->nodes += node->attr->numanode.local_memory > 0;
-        m->memory_bytes += node->attr->numanode.local_memory;
-    }
+    mem_topology_nodes(topology, &m->nodes, &m->memory_bytes);
     if (m->nodes == 0)
         goto out;
     /* nodes are seen to leave out memory plugged in later: with all of them, all counts */
-    if (hwloc_bitmap_isequal(hwloc_topology_get_allowed_nodeset(topology),
+    if (hwloc_topology_is_thissystem(topology) && m->nodes == count_nodes() &&
+        hwloc_bitmap_isequal(hwloc_topology_get_allowed_nodeset(topology),
                              hwloc_topology_get_complete_nodeset(topology)) &&
         m->memory_bytes < all_memory())
         m->memory_bytes = all_memory();
-    m->cores = count_cores(topology, bound);
-    m->near_node = find_near_node(topology, bound, last);
+    m->cores = mem_topology_cores(topology, bound);
+    m->near_node = mem_topology_near_node(topology, bound, last);
     done = true;
 out:
     hwloc_bitmap_free(bound);
@@ -126,15 +109,11 @@ out:
 static bool read_machine(struct mem_machine *m)
 {
     hwloc_topology_t topology;
-    bool done = false;
+    bool done;
 
-    if (hwloc_topology_init(&topology) != 0)
+    if (!mem_topology_load(&topology))
         return false;
-    /* cores, processing units and nodes are all that is asked for: the rest costs time */
-    if (hwloc_topology_set_all_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_NONE) == 0 &&
-        hwloc_topology_set_type_filter(topology, HWLOC_OBJ_CORE, HWLOC_TYPE_FILTER_KEEP_ALL) == 0 &&
-        hwloc_topology_load(topology) == 0)
-        done = read_topology(topology, m);
+    done = read_topology(topology, m);
     hwloc_topology_destroy(topology);
     return done;
 }

@@ -30,12 +30,19 @@ void mem_arena_populate(const struct mem_arena *a, unsigned threads);
 
 struct mem_machine {
     uint32_t cores;        /* usable by the calling thread, and so by threads that it starts */
-    uint32_t nodes;        /* NUMA nodes with memory that this process may use */
+    uint32_t nodes;        /* NUMA nodes with memory of the host that this process may use */
     uint64_t memory_bytes; /* of those nodes */
     uint64_t lock_bytes;   /* RLIMIT_MEMLOCK; UINT64_MAX: no limit */
     int near_node;         /* OS index of the node nearest to the calling thread's cores; -1: unknown */
 };
 
 void mem_machine_get(struct mem_machine *out);
+
+/* Any thread. RAM of the machine, or the limit of the memory cgroup that the process is in, or of one above
+ * it, where that is less: *group says whether. */
+uint64_t mem_limit_bytes(bool *group);
+/* Memory of the system, less that of GPUs which the system counts as its own (NVIDIA's Grace: the driver
+ * says which nodes those are). root: "", or a folder that holds a /proc and a /sys, for tests. 0: unknown. */
+uint64_t mem_host_bytes(const char *root);
 
 #endif

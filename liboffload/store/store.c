@@ -17,7 +17,7 @@
 struct store {
     struct io_file *file;
     struct base_extents *ranges;
-    uint64_t budget, reserved, used, peak;
+    uint64_t budget, memory, reserved, used, peak;
 };
 
 static uint64_t round_up(uint64_t bytes)
@@ -62,6 +62,54 @@ static int settle_budgets(const struct store_config *config, uint64_t *budgets)
     return err;
 }
 
+/*
+ * Bytes on tmpfs and the like are memory: who takes more of it than there is gets no error but is killed. So
+ * budgets that were asked for have to fit, and those that were not are cut to what is left.
+ */
+static int settle_memory(const struct store_config *config, uint64_t *budgets, uint64_t *memory)
+{
+    const uint64_t unit = config->count > 1 ? IO_STRIPE_BYTES : STORE_BLOCK;
+    uint64_t left = config->memory_text ? config->memory_bytes : UINT64_MAX;
+    bool lies_there[IO_STRIPE_MAX];
+    unsigned open = 0;
+
+    *memory = 0;
+    for (unsigned i = 0; i < config->count; i++) {
+        const struct store_path *path = &config->paths[i];
+        struct io_place place;
+        int err = io_place_get(path->dir, &place);
+
+        if (err < 0)
+            return err;
+        lies_there[i] = place.in_memory;
+        open += place.in_memory && path->bytes == 0;
+        if (!place.in_memory || path->bytes == 0)
+            continue;
+        if (budgets[i] > left)
+            return base_fail(-OFL_EBUDGET,
+                             "open store in %s: its bytes are memory, and count as such: %llu bytes wanted, "
+                             "%llu bytes left %s",
+                             path->dir, (unsigned long long)path->bytes, (unsigned long long)left,
+                             config->memory_text);
+        left -= budgets[i];
+        *memory += budgets[i];
+    }
+    for (unsigned i = 0; i < config->count; i++) {
+        if (!lies_there[i] || config->paths[i].bytes)
+            continue;
+        if (budgets[i] > left / open)
+            budgets[i] = left / open / unit * unit;
+        if (budgets[i] == 0)
+            return base_fail(-OFL_EBUDGET,
+                             "open store in %s: its bytes are memory, and count as such: %llu bytes left %s",
+                             config->paths[i].dir, (unsigned long long)left, config->memory_text);
+        left -= budgets[i];
+        *memory += budgets[i];
+        open--;
+    }
+    return 0;
+}
+
 /* Every byte of the store is written about as often as it is read, so a path's share goes by the
  * time that it takes for both. Equal shares if one of them can't be measured. */
 static void weigh(struct io_stripe *stripes, unsigned count)
@@ -86,6 +134,8 @@ static int open_file(struct store *s, const struct store_config *config)
     uint64_t budgets[IO_STRIPE_MAX] = {0};
     int err = settle_budgets(config, budgets);
 
+    if (err == 0)
+        err = settle_memory(config, budgets, &s->memory);
     if (err < 0)
         return err;
     for (unsigned i = 0; i < config->count; i++) {
@@ -196,6 +246,11 @@ uint64_t store_seal(const void *bytes, uint64_t count)
 uint64_t store_budget(const struct store *s)
 {
     return s->budget;
+}
+
+uint64_t store_memory(const struct store *s)
+{
+    return s->memory;
 }
 
 uint64_t store_used(const struct store *s)

@@ -27,9 +27,13 @@ struct store_config {
     const struct store_path *paths;
     unsigned count;      /* 1 to IO_STRIPE_MAX */
     unsigned file_flags; /* IO_FILE_ */
+    /* What paths whose bytes lie in memory (tmpfs) may take together; those without a budget take no more.
+     * For sentences: what that is a part of. NULL: any number of bytes. */
+    uint64_t memory_bytes;
+    const char *memory_text;
 };
 
-/* Several paths get shares by their speed, which takes about half a second each to measure. */
+/* -OFL_EBUDGET if what lies in memory doesn't fit. Several paths get shares by their speed, which takes about half a second each to measure. */
 int store_open(const struct store_config *config, struct store **out);
 void store_close(struct store *s); /* NULL accepted */
 struct io_file *store_file(struct store *s);
@@ -44,6 +48,7 @@ void store_give(struct store *s, uint64_t offset, uint64_t bytes);
 uint64_t store_seal(const void *bytes, uint64_t count);
 
 uint64_t store_budget(const struct store *s);
+uint64_t store_memory(const struct store *s); /* of the budget: what lies in memory */
 uint64_t store_used(const struct store *s);
 uint64_t store_peak(const struct store *s);     /* of the ranges in use */
 uint64_t store_reserved(const struct store *s); /* disk space taken, which never shrinks */

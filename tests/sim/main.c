@@ -121,52 +121,54 @@ static double now_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-int main(int argc, char **argv)
+/* What is asked for beside the options. */
+struct job {
+    uint64_t seeds, from, print;
+    bool keep, shrink;
+};
+
+/* The exit status, if the program is to end here; -1: go on. */
+static int parse(int argc, char **argv, struct sim_options *options, struct job *job)
 {
-    struct sim_options options = {.verify_every = 16};
-    uint64_t seeds = 1000, from = 1, print = 0;
-    bool keep = false, shrink = true;
-    struct totals totals = {0};
-    double start = now_s(), shown = start;
     int c;
 
     while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
         switch (c) {
         case OPT_SEEDS:
-            seeds = number(optarg);
+            job->seeds = number(optarg);
             break;
         case OPT_FROM:
-            from = number(optarg);
+            job->from = number(optarg);
             break;
         case OPT_PRINT:
-            print = number(optarg);
+            job->print = number(optarg);
             break;
         case OPT_FAULTS:
-            options.no_faults = true;
+            options->no_faults = true;
             break;
         case OPT_ALLOC:
-            options.no_alloc_failures = true;
+            options->no_alloc_failures = true;
             break;
         case OPT_STREAMS:
-            options.no_streams = true;
+            options->no_streams = true;
             break;
         case OPT_OPTIM:
-            options.no_optimizers = true;
+            options->no_optimizers = true;
             break;
         case OPT_STEPS:
-            options.no_steps = true;
+            options->no_steps = true;
             break;
         case OPT_VERIFY:
-            options.verify_every = (uint32_t)number(optarg);
+            options->verify_every = (uint32_t)number(optarg);
             break;
         case OPT_TRACE:
-            options.trace = true;
+            options->trace = true;
             break;
         case OPT_KEEP:
-            keep = true;
+            job->keep = true;
             break;
         case OPT_RAW:
-            shrink = false;
+            job->shrink = false;
             break;
         case OPT_HELP:
             fputs(usage, stdout);
@@ -176,34 +178,52 @@ int main(int argc, char **argv)
             return 2;
         }
     }
+    return -1;
+}
+
+static void print_totals(const struct job *job, const struct totals *totals, double seconds)
+{
+    printf("seeds %llu to %llu: %llu violations, %llu statements, %llu events, %llu words compared, %.1f s\n",
+           (unsigned long long)job->from, (unsigned long long)(job->from + job->seeds - 1),
+           (unsigned long long)totals->violations, (unsigned long long)totals->statements,
+           (unsigned long long)totals->events, (unsigned long long)totals->checks, seconds);
+    printf("evictions %llu, misses %llu, prefetches %llu, pages read %llu, written %llu, updates %llu\n",
+           (unsigned long long)totals->evictions, (unsigned long long)totals->misses,
+           (unsigned long long)totals->prefetches, (unsigned long long)totals->read,
+           (unsigned long long)totals->written, (unsigned long long)totals->updates);
+}
+
+int main(int argc, char **argv)
+{
+    struct sim_options options = {.verify_every = 16};
+    struct job job = {.seeds = 1000, .from = 1, .shrink = true};
+    struct totals totals = {0};
+    double start = now_s(), shown = start;
+    int status = parse(argc, argv, &options, &job);
+
+    if (status >= 0)
+        return status;
     mallopt(M_MMAP_THRESHOLD, 64 << 20); /* memory is taken and given back all the time */
     mallopt(M_TRIM_THRESHOLD, 512 << 20);
-    if (print) {
+    if (job.print) {
         static struct sim_program prog;
 
-        sim_program_make(&prog, print, &options);
+        sim_program_make(&prog, job.print, &options);
         sim_program_print(&prog);
-        from = print;
-        seeds = 1;
+        job.from = job.print;
+        job.seeds = 1;
     }
-    for (uint64_t seed = from; seed < from + seeds; seed++) {
-        if (!one(seed, &options, shrink, &totals) && !keep)
+    for (uint64_t seed = job.from; seed < job.from + job.seeds; seed++) {
+        if (!one(seed, &options, job.shrink, &totals) && !job.keep)
             break;
         if (isatty(2) && now_s() - shown > 0.2) {
             shown = now_s();
-            fprintf(stderr, "\r%llu of %llu", (unsigned long long)(seed - from + 1),
-                    (unsigned long long)seeds);
+            fprintf(stderr, "\r%llu of %llu", (unsigned long long)(seed - job.from + 1),
+                    (unsigned long long)job.seeds);
         }
     }
     if (isatty(2))
         fprintf(stderr, "\r");
-    printf("seeds %llu to %llu: %llu violations, %llu statements, %llu events, %llu words compared, %.1f s\n",
-           (unsigned long long)from, (unsigned long long)(from + seeds - 1),
-           (unsigned long long)totals.violations, (unsigned long long)totals.statements,
-           (unsigned long long)totals.events, (unsigned long long)totals.checks, now_s() - start);
-    printf("evictions %llu, misses %llu, prefetches %llu, pages read %llu, written %llu, updates %llu\n",
-           (unsigned long long)totals.evictions, (unsigned long long)totals.misses,
-           (unsigned long long)totals.prefetches, (unsigned long long)totals.read,
-           (unsigned long long)totals.written, (unsigned long long)totals.updates);
+    print_totals(&job, &totals, now_s() - start);
     return totals.violations > 0;
 }

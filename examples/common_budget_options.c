@@ -1,0 +1,109 @@
+/* common: the options of budgets. See common_budget.h. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "examples/common_budget.h"
+
+typedef unsigned long long ull;
+
+/* "DIR" or "DIR:SIZE", into the next place of a struct common_budget. */
+static bool set_nvme(void *field, const char *text, struct common_complaint *c)
+{
+    struct common_budget *b = field;
+    const char *colon = strrchr(text, ':');
+    struct ofl_nvme *n = &b->nvme[b->nvme_count];
+    size_t length = strlen(text);
+
+    if (b->nvme_count == OFL_NVME_MAX)
+        return common_complain(c, "one more than the %d directories that can be striped", OFL_NVME_MAX);
+    if (colon && strchr(colon, '/') == NULL) {
+        length = (size_t)(colon - text);
+        if (common_parse_bytes(colon + 1, &n->bytes) < 0 || n->bytes == 0)
+            return common_complain(c, "%s: not a size such as 4194304, 512M or 1.5G", colon + 1);
+    }
+    if (length == 0)
+        return common_complain(c, "no directory");
+    n->dir = strndup(text, length);
+    if (!n->dir)
+        return common_complain(c, "out of memory");
+    b->nvme_count++;
+    return true;
+}
+
+#define FIELD(name) offsetof(struct common_budget, name)
+
+/* hide: whether --help leaves --nvme out. */
+#define BUDGET_OPTIONS(hide)                                                                                 \
+    {                                                                                                        \
+        {.kind = COMMON_GROUP, .text = "Memory (SIZE: bytes, or 512M, 1.5G, ...):", .least = 2},             \
+            {.kind = COMMON_TEXT,                                                                            \
+             .name = "device",                                                                               \
+             .value = "NAME",                                                                                \
+             .field = FIELD(device),                                                                         \
+             .text = "cuda:N, a GPU, or host, which emulates one in RAM (default: the first GPU, else "      \
+                     "host)"},                                                                               \
+            {.kind = COMMON_BYTES,                                                                           \
+             .name = "device-mem",                                                                           \
+             .value = "SIZE",                                                                                \
+             .field = FIELD(device_bytes),                                                                   \
+             .text = "Budget of the device's memory"},                                                       \
+            {.kind = COMMON_BYTES,                                                                           \
+             .name = "host-mem",                                                                             \
+             .value = "SIZE",                                                                                \
+             .field = FIELD(host_bytes),                                                                     \
+             .text = "Budget of pinned host memory"},                                                        \
+            {.kind = COMMON_CALL,                                                                            \
+             .name = "nvme",                                                                                 \
+             .value = "DIR[:SIZE]",                                                                          \
+             .set = set_nvme,                                                                                \
+             .hidden = hide,                                                                                 \
+             .text = "Directory of the NVMe tier and its budget (default: what is free there, less 5 %); "   \
+                     "given several times: striped over all, with shares by their speed"},                   \
+            {.kind = COMMON_FLAG,                                                                            \
+             .name = "in-memory",                                                                            \
+             .field = FIELD(in_memory),                                                                      \
+             .text = "Everything in device memory, as much as that takes: the reference"},                   \
+            {.kind = COMMON_GROUP, .least = 5},                                                              \
+            {.kind = COMMON_TEXT,                                                                            \
+             .name = "report",                                                                               \
+             .value = "FILE",                                                                                \
+             .field = FIELD(report),                                                                         \
+             .text = "Write a report in JSON; docs/report.md describes it"},                                 \
+        {                                                                                                    \
+            .kind = COMMON_END                                                                               \
+        }                                                                                                    \
+    }
+
+const struct common_option common_budget_options[] = BUDGET_OPTIONS(false);
+const struct common_option common_read_options[] = BUDGET_OPTIONS(true);
+
+void common_budget_free(struct common_budget *b)
+{
+    while (b->nvme_count)
+        free((char *)b->nvme[--b->nvme_count].dir);
+}
+
+int common_budget_check(const struct common_budget *b)
+{
+    int err;
+
+    if (b->in_memory && (b->device_bytes || b->host_bytes || b->nvme_count))
+        return common_fail(EXIT_INPUT,
+                           "--in-memory takes what it needs: it excludes --device-mem, --host-mem and "
+                           "--nvme");
+    if (b->host_bytes && b->host_bytes < OFL_HOST_MIN_BYTES)
+        return common_fail(
+            EXIT_INPUT,
+            "--host-mem of %llu bytes: bytes move through host memory in tiles; the smallest workable "
+            "--host-mem is %u bytes (%s)",
+            (ull)b->host_bytes, OFL_HOST_MIN_BYTES, common_bytes(OFL_HOST_MIN_BYTES).text);
+    for (uint32_t i = 0; i < b->nvme_count; i++)
+        if (access(b->nvme[i].dir, W_OK | X_OK) < 0)
+            return common_fail(EXIT_INPUT, "--nvme %s: %s", b->nvme[i].dir, strerror(errno));
+    err = b->report ? common_report_check(b->report) : 0;
+    if (err < 0)
+        return common_fail(EXIT_INPUT, "--report %s: %s", b->report, strerror(-err));
+    return 0;
+}

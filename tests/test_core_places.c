@@ -1,0 +1,245 @@
+/*
+ * core: what a store lies on. Budgets that the machine or its memory cgroup can't hold are refused with the
+ * numbers, before any memory is taken; a store on tmpfs counts as memory, and is cut to what is left of it;
+ * ofl_place_get tells programs the same in advance, and ofl_stats afterwards.
+ *
+ * Negative controls: the same budgets are taken where they fit, and on a drive; in a memory cgroup the same store
+ * is refused that is taken outside.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "include/offload.h"
+#include "liboffload/mem/mem.h"
+#include "tests/core_fixture.h"
+
+#define MIB (1ull << 20)
+#define OWN (16 * MIB) /* what the library leaves to the process */
+
+typedef unsigned long long ull;
+
+static bool make_in_memory(char *dir)
+{
+    struct statfs fs;
+
+    strcpy(dir, "/dev/shm/test_core_places-XXXXXX");
+    if (statfs("/dev/shm", &fs) == 0 && fs.f_type == TMPFS_MAGIC && mkdtemp(dir))
+        return true;
+    fprintf(stderr, "skipped: no tmpfs at /dev/shm\n");
+    return false;
+}
+
+static struct ofl_config config(const char *dir, uint64_t nvme_bytes)
+{
+    return (struct ofl_config){.size = sizeof(struct ofl_config),
+                               .device = "host",
+                               .device_bytes = 4 * MIB,
+                               .host_bytes = 4 * MIB,
+                               .nvme = fixture_nvme(dir, nvme_bytes),
+                               .nvme_count = 1};
+}
+
+static bool has(const char *part)
+{
+    if (strstr(ofl_error(), part))
+        return true;
+    fprintf(stderr, "\"%s\" instead of \"%s\"\n", ofl_error(), part);
+    return false;
+}
+
+/* ---- budgets ----------------------------------------------------------------- */
+
+static void budgets_beyond_memory(void **state)
+{
+    struct ofl_config c = config(*state, 64 * MIB);
+    struct ofl_ctx *ctx;
+    bool group;
+    uint64_t limit = mem_limit_bytes(&group);
+    char text[64];
+
+    assert_true(limit > 64 * MIB);
+    c.device_bytes = limit - OWN - c.host_bytes + 1;
+    assert_int_equal(ofl_open(&c, &ctx), -OFL_EBUDGET);
+    assert_null(ctx);
+    snprintf(text, sizeof text, "%llu bytes", (ull)c.device_bytes);
+    assert_true(has(text));
+    snprintf(text, sizeof text, "%s's %llu bytes of memory", group ? "memory cgroup" : "machine", (ull)limit);
+    assert_true(has(text));
+    c.device_bytes = UINT64_MAX - 4096; /* the sum would wrap */
+    assert_int_equal(ofl_open(&c, &ctx), -OFL_EBUDGET);
+    c.device_bytes = 4 * MIB;
+    c.host_bytes = UINT64_MAX - 4096;
+    assert_int_equal(ofl_open(&c, &ctx), -OFL_EBUDGET);
+    c.host_bytes = 4 * MIB;
+    assert_int_equal(ofl_open(&c, &ctx), 0);
+    ofl_close(ctx);
+}
+
+static void store_in_memory_is_counted(void **state)
+{
+    struct ofl_stats s = {.size = sizeof s};
+    struct ofl_config c;
+    struct ofl_ctx *ctx;
+    char dir[48];
+
+    if (!make_in_memory(dir))
+        skip();
+    c = config(dir, 8 * MIB);
+    assert_int_equal(ofl_open(&c, &ctx), 0);
+    assert_int_equal(ofl_stats_get(ctx, &s), 0);
+    assert_int_equal(s.nvme_memory_bytes, 8 * MIB);
+    assert_int_equal(s.direct, 0);
+    assert_int_equal(s.nvme_reserved, 1);
+    ofl_close(ctx);
+    c.flags = OFL_FORBID_BUFFERED;
+    assert_int_equal(ofl_open(&c, &ctx), -OFL_EDIRECT);
+    assert_true(has("memory"));
+    assert_int_equal(rmdir(dir), 0);
+
+    c = config(*state, 8 * MIB);
+    assert_int_equal(ofl_open(&c, &ctx), 0);
+    assert_int_equal(ofl_stats_get(ctx, &s), 0);
+    if (s.direct) {
+        assert_int_equal(s.nvme_memory_bytes, 0);
+        assert_int_equal(s.nvme_reserved, 1);
+    }
+    ofl_close(ctx);
+}
+
+/* ---- a memory cgroup ------------------------------------------------------------ */
+
+static bool put(const char *dir, const char *name, const char *text)
+{
+    char path[300];
+    int fd;
+    bool done;
+
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    fd = open(path, O_WRONLY | O_CLOEXEC);
+    done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    if (fd >= 0)
+        close(fd);
+    return done;
+}
+
+/* In a child. 0: as expected; 1: not; 77: no right to make a cgroup. */
+static int in_cgroup(const char *group, const char *dir)
+{
+    struct ofl_stats s = {.size = sizeof s};
+    struct ofl_config c = config(dir, 200 * MIB);
+    struct ofl_ctx *ctx;
+    char pid[16];
+
+    snprintf(pid, sizeof pid, "%d", (int)getpid());
+    if (!put(group, "memory.limit_in_bytes", "134217728") && !put(group, "memory.max", "134217728"))
+        return 77;
+    if (!put(group, "cgroup.procs", pid))
+        return 77;
+    if (ofl_open(&c, &ctx) != -OFL_EBUDGET || !has("209715200 bytes wanted") ||
+        !has("memory cgroup's 134217728 bytes"))
+        return 1;
+    c = config(dir, 0);
+    if (ofl_open(&c, &ctx) < 0 || ofl_stats_get(ctx, &s) < 0)
+        return 1;
+    ofl_close(ctx);
+    return s.nvme_memory_bytes <= 134217728 - OWN - 8 * MIB ? 0 : 1;
+}
+
+static void store_beyond_the_cgroup(void **state)
+{
+    static const char *const roots[] = {"/sys/fs/cgroup/memory", "/sys/fs/cgroup"};
+    struct ofl_config c;
+    struct ofl_ctx *ctx;
+    int status = 0x4d00; /* skipped */
+    char dir[48], group[100];
+    pid_t child;
+
+    (void)state;
+    if (!make_in_memory(dir))
+        skip();
+    for (unsigned i = 0; i < 2 && status == 0x4d00; i++) {
+        snprintf(group, sizeof group, "%s/test_core_places-%d", roots[i], (int)getpid());
+        if (mkdir(group, 0755) < 0)
+            continue;
+        fflush(NULL);
+        child = fork();
+        assert_true(child >= 0);
+        if (child == 0)
+            _exit(in_cgroup(group, dir));
+        assert_int_equal(waitpid(child, &status, 0), child);
+        for (unsigned tries = 0; rmdir(group) < 0 && tries < 50; tries++)
+            usleep(20000);
+    }
+    if (status == 0x4d00) {
+        assert_int_equal(rmdir(dir), 0);
+        fprintf(stderr, "skipped: no right to make a memory cgroup\n");
+        skip();
+    }
+    assert_int_equal(status, 0);
+    c = config(dir, 200 * MIB); /* and outside it is taken */
+    if (ofl_open(&c, &ctx) < 0)
+        assert_true(has("free") || has("left"));
+    else
+        ofl_close(ctx);
+    assert_int_equal(rmdir(dir), 0);
+}
+
+/* ---- places ------------------------------------------------------------------------ */
+
+static void places(void **state)
+{
+    struct ofl_place p = {.size = sizeof p};
+    char dir[48], file[80];
+    FILE *f;
+
+    assert_int_equal(ofl_place_get("/nowhere/at/all", &p), -ENOENT);
+    assert_true(has("/nowhere/at/all"));
+    assert_int_equal(ofl_place_get(*state, &p), 0);
+    assert_true(p.free_bytes > 0);
+    assert_int_equal(p.direct && p.reserved && !p.in_memory && !p.cached, p.note[0] == '\0');
+    if (!make_in_memory(dir))
+        skip();
+    assert_int_equal(ofl_place_get(dir, &p), 0);
+    assert_int_equal(p.in_memory, 1);
+    assert_int_equal(p.direct, 0);
+    assert_int_equal(p.reserved, 1);
+    assert_non_null(strstr(p.note, "memory"));
+    snprintf(file, sizeof file, "%s/file", dir);
+    f = fopen(file, "w");
+    assert_non_null(f);
+    assert_int_equal(fputs("bytes", f) < 0, 0);
+    assert_int_equal(fclose(f), 0);
+    p = (struct ofl_place){.size = offsetof(struct ofl_place, direct), .direct = 7};
+    assert_int_equal(ofl_place_get(file, &p), 0);
+    assert_int_equal(p.in_memory, 1);
+    assert_int_equal(p.direct, 7); /* beyond its size */
+    assert_int_equal(unlink(file), 0);
+    assert_int_equal(rmdir(dir), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(budgets_beyond_memory),
+        cmocka_unit_test(store_in_memory_is_counted),
+        cmocka_unit_test(store_beyond_the_cgroup),
+        cmocka_unit_test(places),
+    };
+
+    return cmocka_run_group_tests_name("core places", tests, scratch_setup, scratch_teardown);
+}
