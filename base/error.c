@@ -1,6 +1,7 @@
 /* Errors: see error.h. Owns the thread-local sentence; knows the text of every code. */
 #include "base/error.h"
 
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,7 +28,7 @@ static const struct {
 
 const char *base_strerror(int code)
 {
-    int positive = code < 0 ? -code : code;
+    int positive = code == INT_MIN ? INT_MAX : code < 0 ? -code : code; /* INT_MIN has no negative */
     const char *text;
 
     for (size_t i = 0; i < sizeof own_codes / sizeof own_codes[0]; i++)

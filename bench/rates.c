@@ -143,7 +143,7 @@ static int gpu_rates(const struct common_budget *b, enum ofl_dtype dtype, struct
                                 .device_bytes = ofl_device_footprint(d.elems),
                                 .host_bytes = OFL_HOST_MIN_BYTES,
                                 .workers = 1};
-    struct ofl_lease lease = {.mode = OFL_OVERWRITE};
+    struct ofl_lease lease = {.size = sizeof lease, .mode = OFL_OVERWRITE};
     char error[COMMON_ERROR_BYTES];
     struct ofl_ctx *ctx;
     int status = 0;

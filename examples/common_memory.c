@@ -107,6 +107,9 @@ static void room_of_machine(const char *root, struct common_room *out)
     uint64_t total = read_field(root, "/proc", "meminfo", "MemTotal:");
     uint64_t available = read_field(root, "/proc", "meminfo", "MemAvailable:");
 
+    if (available == 0) /* before Linux 3.14 */
+        available = read_field(root, "/proc", "meminfo", "MemFree:") +
+                    read_field(root, "/proc", "meminfo", "Cached:");
     total = less(total, gpu_nodes_kib(root, "MemTotal")) << 10;
     available = less(available, gpu_nodes_kib(root, "MemFree")) << 10;
     if (total == 0) /* no /proc: nothing is known, and nothing refused */

@@ -4,6 +4,7 @@
  */
 #include "examples/finetune.h"
 
+#include <libgen.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -268,13 +269,27 @@ static int load_config(const struct options *o, struct llama_config *config)
     return 0;
 }
 
+/* What --out takes of memory, where it lies there. It may not exist yet: what it is made in tells. */
+static uint64_t out_bytes(const struct options *o, const struct llama_shape *shape)
+{
+    char above[4096];
+
+    if (!o->out || snprintf(above, sizeof above, "%s", o->out) >= (int)sizeof above)
+        return 0;
+    return common_dir_in_memory(o->out) || common_dir_in_memory(dirname(above))
+               ? llama_param_count(shape) * ofl_dtype_bytes(o->dtype)
+               : 0;
+}
+
 static int check_budgets(const struct options *o, const struct llama_trainer_config *trainer,
                          struct ofl_config *out)
 {
+    uint64_t tokens = o->accum * o->batch * o->seq;
     struct llama_trainer_need need;
 
     llama_trainer_need(trainer, &need);
-    return common_budget_training(&o->budget, &need, 2 * o->accum * o->batch * o->seq * sizeof(int32_t), out);
+    return common_budget_training(&o->budget, &need,
+                                  2 * tokens * sizeof(int32_t) + out_bytes(o, &trainer->shape), out);
 }
 
 static int run_all(const struct options *o, struct data *data)

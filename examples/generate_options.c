@@ -31,7 +31,8 @@ static const char before[] = "Generates text with a Llama inside hard memory bud
 static const char after[] =
     "Weights are paged in from the checkpoint itself, layer by layer, and need no second copy: there is no "
     "--nvme here. By default the whole model is kept on the device if it fits, else as much as does: all of "
-    "a GPU's memory; of RAM a third, or a quarter. --host-mem is 64M by default. Keys and values of earlier "
+    "a GPU's memory; of RAM a third, or a quarter. --host-mem is 64M by default, less where memory is short. "
+    "Keys and values of earlier "
     "tokens stay on the device.\n"
     "\n"
     "The text goes to standard output as it comes, figures to standard error. Tokens per second count "
@@ -100,21 +101,38 @@ static int refuse_device(uint64_t bytes, const struct llama_generator_need *need
         (ull)d->device_bytes, common_bytes(d->device_bytes).text);
 }
 
-int budget_check(const struct options *o, const struct llama_generator_need *need, struct ofl_config *out)
+/* What is not given. Of RAM a third or a quarter is taken at most: it has other uses, too. */
+static void choose(const struct options *o, const struct llama_generator_need *need, struct ofl_config *c)
 {
     const struct common_budget *b = &o->budget;
-    uint64_t memory = common_device_memory(b), least = need->device.device_bytes;
-    uint64_t most = b->chosen.gpu ? memory : memory / 3; /* RAM has other uses, too */
-    const struct common_ways ways = {.device_least = least, .host_least = OFL_HOST_MIN_BYTES};
+    struct common_need n = {.tensor_bytes = need->weight_bytes, .gpu = b->chosen.gpu};
+    uint64_t memory = common_device_memory(b), least = need->device.device_bytes, room, most;
+    struct common_room ram;
 
-    *out = (struct ofl_config){.size = sizeof *out, .device = b->chosen.device, .log = common_log};
-    out->host_bytes = o->budget.host_bytes ? o->budget.host_bytes : HOST_BYTES;
-    out->device_bytes = o->budget.device_bytes;
-    if (o->budget.in_memory || (!out->device_bytes && need->device_all_bytes <= most))
-        out->device_bytes = need->device_all_bytes;
-    else if (!out->device_bytes)
-        out->device_bytes = b->chosen.gpu ? memory : memory / 4 > least ? memory / 4 : least;
-    if (out->device_bytes / 256 * 256 < least)
+    common_room(&ram);
+    room = common_need_most(&n, &ram);
+    c->host_bytes = b->host_bytes ? b->host_bytes : HOST_BYTES;
+    if (!b->host_bytes && c->host_bytes > room / 4)
+        c->host_bytes = room / 4 > OFL_HOST_MIN_BYTES ? room / 4 : OFL_HOST_MIN_BYTES;
+    room = b->chosen.gpu ? memory : room > c->host_bytes ? room - c->host_bytes : 0;
+    most = b->chosen.gpu || memory / 3 > room ? room : memory / 3;
+    c->device_bytes = b->device_bytes;
+    if (b->in_memory || (!c->device_bytes && need->device_all_bytes <= most)) {
+        c->device_bytes = need->device_all_bytes;
+    } else if (!c->device_bytes) {
+        most = b->chosen.gpu || memory / 4 > room ? room : memory / 4;
+        c->device_bytes = most > least ? most : least;
+    }
+}
+
+int budget_check(const struct options *o, const struct llama_generator_need *need, struct ofl_config *out)
+{
+    const struct common_ways ways = {.device_least = need->device.device_bytes,
+                                     .host_least = OFL_HOST_MIN_BYTES};
+
+    *out = (struct ofl_config){.size = sizeof *out, .device = o->budget.chosen.device, .log = common_log};
+    choose(o, need, out);
+    if (out->device_bytes / 256 * 256 < ways.device_least)
         return refuse_device(out->device_bytes, need);
-    return common_budget_fits(b, out, need->weight_bytes, 0, &ways);
+    return common_budget_fits(&o->budget, out, need->weight_bytes, 0, &ways);
 }

@@ -55,7 +55,7 @@ int main(void)
     for (int step = 0; step < 2; step++) {
         check(ofl_step_begin(ctx, "add"));
         for (int i = 0; i < TENSORS; i++) {
-            struct ofl_lease lease = {.tensor = tensors[i], .mode = OFL_UPDATE};
+            struct ofl_lease lease = {.size = sizeof lease, .tensor = tensors[i], .mode = OFL_UPDATE};
 
             check(ofl_acquire(ctx, &lease, 1, stream)); /* returns at once: the stream waits, not we */
             check(ofl_stream_launch(stream, add_one, lease.ptr));

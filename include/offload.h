@@ -10,7 +10,7 @@
  *     struct ofl_nvme scratch = {.dir = "/mnt/scratch"};
  *     struct ofl_config config = {.size = sizeof config, .device_bytes = 64 << 20,
  *                                 .host_bytes = 128 << 20, .nvme = &scratch, .nvme_count = 1};
- *     struct ofl_lease lease = {.tensor = weight, .mode = OFL_READ};
+ *     struct ofl_lease lease = {.size = sizeof lease, .tensor = weight, .mode = OFL_READ};
  *
  *     ofl_open(&config, &ctx);
  *     ...
@@ -316,10 +316,15 @@ enum {
     OFL_LEASE_DROP = 1u << 0, /* done with at release: contents undefined after it, never written back */
 };
 
+/* Leases of a batch stand in an array and have the same size, which is that from one to the next. */
 struct ofl_lease {
+    size_t size; /* sizeof(struct ofl_lease); 0: that of this header */
     struct ofl_tensor *tensor;
     enum ofl_mode mode;
     uint32_t flags;
+    /* Which part, in elements: count_elems from offset_elems on, 0: up to the end. This version leases whole
+     * tensors: any other part is -ENOTSUP. */
+    uint64_t offset_elems, count_elems;
     void *ptr;       /* out: device address, 256-byte aligned, valid for work on the stream until release */
     uint64_t cookie; /* the library's */
 };
@@ -329,13 +334,18 @@ struct ofl_lease {
  * Returns at once; s, not the host, waits for the bytes. (On cuda the host waits, too, once it has run far
  * ahead of s: see offload_cuda.h.) All or nothing:
  *  -OFL_EBUDGET  the batch does not fit beside what is leased already (the numbers are named)
+ *  -EINVAL, -ENOTSUP  a part that the tensor does not have, or that is not all of it
+ *  the first error of a tensor that is lost, see ofl_release
  *  -OFL_ESTATE   a tensor is leased already in a mode that excludes this one
  *  -EROFS        a write lease on a source's tensor
  *  -OFL_EBROKEN  see the code
  */
 OFL_API int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s);
 /* step thread. Takes effect when the work enqueued on s before this call has completed.
- * A released write lease is the newest copy. */
+ * A released write lease is the newest copy: of several, on any streams, the one acquired last. If the work
+ * did not run (a fetch failed, and the stream with it), nothing was written: the tensor has its bytes from
+ * before, or, where those are gone, is lost: every acquire and read of it returns the first error until it is
+ * overwritten whole (OFL_OVERWRITE, or ofl_tensor_write of all its bytes). */
 OFL_API int ofl_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s);
 /* any. Bytes of the device arena that a tensor of so many bytes takes. */
 OFL_API uint64_t ofl_device_footprint(uint64_t bytes);

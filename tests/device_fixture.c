@@ -71,7 +71,7 @@ void fixture_open(struct fixture *f, uint64_t arena_bytes)
     f->arena = dev_arena(f->dev);
 }
 
-void fixture_close(struct fixture *f)
+void fixture_end(struct fixture *f)
 {
     dev_close(f->dev);
     sink_free(&f->sink);

@@ -37,6 +37,6 @@ size_t sink_count(struct sink *s);
 struct done sink_wait(struct sink *s, size_t n, size_t index);
 
 void fixture_open(struct fixture *f, uint64_t arena_bytes);
-void fixture_close(struct fixture *f);
+void fixture_end(struct fixture *f);
 
 #endif

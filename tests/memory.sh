@@ -98,9 +98,9 @@ near() {
 }
 
 yes 'All that is gold does not glitter, not all those who wander are lost. 0123456789' | head -n 200 >"$work/text"
-train=(ofl-finetune --device host --preset 20m --data "$work/text" --seq 64 --steps 2)
-step=(ofl-bench step --device host --preset 20m --dtype f32 --seq 64 --steps 2 --warmup 1)
-decode=(ofl-bench decode --device host --preset 20m --dtype f32 --tokens 3)
+train=(ofl-finetune --device host --preset 20m --data "$work/text" --seq 64 --steps 1)
+step=(ofl-bench step --device host --preset 20m --dtype f32 --seq 64 --steps 1 --warmup 0)
+decode=(ofl-bench decode --device host --preset 20m --dtype f32 --tokens 1 --warmup 1)
 
 # ---- budgets that equal the limit ----------------------------------------------
 
@@ -143,6 +143,10 @@ if [ -n "$shm" ]; then
     near --device-mem "${step[@]}" --host-mem 32M --nvme "$shm"
     allow 320 320
     near --host-mem "${decode[@]}" --device-mem 32M --nvme "$shm"
+    allow 400 400
+    run "${train[@]}" --device-mem 320M
+    wanted training in 320M
+    refuse 'allows 400 MiB' "${train[@]}" --device-mem 320M --out "$shm/out"
     refuse 'takes half of that' ofl-bench nvme --dir "$shm" --size 300M
     run ofl-bench nvme --dir "$shm" --rw read --repeat 1 --time-s 0.1
     wanted ofl-bench nvme on tmpfs
@@ -173,6 +177,11 @@ if [ -f "$story/model.safetensors" ]; then
     allow 100 100
     generate=(ofl-generate --device host --model "$story" --prompt 'Once upon a time' --max-tokens 8 --host-mem 4M)
     near --device-mem "${generate[@]}"
+    for mib in 90 400; do # what is chosen where nothing is given fits, too
+        allow $mib $mib
+        run ofl-generate --device host --model "$story" --prompt 'Once upon a time' --max-tokens 8
+        wanted ofl-generate in $mib MiB
+    done
 fi
 
 [ "$failures" -eq 0 ] || exit 1

@@ -79,7 +79,7 @@ static void arena_costs_nothing_untouched(void **state)
     for (uint64_t i = 0; i < pages; i++)
         resident += map[i] & 1;
     assert_true(resident >= 1 && resident <= 512); /* at most the one huge page around it */
-    fixture_close(&f);
+    fixture_end(&f);
     free(map);
 }
 
@@ -280,7 +280,7 @@ static void link_is_in_order(void **state)
         assert_int_equal((uintptr_t)sink_wait(&f.sink, 2 * ROUNDS + i + 1, 2 * ROUNDS + i).cookie, i);
     for (uintptr_t i = 0; i < ROUNDS; i++)
         assert_memory_equal(back + i * BYTES, host + (ROUNDS - 1) * BYTES, BYTES);
-    fixture_close(&f);
+    fixture_end(&f);
     free(host);
     free(back);
 }
@@ -330,7 +330,7 @@ static void copies_outside_the_arena_are_refused(void **state)
     assert_int_equal(sink_wait(&f.sink, n + 1, n).code, 0);
     dev_stats_get(f.dev, &stats);
     assert_int_equal(stats.in_bytes, RANGE_ARENA + 1); /* refused copies moved nothing */
-    fixture_close(&f);
+    fixture_end(&f);
     free(host);
 }
 
@@ -471,7 +471,7 @@ static void statistics_add_up(void **state)
         dev_stats_get(f.dev, &stats);
     }
     dev_stream_destroy(s);
-    fixture_close(&f);
+    fixture_end(&f);
 }
 
 int main(void)

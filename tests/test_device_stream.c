@@ -162,7 +162,7 @@ static void gate_holds_a_job_back(void **state)
     assert_int_equal(early, 0);
     dev_stream_destroy(s);
     dev_stream_destroy(free_running);
-    fixture_close(&f);
+    fixture_end(&f);
 }
 
 /* The control: the same rounds without the wait. Atomic bytes, so that the mistake is
@@ -203,7 +203,7 @@ static void without_the_wait_it_fails(void **state)
     }
     dev_stream_destroy(s);
     dev_stream_destroy(free_running);
-    fixture_close(&f);
+    fixture_end(&f);
 }
 
 /* As the pager uses them: the completion of a copy opens the gate, from the link's thread. */
@@ -284,7 +284,7 @@ static void gates_in_every_order(void **state)
     }
     for (unsigned i = 0; i < 3; i++)
         dev_stream_destroy(s[i]);
-    fixture_close(&f);
+    fixture_end(&f);
 }
 
 /* ---- failure -------------------------------------------------------------- */
@@ -339,7 +339,7 @@ static void failing_gate_skips_jobs(void **state)
     assert_true(fixture_on_cuda() || after.next == 0);
     dev_stream_destroy(s);
     dev_stream_destroy(t);
-    fixture_close(&f);
+    fixture_end(&f);
 }
 
 static void every_stream_at_a_failing_gate_fails(void **state)
@@ -367,7 +367,7 @@ static void every_stream_at_a_failing_gate_fails(void **state)
     assert_int_equal(dev_stream_sync(s[3]), 0);
     for (unsigned i = 0; i < 4; i++)
         dev_stream_destroy(s[i]);
-    fixture_close(&f);
+    fixture_end(&f);
 }
 
 /* ---- sync --------------------------- ---------------------------------- */
@@ -423,7 +423,7 @@ static void sync_from_several_threads(void **state)
         dev_stream_destroy(syncers[i].own);
     }
     dev_stream_destroy(shared);
-    fixture_close(&f);
+    fixture_end(&f);
 }
 
 struct self {
@@ -459,7 +459,7 @@ static void a_stream_cannot_wait_for_itself(void **state)
     assert_int_equal(other.code, 0);
     dev_stream_destroy(s);
     dev_stream_destroy(t);
-    fixture_close(&f);
+    fixture_end(&f);
 }
 
 int main(void)

@@ -215,7 +215,7 @@ static int claims_hold(void *arg)
         return IO_TEST_SKIPPED;
     snprintf(dir, sizeof dir, "%s/%s", io_test.dir, p->dir);
     snprintf(backing, sizeof backing, "%s/%s", io_test.dir, p->backing ? p->backing : "");
-    CHECK(look(dir, &below, 8 * MIB, &v) == 0);
+    CHECK(look(dir, &below, 2 * MIB, &v) == 0);
     if (!v.holds)
         fprintf(stderr, "%s: false claim: %s; notes \"%s\", \"%s\", \"%s\"\n", p->name, v.false_claim,
                 v.claimed.note, v.claimed.space_note, v.claimed.drive_note);

@@ -109,6 +109,7 @@ static void facts_of_a_source(void **state)
     json_object_set_new(tensors, "a", files_tensor("F32", 2, shape));
     json_object_set_new(tensors, "b", files_tensor("BF16", 1, shape));
     files_put_safetensors(dir, "model.safetensors", tensors);
+    json_decref(tensors);
     if (ofl_source_open(ctx, path, &source) < 0)
         fail_msg("%s", ofl_error());
     assert_int_equal(ofl_source_count(source), 2);
@@ -139,8 +140,8 @@ static void facts_of_a_drive(void **state)
     unsigned char *data = malloc(bytes), *back = malloc(bytes);
     struct ofl_tensor *t[2];
 
-    assert_int_equal(ofl_path_stats_get(ctx, 0, &s), 0);
-    assert_true(s.read_bytes == 0 && s.write_bytes == 0 && s.since_ns == 0);
+    /* Drives are those that I/O went to. */
+    assert_true(ofl_path_stats_get(ctx, 0, &s) == -ENOENT || (s.write_bytes == 0 && s.since_ns == 0));
     for (int i = 0; i < 2; i++) {
         t[i] = make_tensor(ctx, "large", bytes / 4);
         memset(data, 0x5a + i, bytes);

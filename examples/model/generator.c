@@ -242,7 +242,7 @@ int llama_generator_random(struct llama_generator *g, uint32_t tensor, uint64_t 
 static int feed_embed(struct llama_generator *g)
 {
     struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_EMBED);
-    struct ofl_lease lease = {.tensor = g->model.tensors[0], .mode = OFL_READ};
+    struct ofl_lease lease = {.size = sizeof lease, .tensor = g->model.tensors[0], .mode = OFL_READ};
     int err = ofl_acquire(g->ctx, &lease, 1, g->stream);
 
     if (err < 0)
@@ -277,8 +277,9 @@ static int feed_head(struct llama_generator *g)
     struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_LOGITS);
     uint32_t norm = llama_tensor_index(&g->config.shape, LLAMA_NORM, 0);
     uint32_t head = llama_tensor_index(&g->config.shape, LLAMA_HEAD, 0);
-    struct ofl_lease leases[] = {{.tensor = g->model.tensors[norm], .mode = OFL_READ},
-                                 {.tensor = g->model.tensors[head], .mode = OFL_READ}};
+    struct ofl_lease leases[] = {
+        {.size = sizeof(struct ofl_lease), .tensor = g->model.tensors[norm], .mode = OFL_READ},
+        {.tensor = g->model.tensors[head], .mode = OFL_READ}};
     int err = ofl_acquire(g->ctx, leases, 2, g->stream);
 
     if (err < 0)

@@ -87,7 +87,9 @@ void llama_layer_leases(const struct llama_model *m, uint32_t layer, enum ofl_mo
                         struct ofl_lease leases[LLAMA_LAYER_TENSORS])
 {
     for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS; i++)
-        leases[i] = (struct ofl_lease){.tensor = m->tensors[llama_layer_first(layer) + i], .mode = mode};
+        leases[i] = (struct ofl_lease){.size = sizeof(struct ofl_lease),
+                                       .tensor = m->tensors[llama_layer_first(layer) + i],
+                                       .mode = mode};
 }
 
 void llama_layer_weights(const struct llama_model *m, uint32_t layer,

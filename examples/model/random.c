@@ -11,7 +11,7 @@ int llama_random_fill(struct ofl_ctx *ctx, struct ofl_stream *s, struct llama_co
                       struct ofl_tensor *t, const struct llama_tensor_desc *d, uint32_t index, uint64_t seed,
                       float std)
 {
-    struct ofl_lease lease = {.tensor = t, .mode = OFL_OVERWRITE};
+    struct ofl_lease lease = {.size = sizeof lease, .tensor = t, .mode = OFL_OVERWRITE};
     struct ofl_tensor_info info = {.size = sizeof info};
     struct llama_job *job;
     int err = ofl_tensor_info(t, &info), released;

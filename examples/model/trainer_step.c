@@ -27,7 +27,8 @@ typedef void describe_fn(const struct part *p, uint32_t layer, struct llama_job 
 
 static struct ofl_lease lease(struct ofl_tensor *tensor, enum ofl_mode mode, uint32_t flags)
 {
-    return (struct ofl_lease){.tensor = tensor, .mode = mode, .flags = flags};
+    return (struct ofl_lease){
+        .size = sizeof(struct ofl_lease), .tensor = tensor, .mode = mode, .flags = flags};
 }
 
 /*

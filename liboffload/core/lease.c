@@ -177,6 +177,13 @@ static int check_lease(const struct ofl_lease *l, size_t i)
     if (!t || l->mode < OFL_READ || l->mode > OFL_OVERWRITE || (l->flags & ~OFL_LEASE_DROP))
         return base_fail(-EINVAL, "acquire: lease %zu: no tensor, or unknown mode %d or flags 0x%x", i,
                          (int)l->mode, l->flags);
+    if (l->offset_elems > t->elems || l->count_elems > t->elems - l->offset_elems)
+        return base_fail(-EINVAL, "acquire %s: %llu elements from %llu on: it has %llu", t->name,
+                         (ull)l->count_elems, (ull)l->offset_elems, (ull)t->elems);
+    if (l->offset_elems || (l->count_elems && l->count_elems != t->elems))
+        return base_fail(
+            -ENOTSUP, "acquire %s: a part of it, %llu of %llu elements: this version leases whole tensors",
+            t->name, (ull)(l->count_elems ? l->count_elems : t->elems - l->offset_elems), (ull)t->elems);
     if (t->source && l->mode != OFL_READ)
         return base_fail(-EROFS, "acquire %s to %s: it lives in a source file", t->name, mode_name(l->mode));
     if (c && c->leases && (c->writer || l->mode != OFL_READ))

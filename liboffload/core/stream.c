@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/sized.h"
 #include "include/offload.h"
 #include "include/offload_cuda.h"
 #include "liboffload/core/context.h"
@@ -150,6 +151,46 @@ struct batch {
     struct ofl_stream *stream;
 };
 
+/* The caller's leases, one of another size after the other, as an array of ours. *out is the caller's own where
+ * that is the same, else to be freed. */
+static int leases_in(struct ofl_lease *from, size_t n, const char *what, struct ofl_lease **out)
+{
+    const size_t stride = n && from->size ? from->size : sizeof *from;
+    struct ofl_lease *own;
+    int err = 0;
+
+    *out = from;
+    for (size_t i = 0; i < n && stride == sizeof *from; i++)
+        if (from[i].size != from[0].size)
+            return base_fail(-EINVAL, "%s: lease %zu has %zu bytes, the first one %zu", what, i, from[i].size,
+                             from[0].size);
+    if (stride == sizeof *from)
+        return 0;
+    own = calloc(n, sizeof *own);
+    if (!own)
+        return base_fail(-ENOMEM, "%s %zu tensors: out of memory", what, n);
+    for (size_t i = 0; i < n && err == 0; i++)
+        err = base_sized_read(&own[i], sizeof *own, sizeof *own, (char *)from + i * stride, "acquire: lease");
+    if (err == 0)
+        *out = own;
+    else
+        free(own);
+    return err;
+}
+
+static void leases_out(struct ofl_lease *own, struct ofl_lease *to, size_t n)
+{
+    if (own == to)
+        return;
+    for (size_t i = 0; i < n; i++) {
+        struct ofl_lease *l = (struct ofl_lease *)((char *)to + i * to->size);
+
+        l->ptr = own[i].ptr;
+        l->cookie = own[i].cookie;
+    }
+    free(own);
+}
+
 static int acquire_run(struct ofl_ctx *ctx, void *arg)
 {
     struct batch *b = arg;
@@ -165,9 +206,13 @@ static int acquire_run(struct ofl_ctx *ctx, void *arg)
 int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
 {
     struct batch b = {leases, n, s};
-    int err = call_on(s, acquire_run, &b);
+    int err = leases_in(leases, n, "acquire", &b.leases);
 
     (void)ctx;
+    if (err < 0)
+        return err;
+    err = call_on(s, acquire_run, &b);
+    leases_out(b.leases, leases, n);
     dev_stream_room(s->dev);
     return err;
 }
@@ -186,9 +231,14 @@ static int release_run(struct ofl_ctx *ctx, void *arg)
 int ofl_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
 {
     struct batch b = {leases, n, s};
+    int err = leases_in(leases, n, "release", &b.leases);
 
     (void)ctx;
-    return call_on(s, release_run, &b);
+    if (err < 0)
+        return err;
+    err = call_on(s, release_run, &b);
+    leases_out(b.leases, leases, n);
+    return err;
 }
 
 uint64_t ofl_device_footprint(uint64_t bytes)

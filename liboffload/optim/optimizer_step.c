@@ -90,6 +90,7 @@ static int queue_on_device(struct optim_binding *b)
     int err, released;
 
     for (uint32_t i = 0; i < n; i++) {
+        leases[i].size = sizeof leases[i];
         leases[i].tensor = b->update.tensors[i];
         leases[i].mode = i == AT_GRAD ? OFL_READ : OFL_UPDATE;
         leases[i].flags = i == AT_GRAD ? OFL_LEASE_DROP : 0;
@@ -178,7 +179,7 @@ int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *setting
 static int queue_sum(struct optim_binding *b)
 {
     struct ofl_optimizer *o = b->optimizer;
-    struct ofl_lease lease = {.tensor = b->grad, .mode = OFL_READ};
+    struct ofl_lease lease = {.size = sizeof lease, .tensor = b->grad, .mode = OFL_READ};
     int err = ofl_acquire(o->ctx, &lease, 1, o->stream), released;
 
     if (err < 0)

@@ -1,4 +1,4 @@
-/* place: what a path's bytes lie on, as the public header shows it. */
+/* storage_place: what a path's bytes lie on, as the public header shows it. */
 #include <stdio.h>
 
 #include "base/sized.h"
