@@ -9,7 +9,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 # Programs of tests/sim for each mutant. Those that they notice are noticed within a few hundred, most of them.
-sim_seeds=${OFL_MUTANT_SEEDS:-20000}
+sim_seeds=${OFL_MUTANT_SEEDS:-40000}
 
 # name | file | what is looked for (fixed text) | what takes its place | tests that must fail
 list='

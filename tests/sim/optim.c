@@ -32,6 +32,8 @@ static void update_tile(void *arg, void *const *ptr, const bool *fresh, uint64_t
     struct sim *s = g->sim;
     uint32_t tile = (uint32_t)(first / g->tensors[AT_WEIGHT]->t->tile_elems);
 
+    if (g->held)
+        sim_fail(s, "an update of tensor %u starts before the norm is known", g->tensors[AT_WEIGHT]->index);
     for (uint32_t i = 0; i < count_of(g); i++) {
         struct sim_tensor *x = g->tensors[i];
         bool low = g->tensors[AT_MASTER] && i == AT_WEIGHT;
@@ -90,6 +92,7 @@ static int queue(struct sim *s, struct sim_group *g, bool hold)
         return err;
     }
     g->pending = true;
+    g->held = hold;
     if (u->count == 5)
         g->tensors[AT_WEIGHT]->lost = 0; /* it is overwritten whole */
     for (uint32_t i = 0; i < u->count; i++) {
@@ -197,9 +200,10 @@ static void release_updates(void *arg, int code)
         base_error_set(&error, code, "optimizer: a gradient could not be read");
         pager_break(&s->pager, &error);
     }
-    for (uint32_t i = 0; i < SIM_GROUPS; i++)
-        if (i % s->prog->config.optims == optim)
-            pager_update_let_go(&s->pager, &s->groups[i].update);
+    for (uint32_t i = optim; i < SIM_GROUPS; i += s->prog->config.optims) {
+        s->groups[i].held = false;
+        pager_update_let_go(&s->pager, &s->groups[i].update);
+    }
 }
 
 void sim_optimize(struct sim *s, uint32_t optim)

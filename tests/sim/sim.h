@@ -254,7 +254,7 @@ struct sim_group {
     struct sim_tensor *tensors[CORE_UPDATE_TENSORS];
     uint32_t upto[CORE_UPDATE_TENSORS];
     int32_t write[CORE_UPDATE_TENSORS];
-    bool applied, pending;
+    bool applied, pending, held;
     struct sim *sim;
 };
 

@@ -198,6 +198,19 @@ static void env_io(void *arg, struct core_op *op)
     sim_post(s, m->at[0], EVENT_IO, m, PHASE_FIRST_HALF);
 }
 
+/* A byte that somebody looks at comes back changed; in the file, too, if it is for good. */
+static void spoil_byte(struct sim *s, struct sim_move *m, const struct sim_tensor *x)
+{
+    const struct core_op *op = m->op;
+    uint32_t slot = op->tile * SIM_SLOTS + sim_below(&s->random, SIM_SLOTS);
+    uint8_t *ptr = tile_ptr(&s->pager, op->tensor, op->tile);
+    uint32_t at = sim_slot_offset(x, slot) - op->tile * x->tile_bytes;
+
+    ptr[at] ^= 0x10;
+    if (m->fault == FAULT_BAD_FOR_GOOD)
+        op->io.file->bytes[op->io.offset + (uint64_t)(ptr - (uint8_t *)op->io.buf) + at] ^= 0x10;
+}
+
 static void drive_fault(struct sim *s, struct sim_move *m)
 {
     struct core_op *op = m->op;
@@ -210,11 +223,8 @@ static void drive_fault(struct sim *s, struct sim_move *m)
         base_error_set(&op->io.error, -OFL_EDEADLINE, "simulated: %s", base_strerror(-OFL_EDEADLINE));
     else if (m->fault == FAULT_ERROR)
         base_error_set(&op->io.error, -EIO, "simulated: %s", base_strerror(-EIO));
-    else if (x) /* where somebody looks */
-        ((uint8_t *)op->io.buf)[sim_slot_offset(x, op->tile * SIM_SLOTS + sim_below(&s->random, SIM_SLOTS)) -
-                                op->tile * x->tile_bytes] ^= 0x10;
-    if (m->fault == FAULT_BAD_FOR_GOOD)
-        memcpy(op->io.file->bytes + op->io.offset, op->io.buf, op->io.bytes);
+    else if (x)
+        spoil_byte(s, m, x);
     if (read && x)
         sim_hurt(x);
     if (!read || (x && x->updates))
@@ -416,6 +426,13 @@ static void verify(struct sim *s)
         sim_fail(s, "books: %s", why.text);
 }
 
+static void tick(struct sim *s)
+{
+    if (!s->ticking)
+        sim_post(s, TICK_DELAY, EVENT_TICK, NULL, 0);
+    s->ticking = true;
+}
+
 void sim_pump(struct sim *s)
 {
     uint32_t rounds = 0;
@@ -424,12 +441,12 @@ void sim_pump(struct sim *s)
     s->due = false;
     while (more && rounds++ < PUMPS_MAX) {
         sim_enter(s);
-        more = pager_pump(&s->pager) && !s->pager.hungry;
+        more = pager_pump(&s->pager);
         sim_leave(s);
-    }
-    if (s->pager.hungry && !s->ticking) {
-        s->ticking = true;
-        sim_post(s, TICK_DELAY, EVENT_TICK, NULL, 0);
+        if (more && s->pager.hungry) { /* as the engine: again, but not at once */
+            tick(s);
+            return;
+        }
     }
     if (more)
         sim_fail(s, "the pump never stands still");
