@@ -1,5 +1,4 @@
 /* common: the RAM that can be had, and what a run takes of it. See common_memory.h. */
-#include "include/offload.h"
 #include "examples/common_memory.h"
 
 #include <dirent.h>
@@ -11,6 +10,7 @@
 #include <string.h>
 
 #include "examples/common.h"
+#include "include/offload.h"
 
 typedef unsigned long long ull;
 
