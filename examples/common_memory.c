@@ -4,14 +4,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
-#include <linux/magic.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/vfs.h>
 
 #include "examples/common.h"
+#include "include/offload.h"
 
 typedef unsigned long long ull;
 
@@ -284,9 +283,9 @@ uint64_t common_memory(void)
 
 bool common_dir_in_memory(const char *dir)
 {
-    struct statfs fs;
+    struct ofl_place place = {.size = sizeof place};
 
-    return statfs(dir, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+    return ofl_place_get(dir, &place) == 0 && place.in_memory;
 }
 
 /* ---- what a run takes ---------------------------------------------------------------- */

@@ -24,6 +24,7 @@ exec {said}>&1
 : >"$work/err"
 verdict='' # set where the script ends on purpose
 trap 'fixture_end $?' EXIT
+trap 'verdict=1; exit 130' INT TERM
 
 fixture_end() {
     local ended=$1
@@ -32,6 +33,9 @@ fixture_end() {
         complain "the script stopped short, exit status $ended"
         ended=1
     fi
+    # A program that was started in the background does not outlive its test.
+    # shellcheck disable=SC2046  # several numbers
+    kill $(jobs -p) 2>/dev/null
     rm -rf "$work"
     exit "$ended"
 }

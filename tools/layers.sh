@@ -21,7 +21,7 @@ allowed() {
     local c=liboffload/core/
     local ground="$store ${c}update.h ${c}pager.h" copy pump
     copy="$ground ${c}tile.h ${c}place.h ${c}copy.h"
-    pump="$copy ${c}lease.h ${c}work.h ${c}home.h ${c}pump.h"
+    pump="$copy ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}pump.h"
     case "$1" in
     include/*) echo include/ offload.h ;; # beside itself, as installed
     base/*) echo "$base" ;;
@@ -36,7 +36,8 @@ allowed() {
     liboffload/core/tile.[ch]) echo "$ground ${c}tile.h" ;;
     liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}place.h" ;;
     liboffload/core/copy.[ch]) echo "$copy" ;;
-    liboffload/core/lease.[ch]) echo "$copy ${c}lease.h" ;;
+    liboffload/core/wait.[ch]) echo "$copy ${c}wait.h" ;;
+    liboffload/core/lease.[ch]) echo "$copy ${c}wait.h ${c}lease.h" ;;
     liboffload/core/work.[ch]) echo "$copy ${c}work.h" ;;
     liboffload/core/home.[ch]) echo "$copy ${c}home.h" ;;
     liboffload/core/pump.[ch]) echo "$pump" ;;

@@ -105,7 +105,8 @@ rm -rf "$kept"
 mkdir -p "$kept"
 loops=()
 trap '[ ${#loops[@]} -eq 0 ] || kill "${loops[@]}" 2>/dev/null' EXIT
-trap 'exit 130' INT TERM
+child=
+trap '[ -z "$child" ] || kill "$child" 2>/dev/null; exit 130' INT TERM
 for ((i = 0; i < load; i++)); do
     nice -n "$loop_nice" bash -c 'while :; do :; done' &
     loops+=($!)
@@ -116,9 +117,12 @@ run() {
     local now
     if [ $time_zero -eq 1 ]; then
         read -r now _ </proc/uptime
-        young=(unshare --time --monotonic "-${now%.*}" --boottime "-${now%.*}" --fork)
+        young=(unshare --time --monotonic "-${now%.*}" --boottime "-${now%.*}" --fork --kill-child=TERM)
     fi
-    "${young[@]}" tools/run-tests.sh "$build" "$1" >"$kept/output" 2>&1
+    # In the background, so that a signal to this script is acted on at once.
+    "${young[@]}" tools/run-tests.sh "$build" "$1" >"$kept/output" 2>&1 &
+    child=$!
+    wait "$child"
 }
 
 declare -A failed=() skipped=() longest=()

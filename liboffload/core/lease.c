@@ -11,9 +11,7 @@
 
 #include "liboffload/core/copy.h"
 #include "liboffload/core/place.h"
-
-/* Streams that failed whose reasons are kept. */
-#define STREAM_ERRORS 64u
+#include "liboffload/core/wait.h"
 
 /* Of one lease of a batch, while it is acquired. */
 struct lease_item {
@@ -25,124 +23,6 @@ struct lease_item {
 };
 
 /* ---- waits ------------------------------------------------------------- */
-
-static void wait_note(struct core_wait *w, const struct base_error *error)
-{
-    if (!w->error)
-        w->error = pager_error_copy(error);
-}
-
-static void stream_failed(struct pager *p, uint64_t stream, const struct base_error *error)
-{
-    struct core_stream_error *e, **at = &p->stream_errors;
-    unsigned n = 0;
-
-    for (; *at; at = &(*at)->next, n++)
-        if ((*at)->stream == stream)
-            return; /* the first counts */
-    e = malloc(sizeof *e);
-    if (!e)
-        return;
-    *e = (struct core_stream_error){.stream = stream, .error = *error};
-    *at = e;
-    if (n == STREAM_ERRORS) {
-        e = p->stream_errors;
-        p->stream_errors = e->next;
-        free(e);
-    }
-}
-
-static void wait_less(struct pager *p, struct core_wait *w)
-{
-    if (--w->remaining)
-        return;
-    w->prev->next = w->next;
-    w->next->prev = w->prev;
-    if (w->error)
-        stream_failed(p, w->stream, w->error);
-    p->env.gate_open(p->env.arg, w->gate, w->error);
-    p->changes++;
-    pager_error_free(w->error);
-    free(w);
-}
-
-static int reserve_conds(struct pager *p, size_t count)
-{
-    while (p->spare_conds_count < count) {
-        struct core_cond *cond = malloc(sizeof *cond);
-
-        if (!cond)
-            return base_fail(-ENOMEM, "acquire: %zu conditions: out of memory", count);
-        cond->next = p->spare_conds;
-        p->spare_conds = cond;
-        p->spare_conds_count++;
-    }
-    return 0;
-}
-
-static void cond_add(struct pager *p, struct core_wait *w, struct core_copy *c, bool bytes, bool readable)
-{
-    struct core_cond *cond = p->spare_conds;
-
-    p->spare_conds = cond->next;
-    p->spare_conds_count--;
-    *cond = (struct core_cond){.wait = w,
-                               .next = c->conds,
-                               .bytes = bytes,
-                               .readable = readable,
-                               .upto = c->mark_seq,
-                               .count = c->marks};
-    c->conds = cond;
-    w->remaining++;
-    if (bytes)
-        copy_await(p, c, 1);
-}
-
-static void cond_over(struct pager *p, struct core_copy *c, struct core_cond *cond)
-{
-    struct core_wait *w = cond->wait;
-
-    if (cond->bytes)
-        copy_await(p, c, -1);
-    cond->next = p->spare_conds;
-    p->spare_conds = cond;
-    p->spare_conds_count++;
-    wait_less(p, w);
-}
-
-/* Ends the copy's conditions that match: those for bytes, or all. */
-static void conds_over(struct pager *p, struct core_copy *c, bool bytes_only, const struct base_error *error)
-{
-    struct core_cond **at = &c->conds;
-
-    while (*at) {
-        struct core_cond *cond = *at;
-
-        if (bytes_only && !cond->bytes) {
-            at = &cond->next;
-            continue;
-        }
-        *at = cond->next;
-        wait_note(cond->wait, error);
-        cond_over(p, c, cond);
-    }
-}
-
-void lease_copy_ready(struct pager *p, struct core_copy *c)
-{
-    conds_over(p, c, true, c->error);
-}
-
-void lease_fail_all(struct pager *p)
-{
-    for (struct core_copy *c = p->live.next; c != &p->live; c = c->next)
-        if (c->conds && place_at_rest(p, c))
-            conds_over(p, c, false, &p->broken);
-    for (struct ofl_tensor *t = p->tensors; t; t = t->next)
-        for (struct core_copy *c = t->ghosts; c; c = c->next)
-            if (c->conds && place_at_rest(p, c))
-                conds_over(p, c, false, &p->broken);
-}
 
 static bool needs_marks(const struct core_copy *c, enum ofl_mode mode, uint64_t stream)
 {
@@ -157,9 +37,9 @@ static void lease_wait(struct pager *p, const struct ofl_lease *l, struct core_w
     struct core_copy *c = l->tensor->current;
 
     if (!copy_bytes_ready(c))
-        cond_add(p, w, c, true, true);
+        wait_add(p, w, c, true, true);
     if (needs_marks(c, l->mode, w->stream))
-        cond_add(p, w, c, false, l->mode != OFL_OVERWRITE);
+        wait_add(p, w, c, false, l->mode != OFL_OVERWRITE);
 }
 
 /* ---- acquire: checks --------------------------------------------------- */
@@ -339,25 +219,6 @@ static int place_batch(struct pager *p, const struct ofl_lease *leases, size_t n
 
 /* ---- acquire ----------------------------------------------------------- */
 
-static struct core_wait *wait_make(struct pager *p, uint64_t stream)
-{
-    struct core_wait *w = calloc(1, sizeof *w);
-
-    if (!w || p->env.gate_create(p->env.arg, &w->gate) < 0) {
-        if (!w)
-            base_fail(-ENOMEM, "acquire: out of memory");
-        free(w);
-        return NULL;
-    }
-    w->stream = stream;
-    w->remaining = 1; /* the acquire itself */
-    w->next = &p->waits;
-    w->prev = p->waits.prev;
-    w->prev->next = w;
-    p->waits.prev = w;
-    return w;
-}
-
 /* The range is there: says what bytes it needs. */
 static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease_item *item)
 {
@@ -413,7 +274,7 @@ static int start_batch(struct pager *p, struct ofl_lease *leases, size_t n, uint
 
     for (size_t i = 0; i < n; i++)
         waits |= must_wait(&leases[p->items[i].lease], &p->items[i], stream);
-    if (waits && (reserve_conds(p, 2 * n) < 0 || !(w = wait_make(p, stream)))) {
+    if (waits && (wait_reserve(p, 2 * n) < 0 || !(w = wait_make(p, stream)))) {
         unhold_all(p, leases, n);
         return -ENOMEM;
     }
@@ -443,29 +304,6 @@ int lease_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
     if (err == 0 && n)
         err = place_batch(p, leases, n);
     return err < 0 || n == 0 ? err : start_batch(p, leases, n, stream, wait);
-}
-
-struct dev_gate *lease_settle(struct pager *p, struct core_wait *w)
-{
-    struct dev_gate *gate = w && (w->remaining > 1 || w->error) ? w->gate : NULL;
-
-    if (w && w->remaining == 1 && w->error) {
-        w->failed_next = p->failed_waits;
-        p->failed_waits = w;
-    } else if (w) {
-        wait_less(p, w);
-    }
-    return gate;
-}
-
-void lease_settle_failed(struct pager *p)
-{
-    while (p->failed_waits) {
-        struct core_wait *w = p->failed_waits;
-
-        p->failed_waits = w->failed_next;
-        wait_less(p, w);
-    }
 }
 
 /* ---- release ----------------------------------------------------------- */
@@ -531,42 +369,15 @@ int pager_release(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
     return 0;
 }
 
-/* Why the work on op's stream has not run. */
-static void stream_why(struct pager *p, const struct core_op *op, struct base_error *why)
-{
-    for (const struct core_stream_error *e = p->stream_errors; e; e = e->next)
-        if (e->stream == op->stream) {
-            *why = e->error;
-            return;
-        }
-    base_error_set(why, op->code, "work on a stream that failed: %s", p->env.why(p->env.arg, op->code));
-}
-
 /* The stream has passed the release: the use is over. why: it has failed, and what it wrote is not there. */
 static void use_over(struct pager *p, struct core_use *u, const struct base_error *why)
 {
     struct core_copy *c = u->copy;
     bool failed = why && u->wrote && !u->drop;
-    struct core_cond **at = &c->conds;
 
     c->marks--;
     c->write_marks -= u->wrote;
-    while (*at) {
-        struct core_cond *cond = *at;
-
-        if (cond->bytes || u->seq > cond->upto) {
-            at = &cond->next;
-            continue;
-        }
-        if (failed && cond->readable)
-            wait_note(cond->wait, why);
-        if (--cond->count) {
-            at = &cond->next;
-            continue;
-        }
-        *at = cond->next;
-        cond_over(p, c, cond);
-    }
+    wait_mark_over(p, c, u->seq, failed ? why : NULL);
     pager_look(p, c->tensor);
     if (u->drop)
         copy_forget(p, c, u->version);
@@ -581,26 +392,7 @@ void lease_mark_done(struct pager *p, struct core_op *op)
     struct base_error why;
 
     if (op->code < 0)
-        stream_why(p, op, &why);
+        wait_stream_why(p, op, &why);
     for (uint32_t i = 0; i < op->uses_count; i++)
         use_over(p, &op->uses[i], op->code < 0 ? &why : NULL);
-}
-
-void lease_close(struct pager *p)
-{
-    while (p->stream_errors) {
-        struct core_stream_error *e = p->stream_errors;
-
-        p->stream_errors = e->next;
-        free(e);
-    }
-    while (p->spare_conds) {
-        struct core_cond *cond = p->spare_conds;
-
-        p->spare_conds = cond->next;
-        free(cond);
-    }
-    free(p->items);
-    p->items = NULL;
-    p->items_room = 0;
 }

@@ -8,6 +8,7 @@
  *     tile.c   the HOST tier: ranges, reads, write-backs, what leaves it
  *     place.c  the device arena: who gets which range, what leaves it
  *     copy.c   device copies: bytes in (fill), bytes out (drain), the end of a ghost
+ *     wait.c   what a stream waits for
  *     lease.c  acquire and release      work.c  host-side work on tiles      home.c  where tensors live
  *     pump.c   life, inputs, and what starts when
  *     verify.c balances all books, for tests

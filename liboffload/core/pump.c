@@ -7,6 +7,7 @@
 #include "liboffload/core/copy.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
+#include "liboffload/core/wait.h"
 
 /* Events of the plan that prefetch looks ahead. */
 #define AHEAD_EVENTS 256u
@@ -42,7 +43,9 @@ int pager_open(struct pager *p)
 
 void pager_close(struct pager *p)
 {
-    lease_close(p);
+    wait_close(p);
+    free(p->items);
+    p->items = NULL;
     place_close(p);
     while (p->free_ops) {
         struct core_op *op = p->free_ops;
@@ -240,7 +243,7 @@ static void look_at_copy(struct pager *p, struct core_copy *c)
 {
     copy_advance(p, c);
     if (c->waiting && copy_bytes_ready(c))
-        lease_copy_ready(p, c);
+        wait_copy_ready(p, c);
     if (c->ghost && copy_over(p, c))
         place_bury(p, c);
 }
@@ -353,7 +356,7 @@ static bool pump(struct pager *p)
         before = p->changes;
         look_at_all(p);
         if (p->broken.code) {
-            lease_fail_all(p);
+            wait_fail_all(p);
             work_fail_all(p);
             continue;
         }
@@ -371,7 +374,7 @@ static bool pump(struct pager *p)
 
 bool pager_pump(struct pager *p)
 {
-    lease_settle_failed(p);
+    wait_settle_failed(p);
     return pump(p);
 }
 
@@ -386,6 +389,6 @@ int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
         return err;
     if (wait)
         pump(p); /* what can be ready at once need not be waited for */
-    *gate = lease_settle(p, wait);
+    *gate = wait_settle(p, wait);
     return 0;
 }
