@@ -307,7 +307,7 @@ static int access_device(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, ui
         if (err < 0)
             err = base_fail_errno(err, "copy %s: offset %llu, %llu bytes", t->name, (ull)offset, (ull)bytes);
     }
-    released = ofl_release(t->ctx, &lease, 1, s);
+    released = core_release(t->ctx, &lease, 1, s);
     return err < 0 ? err : released;
 }
 
