@@ -69,6 +69,34 @@ void ofl_stream_destroy(struct ofl_stream *s)
     free(s);
 }
 
+int core_stream_take(struct ofl_ctx *ctx, struct ofl_stream **out)
+{
+    int err = 0;
+
+    pthread_mutex_lock(&ctx->lists_lock);
+    *out = ctx->own_stream;
+    ctx->own_stream = NULL;
+    pthread_mutex_unlock(&ctx->lists_lock);
+    if (!*out)
+        err = ofl_stream_create(ctx, out);
+    if (err == 0)
+        dev_stream_uncounted((*out)->dev);
+    return err;
+}
+
+void core_stream_give(struct ofl_stream *s, bool failed)
+{
+    struct ofl_ctx *ctx = s->ctx;
+
+    pthread_mutex_lock(&ctx->lists_lock);
+    if (!failed && !ctx->own_stream) {
+        ctx->own_stream = s;
+        s = NULL;
+    }
+    pthread_mutex_unlock(&ctx->lists_lock);
+    ofl_stream_destroy(s);
+}
+
 int ofl_stream_sync(struct ofl_stream *s)
 {
     return dev_stream_sync(s->dev);
