@@ -419,6 +419,8 @@ $(SIM): $(call obj,tests/sim/main.c $(SIM_SRC)) $(STATIC)
 
 $(B)/tests/test_sim: $(call obj,$(SIM_SRC))
 $(B)/tests/test_sim: TEST_EXTRA = $(call obj,$(SIM_SRC)) $(SIM_WRAP)
+# This one has them fail itself.
+$(B)/tests/test_core_memory: TEST_EXTRA = $(SIM_WRAP)
 
 # The one file that looks at CUDA's own header, where there is one.
 $(B)/tests/test_cuda_driver.o: EXTRA = $(patsubst %/cuda.h,-isystem %,$(wildcard $(CUDA_HOME)/include/cuda.h))

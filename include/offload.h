@@ -159,7 +159,8 @@ enum {
 
 enum ofl_log_level { OFL_LOG_WARNING, OFL_LOG_INFO, OFL_LOG_DEBUG };
 
-/* Called from any thread of the library, one at a time. Must not call back into it. */
+/* Called from any thread of the library, and from those that call it, one at a time. Must not call back into
+ * it: the library's lock may be held. */
 typedef void ofl_log_fn(void *arg, enum ofl_log_level level, const char *text);
 
 /* A directory of the store. Several are striped, with shares by their measured speed: about half
@@ -354,7 +355,8 @@ OFL_API uint64_t ofl_device_footprint(uint64_t bytes);
 
 /* step thread. A step of a name is recorded the first time, and predicts the next one of that
  * name: what to keep, what to evict, what to fetch ahead. A step that departs from its
- * prediction is served all the same, counted, and becomes the new prediction. */
+ * prediction is served all the same, counted, and becomes the new prediction. A step that
+ * could not be ended is still open. */
 OFL_API int ofl_step_begin(struct ofl_ctx *ctx, const char *name);
 OFL_API int ofl_step_end(struct ofl_ctx *ctx);
 
@@ -400,7 +402,8 @@ OFL_API int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw 
  * update may start, and will be done before the next lease of weight sees its bytes. The
  * gradient's contents are consumed. With clipping, updates wait for the last gradient. */
 OFL_API int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight);
-/* step thread. That was the last gradient of this step. Returns at once. */
+/* step thread. That was the last gradient of this step. Returns at once. After an error the step is still open:
+ * apply and end may be called again. */
 OFL_API int ofl_optimizer_end(struct ofl_optimizer *o);
 /* step thread. Blocks until the norm of the last ended step is known: sqrt of the sum of squares
  * over all applied gradients, before clipping, accumulated in double in a fixed order. */

@@ -97,29 +97,29 @@ int sched_step_begin(struct sched *s, const char *name)
     return 0;
 }
 
-/* Builds the per-id index of positions by counting sort. */
-static int plan_index(struct sched_plan *p)
+/* Builds the per-id index of positions by counting sort, for events that are to be p's. On failure p is as it was. */
+static int plan_index(struct sched_plan *p, const struct sched_events *events)
 {
     uint32_t ids = 0;
     uint64_t *first, *uses;
 
-    for (uint64_t i = 0; i < p->events.count; i++)
-        if (p->events.at[i].id >= ids)
-            ids = p->events.at[i].id + 1;
+    for (uint64_t i = 0; i < events->count; i++)
+        if (events->at[i].id >= ids)
+            ids = events->at[i].id + 1;
     first = calloc((size_t)ids + 2, sizeof *first);
-    uses = malloc((p->events.count + 1) * sizeof *uses);
+    uses = malloc((events->count + 1) * sizeof *uses);
     if (!first || !uses) {
         free(first);
         free(uses);
         return base_fail(-ENOMEM, "plan step %s: out of memory", p->name);
     }
-    for (uint64_t i = 0; i < p->events.count; i++)
-        first[p->events.at[i].id + 2]++;
+    for (uint64_t i = 0; i < events->count; i++)
+        first[events->at[i].id + 2]++;
     for (uint32_t i = 0; i < ids; i++)
         first[i + 2] += first[i + 1];
     /* first[id + 1] is now the cursor of id; when all are placed it is the start of id + 1. */
-    for (uint64_t i = 0; i < p->events.count; i++)
-        uses[first[p->events.at[i].id + 1]++] = i;
+    for (uint64_t i = 0; i < events->count; i++)
+        uses[first[events->at[i].id + 1]++] = i;
     free(p->first);
     free(p->uses);
     p->first = first;
@@ -131,22 +131,19 @@ static int plan_index(struct sched_plan *p)
 int sched_step_end(struct sched *s)
 {
     struct sched_plan *p = s->plan;
+    bool changed = s->in_step && (s->departed || s->position != p->events.count);
 
     if (!s->in_step)
         return base_fail(-EINVAL, "end step: no step is open");
+    if (changed && plan_index(p, &s->record) < 0)
+        return -ENOMEM; /* the step is still open */
     s->in_step = false;
     s->counts.steps++;
-    if (s->departed || s->position != p->events.count) {
+    if (changed) {
         struct sched_events old = p->events;
 
         p->events = s->record;
         s->record = old;
-        if (plan_index(p) < 0) {
-            p->events.count = 0;
-            p->ids = 0;
-            turn_to(s, p, 0);
-            return -ENOMEM;
-        }
         turn_to(s, p, 0);
     }
     s->position = 0; /* what follows is predicted to be the same step again */

@@ -32,7 +32,8 @@ void sched_destroy(struct sched *s); /* NULL accepted */
 
 /* Opens a step. The plan of that name, if there is one, becomes current. */
 int sched_step_begin(struct sched *s, const char *name);
-/* Closes it; the record becomes the plan of that name if the step departed from the old one. */
+/* Closes it; the record becomes the plan of that name if the step departed from the old one. -ENOMEM: it is still
+ * open. */
 int sched_step_end(struct sched *s);
 bool sched_in_step(const struct sched *s);
 

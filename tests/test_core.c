@@ -506,6 +506,10 @@ static void leases_exclude(void **state)
     assert_int_equal(ofl_acquire(ctx, twice, 2, s), 0);
     assert_ptr_equal(twice[0].ptr, twice[1].ptr);
     assert_int_equal(ofl_release(ctx, twice, 2, s), 0);
+    assert_int_equal(ofl_acquire(ctx, &a, 1, s), 0);
+    twice[0] = twice[1] = a; /* one lease, and a copy of it */
+    expect_error(ofl_release(ctx, twice, 2, s), -OFL_ESTATE, "release shared: more often than it is leased");
+    assert_int_equal(ofl_release(ctx, &a, 1, s), 0);
     expect_error(ofl_tensor_read(a.tensor, 999, &byte, 2), -EINVAL, "it has 1000 bytes");
     expect_error(ofl_step_end(ctx), -OFL_ESTATE, "no step is open");
     assert_int_equal(fixture_ctx_close(ctx), 0);

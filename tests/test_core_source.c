@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -497,13 +498,81 @@ static int setup(void **state)
     return rc;
 }
 
+/* ---- what is not of the file ------------------------------------------------ */
+
+static void wait_for(void *sem)
+{
+    while (sem_wait(sem) < 0)
+        ;
+}
+
+static void *post_later(void *sem)
+{
+    usleep(50000); /* the read below waits by then, or is told at once: both must end alike */
+    sem_post(sem);
+    return NULL;
+}
+
+/* The write of one tensor fails with the source's read. Who reads that tensor, which lives on the device, is told;
+ * who reads and writes another is not, and writing the first whole makes it good again. */
+static void others_do_not_fail(void **state)
+{
+    struct ofl_config config = {.size = sizeof config, .device_bytes = 16 * MIB, .host_bytes = 4 * MIB};
+    struct ofl_tensor_desc desc = {.size = sizeof desc, .dtype = OFL_U8, .elems = PART};
+    struct ofl_lease leases[2] = {{.size = sizeof leases[0], .mode = OFL_READ},
+                                  {.size = sizeof leases[0], .mode = OFL_UPDATE}};
+    static uint8_t bytes[PART], back[PART];
+    off_t data = put_file(path, 1);
+    struct ofl_tensor *out, *other_one;
+    struct ofl_source *source;
+    struct ofl_stream *s;
+    struct ofl_ctx *ctx;
+    pthread_t thread;
+    sem_t go;
+
+    (void)state;
+    sem_init(&go, 0, 0);
+    assert_int_equal(ofl_open(&config, &ctx), 0);
+    assert_int_equal(ofl_stream_create(ctx, &s), 0);
+    assert_int_equal(ofl_source_open(ctx, path, &source), 0);
+    assert_int_equal(ofl_source_bind(source, "w", OFL_KIND_WEIGHT, &leases[0].tensor), 0);
+    desc.name = "out";
+    assert_int_equal(ofl_tensor_create(ctx, &desc, &out), 0);
+    desc.name = "other";
+    assert_int_equal(ofl_tensor_create(ctx, &desc, &other_one), 0);
+    memset(bytes, 7, sizeof bytes);
+    assert_int_equal(ofl_tensor_write(out, 0, bytes, PART), 0);
+    assert_int_equal(ofl_tensor_write(other_one, 0, bytes, PART), 0);
+    usleep(20000); /* or its time may be the same */
+    overwrite(data);
+    leases[1].tensor = out;
+    assert_int_equal(ofl_stream_launch(s, wait_for, &go), 0);
+    assert_int_equal(ofl_acquire(ctx, leases, 2, s), 0);
+    assert_int_equal(ofl_release(ctx, leases, 2, s), 0);
+    assert_int_equal(pthread_create(&thread, NULL, post_later, &go), 0);
+    assert_int_equal(ofl_tensor_read(out, 0, back, PART), -OFL_ECHANGED);
+    pthread_join(thread, NULL);
+    assert_int_equal(ofl_tensor_read(other_one, 0, back, PART), 0);
+    assert_memory_equal(back, bytes, PART);
+    bytes[5] = 9;
+    assert_int_equal(ofl_tensor_write(other_one, 5, bytes + 5, 1), 0);
+    assert_int_equal(ofl_tensor_write(out, 0, bytes, PART), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(ofl_tensor_read(i ? out : other_one, 0, back, PART), 0);
+        assert_memory_equal(back, bytes, PART);
+    }
+    ofl_stream_destroy(s);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
+    sem_destroy(&go);
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(old_bytes_or_an_error),
-        cmocka_unit_test(written_at_any_moment),
-        cmocka_unit_test(what_failed_rests),
-        cmocka_unit_test(written_right_after_opening),
+        cmocka_unit_test(old_bytes_or_an_error), cmocka_unit_test(written_at_any_moment),
+        cmocka_unit_test(what_failed_rests),     cmocka_unit_test(written_right_after_opening),
+        cmocka_unit_test(others_do_not_fail),
     };
 
     return cmocka_run_group_tests(tests, setup, scratch_teardown);

@@ -235,9 +235,7 @@ int ofl_open(const struct ofl_config *config, struct ofl_ctx **out)
     pthread_mutex_init(&ctx->lists_lock, NULL);
     err = start(ctx, &c);
     if (err == 0)
-        err = ofl_stream_create(ctx, &ctx->own_stream);
-    if (err == 0)
-        dev_stream_uncounted(ctx->own_stream->dev);
+        err = core_stream_take(ctx, &ctx->own_stream); /* so that the first access need not make one */
     if (err < 0) {
         struct base_error why;
 

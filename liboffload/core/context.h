@@ -32,11 +32,11 @@ struct ofl_ctx {
     void *log_arg;
     pthread_mutex_t log_lock;
 
-    pthread_mutex_t lists_lock; /* guards streams, sources, hooks */
+    pthread_mutex_t lists_lock; /* guards what follows */
     struct ofl_stream *streams;
     struct ofl_source *sources;
     struct core_hook *hooks;
-    struct ofl_stream *own_stream; /* for the library's own copies */
+    struct ofl_stream *own_stream; /* for the library's own copies; NULL: somebody has it */
 };
 
 /* Any thread but the library's own: runs run(ctx, arg) under the engine's lock, again after the next progress
@@ -50,6 +50,11 @@ void core_log(struct ofl_ctx *ctx, enum ofl_log_level level, const char *fmt, ..
  * what they leave to a store whose bytes are memory. */
 int core_budgets_check(struct ofl_ctx *ctx, const struct ofl_config *c);
 int core_io_open(struct ofl_ctx *ctx, const struct ofl_config *c);
+
+/* stream.c: a stream for copies of the library's own. Each has one to itself meanwhile, and one that has failed
+ * is not used again: what fails for one must not for the next. */
+int core_stream_take(struct ofl_ctx *ctx, struct ofl_stream **out);
+void core_stream_give(struct ofl_stream *s, bool failed);
 
 /* tensor.c: makes the internal object without adding it. */
 int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out);

@@ -22,8 +22,11 @@ void core_hook_remove(struct ofl_ctx *ctx, struct core_hook *h);
 struct dev *core_device(struct ofl_ctx *ctx);
 struct dev_stream *core_stream_device(struct ofl_stream *s);
 /* Any thread but the library's own: call(arg, code) runs once s has passed this point, under the engine's lock:
- * it must be short, and may call core_update_let_go and core_break alone. */
+ * it must be short, and may call core_update_let_go and core_break alone. Waits where there is no memory. */
 int core_stream_call(struct ofl_stream *s, void (*call)(void *arg, int code), void *arg);
+/* ofl_release for leases that the library has taken for itself: nobody would try again, so it waits where there
+ * is no memory. */
+int core_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s);
 /* The same thread as that of a call: what has been reported until now has been heard. */
 void core_settle(struct ofl_ctx *ctx);
 

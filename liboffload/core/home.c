@@ -275,32 +275,36 @@ static void give_host(struct pager *p, struct ofl_tensor *t, uint32_t tiles)
 }
 
 /* A range at the end of the arena, which homes grow into from behind. */
-static uint64_t take_range(struct pager *p, uint64_t bytes)
+static int take_range(struct pager *p, struct ofl_tensor *t, uint64_t bytes, uint64_t *off)
 {
     uint64_t at = base_extents_take(p->homes.host, bytes), missing;
 
     if (at == BASE_EXTENT_NONE) {
         missing = bytes - base_extents_tail(p->homes.host);
-        if (less(p->stage_bytes, p->homes.stage_min_bytes) < missing ||
-            base_extents_grow(p->homes.host, p->host_bytes - p->stage_bytes + missing) < 0)
-            return BASE_EXTENT_NONE;
+        if (less(p->stage_bytes, p->homes.stage_min_bytes) < missing)
+            return refuse(p, t);
+        if (base_extents_grow(p->homes.host, p->host_bytes - p->stage_bytes + missing) < 0)
+            return base_fail(-ENOMEM, "create %s: out of memory", t->name);
         set_stage(p, p->stage_bytes - missing);
         base_extents_shrink(p->host_ranges, p->stage_bytes);
         at = base_extents_take(p->homes.host, bytes);
     }
-    return p->host_bytes - at - bytes;
+    *off = p->host_bytes - at - bytes;
+    return 0;
 }
 
 static int take_host(struct pager *p, struct ofl_tensor *t, uint32_t tiles)
 {
+    int err;
+
     for (uint32_t i = 0; i < tiles; i++) {
         struct core_tile *x = &t->tiles[i];
 
         x->len = (uint32_t)round_up(tile_count_bytes(t, i), CORE_HOST_ALIGN);
-        x->off = take_range(p, x->len);
-        if (x->off == BASE_EXTENT_NONE) {
+        err = take_range(p, t, x->len, &x->off);
+        if (err < 0) {
             give_host(p, t, i);
-            return refuse(p, t);
+            return err;
         }
         p->homes.bytes[OFL_HOST] += x->len;
     }
@@ -344,9 +348,14 @@ int home_take(struct pager *p, struct ofl_tensor *t)
     struct cut cut;
     bool fits, device;
     uint32_t tiles;
+    int err;
 
     if (t->source || (t->flags & OFL_TENSOR_TRANSIENT))
         return 0;
+    err = place_reserve(
+        p, 1); /* so that there is no other reason than room for which the device can't take it */
+    if (err < 0)
+        return err;
     if (p->homes.device_only)
         return take_device(p, t) < 0 ? refuse_device(p, t) : 0;
     cut = cut_of(p, t);

@@ -318,6 +318,26 @@ static int check_release(const struct ofl_lease *l)
     return 0;
 }
 
+/* Every lease is one that is held, and as many are as the batch names of a tensor. */
+static int check_releases(struct pager *p, const struct ofl_lease *leases, size_t n)
+{
+    p->batch++;
+    for (size_t i = 0; i < n; i++) {
+        struct ofl_tensor *t = leases[i].tensor;
+        uint32_t before = 0;
+        int err = check_release(&leases[i]);
+
+        if (err < 0)
+            return err;
+        for (size_t k = 0; k < i && t->batch == p->batch; k++)
+            before += leases[k].tensor == t;
+        t->batch = p->batch;
+        if (before == t->current->leases)
+            return base_fail(-OFL_ESTATE, "release %s: more often than it is leased", t->name);
+    }
+    return 0;
+}
+
 static void release_one(struct pager *p, struct ofl_lease *l, uint64_t stream, struct core_use *use)
 {
     struct ofl_tensor *t = l->tensor;
@@ -343,16 +363,11 @@ static void release_one(struct pager *p, struct ofl_lease *l, uint64_t stream, s
 int pager_release(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream, struct core_op **mark)
 {
     struct core_op *op;
+    int err = check_releases(p, leases, n);
 
     *mark = NULL;
-    for (size_t i = 0; i < n; i++) {
-        int err = check_release(&leases[i]);
-
-        if (err < 0)
-            return err;
-    }
-    if (n == 0)
-        return 0;
+    if (err < 0 || n == 0)
+        return err;
     op = pager_op(p, OP_MARK, NULL, 0);
     if (op)
         op->uses = n == 1 ? &op->one : calloc(n, sizeof *op->uses);

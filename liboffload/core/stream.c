@@ -1,6 +1,7 @@
 /* stream: the public calls on streams, leases and steps. */
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/sized.h"
 #include "include/offload.h"
@@ -68,6 +69,34 @@ void ofl_stream_destroy(struct ofl_stream *s)
     free(s);
 }
 
+int core_stream_take(struct ofl_ctx *ctx, struct ofl_stream **out)
+{
+    int err = 0;
+
+    pthread_mutex_lock(&ctx->lists_lock);
+    *out = ctx->own_stream;
+    ctx->own_stream = NULL;
+    pthread_mutex_unlock(&ctx->lists_lock);
+    if (!*out)
+        err = ofl_stream_create(ctx, out);
+    if (err == 0)
+        dev_stream_uncounted((*out)->dev);
+    return err;
+}
+
+void core_stream_give(struct ofl_stream *s, bool failed)
+{
+    struct ofl_ctx *ctx = s->ctx;
+
+    pthread_mutex_lock(&ctx->lists_lock);
+    if (!failed && !ctx->own_stream) {
+        ctx->own_stream = s;
+        s = NULL;
+    }
+    pthread_mutex_unlock(&ctx->lists_lock);
+    ofl_stream_destroy(s);
+}
+
 int ofl_stream_sync(struct ofl_stream *s)
 {
     return dev_stream_sync(s->dev);
@@ -103,6 +132,17 @@ static int call_on(struct ofl_stream *s, int (*run)(struct ofl_ctx *, void *), v
     return err;
 }
 
+/* For what nobody would try again: what completes meanwhile frees memory. */
+static int call_on_for_sure(struct ofl_stream *s, int (*run)(struct ofl_ctx *, void *), void *arg)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    int err;
+
+    while ((err = call_on(s, run, arg)) == -ENOMEM)
+        nanosleep(&pause, NULL);
+    return err;
+}
+
 /* op is done once s has passed this point: at once, if s is known to have. */
 static void mark(struct ofl_stream *s, struct core_op *op)
 {
@@ -135,7 +175,7 @@ int core_stream_call(struct ofl_stream *s, void (*call)(void *arg, int code), vo
 {
     struct call c = {s, call, arg};
 
-    return call_on(s, call_run, &c);
+    return call_on_for_sure(s, call_run, &c);
 }
 
 struct dev_stream *core_stream_device(struct ofl_stream *s)
@@ -239,6 +279,14 @@ int ofl_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct 
     err = call_on(s, release_run, &b);
     leases_out(b.leases, leases, n);
     return err;
+}
+
+int core_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
+{
+    struct batch b = {leases, n, s};
+
+    (void)ctx;
+    return call_on_for_sure(s, release_run, &b);
 }
 
 uint64_t ofl_device_footprint(uint64_t bytes)

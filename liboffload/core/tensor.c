@@ -292,23 +292,41 @@ static int copy_staged(struct ofl_tensor *t, uint8_t *device, uint8_t *buf, uint
     return err;
 }
 
-/* The device is t's home: over the link, under a lease. */
-static int access_device(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, uint64_t bytes, bool write)
+/* Under a lease on s, which is the caller's alone. */
+static int access_on(struct ofl_stream *s, struct ofl_tensor *t, uint64_t offset, uint8_t *buf,
+                     uint64_t bytes, bool write, bool *failed)
 {
-    struct ofl_lease lease = {.tensor = t, .mode = write ? OFL_UPDATE : OFL_READ};
-    struct ofl_stream *s = t->ctx->own_stream;
+    bool all = write && bytes == t->bytes;
+    struct ofl_lease lease = {.tensor = t, .mode = all ? OFL_OVERWRITE : write ? OFL_UPDATE : OFL_READ};
     int err = ofl_acquire(t->ctx, &lease, 1, s), released;
 
     if (err < 0)
         return err;
     err = ofl_stream_sync(s);
+    *failed = err < 0;
     if (err == 0) {
         err = copy_staged(t, (uint8_t *)lease.ptr + offset, buf, bytes, write);
         if (err < 0)
             err = base_fail_errno(err, "copy %s: offset %llu, %llu bytes", t->name, (ull)offset, (ull)bytes);
     }
-    released = ofl_release(t->ctx, &lease, 1, s);
+    released = core_release(t->ctx, &lease, 1, s);
     return err < 0 ? err : released;
+}
+
+/* The device is t's home: over the link. */
+static int access_device(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, uint64_t bytes, bool write)
+{
+    struct base_error why;
+    struct ofl_stream *s;
+    bool failed = false;
+    int err = core_stream_take(t->ctx, &s);
+
+    if (err < 0)
+        return err;
+    err = access_on(s, t, offset, buf, bytes, write, &failed);
+    base_error_save(&why, err);
+    core_stream_give(s, failed);
+    return err < 0 ? base_error_restore(&why) : 0;
 }
 
 static int access_bytes(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, uint64_t bytes, bool write)

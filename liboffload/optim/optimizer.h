@@ -34,6 +34,7 @@ struct optim_binding {
     struct core_update update; /* on the host */
     bool pending;              /* update queued and not done; guarded by lock */
     bool applied;              /* in this step */
+    bool updated;              /* and its update on the device is queued */
     struct optim_coef coef;
     float scale; /* of the gradient: 1, or the clip coefficient once it is known */
 

@@ -101,9 +101,12 @@ static int queue_on_device(struct optim_binding *b)
     for (uint32_t i = 0; i < n; i++)
         ptr[i] = leases[i].ptr;
     err = o->ops->update(b, ptr, o->settings.clip > 0);
-    if (err == 0)
+    b->updated = err == 0;
+    if (b->updated)
         err = core_stream_call(o->stream, count_update, o->ctx);
-    released = ofl_release(o->ctx, leases, n, o->stream);
+    else
+        leases[AT_GRAD].flags = 0; /* it is still to be used */
+    released = core_release(o->ctx, leases, n, o->stream);
     return err < 0 ? err : released;
 }
 
@@ -172,7 +175,7 @@ int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *setting
     o->in_step = true;
     o->applied = 0;
     for (size_t i = 0; i < o->count; i++)
-        o->bindings[i]->applied = false;
+        o->bindings[i]->applied = o->bindings[i]->updated = false;
     return 0;
 }
 
@@ -185,7 +188,7 @@ static int queue_sum(struct optim_binding *b)
     if (err < 0)
         return err;
     err = o->ops->sum(b, lease.ptr);
-    released = ofl_release(o->ctx, &lease, 1, o->stream);
+    released = core_release(o->ctx, &lease, 1, o->stream);
     return err < 0 ? err : released;
 }
 
@@ -205,15 +208,13 @@ int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
     err = o->settings.clip > 0 ? 0 : queue_one(b, true);
     if (err == 0)
         err = queue_sum(b);
+    if (err == 0 && o->settings.clip == 0)
+        err = core_tensor_on_device(weight) ? queue_on_device(b) : queue_one(b, false);
     if (err < 0)
-        return err;
+        return err; /* may be tried again */
     b->applied = true;
     o->applied++;
-    if (o->settings.clip > 0)
-        return 0;
-    if (core_tensor_on_device(weight))
-        return queue_on_device(b);
-    return queue_one(b, false);
+    return 0;
 }
 
 /* Under the engine's lock: the norm is known, the held updates may start. */
@@ -233,6 +234,21 @@ static void release_updates(void *arg, int code)
     }
 }
 
+/* The updates that have waited for the norm, which is queued. */
+static int queue_clipped(struct ofl_optimizer *o)
+{
+    int err = 0;
+
+    if (!o->count || !core_tensor_on_device(o->bindings[0]->weight)) {
+        err = queue_all(o, false);
+        return err < 0 ? err : core_stream_call(o->stream, release_updates, o);
+    }
+    for (size_t i = 0; i < o->count && err == 0; i++)
+        if (o->bindings[i]->applied && !o->bindings[i]->updated)
+            err = queue_on_device(o->bindings[i]);
+    return err;
+}
+
 int ofl_optimizer_end(struct ofl_optimizer *o)
 {
     int err;
@@ -242,19 +258,19 @@ int ofl_optimizer_end(struct ofl_optimizer *o)
     err = o->settings.clip > 0 ? queue_all(o, true) : 0;
     if (err < 0)
         return err;
+    err = o->ops->norm(o);
+    if (err == 0 && o->settings.clip > 0)
+        err = queue_clipped(o);
+    if (err < 0) {
+        struct base_error why;
+
+        base_error_save(&why, err);
+        ofl_stream_sync(o->stream); /* the step is still open: its norm, if queued, reads what calls change */
+        return base_error_restore(&why);
+    }
     o->in_step = false;
     o->ended = true;
-    err = o->ops->norm(o);
-    if (err < 0 || o->settings.clip == 0)
-        return err;
-    if (o->count && core_tensor_on_device(o->bindings[0]->weight)) {
-        for (size_t i = 0; i < o->count && err == 0; i++)
-            if (o->bindings[i]->applied)
-                err = queue_on_device(o->bindings[i]);
-        return err;
-    }
-    err = queue_all(o, false);
-    return err < 0 ? err : core_stream_call(o->stream, release_updates, o);
+    return 0;
 }
 
 int ofl_optimizer_norm(struct ofl_optimizer *o, double *norm)

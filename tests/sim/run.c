@@ -440,7 +440,7 @@ static void step_end(struct sim *s)
     err = sched_step_end(s->pager.sched);
     sim_leave(s);
     s->due = true;
-    s->in_step = false;
+    s->in_step = sched_in_step(s->pager.sched); /* still, if it failed */
     if (err < 0)
         sim_fails_rightly(s, err, NULL, 0, "end step");
 }
