@@ -33,7 +33,7 @@ struct core_engine {
     struct core_op *submit, **submit_tail; /* I/O to be handed to the queue */
     bool more;                             /* the pump is to be called again */
 
-    pthread_mutex_t io_lock; /* the I/O queue */
+    pthread_mutex_t io_lock; /* the I/O queue, and its files: who makes one grow holds it */
 
     pthread_mutex_t mail_lock; /* guards what follows, to stopping */
     struct core_op *ops, **ops_tail;

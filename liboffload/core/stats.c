@@ -39,7 +39,6 @@ static int stats_run(struct ofl_ctx *ctx, void *arg)
         s->nvme_memory_bytes = store_memory(p->store);
         s->direct = io_file_direct(store_file(p->store));
         s->nvme_reserved = io_file_reserved(store_file(p->store));
-        s->nvme_cached = is_cached(store_file(p->store));
     }
     pthread_mutex_lock(&ctx->lists_lock);
     if (!p->store)
@@ -55,6 +54,7 @@ static int stats_run(struct ofl_ctx *ctx, void *arg)
     pthread_mutex_lock(&ctx->engine.io_lock);
     s->io_uring = io_queue_engine(ctx->engine.io) == IO_ENGINE_URING;
     s->paths = io_queue_paths(ctx->engine.io);
+    s->nvme_cached = p->store && is_cached(store_file(p->store));
     pthread_mutex_unlock(&ctx->engine.io_lock);
     s->registered = ctx->registered;
     s->pinned = ctx->arena.pinned;
