@@ -159,7 +159,8 @@ enum {
 
 enum ofl_log_level { OFL_LOG_WARNING, OFL_LOG_INFO, OFL_LOG_DEBUG };
 
-/* Called from any thread of the library, one at a time. Must not call back into it. */
+/* Called from any thread of the library, and from those that call it, one at a time. Must not call back into
+ * it: the library's lock may be held. */
 typedef void ofl_log_fn(void *arg, enum ofl_log_level level, const char *text);
 
 /* A directory of the store. Several are striped, with shares by their measured speed: about half

@@ -50,6 +50,16 @@ static void random_programs(void **state)
     run_seeds(1, seeds(SEEDS), &(struct sim_options){.verify_every = 16});
 }
 
+/* Beyond those: programs that showed faults which few others show. */
+static void programs_that_failed_once(void **state)
+{
+    static const uint64_t failed[] = {11464, 12492, 17228, 36742, 43916, 52055, 60882, 168135, 171162};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof failed / sizeof failed[0]; i++)
+        run_seeds(failed[i], 1, &(struct sim_options){.verify_every = 16});
+}
+
 static void a_seed_gives_the_same_run(void **state)
 {
     struct sim_options options = {.verify_every = 16, .no_faults = true};
@@ -480,6 +490,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_programs),
+        cmocka_unit_test(programs_that_failed_once),
         cmocka_unit_test(a_seed_gives_the_same_run),
         cmocka_unit_test(wrong_books_are_found),
     };

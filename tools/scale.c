@@ -2,8 +2,10 @@
  * scale: what calls of the library cost, and whether that grows with the number of tensors and tiles. On the
  * public header alone, so that the same source measures any build: see scale.sh, which compiles it.
  *
- *     scale resident|evict|create|tiles N      prints nanoseconds: the median of each call, or, for tiles,
- *                                              those of the engine thread and of the caller for one tile moved
+ *     scale resident|evict|create|tiles N   prints nanoseconds: the median of each call, or, for tiles, those of
+ *                                           the engine thread and of the caller for one tile moved
+ *     scale drive DIR                       prints GB/s through a store there, and how busy the engine thread was,
+ *                                           in percent, as it was and at 2.5 GB/s
  */
 #include <dirent.h>
 #include <stdint.h>
@@ -183,12 +185,55 @@ static void tiles(size_t n)
            (unsigned long)(caller / (2 * rounds * n)));
 }
 
+/* 2 GiB of tensors, sealed tiles of the size that the library chooses, through a store and back. */
+static void drive(const char *dir)
+{
+    struct ofl_nvme nvme = {.dir = dir, .bytes = 3ull << 30};
+    struct ofl_config c = {.size = sizeof c,
+                           .device_bytes = 256u << 20,
+                           .host_bytes = 512u << 20,
+                           .leased_bytes = 256u << 20,
+                           .nvme = &nvme,
+                           .nvme_count = 1,
+                           .flags = OFL_NO_MEASURE};
+    struct ofl_stats before = {.size = sizeof before}, after = {.size = sizeof after};
+    uint64_t engine, start;
+    double seconds, bytes, busy;
+
+    CHECK(ofl_open(&c, &ctx));
+    CHECK(ofl_stream_create(ctx, &stream));
+    create(64, 32u << 20, NULL);
+    step(64, OFL_UPDATE, NULL, 0);
+    CHECK(ofl_stats_get(ctx, &before));
+    engine = thread_ns("ofl-engine");
+    start = now_ns(CLOCK_MONOTONIC);
+    for (int i = 0; i < 3; i++)
+        step(64, OFL_UPDATE, NULL, 0);
+    engine = thread_ns("ofl-engine") - engine;
+    seconds = (double)(now_ns(CLOCK_MONOTONIC) - start) / 1e9;
+    CHECK(ofl_stats_get(ctx, &after));
+    bytes = (double)(after.nvme_read_bytes + after.nvme_write_bytes - before.nvme_read_bytes -
+                     before.nvme_write_bytes);
+    busy = (double)engine / 1e9 / seconds * 100;
+    printf("%.2f GB/s, tiles of %lu KiB, engine thread %.2f %% busy, %.2f %% at 2.5 GB/s\n",
+           bytes / 1e9 / seconds, (unsigned long)(after.tile_bytes >> 10), busy,
+           busy * 2.5 / (bytes / 1e9 / seconds));
+}
+
 int main(int argc, char **argv)
 {
     size_t n = argc == 3 ? strtoul(argv[2], NULL, 10) : 0;
 
+    if (argc == 3 && strcmp(argv[1], "drive") == 0) {
+        drive(argv[2]);
+        CHECK(ofl_close(ctx));
+        return 0;
+    }
+
     if (n < 16)
-        return fprintf(stderr, "usage: scale resident|evict|create|tiles N (16 or more)\n"), 2;
+        return fprintf(stderr,
+                       "usage: scale resident|evict|create|tiles N (16 or more), or scale drive DIR\n"),
+               2;
     if (strcmp(argv[1], "resident") == 0)
         resident(n);
     else if (strcmp(argv[1], "evict") == 0)

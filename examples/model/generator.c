@@ -138,6 +138,7 @@ static int take_held(struct llama_generator *g)
                                     .flags = OFL_TENSOR_TRANSIENT};
 
         err = ofl_tensor_create(g->ctx, &d, &g->held[i].tensor);
+        g->held[i].size = sizeof g->held[i];
         g->held[i].mode = OFL_OVERWRITE;
     }
     return err < 0 ? err : ofl_acquire(g->ctx, g->held, HELD, g->stream);
@@ -279,7 +280,7 @@ static int feed_head(struct llama_generator *g)
     uint32_t head = llama_tensor_index(&g->config.shape, LLAMA_HEAD, 0);
     struct ofl_lease leases[] = {
         {.size = sizeof(struct ofl_lease), .tensor = g->model.tensors[norm], .mode = OFL_READ},
-        {.tensor = g->model.tensors[head], .mode = OFL_READ}};
+        {.size = sizeof(struct ofl_lease), .tensor = g->model.tensors[head], .mode = OFL_READ}};
     int err = ofl_acquire(g->ctx, leases, 2, g->stream);
 
     if (err < 0)
@@ -317,8 +318,11 @@ int llama_generator_feed(struct llama_generator *g, const char *step, const int3
         err = ofl_step_end(g->ctx);
     if (err == 0)
         err = ofl_stream_sync(g->stream);
-    if (err < 0)
-        return fail_ofl(g, err, error, error_bytes);
+    if (err < 0) {
+        fail_ofl(g, err, error, error_bytes);
+        (void)ofl_stream_sync(g->stream); /* what was queued before reads the caller's tokens */
+        return err;
+    }
     llama_compute_fetch(g->compute, NULL, logits);
     g->fed += n;
     return 0;

@@ -167,6 +167,7 @@ static int take_workspace(struct llama_trainer *t)
 
     if (err < 0)
         return err;
+    t->workspace.size = sizeof t->workspace;
     t->workspace.mode = OFL_OVERWRITE;
     err = ofl_acquire(t->ctx, &t->workspace, 1, t->stream);
     if (err < 0) {

@@ -248,8 +248,11 @@ int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int
         err = ofl_stream_sync(t->stream);
     if (err == 0)
         err = ofl_optimizer_norm(t->optimizer, norm);
-    if (err < 0)
-        return trainer_fail(t, err, error, error_bytes);
+    if (err < 0) {
+        trainer_fail(t, err, error, error_bytes);
+        (void)ofl_stream_sync(t->stream); /* what was queued before reads the caller's tokens */
+        return err;
+    }
     llama_compute_fetch(t->compute, t->losses, NULL);
     for (size_t m = 0; m < t->config.accum; m++)
         *loss += t->losses[m];

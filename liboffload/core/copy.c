@@ -415,6 +415,11 @@ static void ruin_superseded(struct pager *p, struct core_copy *c, uint64_t versi
     for (struct core_copy *g = t->ghosts; g; g = g->next)
         if (copy_filling(g) && g->seq > c->seq && g->seq < t->whole_seq)
             spoil(p, g, error);
+    if (t->current && copy_filling(t->current) && t->current->seq > c->seq &&
+        t->current->seq < t->whole_seq) {
+        note_error(t->current, error); /* who only overwrites it keeps it */
+        copy_set_fill(p, t->current, false);
+    }
     ruin_works(p, c, t->whole_seq, error);
     if (c->version > version)
         return;          /* c holds the newer write as well, whose own end decides */

@@ -7,8 +7,7 @@
  * thread does if nobody else does. Only it talks to the I/O queue.
  *
  * Locks, in the order in which they are taken: lock, then those inside the device and the pool; io_lock and
- * mail_lock are leaves. None of them is held while anything of the user's is called, but for the log
- * function (see context.h).
+ * mail_lock are leaves. Of the user's only the log function is called while they are held.
  */
 #ifndef OFL_CORE_ENGINE_H
 #define OFL_CORE_ENGINE_H

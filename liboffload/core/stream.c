@@ -201,9 +201,9 @@ static int leases_in(struct ofl_lease *from, size_t n, const char *what, struct 
 
     *out = from;
     for (size_t i = 0; i < n && stride == sizeof *from; i++)
-        if (from[i].size != from[0].size)
+        if (from[i].size && from[i].size != stride)
             return base_fail(-EINVAL, "%s: lease %zu has %zu bytes, the first one %zu", what, i, from[i].size,
-                             from[0].size);
+                             stride);
     if (stride == sizeof *from)
         return 0;
     own = calloc(n, sizeof *own);

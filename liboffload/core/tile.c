@@ -235,15 +235,16 @@ static struct ofl_tensor *choose(struct search *s, enum sched_set set)
     return s->p->by_id[id];
 }
 
-/* A tile as long as what is wanted makes room at once; shorter ones only piece by piece. What is being
- * filled leaves last. */
+/* A tile as long as what is wanted makes room at once; shorter ones only piece by piece, which is not done for
+ * what is ahead: it may not succeed, and what has left would be fetched again, for ever. What is being filled
+ * leaves last. */
 static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
 {
     static const enum sched_set sets[] = {SCHED_CLEAN, SCHED_FILLING};
     struct search s = {.p = p, .claim = claim};
 
     for (int k = 0; k < (claim.need == NEED_AHEAD ? 1 : 2); k++)
-        for (int whole = 1; whole >= 0; whole--) {
+        for (int whole = 1; whole >= (claim.need == NEED_AHEAD); whole--) {
             struct ofl_tensor *t;
 
             s.bytes = whole ? bytes : 0;

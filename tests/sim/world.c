@@ -512,8 +512,8 @@ void sim_until(struct sim *s, uint64_t time)
 {
     while (!sim_failed(s) && s->heap_count && s->heap[0].time <= time && sim_step(s))
         ;
-    if (s->due && !sim_failed(s))
-        sim_pump(s);
+    if (s->due && !sim_failed(s) && sim_below(&s->random, 4))
+        sim_pump(s); /* else a command comes before the pump: it hears of what has ended first */
     if (s->now < time)
         s->now = time;
 }
