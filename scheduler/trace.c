@@ -282,6 +282,8 @@ static void forget_recorded(struct sched_events *record, uint32_t id)
 void sched_forget(struct sched *s, uint32_t id)
 {
     order_forget(s, id);
+    if (id < s->ids)
+        s->last_use[id] = 0; /* it may be another's next */
     if (s->in_step)
         forget_recorded(&s->record, id);
     for (struct sched_plan *p = s->plans; p; p = p->next) {

@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include "include/offload.h"
+#include "liboffload/core/context.h"
 #include "tests/core_fixture.h"
 
 #define KIB     (1ull << 10)
@@ -254,9 +255,28 @@ static void test_every_allocation_fails_once(void **state)
     }
 }
 
+/* What is kept by tensor, and what a step's end costs, must not grow with tensors that have gone. */
+static void test_tensors_that_have_gone(void **state)
+{
+    struct ofl_config config = {.size = sizeof config, .device_bytes = MIB, .host_bytes = 2 * MIB};
+    struct ofl_ctx *ctx;
+
+    (void)state;
+    assert_int_equal(ofl_open(&config, &ctx), 0);
+    for (int i = 0; i < 1000; i++) {
+        struct ofl_tensor *first = make(ctx, "first", i), *second = make(ctx, "second", i);
+
+        assert_int_equal(ofl_tensor_destroy(first), 0);
+        assert_int_equal(ofl_tensor_destroy(second), 0);
+    }
+    assert_int_equal(ctx->engine.pager.next_id, 2);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_allocation_fails_once)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_allocation_fails_once),
+                                       cmocka_unit_test(test_tensors_that_have_gone)};
 
     return cmocka_run_group_tests_name("core, memory", tests, scratch_setup, scratch_teardown);
 }

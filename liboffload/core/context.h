@@ -2,8 +2,8 @@
  * context: what stands behind an ofl_ctx. Owns the engine, which runs the pager, and the device, arena,
  * queue, store and workers that perform what the pager asks for.
  *
- * Locks: the engine's, and before them lists_lock; log_lock is a leaf. None is held while anything of the
- * user's is called, but log_lock, while the log function runs.
+ * Locks: the engine's, then lists_lock and log_lock, which are leaves. None is held while anything of the user's is
+ * called, but for the log function: log_lock then is, and the engine's may be, so it must not call the library.
  */
 #ifndef OFL_CORE_CONTEXT_H
 #define OFL_CORE_CONTEXT_H

@@ -275,7 +275,8 @@ struct pager {
     struct ofl_tensor **by_id;
     struct base_tree sizes; /* of what is not at home on the device */
     uint32_t next_id, ids_room;
-    uint64_t changes; /* grows with every decision: the pump runs until it stands still */
+    uint32_t *free_ids, free_ids_count; /* of tensors that have gone; as much room */
+    uint64_t changes;                   /* grows with every decision: the pump runs until it stands still */
     struct ofl_tensor *looks, **looks_tail;
     uint64_t seq, batch, tile_bytes;
     bool poison;

@@ -57,6 +57,7 @@ void pager_close(struct pager *p)
     home_close(p);
     base_extents_destroy(p->host_ranges);
     free(p->by_id);
+    free(p->free_ids);
     p->sched = NULL;
     p->host_ranges = NULL;
 }
@@ -65,6 +66,7 @@ void pager_close(struct pager *p)
 
 static int take_id(struct pager *p, struct ofl_tensor *t)
 {
+    uint32_t id;
     int err;
 
     if (t->id != UINT32_MAX)
@@ -72,17 +74,26 @@ static int take_id(struct pager *p, struct ofl_tensor *t)
     if (p->next_id == p->ids_room) {
         uint32_t room = p->ids_room ? 2 * p->ids_room : 256;
         struct ofl_tensor **more = realloc(p->by_id, room * sizeof(struct ofl_tensor *));
+        uint32_t *ids = more ? realloc(p->free_ids, room * sizeof *ids) : NULL;
 
-        if (!more)
+        if (more)
+            p->by_id = more;
+        if (ids)
+            p->free_ids = ids;
+        if (!more || !ids)
             return base_fail(-ENOMEM, "create %s: out of memory", t->name);
-        p->by_id = more;
         p->ids_room = room;
     }
-    err = sched_admit(p->sched, p->next_id, tile_class(t));
+    id = p->free_ids_count ? p->free_ids[p->free_ids_count - 1] : p->next_id;
+    err = sched_admit(p->sched, id, tile_class(t));
     if (err < 0)
         return err;
-    t->id = p->next_id++;
-    p->by_id[t->id] = t;
+    if (id == p->next_id)
+        p->next_id++;
+    else
+        p->free_ids_count--;
+    t->id = id;
+    p->by_id[id] = t;
     return 0;
 }
 
@@ -111,6 +122,8 @@ static void unadmit(struct pager *p, struct ofl_tensor *t)
         return;
     sched_forget(p->sched, t->id);
     p->by_id[t->id] = NULL;
+    p->free_ids[p->free_ids_count++] =
+        t->id; /* what is kept by id must not grow with tensors that have gone */
 }
 
 int pager_tensor_add(struct pager *p, struct ofl_tensor *t)

@@ -437,14 +437,19 @@ void work_fail_between(struct pager *p, struct ofl_tensor *t, uint64_t from, uin
         struct core_update *u = turn->update;
         struct core_request *r = u ? NULL : request_of(turn);
         uint64_t seq = u ? u->seq : r->seq;
+        bool first;
 
         next = turn->next;
         if (seq < from || seq > to)
             continue;
         if (u && access_of(u, t) != HOST_OVERWRITE)
             pager_break(p, error);
-        else if (r && r->held < r->count && !r->failing && r->refs[0].access != HOST_OVERWRITE)
-            request_fail(p, r, error);
+        if (!r || r->held == r->count || r->failing || r->refs[0].access == HOST_OVERWRITE)
+            continue;
+        first = turn == t->turns;
+        request_fail(p, r, error);
+        if (first)
+            next = t->turns; /* those behind it that had failed have gone with it */
     }
 }
 
