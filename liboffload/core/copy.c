@@ -386,12 +386,10 @@ int copy_check_lost(const struct ofl_tensor *t, const char *what)
 }
 
 /* Host works issued since, up to to, count on it as well. */
-static void ruin_works(struct pager *p, const struct core_copy *c, uint64_t to,
-                       const struct base_error *error)
+static void ruin_works(const struct core_copy *c, uint64_t to, const struct base_error *error)
 {
     struct ofl_tensor *t = c->tensor;
 
-    (void)p;
     if (!t->turns)
         return;
     if (!t->ruin) {
@@ -420,7 +418,7 @@ static void ruin_superseded(struct pager *p, struct core_copy *c, uint64_t versi
         note_error(t->current, error); /* who only overwrites it keeps it */
         copy_set_fill(p, t->current, false);
     }
-    ruin_works(p, c, t->whole_seq, error);
+    ruin_works(c, t->whole_seq, error);
     if (c->version > version)
         return;          /* c holds the newer write as well, whose own end decides */
     t->gone |= c->wrote; /* what lay below was dropped for it */
@@ -437,7 +435,7 @@ void copy_ruin(struct pager *p, struct core_copy *c, uint64_t version, const str
     }
     spoil(p, c, error);
     copy_fail(p, t, c->seq, error); /* they were promised what was to be written */
-    ruin_works(p, c, p->seq, error);
+    ruin_works(c, p->seq, error);
     if (!(t->flags & OFL_TENSOR_TRANSIENT) && (c->wrote || c->home || t->gone)) {
         tile_drop_all(p, t);
         copy_lose(t, error);

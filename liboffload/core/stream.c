@@ -202,15 +202,15 @@ static int leases_in(struct ofl_lease *from, size_t n, const char *what, struct 
     *out = from;
     for (size_t i = 0; i < n && stride == sizeof *from; i++)
         if (from[i].size && from[i].size != stride)
-            return base_fail(-EINVAL, "%s: lease %zu has %zu bytes, the first one %zu", what, i, from[i].size,
+            return base_fail(-EINVAL, "%s %zu has %zu bytes, the first one %zu", what, i, from[i].size,
                              stride);
     if (stride == sizeof *from)
         return 0;
     own = calloc(n, sizeof *own);
     if (!own)
-        return base_fail(-ENOMEM, "%s %zu tensors: out of memory", what, n);
+        return base_fail(-ENOMEM, "%s, one of %zu: out of memory", what, n);
     for (size_t i = 0; i < n && err == 0; i++)
-        err = base_sized_read(&own[i], sizeof *own, sizeof *own, (char *)from + i * stride, "acquire: lease");
+        err = base_sized_read(&own[i], sizeof *own, sizeof *own, (char *)from + i * stride, what);
     if (err == 0)
         *out = own;
     else
@@ -246,7 +246,7 @@ static int acquire_run(struct ofl_ctx *ctx, void *arg)
 int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
 {
     struct batch b = {leases, n, s};
-    int err = leases_in(leases, n, "acquire", &b.leases);
+    int err = leases_in(leases, n, "acquire: lease", &b.leases);
 
     (void)ctx;
     if (err < 0)
@@ -271,7 +271,7 @@ static int release_run(struct ofl_ctx *ctx, void *arg)
 int ofl_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
 {
     struct batch b = {leases, n, s};
-    int err = leases_in(leases, n, "release", &b.leases);
+    int err = leases_in(leases, n, "release: lease", &b.leases);
 
     (void)ctx;
     if (err < 0)
