@@ -143,18 +143,8 @@ static void work_job(void *arg)
 {
     struct core_request *r = arg;
     struct core_engine *e = r->arg;
-    struct core_update *u = r->update;
-    struct ofl_tensor *t = r->refs[0].tensor;
-    uint64_t first = r->refs[0].tile * t->tile_elems;
-    uint64_t elems = t->elems - first < t->tile_elems ? t->elems - first : t->tile_elems;
-    void *ptr[CORE_UPDATE_TENSORS] = {0};
-    bool fresh[CORE_UPDATE_TENSORS] = {0};
 
-    for (uint32_t i = 0; i < r->count; i++) {
-        ptr[i] = r->refs[i].ptr;
-        fresh[i] = r->refs[i].fresh;
-    }
-    u->tile(u->arg, ptr, fresh, first, elems);
+    pager_request_run(r, UINT64_MAX);
     post_request(e, r);
 }
 

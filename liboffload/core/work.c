@@ -333,6 +333,22 @@ int pager_request(struct pager *p, struct core_request *r)
     return 0;
 }
 
+void pager_request_run(const struct core_request *r, uint64_t most_elems)
+{
+    const struct core_update *u = r->update;
+    const struct ofl_tensor *t = r->refs[0].tensor;
+    uint64_t first = r->refs[0].tile * t->tile_elems;
+    uint64_t elems = t->elems - first < t->tile_elems ? t->elems - first : t->tile_elems;
+    void *ptr[CORE_UPDATE_TENSORS] = {0};
+    bool fresh[CORE_UPDATE_TENSORS] = {0};
+
+    for (uint32_t i = 0; i < r->count; i++) {
+        ptr[i] = r->refs[i].ptr;
+        fresh[i] = r->refs[i].fresh;
+    }
+    u->tile(u->arg, ptr, fresh, first, elems < most_elems ? elems : most_elems);
+}
+
 static void release_refs(struct pager *p, struct core_request *r)
 {
     for (uint32_t i = 0; i < r->count; i++) {

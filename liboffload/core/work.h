@@ -6,6 +6,8 @@
 
 /* Queues a caller's request: read or write of one tile, in order with all that was issued before. */
 int pager_request(struct pager *p, struct core_request *r);
+/* Worker thread. Does the work of an update's request, on at most so many elements of its tiles. */
+void pager_request_run(const struct core_request *r, uint64_t most_elems);
 /* The holder is done with the tiles. */
 void pager_request_end(struct pager *p, struct core_request *r);
 /* Queues u, whose owner's part is filled in. held: it keeps its place, and starts once it is let go. */

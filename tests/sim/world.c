@@ -360,19 +360,9 @@ static void env_work(void *arg, struct core_request *r)
 static void work_event(struct sim *s, struct sim_move *m)
 {
     struct core_request *r = m->request;
-    struct core_update *u = r->update;
-    struct ofl_tensor *t = r->refs[0].tensor;
-    uint64_t first = r->refs[0].tile * t->tile_elems;
-    uint64_t elems = t->elems - first < t->tile_elems ? t->elems - first : t->tile_elems;
-    void *ptr[CORE_UPDATE_TENSORS] = {0};
-    bool fresh[CORE_UPDATE_TENSORS] = {0};
 
-    for (uint32_t i = 0; i < r->count; i++) {
-        ptr[i] = r->refs[i].ptr;
-        fresh[i] = r->refs[i].fresh;
-    }
     /* Begun twice: what is there must not change while a worker is at it. */
-    u->tile(u->arg, ptr, fresh, first, m->phase ? elems : 0);
+    pager_request_run(r, m->phase ? UINT64_MAX : 0);
     if (m->phase == 0) {
         m->phase = 1;
         sim_post(s, sim_delay(s, s->prog->config.work), EVENT_WORK, m, 0);
