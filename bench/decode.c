@@ -107,7 +107,7 @@ static int feed(struct run *r, const char *step, const int32_t *tokens, size_t n
     char error[COMMON_ERROR_BYTES];
 
     if (llama_generator_feed(r->generator, step, tokens, n, r->logits, error, sizeof error) < 0)
-        return common_fail(EXIT_RUNTIME, "%s: %s", step, error);
+        return common_fail(EXIT_RUNTIME, "%s: %s", step ? step : "prefill", error);
     return common_stopping() ? common_fail(EXIT_INTERRUPTED, "interrupted") : 0;
 }
 
@@ -123,7 +123,7 @@ static int prefill(struct run *r)
     for (uint64_t i = 0; i < n; i++)
         tokens[i] = (int32_t)(bench_random(&random) % r->config.shape.vocab);
     common_progress("prompt of %llu tokens", (ull)n);
-    status = feed(r, "prefill", tokens, n);
+    status = feed(r, NULL, tokens, n);
     common_progress_clear();
     r->prompt_s = common_seconds() - start;
     free(tokens);

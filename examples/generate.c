@@ -13,7 +13,6 @@
 #include "examples/model/kernels.h"
 #include "examples/model/tokenizer.h"
 
-#define PIECE_TOKENS       64 /* of the prompt, fed at once */
 #define DEFAULT_MAX_TOKENS 128
 
 struct text {
@@ -29,6 +28,8 @@ struct run {
     int32_t *prompt;        /* start token included */
     size_t prompt_tokens;
     size_t max_tokens;
+    size_t piece;   /* of the prompt, fed at once */
+    size_t feeding; /* where the piece in work begins; the prompt's end: none is */
 
     struct llama_generator *generator;
     float *logits;
@@ -210,22 +211,38 @@ static int feed(struct run *r, const char *step, const int32_t *tokens, size_t n
     int err =
         llama_generator_feed(r->generator, step, tokens, n, last ? r->logits : NULL, error, sizeof error);
 
-    return err < 0 ? common_fail(EXIT_RUNTIME, "%s: %s", step, error) : 0;
+    if (err == -ECANCELED)
+        return EXIT_INTERRUPTED;
+    return err < 0 ? common_fail(EXIT_RUNTIME, "%s: %s", step ? step : "prefill", error) : 0;
+}
+
+/* A piece may take long. Tokens of the text are fed to their end. */
+static bool going(void *arg, uint32_t layer)
+{
+    const struct run *r = arg;
+
+    if (r->feeding == r->prompt_tokens)
+        return true;
+    common_progress("prompt: %zu of %zu tokens, layer %u of %u", r->feeding, r->prompt_tokens, layer,
+                    r->config.shape.layers);
+    return !common_stopping();
 }
 
 static int prefill(struct run *r)
 {
+    const char *step = r->piece < r->prompt_tokens ? "prefill" : NULL;
     double start = common_seconds();
     int status = 0;
 
-    for (size_t at = 0; at < r->prompt_tokens && status == 0; at += PIECE_TOKENS) {
-        size_t n = r->prompt_tokens - at < PIECE_TOKENS ? r->prompt_tokens - at : PIECE_TOKENS;
+    for (size_t at = 0; at < r->prompt_tokens && status == 0; at += r->piece) {
+        size_t n = r->prompt_tokens - at < r->piece ? r->prompt_tokens - at : r->piece;
 
-        common_progress("prompt: %zu of %zu tokens", at, r->prompt_tokens);
-        status = feed(r, "prefill", r->prompt + at, n, at + n == r->prompt_tokens);
-        if (status == 0 && common_stopping())
+        r->feeding = at;
+        status = feed(r, step, r->prompt + at, n, at + n == r->prompt_tokens);
+        if (common_stopping())
             status = EXIT_INTERRUPTED;
     }
+    r->feeding = r->prompt_tokens;
     common_progress_clear();
     r->prefill_s = common_seconds() - start;
     return status;
@@ -421,13 +438,17 @@ static int run_all(struct run *r)
     config = (struct llama_generator_config){
         .shape = r->config.shape,
         .positions = r->prompt_tokens + r->max_tokens,
-        .piece = r->prompt_tokens < PIECE_TOKENS ? r->prompt_tokens : PIECE_TOKENS,
+        .piece = r->prompt_tokens < LLAMA_GENERATOR_ROWS ? r->prompt_tokens : LLAMA_GENERATOR_ROWS,
         .cuda = r->options->budget.chosen.gpu,
+        .going = going,
+        .going_arg = r,
     };
     llama_generator_need(&config, r->dtypes, &need);
     status = budget_check(r->options, &need, &open);
     if (status)
         return status;
+    config.piece = r->piece =
+        llama_generator_piece(&config.shape, &need, r->prompt_tokens, open.device_bytes, open.host_bytes);
     err = ofl_open(&open, &ctx);
     if (err < 0)
         return setup_failed(err, ofl_error());
