@@ -17,7 +17,9 @@
 #include "liboffload/core/tile.h"
 
 #define TILE_MIN_BYTES (64ull << 10)
-#define TILE_MAX_BYTES (8ull << 20)
+/* Larger ones cost no less of the engine's time (2 % of a core at 1 GB/s; 4 % at 1 MiB) and reach no other rate;
+ * a window of a few tiles, and what a tile waits for before it can be passed on, grow with them. */
+#define TILE_MAX_BYTES (2ull << 20)
 /* Tiles that move through what homes leave of the host arena: with these, the few that are held
  * always leave a hole for one more; */
 #define STAGE_TILES 32u
@@ -51,7 +53,8 @@ static uint64_t stage_min(uint64_t tile_bytes, bool store, uint64_t tiles)
 
 uint64_t home_tile_bytes(const struct ofl_config *c, uint64_t store_bytes)
 {
-    uint64_t tile = TILE_MIN_BYTES;
+    uint64_t tile = TILE_MIN_BYTES, leased = c->leased_bytes ? c->leased_bytes : c->device_bytes / 2;
+    uint64_t beside = store_bytes + less(c->device_bytes, leased);
     bool store = store_bytes > 0;
 
     if (c->tile_bytes)
@@ -62,8 +65,8 @@ uint64_t home_tile_bytes(const struct ofl_config *c, uint64_t store_bytes)
         return tile;
     /* Homes in HOST: the larger the tiles, the less room they leave. A tile is what the cut costs. */
     while (tile > TILE_MIN_BYTES &&
-           less(c->host_bytes, stage_min(tile, store, STAGE_TILES_WIDE)) + store_bytes <
-               c->expected_bytes + (store ? tile : 0))
+           stage_min(tile, store, STAGE_TILES_WIDE) + less(c->expected_bytes + (store ? tile : 0), beside) >
+               c->host_bytes)
         tile /= 2;
     return tile;
 }
