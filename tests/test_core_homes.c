@@ -381,6 +381,7 @@ static void tiles_fit_the_budgets(void **state)
         {300, 140, 1100, 900, 2098, 256}, /* the device holds 160 of them: the stage has 62 */
         {300, 300, 1100, 900, 1999, 64},  /* and here none */
         {300, 140, 1100, 900, 2150, 64},  /* 10 MiB are left */
+        {32, 12, 69, 0, 80, 256}, /* no store: 32 tiles beside the 60 MiB that the device has no room for */
     };
 
     (void)state;
