@@ -5,7 +5,6 @@
 
 /* Bytes of a transfer count when it ends, busy time as it passes: over so many bytes the difference is small. */
 #define WINDOW_BYTES (256ull << 20)
-#define SETTLED      2u /* steps before those that count: the first is recorded, the second replans */
 
 static const char *const side_names[COMMON_SIDES] = {"link in", "link out", "drives"};
 static const char *const side_keys[COMMON_SIDES] = {"link_in", "link_out", "drives"};
@@ -68,11 +67,12 @@ static void note_rate(double *best, const struct common_flow *a, const struct co
         *best = seen;
 }
 
-int common_meter_start(struct common_meter *m, struct ofl_ctx *ctx)
+int common_meter_start(struct common_meter *m, struct ofl_ctx *ctx, unsigned settle)
 {
     int status = look(&m->last, ctx);
 
     m->window = m->counted = m->last;
+    m->settle = settle;
     return status;
 }
 
@@ -81,7 +81,7 @@ int common_meter_step(struct common_meter *m, struct ofl_ctx *ctx)
     bool large = true;
     int status;
 
-    if (m->steps == SETTLED) {
+    if (m->steps == m->settle) {
         m->counted = m->last;
         m->counted_steps = 0;
     }

@@ -23,13 +23,17 @@ struct common_flow {
 /* Watches a run, step by step. Begins as zeros. */
 struct common_meter {
     struct common_flow last, window,
-        counted;                   /* after the last step; where a window, and what counts, began */
-    double bps[COMMON_SIDES];      /* the best rate of a window, of time with something on its way */
-    unsigned steps, counted_steps; /* those that count: all, or from the third on */
+        counted;              /* after the last step; where a window, and what counts, began */
+    double bps[COMMON_SIDES]; /* the best rate of a window, of time with something on its way */
+    unsigned settle, steps,
+        counted_steps; /* those that count: behind the first `settle`, or all if that is none */
 };
 
+/* Of a step of a name the first is recorded and the second follows the first plan. */
+#define COMMON_SETTLE 2u
+
 /* Before the first step, and after each. Returns a status. */
-int common_meter_start(struct common_meter *m, struct ofl_ctx *ctx);
+int common_meter_start(struct common_meter *m, struct ofl_ctx *ctx, unsigned settle);
 int common_meter_step(struct common_meter *m, struct ofl_ctx *ctx);
 
 /* Of one step, in bytes. */

@@ -95,7 +95,7 @@ static int run_step(struct run *r, uint64_t step)
 static int run_steps(struct run *r)
 {
     const struct options *o = r->options;
-    int status = common_meter_start(&r->meter, r->state->ctx);
+    int status = common_meter_start(&r->meter, r->state->ctx, COMMON_SETTLE);
 
     for (uint64_t step = 1; step <= o->steps && status == 0; step++) {
         status = run_step(r, step);

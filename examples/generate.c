@@ -254,7 +254,7 @@ static int prefill(struct run *r)
 static int decode(struct run *r, struct ofl_ctx *ctx)
 {
     const struct options *o = r->options;
-    int status = common_meter_start(&r->meter, ctx);
+    int status = common_meter_start(&r->meter, ctx, COMMON_SETTLE);
 
     while (status == 0) {
         int32_t token = llama_sample(r->logits, r->config.shape.vocab, (float)o->temperature, (float)o->top_p,

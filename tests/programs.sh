@@ -85,6 +85,13 @@ if [ -f "$story/model.safetensors" ] && [ -f "$shakespeare" ]; then
     grep -q "^$text" "$work/out" || complain "generated text is not '$text...'"
     grep -q '"tokens_per_s": [1-9]' "$work/text.json" || complain "the report lacks tokens_per_s"
     cp "$work/out" "$work/text.memory"
+    grep -q '"least_s": 0.0' "$work/text.json" || complain "in memory something had to move for each token"
+    run ofl-generate "${prompt[@]}" --device-mem 2M --host-mem 2M --report "$work/text.json"
+    wanted generate in 2M and 2M
+    share=$(sed -n 's/.*"share_of_moved": 0\.\([0-9]*\),*$/\1/p' "$work/text.json")
+    [ -n "$share" ] || complain "no share of the bound of what moved below 1: $(grep share_of "$work/text.json")"
+    grep -q '^a token took .*; bound of what moved: .*; of the least possible: ' "$work/err" ||
+        complain "no bounds of a token"
     refuse 'smallest workable --device-mem' ofl-generate "${prompt[@]}" --device-mem 4K
     least=$(smallest --device-mem)
     run ofl-generate "${prompt[@]}" --device-mem "$least" --host-mem 2M
