@@ -305,7 +305,8 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     struct core_op *op;
 
     assert(x->stored && x->state == TILE_NONE && tile >= t->home_tiles);
-    if (p->arriving_bytes && p->arriving_bytes + range_bytes(t, tile) > p->stage_bytes / 4)
+    /* Half without a store: nothing else passes through the stage then. */
+    if (p->arriving_bytes && p->arriving_bytes + range_bytes(t, tile) > p->stage_bytes / (p->store ? 4 : 2))
         return false;
     if (p->planned && claim.need == NEED_AHEAD && p->fetched_bytes &&
         p->fetched_bytes + range_bytes(t, tile) > p->fetched_max)
