@@ -478,8 +478,9 @@ static enum tile_io write_done(struct pager *p, struct core_op *op, struct base_
     pager_moves(p, t, -1);
     p->writing_bytes -= x->len;
     x->writing = false;
+    if (!sealed)
+        p->stats.nvme_write_bytes += op->io.done_bytes; /* moved, whether or not anybody wants it any more */
     if (!sealed && op->io.error.code == 0 && !x->stale) {
-        p->stats.nvme_write_bytes += op->io.done_bytes;
         x->stored = true;
         set_dirty(p, t, op->tile, false);
     }
