@@ -29,6 +29,8 @@ struct run {
     struct bench_rates rates;
     float *logits;
     double fill_s, prompt_s, *token_s; /* [tokens] */
+    json_t *moved_steps;               /* of warm-up's tokens, too */
+    struct ofl_stats since;
     unsigned count;
     struct ofl_stats before, after; /* the tokens that count */
 };
@@ -133,7 +135,7 @@ static int prefill(struct run *r)
 static int decode(struct run *r)
 {
     const struct options *o = r->options;
-    int status = 0;
+    int status = common_moved_add(NULL, r->ctx, &r->since);
 
     for (uint64_t i = 0; i < o->warmup + o->tokens && status == 0; i++) {
         int32_t token = best_token(r);
@@ -146,6 +148,8 @@ static int decode(struct run *r)
         status = feed(r, "decode", &token, 1);
         if (i >= o->warmup)
             r->token_s[r->count++] = common_seconds() - start;
+        if (status == 0)
+            status = common_moved_add(r->moved_steps, r->ctx, &r->since);
     }
     common_progress_clear();
     if (status == 0 && ofl_stats_get(r->ctx, &r->after) < 0)
@@ -214,16 +218,17 @@ static int write_report(const struct run *r, const struct figures *f)
     const struct options *o = r->options;
     double n = r->count;
     json_t *j = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:o, s:{s:I, s:I, s:I, s:s}, s:o, s:f, s:f, s:o, s:f, s:f, s:s, s:f, s:f, "
-        "s:f, s:f}",
+        "{s:s, s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:O, s:{s:I, s:I, s:I, s:s}, s:o, s:f, s:f, s:o, s:f, s:f, "
+        "s:s, s:f, s:f, s:f, s:f}",
         "program", "ofl-bench decode", "version", ofl_version(), "date", bench_date().text, "device",
         o->budget.chosen.device, "device_name", o->budget.chosen.name, "model",
-        bench_model_json(&r->config.shape), "settings", "prompt", (json_int_t)o->prompt, "tokens",
-        (json_int_t)o->tokens, "warmup", (json_int_t)o->warmup, "dtype", ofl_dtype_name(o->dtype), "rates",
-        bench_rates_json(&r->rates), "fill_s", r->fill_s, "prompt_s", r->prompt_s, "token_s",
-        bench_spread_json(&f->token_s), "tokens_per_s", 1 / f->token_s.median, "bound_s", f->bound_s,
-        "binding", f->needs[f->binding].name, "share_of_bound", f->bound_s / f->token_s.median, "stall_share",
-        f->stall_share, "device_in_per_token",
+        bench_model_json(&r->config.shape), "cache_bytes", (json_int_t)r->need.cache_bytes, "workspace_bytes",
+        (json_int_t)r->need.workspace_bytes, "moved_steps", r->moved_steps, "settings", "prompt",
+        (json_int_t)o->prompt, "tokens", (json_int_t)o->tokens, "warmup", (json_int_t)o->warmup, "dtype",
+        ofl_dtype_name(o->dtype), "rates", bench_rates_json(&r->rates), "fill_s", r->fill_s, "prompt_s",
+        r->prompt_s, "token_s", bench_spread_json(&f->token_s), "tokens_per_s", 1 / f->token_s.median,
+        "bound_s", f->bound_s, "binding", f->needs[f->binding].name, "share_of_bound",
+        f->bound_s / f->token_s.median, "stall_share", f->stall_share, "device_in_per_token",
         (double)(r->after.device_in_bytes - r->before.device_in_bytes) / n, "nvme_read_per_token",
         (double)(r->after.nvme_read_bytes - r->before.nvme_read_bytes) / n);
     int status = j ? common_report_stats(j, &r->after, common_drives_json(r->ctx))
@@ -329,7 +334,8 @@ static int plan(struct run *r, const struct llama_generator_config *config, stru
 
     r->logits = calloc(r->config.shape.vocab, sizeof *r->logits);
     r->token_s = calloc(o->tokens, sizeof *r->token_s);
-    if (!dtypes || !r->logits || !r->token_s) {
+    r->moved_steps = json_array();
+    if (!dtypes || !r->logits || !r->token_s || !r->moved_steps) {
         status = common_fail(EXIT_RUNTIME, "decode: out of memory");
     } else {
         for (uint32_t i = 0; i < count; i++)
@@ -369,6 +375,7 @@ static int run_all(struct run *r)
     }
     free(r->logits);
     free(r->token_s);
+    json_decref(r->moved_steps);
     return status;
 }
 
@@ -379,7 +386,10 @@ int bench_decode_main(int argc, char **argv)
         .before = doc,
         .tables = {{what_options, 0}, {common_budget_options, offsetof(struct options, budget)}}};
     struct options o = {0};
-    struct run r = {.options = &o, .before.size = sizeof r.before, .after.size = sizeof r.after};
+    struct run r = {.options = &o,
+                    .before.size = sizeof r.before,
+                    .after.size = sizeof r.after,
+                    .since.size = sizeof r.since};
     int status = bench_model_options(&command, more, argc, argv, &o);
 
     if (status == 0)

@@ -18,7 +18,8 @@ struct run {
     const struct data *data;
     struct state *state;
     int32_t *inputs, *targets; /* of one step */
-    json_t *loss, *grad_norm, *step_s;
+    json_t *loss, *grad_norm, *step_s, *moved_steps;
+    struct ofl_stats since; /* at the end of the last step */
     uint64_t tokens;
 };
 
@@ -86,7 +87,7 @@ static int run_step(struct run *r, uint64_t step)
         json_array_append_new(r->step_s, json_real(seconds)) < 0)
         return common_fail(EXIT_RUNTIME, "step %llu: out of memory", (unsigned long long)step);
     print_step(r, step, loss, norm, seconds);
-    return 0;
+    return common_moved_add(r->moved_steps, r->state->ctx, &r->since);
 }
 
 static int run_steps(struct run *r)
@@ -155,10 +156,10 @@ static json_t *model_json(const struct run *r)
 /* Takes drives. */
 static int write_report(struct run *r, const struct ofl_stats *stats, json_t *drives, const char *hash)
 {
-    json_t *j = json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:s, s:o, s:o}", "program", "ofl-finetune",
+    json_t *j = json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:O, s:s, s:o, s:o}", "program", "ofl-finetune",
                           "version", ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "tokens",
-                          (json_int_t)r->tokens, "step_s", r->step_s, "state_hash", hash, "model",
-                          model_json(r), "settings", options_json(r->options));
+                          (json_int_t)r->tokens, "step_s", r->step_s, "moved_steps", r->moved_steps,
+                          "state_hash", hash, "model", model_json(r), "settings", options_json(r->options));
     int status = j ? common_report_stats(j, stats, drives)
                    : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 
@@ -211,11 +212,15 @@ static int train(struct state *s, const struct data *data)
                     .targets = calloc(tokens, sizeof *r.targets),
                     .loss = json_array(),
                     .grad_norm = json_array(),
-                    .step_s = json_array()};
+                    .step_s = json_array(),
+                    .moved_steps = json_array(),
+                    .since.size = sizeof r.since};
     int status = 0;
 
-    if (!r.inputs || !r.targets || !r.loss || !r.grad_norm || !r.step_s)
+    if (!r.inputs || !r.targets || !r.loss || !r.grad_norm || !r.step_s || !r.moved_steps)
         status = common_fail(EXIT_RUNTIME, "train: out of memory");
+    if (status == 0)
+        status = common_moved_add(NULL, s->ctx, &r.since);
     if (status == 0)
         status = run_steps(&r);
     if (status == 0)
@@ -223,6 +228,7 @@ static int train(struct state *s, const struct data *data)
     json_decref(r.loss);
     json_decref(r.grad_norm);
     json_decref(r.step_s);
+    json_decref(r.moved_steps);
     free(r.inputs);
     free(r.targets);
     return status;

@@ -39,7 +39,9 @@ struct run {
     size_t generated;
     double prefill_s, decode_s;
     size_t decoded; /* steps in decode_s */
-    bool ended;     /* by an end token */
+    json_t *moved_steps;
+    struct ofl_stats since; /* when the last of them ended */
+    bool ended;             /* by an end token */
 };
 
 static int out_of_memory(void)
@@ -231,10 +233,10 @@ static int prefill(struct run *r)
     return status;
 }
 
-static int decode(struct run *r)
+static int decode(struct run *r, struct ofl_ctx *ctx)
 {
     const struct options *o = r->options;
-    int status = 0;
+    int status = common_moved_add(NULL, ctx, &r->since);
 
     while (status == 0) {
         int32_t token = llama_sample(r->logits, r->config.shape.vocab, (float)o->temperature, (float)o->top_p,
@@ -257,6 +259,8 @@ static int decode(struct run *r)
         status = feed(r, "decode", &token, 1, true);
         r->decode_s += common_seconds() - start;
         r->decoded++;
+        if (status == 0)
+            status = common_moved_add(r->moved_steps, ctx, &r->since);
     }
     return status;
 }
@@ -293,12 +297,12 @@ static json_t *model_json(const struct run *r, const struct llama_generator_need
 static int write_report(struct run *r, const struct llama_generator_need *need, const struct ofl_stats *stats,
                         json_t *drives)
 {
-    json_t *j = json_pack("{s:s, s:s, s:o, s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o}", "program",
-                          "ofl-generate", "version", ofl_version(), "text", text_json(&r->text), "end",
-                          r->ended ? "end token" : "max tokens", "prompt_tokens",
-                          (json_int_t)r->prompt_tokens, "generated_tokens", (json_int_t)r->generated,
-                          "prefill_s", r->prefill_s, "decode_s", r->decode_s, "tokens_per_s", tokens_per_s(r),
-                          "model", model_json(r, need), "settings", options_json(r->options));
+    json_t *j = json_pack(
+        "{s:s, s:s, s:o, s:s, s:I, s:I, s:f, s:f, s:f, s:O, s:o, s:o}", "program", "ofl-generate", "version",
+        ofl_version(), "text", text_json(&r->text), "end", r->ended ? "end token" : "max tokens",
+        "prompt_tokens", (json_int_t)r->prompt_tokens, "generated_tokens", (json_int_t)r->generated,
+        "prefill_s", r->prefill_s, "decode_s", r->decode_s, "tokens_per_s", tokens_per_s(r), "moved_steps",
+        r->moved_steps, "model", model_json(r, need), "settings", options_json(r->options));
     int status = j ? common_report_stats(j, stats, drives) : out_of_memory();
 
     if (status == 0)
@@ -325,11 +329,13 @@ static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_check
     r->rng.state = r->options->seed;
     r->logits = calloc(r->config.shape.vocab, sizeof *r->logits);
     r->scratch = malloc(llama_sample_workspace(r->config.shape.vocab));
-    if (!r->logits || !r->scratch)
+    r->moved_steps = json_array();
+    r->since.size = sizeof r->since;
+    if (!r->logits || !r->scratch || !r->moved_steps)
         return out_of_memory();
     status = prefill(r);
     if (status == 0)
-        status = decode(r);
+        status = decode(r, ctx);
     if (r->text.used && (putchar('\n') == EOF || fflush(stdout) == EOF) && status == 0)
         status = common_fail(EXIT_RUNTIME, "write the text: %s", strerror(errno));
     if (status == 0)
@@ -453,6 +459,7 @@ int main(int argc, char **argv)
     common_budget_free(&options.budget);
     free(run.dtypes);
     free(run.prompt);
+    json_decref(run.moved_steps);
     free(run.logits);
     free(run.scratch);
     free(run.text.bytes);

@@ -189,6 +189,13 @@ run ofl-finetune "${large[@]}" --device-mem "$(smallest --device-mem)" --host-me
 wanted 20m with the smallest budgets
 same "$work/memory.json" "$work/placed.json" '20m with the smallest budgets'
 
+# Bytes by step add up to those of the run: filling the model and the last updates are outside the steps.
+steps=$(awk -F'[: ,]+' '/"moved_steps": \[/ {inside = 1} /^  \]/ {inside = 0}
+    inside && /"nvme_read"/ {n++; sum += $3} !inside && /"nvme_read"/ {all = $3} END {print n, (sum > 0 && sum <= all)}' \
+    "$work/placed.json")
+[ "$steps" = "$(grep -c '^    [0-9]' <(sed -n '/"step_s": \[/,/\]/p' "$work/placed.json")) 1" ] ||
+    complain "moved_steps: $steps of the run's steps, sum of bytes read within the whole"
+
 # ---- larger runs, too slow under a sanitizer --------------------------------
 
 if [ -z "${OFL_TEST_LIGHT-}" ]; then
