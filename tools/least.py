@@ -1,15 +1,12 @@
 #!/usr/bin/python3
 """The least bytes that a step must move, over the drive and over the link, under budgets of device and host
 memory: a linear program over the step's events. Knows nothing of the planner that it judges. The method is in
-docs/planner.md, "The least possible". Needs python3-scipy.
+docs/planner.md, "The least possible". tools/check_least.py holds it against closed forms and an exhaustive search. Needs python3-scipy.
 
     step_events.py decode config.json | least.py --device-mem BYTES --host-mem BYTES
-    least.py --self-test
 """
 import argparse
-import itertools
 import json
-import random
 import sys
 
 import numpy as np
@@ -104,6 +101,7 @@ class Program:
             table[var] = table.get(var, 0.0) + amount
 
     def solve(self, goal):
+        """As little as can be over one of them, and, where that leaves a choice, over the other."""
         c = np.zeros(self.count)
         for table, weight in ((self.cost[goal], 1.0), (self.cost["link" if goal == "drive" else "drive"], 1e-6)):
             for v, amount in table.items():
@@ -113,7 +111,7 @@ class Program:
         result = linprog(c, A_ub=a, b_ub=b, A_eq=e, b_eq=[x for _, x in self.equal], method="highs")
         if result.status != 0:
             raise ValueError(f"no schedule fits these budgets: {result.message}")
-        return {part: float(sum(result.x[v] * amount for v, amount in table.items()))
+        return {part: max(0.0, float(sum(result.x[v] * amount for v, amount in table.items())))
                 for part, table in self.parts.items()}
 
 
@@ -131,6 +129,7 @@ class Interval:
         self.before, self.after = before, after
         self.span = (before.end, after.start if after.start > before.end else after.start + period)
         self.live = after.reads and not before.drops
+        self.settled = False  # h lies in host memory all the time: it can't come back from the device
         self.d, self.h, self.r, self.o = (p.var() for _ in range(4))
 
     def covers(self, t, period):
@@ -168,6 +167,8 @@ def add_epochs(p, all_, v, share):
         return
     for s, e in zip(starts, starts[1:] + [starts[0] + len(all_)]):
         epoch = [all_[n % len(all_)] for n in range(s, e)]
+        for i in epoch:
+            i.settled = i.after.host and epoch[0].before.host
         written, out = p.var(), []
         for i in epoch:
             if not i.live:
@@ -178,14 +179,15 @@ def add_epochs(p, all_, v, share):
                 p.at_most([(i.o, 1)])  # what the device did not change is not copied out of it
             else:
                 p.at_most([(i.r, 1)] + [(o, -1) for o, _ in out])
-                p.at_most([(share, 1), (i.d, -1)] + [(o, -1) for o, _ in out])
+                p.at_most([(share, 1)] + ([] if i.after.host else [(i.d, -1)]) + [(o, -1) for o, _ in out])
         if out:
             p.at_most(out + [(share, -1)])
         p.pays("write", written, v.size)
 
 
 def add_room(p, table, step, device, host):
-    """At each slot: what is leased lies on the device, what is kept lies somewhere."""
+    """At each slot: what is leased lies on the device, what is kept lies somewhere. Whole shares only are bound to
+    the device; h may move over to it early, or leave it late, and is bound to both together."""
     period = 2 * len(step["slots"])
     device, held = device // ALIGN * ALIGN, step["device_held"]
     leased = [0] * len(step["slots"])
@@ -194,24 +196,29 @@ def add_room(p, table, step, device, host):
             for k in range(t, (last[0] if last else t) + 1):
                 leased[k] += footprint(step["tensors"][name]["bytes"])
     for t, least in enumerate(leased):
-        on_device, both = [], []
+        on_device, both, on_host = [], [], []
         for v, all_ in table:
             for i in all_:
                 if i.covers(2 * t, period):
                     on_device.append((i.d, v.size))
                     both += [(i.d, v.size), (i.h, v.size)]
+                    if i.settled:
+                        on_host.append((i.h, v.size))
                 elif i.live and not i.before.host and not i.before.writes and i.before.start <= 2 * t <= i.before.end:
                     copy = p.var()  # was in host memory all along, or could not be there after
                     p.at_most([(i.h, 1), (i.o, -1), (copy, -1)])
                     both.append((copy, v.size))
+                    on_host.append((copy, v.size))
         if least + held > device:
             raise ValueError(f"slot {t} leases {least} bytes beside {held}: more than the device's {device}")
         p.at_most(on_device, device - held - least)
         p.at_most(both, device + host - held - least)
+        p.at_most(on_host, host)
 
 
 def least(step, device, host):
-    """{"drive": {"in", "out", "read", "write"}, "link": {...}}: bytes of a step, with as few as can be there."""
+    """Bytes of a step, {"in", "out", "read", "write"}: under "drive" of the schedule with the fewest over the drive,
+    and among those over the link; under "link" the other way round."""
     p, table, choices, period = Program(), [], {}, 2 * len(step["slots"])
     one = p.var()
     p.equal.append(([(one, 1)], 1.0))
@@ -234,21 +241,12 @@ def least(step, device, host):
 # ---- the program ------------------------------------------------------------------------------------
 
 
-def self_test():
-    raise SystemExit("not yet")
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("events", nargs="?", help="a file of step_events.py; standard input by default")
-    p.add_argument("--device-mem", type=int)
-    p.add_argument("--host-mem", type=int)
-    p.add_argument("--self-test", action="store_true", help="against closed forms and an exhaustive search")
+    p.add_argument("--device-mem", type=int, required=True, help="bytes")
+    p.add_argument("--host-mem", type=int, required=True, help="bytes")
     a = p.parse_args()
-    if a.self_test:
-        return self_test()
-    if a.device_mem is None or a.host_mem is None:
-        p.error("--device-mem and --host-mem are needed")
     with open(a.events, encoding="utf-8") if a.events else sys.stdin as f:
         step = json.load(f)
     try:
