@@ -135,11 +135,14 @@ class Search:
             for u in self.step["updates"]:
                 if (late[0] - 1) % len(self.step["slots"]) == t if late else u["after"] == t:
                     events.append((u["work"], True))
-        dist = np.full((len(self.states), len(self.states)), NEVER)
-        np.fill_diagonal(dist, 0)
-        for uses, host in events:
+        # Cycles begin where the first event can end.
+        start = self.event(np.zeros((1, len(self.states)), dtype=int), *events[0], device // UNIT)[0]
+        begin = np.flatnonzero(start < NEVER)
+        dist = np.full((len(begin), len(self.states)), NEVER)
+        dist[np.arange(len(begin)), begin] = 0
+        for uses, host in events[1:] + events[:1]:
             dist = self.event(self.settle(dist), uses, host, device // UNIT)
-        return int(np.diag(self.settle(dist)).min())
+        return int(dist[np.arange(len(begin)), begin].min())
 
 
 def optimum(step, device, host, goal):

@@ -6,7 +6,7 @@ budgets of a table and under random ones. The mean of all steps from the third o
 exit status 1 if one is above the limit, on either link, or below the least possible, which is then wrong.
 Needs python3-scipy.
 
-    tools/plan_bytes.py build                 # 36 pairs, models of 117 and 193 MB, presets tiny and 20m
+    tools/plan_bytes.py build                 # 43 pairs, models of 153 and 193 MB, training of 9 and 20 M
     tools/plan_bytes.py build --full          # the table on a model of 1.28 GB and on the 1b preset, too
     tools/plan_bytes.py build --only train --pairs 4 --seed 7
 """
@@ -27,7 +27,8 @@ import step_events  # noqa: E402
 MIB = 1 << 20
 FIRST = 2  # steps that don't count
 SHAPES = {  # of tools/make_model.py
-    "117M": ["--layers", "6", "--hidden", "1024", "--heads", "16", "--kv-heads", "8", "--ffn", "2048", "--vocab", "2048"],
+    "9M": ["--layers", "12", "--hidden", "256", "--heads", "8", "--kv-heads", "4", "--ffn", "704", "--vocab", "512"],
+    "153M": ["--layers", "24", "--hidden", "512", "--heads", "8", "--kv-heads", "4", "--ffn", "1536", "--vocab", "2048"],
     "193M": ["--layers", "10", "--hidden", "1024", "--heads", "16", "--kv-heads", "8", "--ffn", "2048", "--vocab", "2048"],
     "1.28G": []}
 TABLE = [(300, 310), (200, 410), (110, 500), (450, 160), (600, 64)]  # MiB, of the model of 1.28 GB
@@ -60,6 +61,10 @@ class Bench:
                            stderr=subprocess.DEVNULL)
         return directory
 
+    def config(self, directory):
+        with open(os.path.join(directory, "config.json"), encoding="utf-8") as f:
+            return json.load(f)
+
     def preset(self, name):
         path = self.path(name + ".json")
         if not os.path.exists(path):
@@ -86,8 +91,8 @@ class Bench:
             # The drive comes first: the link's least is that of a schedule with the drive's least.
             total = sum(rows[p] for p in parts)
             ratios[goal] = max(total, floor) / max(sum(bound["drive"][p] for p in parts), floor)
-            # A few steps may live on what was in memory before them: that much less is no contradiction.
-            if max(total, floor) < 0.97 * sum(bound[goal][p] for p in parts):
+            # Steps may end early or late with what they move ahead: a little less is no contradiction.
+            if max(total, floor) < 0.9 * sum(bound[goal][p] for p in parts):
                 self.wrong(f"{what}: less was moved over the {goal} than is possible")
         worst = max(ratios.values())
         print(f"{what:34} {device / MIB:7.1f} {host / MIB:7.1f}  " + "  ".join(
@@ -116,8 +121,7 @@ class Bench:
 
     def generate(self, name, budgets):
         directory = self.model(name)
-        with open(os.path.join(directory, "config.json"), encoding="utf-8") as f:
-            config = json.load(f)
+        config = self.config(directory)
         command = ["ofl-generate", "--model", directory, "--prompt", "a", "--temperature", "0", "--max-tokens"]
         report = self.run(*command, "2", "--in-memory")
         step = self.decode_step(config, report, True)
@@ -138,22 +142,29 @@ class Bench:
 
     # ---- training -----------------------------------------------------------------------------------
 
-    def train(self, preset, dtype, accum, clip, seq, count, rng):
-        config, batch = self.preset(preset), 2
-        command = ["ofl-finetune", "--preset", preset, "--data", self.path("text"), "--dtype", dtype, "--seq", str(seq),
+    def train(self, name, dtype, accum, clip, count, rng):
+        batch, seq = 2, 32
+        if name in SHAPES:
+            what = ["--model", self.model(name)]
+            config = self.config(what[1])
+        else:
+            what, config = ["--preset", name], self.preset(name)
+        command = ["ofl-finetune", *what, "--data", self.path("text"), "--dtype", dtype, "--seq", str(seq),
                    "--batch", str(batch), "--accum", str(accum), "--clip", str(int(clip)), "--steps"]
-        report = self.run(*command, "1", "--in-memory")
+        report, more = (self.run(*command, steps, "--in-memory") for steps in "12")
         a = SimpleNamespace(dtype=dtype, workspace=report["model"]["workspace_bytes"], batch=batch, seq=seq, accum=accum,
                             clip=clip)
         step = step_events.train(config, a)
         leases, updates = step_events.acquires(step)
         state = report["model"]["state_bytes"]
-        self.check_counts(f"{preset} {dtype} accum {accum}",
-                          [report["hits"] + report["misses"], report["updates"], state + report["model"]["activation_bytes"]],
+        # The second step's: loading a model leases, too.
+        self.check_counts(f"{name} {dtype} accum {accum}",
+                          [more["hits"] + more["misses"] - report["hits"] - report["misses"],
+                           more["updates"] - report["updates"], state + report["model"]["activation_bytes"]],
                           [leases + updates * (4 if dtype == "f32" else 5), updates,
                            sum(t["bytes"] for t in step["tensors"].values())])
-        what = f"train {preset} {dtype} x{accum}{' clip' if clip else ''}"
-        for device, host in random_budgets(step, count, rng, state, 0.6):
+        what = f"train {name} {dtype} x{accum}{' clip' if clip else ''}"
+        for device, host in random_budgets(step, count, rng, state, 0.35):
             report = self.run(*command, str(FIRST + self.a.steps), "--device-mem", str(device), "--host-mem", str(host),
                               "--nvme", self.work)
             self.judge(what, device, host, step, report["moved_steps"])
@@ -199,25 +210,22 @@ def run_all(b, a, rng):
     b.header()
     if a.only in (None, "generate"):
         b.generate("193M", scaled)
-        for name in ("117M", "193M"):
-            b.generate(name, lambda step: random_budgets(step, a.pairs, rng, 0.8 * sum(
-                t["bytes"] for t in step["tensors"].values()), 0.8))
+        for name in ("153M", "193M"):
+            b.generate(name, lambda step: random_budgets(step, a.pairs, rng, sum(
+                t["bytes"] for t in step["tensors"].values()), 0.45))
         if a.full:
             b.generate("1.28G", lambda step: [(d * MIB, h * MIB) for d, h in TABLE])
     if a.only in (None, "decode"):
-        directory = b.model("117M")
-        with open(os.path.join(directory, "config.json"), encoding="utf-8") as f:
-            config = json.load(f)
-        b.bench_decode("117M", config, ["--model", directory], lambda step: store_budgets(step, a.pairs, rng))
+        directory = b.model("153M")
+        b.bench_decode("153M", b.config(directory), ["--model", directory], lambda step: store_budgets(step, a.pairs, rng))
         if a.full:
             b.bench_decode("1b", b.preset("1b"), ["--preset", "1b"], lambda step: [(300 * MIB, 1100 * MIB, 900 * MIB)])
     if a.only in (None, "train"):
         with open(b.path("text"), "w", encoding="utf-8") as f:
             f.write("All that is gold does not glitter, not all those who wander are lost. " * 2000)
-        for preset, dtype, accum, clip, seq in (
-                ("tiny", "f32", 1, False, 64), ("tiny", "bf16", 2, True, 64), ("20m", "f32", 1, True, 32),
-                ("20m", "bf16", 1, False, 32), ("20m", "bf16", 2, True, 32)):
-            b.train(preset, dtype, accum, clip, seq, a.pairs - a.pairs // 3, rng)
+        for name, dtype, accum, clip in (("9M", "f32", 1, False), ("9M", "bf16", 2, True), ("20m", "f32", 1, True),
+                                         ("20m", "bf16", 1, False), ("20m", "bf16", 2, True)):
+            b.train(name, dtype, accum, clip, a.pairs - a.pairs // 3, rng)
 
 
 def main():
