@@ -105,9 +105,6 @@ int common_file_end(const char *path, char *temporary, int err);
 
 /* What each drive has done so far, for common_report_stats, which takes it; NULL: no memory. */
 json_t *common_drives_json(struct ofl_ctx *ctx);
-/* Appends the bytes that were moved since the last call to an array (NULL: only looks), for a report's
- * moved_steps. Returns a status. */
-int common_moved_add(json_t *steps, struct ofl_ctx *ctx, struct ofl_stats *since);
 /* Adds budget, peak, moved, the counters and io to a report. */
 int common_report_stats(json_t *report, const struct ofl_stats *stats, json_t *drives);
 /* Whether it could be written there: 0 or -errno. Writes nothing. */

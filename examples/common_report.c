@@ -135,32 +135,16 @@ json_t *common_drives_json(struct ofl_ctx *ctx)
     return drives;
 }
 
-static json_t *moved_json(const struct ofl_stats *s, const struct ofl_stats *since)
-{
-    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "source_read",
-                     integer(s->source_read_bytes - since->source_read_bytes), "nvme_read",
-                     integer(s->nvme_read_bytes - since->nvme_read_bytes), "nvme_write",
-                     integer(s->nvme_write_bytes - since->nvme_write_bytes), "device_in",
-                     integer(s->device_in_bytes - since->device_in_bytes), "device_out",
-                     integer(s->device_out_bytes - since->device_out_bytes));
-}
-
-int common_moved_add(json_t *steps, struct ofl_ctx *ctx, struct ofl_stats *since)
-{
-    struct ofl_stats now = {.size = sizeof now};
-
-    if (ofl_stats_get(ctx, &now) < 0)
-        return common_fail_ofl(EXIT_RUNTIME, "get statistics");
-    if (steps && json_array_append_new(steps, moved_json(&now, since)) < 0)
-        return common_fail(EXIT_RUNTIME, "make the report: out of memory");
-    *since = now;
-    return 0;
-}
-
 int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drives)
 {
-    const struct ofl_stats none = {.size = sizeof none};
-    json_t *moved = moved_json(s, &none);
+    json_t *moved =
+        json_pack("{s:o, s:o, s:o, s:o, s:o}", "source_read", integer(s->source_read_bytes), "nvme_read",
+                  integer(s->nvme_read_bytes), "nvme_write", integer(s->nvme_write_bytes), "device_in",
+                  integer(s->device_in_bytes), "device_out", integer(s->device_out_bytes));
+    json_t *planned =
+        json_pack("{s:o, s:o, s:o, s:o}", "device_in", integer(s->planned_in_bytes), "device_out",
+                  integer(s->planned_out_bytes), "drive_read", integer(s->planned_read_bytes), "drive_write",
+                  integer(s->planned_write_bytes));
     json_t *io =
         json_pack("{s:b, s:b, s:b, s:b, s:o, s:b, s:b, s:i, s:o, s:o}", "uring", s->io_uring, "direct",
                   s->direct, "reserved", s->nvme_reserved, "cached", s->nvme_cached, "memory",
@@ -172,6 +156,7 @@ int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drive
     } fields[] = {{"budget", tiers(s->budget_bytes)},
                   {"peak", tiers(s->peak_bytes)},
                   {"moved", moved},
+                  {"planned", planned},
                   {"stall_s", json_real((double)s->stall_ns * 1e-9)},
                   {"hits", integer(s->hits)},
                   {"misses", integer(s->misses)},

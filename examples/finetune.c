@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "examples/common_bound.h"
 #include "examples/model/writer.h"
 
 struct run {
@@ -18,8 +19,9 @@ struct run {
     const struct data *data;
     struct state *state;
     int32_t *inputs, *targets; /* of one step */
-    json_t *loss, *grad_norm, *step_s, *moved_steps;
-    struct ofl_stats since; /* at the end of the last step */
+    json_t *loss, *grad_norm, *step_s;
+    struct common_meter meter;
+    struct common_bound bound;
     uint64_t tokens;
 };
 
@@ -87,16 +89,18 @@ static int run_step(struct run *r, uint64_t step)
         json_array_append_new(r->step_s, json_real(seconds)) < 0)
         return common_fail(EXIT_RUNTIME, "step %llu: out of memory", (unsigned long long)step);
     print_step(r, step, loss, norm, seconds);
-    return common_moved_add(r->moved_steps, r->state->ctx, &r->since);
+    return 0;
 }
 
 static int run_steps(struct run *r)
 {
     const struct options *o = r->options;
-    int status = 0;
+    int status = common_meter_start(&r->meter, r->state->ctx, COMMON_SETTLE);
 
     for (uint64_t step = 1; step <= o->steps && status == 0; step++) {
         status = run_step(r, step);
+        if (status == 0)
+            status = common_meter_step(&r->meter, r->state->ctx);
         if (status == 0 && common_stopping())
             status = common_fail(EXIT_INTERRUPTED, "interrupted after step %llu of %llu: nothing written",
                                  (unsigned long long)step, (unsigned long long)o->steps);
@@ -125,6 +129,7 @@ static void print_summary(const struct run *r, const struct ofl_stats *s)
                 common_bytes(s->device_in_bytes).text, common_bytes(s->device_out_bytes).text,
                 common_bytes(s->nvme_read_bytes).text, common_bytes(s->nvme_write_bytes).text,
                 common_bytes(s->source_read_bytes).text);
+    common_bound_print(&r->bound, "step");
 }
 
 static struct llama_trainer_config trainer_config(const struct options *o, const struct llama_shape *shape)
@@ -156,10 +161,11 @@ static json_t *model_json(const struct run *r)
 /* Takes drives. */
 static int write_report(struct run *r, const struct ofl_stats *stats, json_t *drives, const char *hash)
 {
-    json_t *j = json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:O, s:s, s:o, s:o}", "program", "ofl-finetune",
-                          "version", ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "tokens",
-                          (json_int_t)r->tokens, "step_s", r->step_s, "moved_steps", r->moved_steps,
-                          "state_hash", hash, "model", model_json(r), "settings", options_json(r->options));
+    json_t *j =
+        json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:s, s:o, s:o, s:o}", "program", "ofl-finetune", "version",
+                  ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "tokens", (json_int_t)r->tokens,
+                  "step_s", r->step_s, "state_hash", hash, "model", model_json(r), "settings",
+                  options_json(r->options), "bound", common_bound_json(&r->bound));
     int status = j ? common_report_stats(j, stats, drives)
                    : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 
@@ -180,6 +186,7 @@ static int finish(struct run *r)
     /* The training's figures: saving and hashing come after. */
     if (ofl_stats_get(r->state->ctx, &stats) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "get statistics");
+    common_bound_get(&r->meter, &(struct common_least){.known = false}, &r->bound);
     if (o->budget.report) {
         drives = common_drives_json(r->state->ctx);
         status = state_hash(r->state, hash);
@@ -212,15 +219,11 @@ static int train(struct state *s, const struct data *data)
                     .targets = calloc(tokens, sizeof *r.targets),
                     .loss = json_array(),
                     .grad_norm = json_array(),
-                    .step_s = json_array(),
-                    .moved_steps = json_array(),
-                    .since.size = sizeof r.since};
+                    .step_s = json_array()};
     int status = 0;
 
-    if (!r.inputs || !r.targets || !r.loss || !r.grad_norm || !r.step_s || !r.moved_steps)
+    if (!r.inputs || !r.targets || !r.loss || !r.grad_norm || !r.step_s)
         status = common_fail(EXIT_RUNTIME, "train: out of memory");
-    if (status == 0)
-        status = common_moved_add(NULL, s->ctx, &r.since);
     if (status == 0)
         status = run_steps(&r);
     if (status == 0)
@@ -228,7 +231,6 @@ static int train(struct state *s, const struct data *data)
     json_decref(r.loss);
     json_decref(r.grad_norm);
     json_decref(r.step_s);
-    json_decref(r.moved_steps);
     free(r.inputs);
     free(r.targets);
     return status;

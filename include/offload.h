@@ -181,7 +181,7 @@ struct ofl_config {
     uint64_t host_bytes;         /* budget of the pinned arena; at least OFL_HOST_MIN_BYTES, or 0: none */
     const struct ofl_nvme *nvme; /* directories of the store, at most OFL_NVME_MAX */
     uint32_t nvme_count;         /* 0: no NVMe tier */
-    uint64_t tile_bytes;         /* 0: chosen from host_bytes, 64 KiB to 8 MiB; else a power of two */
+    uint64_t tile_bytes;         /* 0: chosen from host_bytes, 64 KiB to 1 MiB; else a power of two */
     uint32_t workers;            /* threads for host-side tile work; 0: one per core */
     uint32_t flags;
     ofl_log_fn *log;

@@ -26,6 +26,7 @@ import step_events  # noqa: E402
 
 MIB = 1 << 20
 FIRST = 2  # steps that don't count
+SIDES = {"link_in": ("in",), "link_out": ("out",), "drives": ("read", "write")}  # of a report's bound; of least.py
 SHAPES = {  # of tools/make_model.py
     "9M": ["--layers", "12", "--hidden", "256", "--heads", "8", "--kv-heads", "4", "--ffn", "704", "--vocab", "512"],
     "153M": ["--layers", "24", "--hidden", "512", "--heads", "8", "--kv-heads", "4", "--ffn", "1536", "--vocab", "2048"],
@@ -79,32 +80,32 @@ class Bench:
 
     # ---- one pair of budgets ------------------------------------------------------------------------
 
-    def judge(self, what, device, host, step, steps):
+    def judge(self, what, device, host, step, report):
         all_bytes = sum(t["bytes"] for t in step["tensors"].values())
         bound = least.least(step, device, host)
-        counted = steps[FIRST:]
-        moved = {key: sum(s[key] for s in counted) / len(counted) for key in steps[0]}
-        rows, ratios = {"in": moved["device_in"], "out": moved["device_out"],
-                        "read": moved["source_read"] + moved["nvme_read"], "write": moved["nvme_write"]}, {}
-        floor = 0.01 * all_bytes  # less than this is as good as nothing
-        for goal, parts in (("link", ("in", "out")), ("drive", ("read", "write"))):
+        moved = {side: report["bound"][side]["moved_bytes"] for side in SIDES}  # means from the third step on
+        fewest = {side: sum(bound["drive"][part] for part in parts) for side, parts in SIDES.items()}
+        floor, ratios = 0.01 * all_bytes, {}  # less than that is as good as nothing
+        if report["bound"]["steps"] != self.a.steps:
+            self.wrong(f"{what}: {report['bound']['steps']} steps count, not {self.a.steps}")
+        for goal, sides in (("link", ("link_in", "link_out")), ("drive", ("drives",))):
             # The drive comes first: the link's least is that of a schedule with the drive's least.
-            total = sum(rows[p] for p in parts)
-            ratios[goal] = max(total, floor) / max(sum(bound["drive"][p] for p in parts), floor)
+            total = sum(moved[side] for side in sides)
+            ratios[goal] = max(total, floor) / max(sum(fewest[side] for side in sides), floor)
             # Steps may end early or late with what they move ahead: a little less is no contradiction.
-            if max(total, floor) < 0.9 * sum(bound[goal][p] for p in parts):
+            if max(total, floor) < 0.9 * sum(bound[goal][p] for side in sides for p in SIDES[side]):
                 self.wrong(f"{what}: less was moved over the {goal} than is possible")
         worst = max(ratios.values())
         print(f"{what:34} {device / MIB:7.1f} {host / MIB:7.1f}  " + "  ".join(
-            f"{bound['drive'][p] / MIB:7.1f} {rows[p] / MIB:7.1f}" for p in rows) +
+            f"{fewest[side] / MIB:7.1f} {moved[side] / MIB:7.1f}" for side in SIDES) +
             f"  {ratios['link']:5.2f} {ratios['drive']:5.2f}{'' if worst <= self.a.limit else '  above'}", flush=True)
-        self.lines.append({"what": what, "device": device, "host": host, "least": bound, "moved": rows, "ratio": ratios})
+        self.lines.append({"what": what, "device": device, "host": host, "least": bound, "moved": moved, "ratio": ratios})
         if worst > self.a.limit:
             self.bad += 1
 
     def header(self):
-        print("MiB a step: least possible, moved; ratio of the link (in + out) and of the drive (read + write)")
-        print(f"{'':34} {'device':>7} {'host':>7}  " + "  ".join(f"{p:>15}" for p in ("in", "out", "read", "write")) +
+        print("MiB a step: least possible, moved; ratio of the link (in + out) and of the drive (reads + writes)")
+        print(f"{'':34} {'device':>7} {'host':>7}  " + "  ".join(f"{side:>15}" for side in SIDES) +
               "   link drive", flush=True)
 
     def check_counts(self, what, said, known):
@@ -129,7 +130,7 @@ class Bench:
                           [2 * step_events.acquires(step)[0], sum(t["bytes"] for t in step["tensors"].values())])
         for device, host in budgets(step):
             report = self.run(*command, str(FIRST + self.a.steps + 1), "--device-mem", str(device), "--host-mem", str(host))
-            self.judge("generate " + name, device, host, self.decode_step(config, report, True), report["moved_steps"])
+            self.judge("generate " + name, device, host, self.decode_step(config, report, True), report)
 
     def bench_decode(self, name, config, model, budgets):
         command = ["ofl-bench", "decode", *model, "--prompt", "2", "--warmup", str(FIRST), "--tokens", str(self.a.steps)]
@@ -138,7 +139,7 @@ class Bench:
             report = self.run(*command, "--device-mem", str(device), "--host-mem", str(host),
                               "--nvme", f"{self.work}:{store}")
             self.judge(f"decode {name}, store {store // MIB}", device, host, self.decode_step(config, report, False),
-                       report["moved_steps"])
+                       report)
 
     # ---- training -----------------------------------------------------------------------------------
 
@@ -167,7 +168,7 @@ class Bench:
         for device, host in random_budgets(step, count, rng, state, 0.35):
             report = self.run(*command, str(FIRST + self.a.steps), "--device-mem", str(device), "--host-mem", str(host),
                               "--nvme", self.work)
-            self.judge(what, device, host, step, report["moved_steps"])
+            self.judge(what, device, host, step, report)
 
 
 def needed(step):

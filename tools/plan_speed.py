@@ -120,10 +120,9 @@ def step_s(report):
 
 
 def traffic(report, steps):
-    """Bytes of a step through the drive; of a build that does not tell them by step, of all of them."""
-    if "moved_steps" in report:
-        counted = report["moved_steps"][FIRST:]
-        return sum(s["nvme_read"] + s["nvme_write"] for s in counted) / len(counted)
+    """Bytes of a step through the drive; of a build that does not tell those of the steps that count, of all."""
+    if "bound" in report:
+        return report["bound"]["drives"]["moved_bytes"]
     return (report["moved"]["nvme_read"] + report["moved"]["nvme_write"]) / steps
 
 
