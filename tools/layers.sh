@@ -2,6 +2,7 @@
 # Checks every #include against the order of the rooms:
 #
 #     base <- io, scheduler, mem, device, source <- store <- core <- optim <- examples, bench
+#             scheduler <- plan <- bench
 #
 # Rooms side by side don't know each other. Examples and benches see the public header
 # only, and of the io room nobody but its own tests sees more than four headers. What a room may include is written in allowed(), below, and nowhere else.
@@ -46,10 +47,11 @@ allowed() {
     liboffload/core/core.h) echo "include/ liboffload/device/device.h ${c}update.h" ;;
     liboffload/core/*) echo "$core" ;;
     # Of core it sees what is meant for it, of the pager nothing.
+    liboffload/plan/*) echo "$base scheduler/ liboffload/plan/" ;; # arithmetic: of core it knows the public calls
     liboffload/optim/*) echo "$base liboffload/device/device.h ${c}core.h ${c}update.h liboffload/optim/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
-        echo "include/offload.h examples/common.h examples/common_budget.h examples/common_memory.h" \
+        echo "include/offload.h include/offload_estimate.h examples/common.h examples/common_budget.h examples/common_memory.h" \
             "examples/common_options.h examples/model/ bench/ $io" \
             'liboffload/device/device.h liboffload/mem/mem.h'
         ;;
