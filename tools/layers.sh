@@ -40,6 +40,7 @@ allowed() {
     liboffload/core/lease.[ch]) echo "$copy ${c}wait.h ${c}lease.h" ;;
     liboffload/core/work.[ch]) echo "$copy ${c}work.h" ;;
     liboffload/core/home.[ch]) echo "$copy ${c}home.h" ;;
+    liboffload/core/shape.[ch]) echo "$ground ${c}shape.h" ;;
     liboffload/core/pump.[ch]) echo "$pump" ;;
     liboffload/core/verify.[ch]) echo "$pump ${c}verify.h" ;;
     liboffload/core/engine.[ch]) echo "$pump ${c}verify.h ${c}engine.h" ;;
@@ -47,11 +48,12 @@ allowed() {
     liboffload/core/*) echo "$core" ;;
     # Of core it sees what is meant for it, of the pager nothing.
     liboffload/optim/*) echo "$base liboffload/device/device.h ${c}core.h ${c}update.h liboffload/optim/" ;;
+    liboffload/plan/*) echo "$pump ${c}shape.h liboffload/plan/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
         echo "include/offload.h examples/common.h examples/common_budget.h examples/common_memory.h" \
             "examples/common_options.h examples/model/ bench/ $io" \
-            'liboffload/device/device.h liboffload/mem/mem.h'
+            'liboffload/device/device.h liboffload/mem/mem.h liboffload/plan/'
         ;;
     tests/test_io* | tests/io_* | tests/mem_engine.*) echo '*' ;;
     tests/*) echo "$base $io scheduler/ liboffload/ examples/ bench/ tests/" ;;

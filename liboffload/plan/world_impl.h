@@ -1,0 +1,39 @@
+/* world_impl: what the files of the world share. See world.h. */
+#ifndef OFL_PLAN_WORLD_IMPL_H
+#define OFL_PLAN_WORLD_IMPL_H
+
+#include "liboffload/plan/world.h"
+
+enum world_event { WORLD_PIPE, WORLD_JOB, WORLD_KERNEL, WORLD_MARK };
+
+/* A transfer, or what of one goes to a drive; whole: a transfer that is cut over drives. */
+struct world_part {
+    struct pipe_item item;
+    struct plan_record record; /* when it has come out */
+    struct core_op *op;
+    struct world_part *whole, *next;
+    uint64_t bytes;
+    uint32_t drive, parts;
+};
+
+struct world_job {
+    struct core_op *op; /* to seal; NULL: an update's request */
+    struct core_request *request;
+    uint64_t ns;
+    struct world_job *next;
+};
+
+void world_post(struct world *w, uint64_t time, enum world_event type, void *what, uint32_t index);
+/* Zeroed; NULL: the run is over (out_of_memory). */
+void *world_take(struct world *w, size_t bytes);
+void world_record_work(struct world *w, const struct core_request *r, uint32_t type);
+
+/* world_stream.c */
+int world_gate_create(void *arg, struct dev_gate **gate);
+void world_gate_open(void *arg, struct dev_gate *gate, const struct base_error *error);
+void world_kernel_over(struct world *w, uint32_t stream);
+/* Bytes of t have come in: late, if a stream stands waiting for t. */
+void world_stream_late(struct world *w, const struct ofl_tensor *t, uint64_t bytes);
+void world_streams_close(struct world *w);
+
+#endif
