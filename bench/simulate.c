@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "examples/common_options.h"
+#include "liboffload/plan/check.h"
 #include "liboffload/plan/simulate.h"
 
 struct options {
@@ -16,6 +17,13 @@ struct options {
     uint64_t read_bps, write_bps, mixed_bps, link_bps, memory_bps, seal_bps;
     double tflops, jitter;
     const char *log;
+    bool check;
+};
+
+/* Who hears of every event. */
+struct listeners {
+    FILE *log;
+    struct plan_check *check;
 };
 
 #define FIELD(name) .field = offsetof(struct options, name)
@@ -46,6 +54,7 @@ static const struct common_option option_list[] = {
     {COMMON_COUNT, "steps", "N", "Tokens", FIELD(steps), "8", 1, PLAN_STEPS},
     {COMMON_COUNT, "seed", "N", "Of the jitter", FIELD(seed), "1", 0, INT64_MAX},
     {COMMON_NUMBER, "jitter", "N", "Each service takes up to so much of its time more", FIELD(jitter), "0", .low = 0, .high = 10},
+    {COMMON_FLAG, "check", NULL, "Checks every move of the run", FIELD(check)},
     {COMMON_TEXT, "log", "FILE", "Writes every event", FIELD(log)},
     {.kind = COMMON_END}};
 /* clang-format on */
@@ -123,11 +132,30 @@ static int make(const struct options *o, struct plan_program *out)
 
 /* ---- running --------------------------------------------------------------- */
 
-static void write_record(void *arg, const struct plan_record *r)
+static void hear(void *arg, const struct plan_record *r)
 {
-    fprintf(arg, "%llu %s stream %u tensor %u tile %u from %llu to %llu bytes %llu value %llu\n",
-            (ull)r->time_ns, plan_record_name(r->type), r->stream, r->tensor, r->tile, (ull)r->from,
-            (ull)r->to, (ull)r->bytes, (ull)r->value);
+    const struct listeners *l = arg;
+
+    if (l->check)
+        plan_check_record(l->check, r);
+    if (l->log)
+        fprintf(l->log, "%llu %s stream %u tensor %u tile %u from %llu to %llu bytes %llu value %llu\n",
+                (ull)r->time_ns, plan_record_name(r->type), r->stream, r->tensor, r->tile, (ull)r->from,
+                (ull)r->to, (ull)r->bytes, (ull)r->value);
+}
+
+static int finish_check(struct plan_check *check)
+{
+    struct plan_checked found;
+
+    if (plan_check_close(check, &found) < 0)
+        return common_fail(EXIT_RUNTIME, "%s", ofl_error());
+    if (found.fault)
+        return common_fail(EXIT_RUNTIME, "--check: %llu faults, the first: %s", (ull)found.faults,
+                           found.text);
+    printf("checked   %llu records, %llu tiles used, %llu moves: no fault\n", (ull)found.records,
+           (ull)found.uses, (ull)found.moves);
+    return 0;
 }
 
 static void print(const struct plan_program *p, const struct plan_simulated *s)
@@ -155,7 +183,7 @@ static void print(const struct plan_program *p, const struct plan_simulated *s)
            (ull)s->hash, (double)s->device_peak_bytes / 1048576, (double)s->host_peak_bytes / 1048576);
 }
 
-static int run(const struct options *o, const struct plan_program *p, FILE *log)
+static int run(const struct options *o, const struct plan_program *p, struct listeners *listeners)
 {
     struct plan_simulation s = {.program = p,
                                 .rates = {.device_flops_s = o->tflops * 1e12,
@@ -179,8 +207,8 @@ static int run(const struct options *o, const struct plan_program *p, FILE *log)
                                 .sync = true,
                                 .jitter = o->jitter,
                                 .seed = o->seed,
-                                .record = log ? write_record : NULL,
-                                .arg = log};
+                                .record = listeners->log || listeners->check ? hear : NULL,
+                                .arg = listeners};
     struct plan_simulated out;
     int err = plan_simulate(&s, &out);
 
@@ -193,16 +221,23 @@ int bench_simulate_main(int argc, char **argv)
 {
     struct plan_program p = {0};
     struct options o = {.layers = 0};
-    FILE *log = NULL;
+    struct listeners l = {.log = NULL};
     int status = common_options_parse(&command, argc, argv, &o);
 
     if (status == 0)
         status = make(&o, &p);
-    if (status == 0 && o.log && !(log = fopen(o.log, "w")))
+    if (status == 0 && o.log && !(l.log = fopen(o.log, "w")))
         status = common_fail(EXIT_INPUT, "--log %s: can't be written", o.log);
+    if (status == 0 && o.check && plan_check_open(&l.check) < 0)
+        status = common_fail(EXIT_RUNTIME, "%s", ofl_error());
     if (status == 0)
-        status = run(&o, &p, log);
-    if (log && fclose(log) != 0 && status == 0)
+        status = run(&o, &p, &l);
+    if (l.check) {
+        int found = finish_check(l.check);
+
+        status = status ? status : found;
+    }
+    if (l.log && fclose(l.log) != 0 && status == 0)
         status = common_fail(EXIT_RUNTIME, "--log %s: can't be written", o.log);
     free(p.tensors);
     free(p.leases);

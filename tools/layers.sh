@@ -48,6 +48,7 @@ allowed() {
     liboffload/core/*) echo "$core" ;;
     # Of core it sees what is meant for it, of the pager nothing.
     liboffload/optim/*) echo "$base liboffload/device/device.h ${c}core.h ${c}update.h liboffload/optim/" ;;
+    liboffload/plan/check*) echo "$base liboffload/plan/record.h liboffload/plan/check" ;;
     liboffload/plan/*) echo "$pump ${c}shape.h liboffload/plan/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)

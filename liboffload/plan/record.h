@@ -19,14 +19,14 @@ enum plan_record_type {
     PLAN_RECORD_STEP,    /* value: its number */
     PLAN_RECORD_STEP_END, /* value; claimed of it: from: stall in ns; to: bytes that came in late; bytes: that came
                              in at all */
-    PLAN_RECORD_ACQUIRE, /* stream, tensor, bytes; from: lease, to: device range, value: mode, 4: drop */
+    PLAN_RECORD_ACQUIRE, /* stream, tensor, bytes; from: lease, to: device range, value: access */
     PLAN_RECORD_RELEASE, /* stream, tensor; from: lease */
     PLAN_RECORD_PASSED,  /* the same: the stream has passed the release */
     PLAN_RECORD_LAUNCH,  /* stream; from: kernel */
     PLAN_RECORD_USE,     /* of the kernel just launched: from: kernel, to: lease */
     PLAN_RECORD_RUN,     /* stream; from: kernel */
     PLAN_RECORD_RUN_END, /* the same */
-    PLAN_RECORD_UPDATE,  /* tensor; from: update, to: its place in it, value: enum core_access */
+    PLAN_RECORD_UPDATE,  /* tensor; from: update, to: its place in it, value: access */
     PLAN_RECORD_REST, /* tensor; until its next use value: 1: its copy stays on the device; to: so many tiles
                              stay in host memory */
     /* Moves of a tile, and when they are over: tensor, tile, bytes. */
@@ -42,16 +42,20 @@ enum plan_record_type {
     PLAN_RECORD_OUT_END,
     PLAN_RECORD_FILL, /* to: device range becomes zeros */
     PLAN_RECORD_FILL_END,
-    PLAN_RECORD_WORK, /* one of an update's tiles: from: update, to: host range; value: enum core_access, 8: zeros
-                         that have no range yet */
+    PLAN_RECORD_WORK, /* one of an update's tiles: from: update, to: host range, bytes 0: none; value: access, and
+                         PLAN_RECORD_FRESH: it had no bytes, which means zeros */
     PLAN_RECORD_WORK_END,
     PLAN_RECORD_TYPES
 };
 
 #define PLAN_RECORD_SOURCE    1u
 #define PLAN_RECORD_TRANSIENT 2u
-#define PLAN_RECORD_DROP      4u
-#define PLAN_RECORD_FRESH     8u
+
+/* Access. */
+#define PLAN_RECORD_READS  1u
+#define PLAN_RECORD_WRITES 2u
+#define PLAN_RECORD_DROP   4u /* no bytes after it */
+#define PLAN_RECORD_FRESH  8u
 
 struct plan_record {
     uint64_t time_ns;

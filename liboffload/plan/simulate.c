@@ -120,15 +120,16 @@ static void hold(struct run *r, uint32_t tensor, uint32_t stream, const struct o
     h->next = &r->held;
     h->prev = r->held.prev;
     h->prev->next = h->next->prev = h;
-    world_record(&r->world,
-                 (struct plan_record){.type = PLAN_RECORD_ACQUIRE,
-                                      .stream = stream,
-                                      .tensor = tensor,
-                                      .from = h->number,
-                                      .to = (uint64_t)((uint8_t *)lease->ptr - r->world.pager.device),
-                                      .bytes = lease->tensor->bytes,
-                                      .value = (uint64_t)lease->mode |
-                                               (lease->flags & OFL_LEASE_DROP ? PLAN_RECORD_DROP : 0)});
+    world_record(&r->world, (struct plan_record){
+                                .type = PLAN_RECORD_ACQUIRE,
+                                .stream = stream,
+                                .tensor = tensor,
+                                .from = h->number,
+                                .to = (uint64_t)((uint8_t *)lease->ptr - r->world.pager.device),
+                                .bytes = lease->tensor->bytes,
+                                .value = lease->mode == OFL_READ     ? PLAN_RECORD_READS
+                                         : lease->mode == OFL_UPDATE ? PLAN_RECORD_READS | PLAN_RECORD_WRITES
+                                                                     : PLAN_RECORD_WRITES});
 }
 
 int run_acquire(struct run *r, uint32_t stream, const struct plan_lease *leases, uint32_t count)
@@ -257,7 +258,7 @@ static int update_on_host(struct run *r, const struct plan_op *op)
                                                      .tensor = leases[i].tensor,
                                                      .from = u->number,
                                                      .to = i,
-                                                     .value = (uint64_t)u->core.access[i]});
+                                                     .value = world_access(u->core.access[i])});
     return 0;
 }
 

@@ -412,19 +412,34 @@ static void env_seal(void *arg, struct core_op *op)
     jobs_start(w);
 }
 
+uint32_t world_access(enum core_access access)
+{
+    switch (access) {
+    case HOST_READ:
+        return PLAN_RECORD_READS;
+    case HOST_UPDATE:
+        return PLAN_RECORD_READS | PLAN_RECORD_WRITES;
+    case HOST_OVERWRITE:
+        return PLAN_RECORD_WRITES;
+    case HOST_CONSUME:
+        return PLAN_RECORD_READS | PLAN_RECORD_DROP;
+    }
+    return 0;
+}
+
 void world_record_work(struct world *w, const struct core_request *r, uint32_t type)
 {
     for (uint32_t i = 0; i < r->count; i++) {
         const struct core_tileref *ref = &r->refs[i];
 
-        world_record(
-            w, (struct plan_record){.type = type,
-                                    .tensor = w->number_of[ref->tensor->id],
-                                    .tile = ref->tile,
-                                    .from = *(uint64_t *)r->update->arg,
-                                    .to = ref->ptr ? host_off(w, ref->ptr) : 0,
-                                    .bytes = ref->ptr ? tile_count_bytes(ref->tensor, ref->tile) : 0,
-                                    .value = (uint64_t)ref->access | (ref->fresh ? PLAN_RECORD_FRESH : 0)});
+        world_record(w, (struct plan_record){.type = type,
+                                             .tensor = w->number_of[ref->tensor->id],
+                                             .tile = ref->tile,
+                                             .from = *(uint64_t *)r->update->arg,
+                                             .to = ref->ptr ? host_off(w, ref->ptr) : 0,
+                                             .bytes = ref->ptr ? tile_count_bytes(ref->tensor, ref->tile) : 0,
+                                             .value = world_access(ref->access) |
+                                                      (ref->fresh ? PLAN_RECORD_FRESH : 0)});
     }
 }
 

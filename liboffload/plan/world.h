@@ -77,6 +77,8 @@ void world_open(struct world *w);
 void world_close(struct world *w);
 /* A record of now; *r says the rest. */
 void world_record(struct world *w, struct plan_record r);
+/* As records name it. */
+uint32_t world_access(enum core_access access);
 /* Everything up to the next moment at which something happens, and the pump. False: nothing will. */
 bool world_step(struct world *w);
 void world_pump(struct world *w);
