@@ -219,7 +219,7 @@ static void use(struct plan_check *c, const struct plan_record *r)
 }
 
 /* What the kernel finds where its lease says. */
-static void find(struct plan_check *c, const struct check_lease *l, struct check_tensor *t)
+static void find(struct plan_check *c, const struct check_lease *l, struct check_tensor *t, uint64_t ready_ns)
 {
     struct check_space *s = &c->space[CHECK_DEVICE];
 
@@ -228,6 +228,7 @@ static void find(struct plan_check *c, const struct check_lease *l, struct check
         const struct check_label *found = check_space_at(s, off, len);
 
         c->out.uses++;
+        c->out.late_bytes += found && found->in_ns > ready_ns ? len : 0;
         if (!l->written && !(l->access & PLAN_RECORD_READS))
             check_space_clear(s, off, len);
         else if (l->written || !l->garbage)
@@ -261,11 +262,8 @@ static void run(struct plan_check *c, const struct plan_record *r)
         }
         writes = l->access & PLAN_RECORD_WRITES;
         check_busy(c, CHECK_DEVICE, l->off, t->bytes, writes);
-        find(c, l, t);
+        find(c, l, t, ready_ns);
         c->uses[i].at = check_space_begin(&c->space[CHECK_DEVICE], l->off, t->bytes, writes, false);
-        for (uint32_t tile = 0; tile < t->count; tile++)
-            if (t->tiles[tile].in_ns > ready_ns)
-                c->out.late_bytes += check_tile_bytes(t, tile);
     }
 }
 

@@ -17,7 +17,6 @@ enum check_memory { CHECK_DEVICE, CHECK_HOST, CHECK_STORE, CHECK_SPACES };
 struct check_tile {
     uint64_t newest;  /* version that has been made */
     uint32_t holders; /* ranges that have it */
-    uint64_t in_ns;   /* when it last came to the device */
 };
 
 /* Versions are numbered as the program announces writes: by acquires, releases that drop, updates. */

@@ -208,7 +208,7 @@ static void move_begin(struct plan_check *c, const struct plan_record *r, struct
         m->from = check_space_begin(&c->space[from], r->from, r->bytes, false, false);
 }
 
-static void move_end(struct plan_check *c, const struct plan_record *r, struct check_tensor *t)
+static void move_end(struct plan_check *c, const struct plan_record *r)
 {
     struct check_moving *m = end(c, r);
     enum check_memory from, to;
@@ -229,10 +229,8 @@ static void move_end(struct plan_check *c, const struct plan_record *r, struct c
     if (!m->to)
         return; /* its beginning was a fault */
     check_space_end(&c->space[to], m->to, true);
-    if (m->r.type == PLAN_RECORD_IN) {
-        c->out.in_bytes += r->bytes;
-        t->tiles[r->tile].in_ns = r->time_ns;
-    }
+    m->label.in_ns = m->r.type == PLAN_RECORD_IN ? r->time_ns : 0;
+    c->out.in_bytes += m->r.type == PLAN_RECORD_IN ? r->bytes : 0;
     m->label.drive = m->r.type == PLAN_RECORD_READ;
     m->label.sealed = false;
     check_put(c, to, r->to, r->bytes, m->label);
@@ -261,7 +259,7 @@ static void work(struct plan_check *c, const struct plan_record *r)
 
     if (!part || !m)
         return;
-    if (r->value & PLAN_RECORD_FRESH && part->base && !part->garbage)
+    if (r->value & PLAN_RECORD_FRESH && r->value & PLAN_RECORD_READS && part->base && !part->garbage)
         check_fault(c, PLAN_FAULT_LOST, "version %llu is taken for zeros", (ull)part->base);
     if (r->bytes == 0)
         return;
@@ -310,5 +308,5 @@ void check_move(struct plan_check *c, const struct plan_record *r)
     else if ((r->type - PLAN_RECORD_READ) % 2 == 0)
         move_begin(c, r, t);
     else
-        move_end(c, r, t);
+        move_end(c, r);
 }

@@ -11,9 +11,9 @@
 
 struct check_label {
     uint32_t tensor, tile;
-    uint64_t version;
-    bool drive;  /* came from a drive */
-    bool sealed; /* its seal is known, or was compared */
+    uint64_t version, in_ns; /* in_ns: when it came to the device */
+    bool drive;              /* came from a drive */
+    bool sealed;             /* its seal is known, or was compared */
 };
 
 /* Bytes of one tile. */

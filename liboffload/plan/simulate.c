@@ -99,10 +99,12 @@ static struct world_batch *batch_of(const struct run *r, const struct plan_lease
     struct world_batch *b = calloc(1, sizeof *b + count * sizeof b->at[0]);
 
     for (uint32_t i = 0; b && i < count; i++) {
-        uint32_t tensor = leases[i].tensor;
+        const struct hold *h = &r->holds[leases[i].tensor];
 
-        b->at[i].tensor = tensor;
-        b->at[i].lease = r->holds[tensor].number;
+        b->at[i].tensor = leases[i].tensor;
+        b->at[i].lease = h->number;
+        b->at[i].off = (uint64_t)((uint8_t *)h->lease.ptr - r->world.pager.device);
+        b->at[i].end = b->at[i].off + h->lease.tensor->bytes;
         b->count++;
     }
     return b;

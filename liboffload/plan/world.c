@@ -194,7 +194,7 @@ static void link_out(struct world *w, struct world_part *part)
 
     world_record(w, part->record);
     if (part->record.type == PLAN_RECORD_IN_END)
-        world_stream_late(w, op->tensor, part->record.bytes);
+        world_stream_late(w, part->record.to, part->record.bytes);
     part_put(w, part);
     op->code = 0;
     pager_done(&w->pager, op);

@@ -67,8 +67,8 @@ struct world {
 struct world_batch {
     uint32_t count;
     struct {
-        uint32_t tensor; /* its number in the log */
-        uint64_t lease;
+        uint32_t tensor;          /* its number in the log */
+        uint64_t lease, off, end; /* its range of the device */
     } at[];
 };
 

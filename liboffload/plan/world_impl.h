@@ -32,8 +32,8 @@ void world_record_work(struct world *w, const struct core_request *r, uint32_t t
 int world_gate_create(void *arg, struct dev_gate **gate);
 void world_gate_open(void *arg, struct dev_gate *gate, const struct base_error *error);
 void world_kernel_over(struct world *w, uint32_t stream);
-/* Bytes of t have come in: late, if a stream stands waiting for t. */
-void world_stream_late(struct world *w, const struct ofl_tensor *t, uint64_t bytes);
+/* Bytes have come in there: late, if a stream stands waiting for them. */
+void world_stream_late(struct world *w, uint64_t off, uint64_t bytes);
 void world_streams_close(struct world *w);
 
 #endif

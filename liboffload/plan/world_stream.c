@@ -93,21 +93,21 @@ void world_wait(struct world *w, uint32_t stream, struct dev_gate *gate, struct 
     item_add(w, stream, (struct world_item){.type = ITEM_WAIT, .gate = of(gate), .batch = batch});
 }
 
-void world_stream_late(struct world *w, const struct ofl_tensor *t, uint64_t bytes)
+/* The kernel that stands behind gates waits for all batches before it. */
+static bool waits_for(const struct world_stream *s, uint64_t off)
 {
-    uint32_t number = w->number_of[t->id];
+    for (const struct world_item *item = s->head; item && item->type != ITEM_KERNEL; item = item->next)
+        for (uint32_t k = 0; item->type == ITEM_WAIT && k < item->batch->count; k++)
+            if (item->batch->at[k].off <= off && off < item->batch->at[k].end)
+                return true;
+    return false;
+}
 
-    for (uint32_t i = 0; i < WORLD_STREAMS; i++) {
-        struct world_stream *s = &w->streams[i];
-
-        if (!s->standing)
-            continue;
-        for (uint32_t k = 0; k < s->head->batch->count; k++)
-            if (s->head->batch->at[k].tensor == number) {
-                s->late_bytes += bytes;
-                break;
-            }
-    }
+void world_stream_late(struct world *w, uint64_t off, uint64_t bytes)
+{
+    for (uint32_t i = 0; i < WORLD_STREAMS; i++)
+        if (w->streams[i].standing && waits_for(&w->streams[i], off))
+            w->streams[i].late_bytes += bytes;
 }
 
 /* ---- kernels and marks ------------------------------------------------- */
