@@ -2,6 +2,7 @@
 # Checks every #include against the order of the rooms:
 #
 #     base <- io, scheduler, mem, device, source <- store <- core <- optim <- examples, bench
+#             scheduler <- plan <- bench
 #
 # Rooms side by side don't know each other. Examples and benches see the public header
 # only, and of the io room nobody but its own tests sees more than four headers. What a room may include is written in allowed(), below, and nowhere else.
@@ -17,11 +18,11 @@ allowed() {
     local io='io/io.h io/histogram.h io/drive.h io/profile.h' # what the room shows; the rest is its own
     local store="$base $io scheduler/ liboffload/mem/ liboffload/device/ liboffload/store/"
     local core="$store liboffload/source/ liboffload/core/"
-    # Inside core, from the ground up; side by side: lease, work, home.
+    # Inside core, from the ground up; side by side: lease, work, home, ahead.
     local c=liboffload/core/
     local ground="$store ${c}update.h ${c}pager.h" copy pump
     copy="$ground ${c}tile.h ${c}place.h ${c}copy.h"
-    pump="$copy ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}pump.h"
+    pump="$copy ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}ahead.h ${c}pump.h"
     case "$1" in
     include/*) echo include/ offload.h ;; # beside itself, as installed
     base/*) echo "$base" ;;
@@ -33,26 +34,28 @@ allowed() {
     liboffload/source/*) echo "$base liboffload/source/" ;;
     liboffload/core/update.h) echo 'include/' ;;
     liboffload/core/pager.h | liboffload/core/op.c) echo "$ground" ;;
-    liboffload/core/tile.[ch]) echo "$ground ${c}tile.h" ;;
+    liboffload/core/tile.[ch] | liboffload/core/tile_sets.c) echo "$ground ${c}tile.h" ;;
     liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}place.h" ;;
     liboffload/core/copy.[ch]) echo "$copy" ;;
     liboffload/core/wait.[ch]) echo "$copy ${c}wait.h" ;;
     liboffload/core/lease.[ch]) echo "$copy ${c}wait.h ${c}lease.h" ;;
     liboffload/core/work.[ch]) echo "$copy ${c}work.h" ;;
+    liboffload/core/ahead.[ch]) echo "$copy ${c}ahead.h" ;;
     liboffload/core/home.[ch]) echo "$copy ${c}home.h" ;;
-    liboffload/core/shape.[ch]) echo "$ground ${c}shape.h" ;;
+    liboffload/core/shape.[ch]) echo "$ground ${c}tile.h ${c}shape.h" ;;
     liboffload/core/pump.[ch]) echo "$pump" ;;
     liboffload/core/verify.[ch]) echo "$pump ${c}verify.h" ;;
     liboffload/core/engine.[ch]) echo "$pump ${c}verify.h ${c}engine.h" ;;
     liboffload/core/core.h) echo "include/ liboffload/device/device.h ${c}update.h" ;;
     liboffload/core/*) echo "$core" ;;
     # Of core it sees what is meant for it, of the pager nothing.
+    liboffload/plan/check*) echo "$base liboffload/plan/record.h liboffload/plan/check" ;; # of a run it knows the records
+    liboffload/plan/simulate* | liboffload/plan/world*) echo "$pump ${c}shape.h liboffload/plan/" ;;
+    liboffload/plan/*) echo "$base scheduler/ liboffload/plan/" ;; # arithmetic: of core it knows the public calls
     liboffload/optim/*) echo "$base liboffload/device/device.h ${c}core.h ${c}update.h liboffload/optim/" ;;
-    liboffload/plan/check*) echo "$base liboffload/plan/record.h liboffload/plan/check" ;;
-    liboffload/plan/*) echo "$pump ${c}shape.h liboffload/plan/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
-        echo "include/offload.h examples/common.h examples/common_budget.h examples/common_memory.h" \
+        echo "include/offload.h include/offload_estimate.h examples/common.h examples/common_budget.h examples/common_memory.h" \
             "examples/common_options.h examples/model/ bench/ $io" \
             'liboffload/device/device.h liboffload/mem/mem.h liboffload/plan/'
         ;;

@@ -354,7 +354,7 @@ static int advance(struct run *r)
         if (err == 0)
             err = perform(r, &p->ops[r->op]);
         if (err == 0 && ++r->op == p->ops_count) {
-            err = sched_step_end(r->world.pager.sched);
+            err = pager_step_end(&r->world.pager);
             r->world.due = true;
         }
     }
