@@ -153,8 +153,9 @@ static int finish_check(struct plan_check *check)
     if (found.fault)
         return common_fail(EXIT_RUNTIME, "--check: %llu faults, the first: %s", (ull)found.faults,
                            found.text);
-    printf("checked   %llu records, %llu tiles used, %llu moves: no fault\n", (ull)found.records,
-           (ull)found.uses, (ull)found.moves);
+    printf(
+        "checked   %llu records, %llu tiles used, %llu moves: no fault; %llu tiles left that were to rest\n",
+        (ull)found.records, (ull)found.uses, (ull)found.moves, (ull)found.given_up);
     return 0;
 }
 
@@ -179,6 +180,9 @@ static void print(const struct plan_program *p, const struct plan_simulated *s)
                (ull)t->prefetches, plan_resource_name(t->bound), (double)t->bound_ns * 1e-6,
                100 * (double)t->bound_ns / (double)t->ns);
     }
+    printf("plan      read/model %.3f, in/model %.3f, out/model %.3f, write/model %.3f\n",
+           (double)s->planned_read_bytes / model, (double)s->planned_in_bytes / model,
+           (double)s->planned_out_bytes / model, (double)s->planned_write_bytes / model);
     printf("events    %llu, hash %016llx; peak: device %.1f MiB, host %.1f MiB\n", (ull)s->events,
            (ull)s->hash, (double)s->device_peak_bytes / 1048576, (double)s->host_peak_bytes / 1048576);
 }
@@ -228,7 +232,7 @@ int bench_simulate_main(int argc, char **argv)
         status = make(&o, &p);
     if (status == 0 && o.log && !(l.log = fopen(o.log, "w")))
         status = common_fail(EXIT_INPUT, "--log %s: can't be written", o.log);
-    if (status == 0 && o.check && plan_check_open(&l.check) < 0)
+    if (status == 0 && o.check && plan_check_open(false, &l.check) < 0)
         status = common_fail(EXIT_RUNTIME, "%s", ofl_error());
     if (status == 0)
         status = run(&o, &p, &l);

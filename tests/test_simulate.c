@@ -35,7 +35,7 @@ static int run_checked(struct plan_simulation s, struct plan_simulated *out, str
     struct plan_check *check;
     int err;
 
-    assert_int_equal(plan_check_open(&check), 0);
+    assert_int_equal(plan_check_open(false, &check), 0);
     s.record = feed;
     s.arg = check;
     err = plan_simulate(&s, out);

@@ -334,12 +334,13 @@ static void step_end(struct plan_check *c, const struct plan_record *r)
 
 /* ---- the whole --------------------------------------------------------- */
 
-int plan_check_open(struct plan_check **out)
+int plan_check_open(bool rests, struct plan_check **out)
 {
     struct plan_check *c = *out = calloc(1, sizeof *c);
 
     if (!c)
         return base_fail(-ENOMEM, "check a run: out of memory");
+    c->rests = rests;
     for (int i = 0; i < CHECK_SPACES; i++)
         check_space_open(&c->space[i], i, 0, check_gone, c);
     return 0;

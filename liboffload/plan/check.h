@@ -5,6 +5,8 @@
 #ifndef OFL_PLAN_CHECK_H
 #define OFL_PLAN_CHECK_H
 
+#include <stdbool.h>
+
 #include "liboffload/plan/record.h"
 
 enum plan_fault {
@@ -32,11 +34,13 @@ struct plan_checked {
     char text[400];
     uint64_t records, faults, uses, moves;   /* uses, moves: whose bytes were compared */
     uint64_t stall_ns, late_bytes, in_bytes; /* as found */
+    uint64_t given_up;                       /* tiles that were to rest */
 };
 
 struct plan_check;
 
-int plan_check_open(struct plan_check **out);
+/* rests: what the plan lets rest has to; else it is counted alone. */
+int plan_check_open(bool rests, struct plan_check **out);
 void plan_check_record(struct plan_check *c, const struct plan_record *r);
 /* What was found, with the end of all records; c is gone. -ENOMEM: it could not follow. */
 int plan_check_close(struct plan_check *c, struct plan_checked *out);

@@ -83,7 +83,7 @@ struct plan_check {
     struct check_stream streams[CHECK_STREAMS];
     struct check_moving *moving[4096], *free_moving; /* by tensor and tile */
     uint64_t moves;
-    bool closing, out_of_memory;
+    bool rests, closing, out_of_memory;
 };
 
 void check_fault(struct plan_check *c, enum plan_fault fault, const char *fmt, ...)

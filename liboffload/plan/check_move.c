@@ -66,8 +66,10 @@ void check_gone(void *arg, int memory, const struct check_label *label)
 
     if (c->closing || !t->alive)
         return;
-    if ((memory == CHECK_DEVICE && t->rests) || (memory == CHECK_HOST && label->tile < t->rest_tiles)) {
-        if (label->version == x->newest)
+    if (((memory == CHECK_DEVICE && t->rests) || (memory == CHECK_HOST && label->tile < t->rest_tiles)) &&
+        label->version == x->newest) {
+        c->out.given_up++;
+        if (c->rests)
             check_fault(c, PLAN_FAULT_REST, "tensor %u, tile %u, was to stay in %s until its next use",
                         label->tensor, label->tile, memories[memory]);
     }

@@ -160,6 +160,18 @@ int run_acquire(struct run *r, uint32_t stream, const struct plan_lease *leases,
     return 0;
 }
 
+/* What the plan says of t, from the use that has been told to the scheduler last to the next one. */
+static void record_rest(struct run *r, uint32_t tensor)
+{
+    struct world *w = &r->world;
+    struct sched_rest rest = sched_rest_now(w->pager.sched, r->tensors[tensor]->id);
+
+    if (sched_solved(w->pager.sched))
+        world_record(w,
+                     (struct plan_record){
+                         .type = PLAN_RECORD_REST, .tensor = tensor, .to = rest.tiles, .value = rest.device});
+}
+
 int run_release(struct run *r, uint32_t stream, const struct plan_lease *leases, uint32_t count)
 {
     struct world *w = &r->world;
@@ -187,11 +199,14 @@ int run_release(struct run *r, uint32_t stream, const struct plan_lease *leases,
     }
     err = pager_release(&w->pager, r->leases, count, w->streams[stream].id, &mark);
     w->due = true;
-    if (err < 0)
+    if (err < 0) {
         free(batch);
-    else
-        world_mark(w, stream, mark, batch);
-    return err;
+        return err;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        record_rest(r, leases[i].tensor);
+    world_mark(w, stream, mark, batch);
+    return 0;
 }
 
 void run_launch(struct run *r, const struct plan_op *op)
@@ -476,6 +491,7 @@ static void close_all(struct run *r)
 static void report(struct run *r)
 {
     const struct world *w = &r->world;
+    const struct sched_moved *moved;
 
     r->out->events = w->records;
     r->out->hash = w->hash;
@@ -483,6 +499,13 @@ static void report(struct run *r)
     r->out->device_peak_bytes = w->pager.device_peak;
     r->out->host_peak_bytes = w->pager.host_peak;
     r->out->store_used_bytes = w->pager.store ? store_used(w->pager.store) : 0;
+    if (!w->pager.sched || !sched_solved(w->pager.sched))
+        return;
+    moved = sched_moved(w->pager.sched);
+    r->out->planned_in_bytes = moved->device_in;
+    r->out->planned_out_bytes = moved->device_out;
+    r->out->planned_read_bytes = moved->drive_read;
+    r->out->planned_write_bytes = moved->drive_write;
 }
 
 int plan_simulate(const struct plan_simulation *s, struct plan_simulated *out)

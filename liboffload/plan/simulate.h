@@ -79,7 +79,8 @@ struct plan_simulated {
     uint32_t count;
     uint64_t events, hash; /* hash: of all records */
     uint64_t tile_bytes, device_peak_bytes, host_peak_bytes, store_used_bytes;
-    uint64_t device_busy_ns; /* by the end */
+    /* What the plan of the last step says that a steady one moves; all 0: there is no plan. */
+    uint64_t planned_in_bytes, planned_out_bytes, planned_read_bytes, planned_write_bytes;
 };
 
 /* 0, or -errno with the sentence: budgets that can't work (-OFL_EBUDGET), a program that never ends (-EDEADLK). */

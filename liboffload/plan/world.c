@@ -9,10 +9,6 @@
 #include "liboffload/core/tile.h"
 #include "liboffload/plan/world_impl.h"
 
-/* The I/O queue's own. */
-#define INFLIGHT_DEFAULT (64ull << 20)
-#define WINDOW_DEFAULT   (8ull << 20)
-#define STRIPE_BYTES     IO_STRIPE_BYTES
 /* A pump that goes on for longer is one that runs in circles. */
 #define PUMPS_MAX 10000u
 
@@ -35,7 +31,7 @@ void world_record(struct world *w, struct plan_record r)
         w->record(w->record_arg, &r);
 }
 
-static uint64_t host_off(const struct world *w, const void *ptr)
+uint64_t world_host_off(const struct world *w, const void *ptr)
 {
     return (uint64_t)((const uint8_t *)ptr - w->pager.host);
 }
@@ -45,7 +41,7 @@ static uint64_t device_off(const struct world *w, const void *ptr)
     return (uint64_t)((const uint8_t *)ptr - w->pager.device);
 }
 
-static struct plan_record of_op(const struct world *w, const struct core_op *op, uint32_t type)
+struct plan_record world_of_op(const struct world *w, const struct core_op *op, uint32_t type)
 {
     return (struct plan_record){.type = type, .tensor = w->number_of[op->tensor->id], .tile = op->tile};
 }
@@ -113,7 +109,7 @@ static void follow(struct world *w, struct pipe *p)
         follow_one(w, p->other);
 }
 
-static struct world_part *part_get(struct world *w)
+struct world_part *world_part_get(struct world *w)
 {
     struct world_part *p = w->free_parts;
 
@@ -125,13 +121,13 @@ static struct world_part *part_get(struct world *w)
     return world_take(w, sizeof *p);
 }
 
-static void part_put(struct world *w, struct world_part *p)
+void world_part_put(struct world *w, struct world_part *p)
 {
     p->next = w->free_parts;
     w->free_parts = p;
 }
 
-static void put(struct world *w, struct pipe *p, struct world_part *part, uint64_t bytes, uint64_t latency_ns)
+void world_put(struct world *w, struct pipe *p, struct world_part *part, uint64_t bytes, uint64_t latency_ns)
 {
     part->item.what = part;
     pipe_put(p, &part->item, bytes, times(w), w->now + latency_ns);
@@ -143,7 +139,7 @@ static void put(struct world *w, struct pipe *p, struct world_part *part, uint64
 static void link_put(struct world *w, int way, uint64_t bytes, uint64_t latency_ns, struct core_op *op,
                      struct plan_record r)
 {
-    struct world_part *part = part_get(w);
+    struct world_part *part = world_part_get(w);
 
     world_record(w, r);
     if (!part)
@@ -151,15 +147,15 @@ static void link_put(struct world *w, int way, uint64_t bytes, uint64_t latency_
     r.type++;
     part->record = r;
     part->op = op;
-    put(w, &w->link[way], part, bytes, latency_ns);
+    world_put(w, &w->link[way], part, bytes, latency_ns);
 }
 
 static void env_copy_in(void *arg, void *dst, const void *src, uint64_t bytes, struct core_op *op)
 {
     struct world *w = arg;
-    struct plan_record r = of_op(w, op, PLAN_RECORD_IN);
+    struct plan_record r = world_of_op(w, op, PLAN_RECORD_IN);
 
-    r.from = host_off(w, src);
+    r.from = world_host_off(w, src);
     r.to = device_off(w, dst);
     r.bytes = bytes;
     link_put(w, 0, bytes, w->rates.link_latency_ns, op, r);
@@ -168,10 +164,10 @@ static void env_copy_in(void *arg, void *dst, const void *src, uint64_t bytes, s
 static void env_copy_out(void *arg, void *dst, const void *src, uint64_t bytes, struct core_op *op)
 {
     struct world *w = arg;
-    struct plan_record r = of_op(w, op, PLAN_RECORD_OUT);
+    struct plan_record r = world_of_op(w, op, PLAN_RECORD_OUT);
 
     r.from = device_off(w, src);
-    r.to = host_off(w, dst);
+    r.to = world_host_off(w, dst);
     r.bytes = bytes;
     link_put(w, 1, bytes, w->rates.link_latency_ns, op, r);
 }
@@ -180,7 +176,7 @@ static void env_copy_out(void *arg, void *dst, const void *src, uint64_t bytes, 
 static void env_fill(void *arg, void *dst, uint8_t byte, uint64_t bytes, struct core_op *op)
 {
     struct world *w = arg;
-    struct plan_record r = of_op(w, op, PLAN_RECORD_FILL);
+    struct plan_record r = world_of_op(w, op, PLAN_RECORD_FILL);
 
     (void)byte;
     r.to = device_off(w, dst);
@@ -195,166 +191,9 @@ static void link_out(struct world *w, struct world_part *part)
     world_record(w, part->record);
     if (part->record.type == PLAN_RECORD_IN_END)
         world_stream_late(w, part->record.to, part->record.bytes);
-    part_put(w, part);
+    world_part_put(w, part);
     op->code = 0;
     pager_done(&w->pager, op);
-}
-
-/* ---- drives ------------------------------------------------------------ */
-
-static void drive_open(struct world_drive *d, const struct plan_drive *rates)
-{
-    d->rates = *rates;
-    if (!d->rates.inflight_bytes)
-        d->rates.inflight_bytes = INFLIGHT_DEFAULT;
-    if (!d->rates.window_bytes)
-        d->rates.window_bytes = WINDOW_DEFAULT;
-    pipe_open(&d->way[IO_READ], rates->read_bytes_s);
-    pipe_open(&d->way[IO_WRITE], rates->write_bytes_s);
-    pipe_couple(&d->way[IO_READ], &d->way[IO_WRITE], rates->mixed_bytes_s);
-    for (int c = 0; c < IO_CLASSES; c++)
-        d->waiting[c].tail = &d->waiting[c].head;
-}
-
-/* As the I/O queue: demands first; of the others a window's worth at once. */
-static void drive_start(struct world *w, struct world_drive *d)
-{
-    for (int c = 0; c < IO_CLASSES; c++)
-        while (d->waiting[c].head) {
-            struct world_part *part = d->waiting[c].head;
-
-            if (d->inflight_bytes && d->inflight_bytes + part->bytes > d->rates.inflight_bytes)
-                return;
-            if (c != IO_DEMAND && d->background_bytes >= d->rates.window_bytes)
-                return;
-            d->waiting[c].head = part->next;
-            if (!part->next)
-                d->waiting[c].tail = &d->waiting[c].head;
-            d->inflight_bytes += part->bytes;
-            d->background_bytes += c != IO_DEMAND ? part->bytes : 0;
-            put(w, &d->way[part->op->io.op], part, part->bytes, d->rates.latency_ns);
-        }
-}
-
-static void drive_put(struct world *w, uint32_t drive, struct world_part *whole, struct core_op *op,
-                      uint64_t bytes)
-{
-    struct world_drive *d = &w->drives[drive];
-    struct world_part *part = part_get(w);
-
-    if (!part)
-        return;
-    part->op = op;
-    part->drive = drive;
-    part->whole = whole;
-    part->bytes = bytes;
-    part->next = NULL;
-    whole->parts++;
-    *d->waiting[op->io.class].tail = part;
-    d->waiting[op->io.class].tail = &part->next;
-    drive_start(w, d);
-}
-
-/* Sources lie on the first drive; the store's pieces are dealt out to all. */
-static void spread(struct world *w, struct world_part *whole, struct core_op *op)
-{
-    uint64_t bytes[PLAN_DRIVES] = {0}, at = op->io.offset, end = at + op->io.bytes;
-
-    if (op->tensor->source || w->rates.drives_count == 1) {
-        drive_put(w, 0, whole, op, op->io.bytes);
-        return;
-    }
-    while (at < end) {
-        uint64_t next = (at / STRIPE_BYTES + 1) * STRIPE_BYTES;
-
-        if (next > end)
-            next = end;
-        bytes[w->drive_of[at / STRIPE_BYTES % sizeof w->drive_of]] += next - at;
-        at = next;
-    }
-    for (uint32_t i = 0; i < w->rates.drives_count; i++)
-        if (bytes[i])
-            drive_put(w, i, whole, op, bytes[i]);
-}
-
-static void env_io(void *arg, struct core_op *op)
-{
-    struct world *w = arg;
-    bool read = op->io.op == IO_READ;
-    struct plan_record r = of_op(w, op, read ? PLAN_RECORD_READ : PLAN_RECORD_WRITE);
-    struct world_part *whole = part_get(w);
-    uint64_t skew = (uint64_t)((uint8_t *)tile_ptr(&w->pager, op->tensor, op->tile) - (uint8_t *)op->io.buf);
-
-    r.from = read ? op->io.offset + skew : host_off(w, op->io.buf);
-    r.to = read ? host_off(w, op->io.buf) + skew : op->io.offset;
-    r.bytes = tile_count_bytes(op->tensor, op->tile);
-    world_record(w, r);
-    if (!whole)
-        return;
-    r.type++;
-    whole->record = r;
-    spread(w, whole, op);
-}
-
-static void drive_out(struct world *w, struct world_part *part)
-{
-    struct world_drive *d = &w->drives[part->drive];
-    struct world_part *whole = part->whole;
-    struct core_op *op = part->op;
-
-    d->inflight_bytes -= part->bytes;
-    d->background_bytes -= op->io.class != IO_DEMAND ? part->bytes : 0;
-    part_put(w, part);
-    if (--whole->parts == 0) {
-        world_record(w, whole->record);
-        part_put(w, whole);
-        op->io.done_bytes = op->io.bytes;
-        pager_done(&w->pager, op);
-    }
-    drive_start(w, d);
-}
-
-/* In turns, each as often as it is fast; as the store, which writes as much as it reads. */
-static void deal_drives(struct world *w)
-{
-    double credit[PLAN_DRIVES] = {0}, weight[PLAN_DRIVES], all = 0;
-
-    for (uint32_t i = 0; i < w->rates.drives_count; i++) {
-        const struct plan_drive *d = &w->rates.drives[i];
-
-        weight[i] = 1 / (1 / d->read_bytes_s + 1 / d->write_bytes_s);
-        all += weight[i];
-    }
-    for (size_t k = 0; k < sizeof w->drive_of; k++) {
-        uint32_t best = 0;
-
-        for (uint32_t i = 0; i < w->rates.drives_count; i++) {
-            credit[i] += weight[i] / all;
-            if (credit[i] > credit[best])
-                best = i;
-        }
-        credit[best]--;
-        w->drive_of[k] = (uint8_t)best;
-    }
-}
-
-uint64_t world_drive_busy_ns(const struct world *w)
-{
-    uint64_t most = 0;
-
-    for (uint32_t i = 0; i < w->rates.drives_count; i++) {
-        const struct pipe *way = w->drives[i].way;
-
-        /* Of a shared drive both count, of one that duplexes only what does not overlap. */
-        double both = way[0].both > 0.5 ? 2 - 2 * way[0].both : 1;
-        uint64_t longer = way[0].busy_ns > way[1].busy_ns ? way[0].busy_ns : way[1].busy_ns;
-        uint64_t sum = way[0].busy_ns + way[1].busy_ns;
-
-        sum = longer + (uint64_t)((double)(sum - longer) * both);
-        if (sum > most)
-            most = sum;
-    }
-    return most;
 }
 
 /* ---- workers ----------------------------------------------------------- */
@@ -396,9 +235,9 @@ static double worker_ns(const struct world *w, uint64_t bytes, double bytes_s)
 
 static struct plan_record of_seal(const struct world *w, const struct core_op *op, uint32_t type)
 {
-    struct plan_record r = of_op(w, op, type);
+    struct plan_record r = world_of_op(w, op, type);
 
-    r.from = host_off(w, op->seal_bytes);
+    r.from = world_host_off(w, op->seal_bytes);
     r.bytes = op->seal_count;
     return r;
 }
@@ -436,7 +275,7 @@ void world_record_work(struct world *w, const struct core_request *r, uint32_t t
                                              .tensor = w->number_of[ref->tensor->id],
                                              .tile = ref->tile,
                                              .from = *(uint64_t *)r->update->arg,
-                                             .to = ref->ptr ? host_off(w, ref->ptr) : 0,
+                                             .to = ref->ptr ? world_host_off(w, ref->ptr) : 0,
                                              .bytes = ref->ptr ? tile_count_bytes(ref->tensor, ref->tile) : 0,
                                              .value = world_access(ref->access) |
                                                       (ref->fresh ? PLAN_RECORD_FRESH : 0)});
@@ -513,7 +352,7 @@ static void event(struct world *w, struct base_event e)
         if (item && (p == &w->link[0] || p == &w->link[1]))
             link_out(w, item->what);
         else if (item)
-            drive_out(w, item->what);
+            world_drive_out(w, item->what);
         break;
     case WORLD_JOB:
         job_over(w, e.what);
@@ -552,10 +391,7 @@ void world_open(struct world *w)
 {
     pipe_open(&w->link[0], w->rates.link_in_bytes_s);
     pipe_open(&w->link[1], w->rates.link_out_bytes_s);
-    for (uint32_t i = 0; i < w->rates.drives_count; i++)
-        drive_open(&w->drives[i], &w->rates.drives[i]);
-    if (w->rates.drives_count)
-        deal_drives(w);
+    world_drives_open(w);
     w->workers_idle = w->rates.workers;
     w->jobs_tail[0] = &w->jobs[0];
     w->jobs_tail[1] = &w->jobs[1];
@@ -564,7 +400,7 @@ void world_open(struct world *w)
         w->streams[i].tail = &w->streams[i].head;
     }
     w->pager.env = (struct core_env){.arg = w,
-                                     .io = env_io,
+                                     .io = world_io,
                                      .seal = env_seal,
                                      .copy_in = env_copy_in,
                                      .copy_out = env_copy_out,

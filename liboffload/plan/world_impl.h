@@ -26,7 +26,19 @@ struct world_job {
 void world_post(struct world *w, uint64_t time, enum world_event type, void *what, uint32_t index);
 /* Zeroed; NULL: the run is over (out_of_memory). */
 void *world_take(struct world *w, size_t bytes);
+struct world_part *world_part_get(struct world *w);
+void world_part_put(struct world *w, struct world_part *p);
+/* Into the pipe, from now on. */
+void world_put(struct world *w, struct pipe *p, struct world_part *part, uint64_t bytes, uint64_t latency_ns);
+uint64_t world_host_off(const struct world *w, const void *ptr);
+/* A record of op's tile. */
+struct plan_record world_of_op(const struct world *w, const struct core_op *op, uint32_t type);
 void world_record_work(struct world *w, const struct core_request *r, uint32_t type);
+
+/* world_drive.c */
+void world_drives_open(struct world *w);
+void world_io(void *arg, struct core_op *op);
+void world_drive_out(struct world *w, struct world_part *part);
 
 /* world_stream.c */
 int world_gate_create(void *arg, struct dev_gate **gate);
