@@ -122,6 +122,42 @@ static void announce(struct check_tensor *t, bool whole, bool garbage)
     t->garbage = garbage || (!whole && t->garbage);
 }
 
+/* The base version is still to be read, by a lease or an update. */
+static void expect(struct plan_check *c, struct check_tensor *t, uint64_t base, uint64_t lease,
+                   uint64_t update)
+{
+    struct check_reader *reader =
+        check_grow(c, (void **)&t->readers, &t->readers_room, t->readers_count, sizeof *t->readers);
+
+    if (!reader)
+        return;
+    *reader = (struct check_reader){.base = base, .lease = lease, .update = update, .left = t->count};
+    if (!lease && !(reader->done = calloc(t->count, 1)))
+        c->out_of_memory = true;
+    else
+        t->readers_count++;
+}
+
+/* The lease has passed, or the update's tile is done. */
+void check_expected(struct check_tensor *t, uint64_t lease, uint64_t update, uint32_t tile)
+{
+    for (uint64_t i = 0; i < t->readers_count; i++) {
+        struct check_reader *reader = &t->readers[i];
+
+        if (reader->lease != lease || reader->update != update)
+            continue;
+        if (!lease && !reader->done[tile]) {
+            reader->done[tile] = 1;
+            reader->left--;
+        }
+        if (lease || reader->left == 0) {
+            free(reader->done);
+            *reader = t->readers[--t->readers_count];
+        }
+        return;
+    }
+}
+
 /* The next use: what was to rest until then has. */
 static void unrest(struct check_tensor *t)
 {
@@ -159,6 +195,8 @@ static void acquire(struct plan_check *c, const struct plan_record *r)
                               .garbage = t->garbage};
     check_range(c, CHECK_DEVICE, r->to, r->bytes);
     unrest(t);
+    if (r->value & PLAN_RECORD_READS && !t->garbage)
+        expect(c, t, t->version, r->from, 0);
     if (r->value & PLAN_RECORD_WRITES)
         announce(t, !(r->value & PLAN_RECORD_READS), false);
     l->version = t->version;
@@ -186,6 +224,8 @@ static void passed(struct plan_check *c, const struct plan_record *r)
         check_fault(c, PLAN_FAULT_LEASE, "lease %llu was not released", (ull)r->from);
     else
         l->held = false;
+    if (l && r->tensor < c->tensors_room)
+        check_expected(&c->tensors[r->tensor], r->from, 0, 0);
 }
 
 /* ---- kernels ----------------------------------------------------------- */
@@ -308,6 +348,8 @@ static void update(struct plan_check *c, const struct plan_record *r)
         return;
     unrest(t);
     part = &u->part[r->to];
+    if (r->value & PLAN_RECORD_READS && !t->garbage)
+        expect(c, t, t->version, 0, r->from);
     *part = (struct check_update_part){
         .known = true, .tensor = r->tensor, .base = t->version, .garbage = t->garbage};
     if (r->value & PLAN_RECORD_WRITES)
@@ -425,8 +467,12 @@ int plan_check_close(struct plan_check *c, struct plan_checked *out)
     }
     *out = c->out;
     check_moves_free(c);
-    for (uint64_t i = 0; i < c->tensors_room; i++)
+    for (uint64_t i = 0; i < c->tensors_room; i++) {
+        for (uint64_t k = 0; k < c->tensors[i].readers_count; k++)
+            free(c->tensors[i].readers[k].done);
+        free(c->tensors[i].readers);
         free(c->tensors[i].tiles);
+    }
     free(c->tensors);
     free(c->leases);
     free(c->kernels);

@@ -19,6 +19,13 @@ struct check_tile {
     uint32_t holders; /* ranges that have it */
 };
 
+/* Somebody is still to read a version, of each tile. */
+struct check_reader {
+    uint64_t base, lease, update; /* lease 0: an update's */
+    uint8_t *done;                /* an update's, by tile */
+    uint32_t left;
+};
+
 /* Versions are numbered as the program announces writes: by acquires, releases that drop, updates. */
 struct check_tensor {
     bool alive, source, transient;
@@ -28,6 +35,8 @@ struct check_tensor {
     uint64_t bytes, tile_bytes, file_off;
     uint64_t version, whole; /* announced; the last one that needs nothing of those before it */
     struct check_tile *tiles;
+    struct check_reader *readers;
+    uint64_t readers_count, readers_room;
 };
 
 struct check_lease {
@@ -91,6 +100,9 @@ void check_fault(struct plan_check *c, enum plan_fault fault, const char *fmt, .
 void *check_grow(struct plan_check *c, void **at, uint64_t *room, uint64_t index, size_t each);
 /* NULL, and a fault: there is none. */
 struct check_tensor *check_tensor(struct plan_check *c, uint32_t number);
+
+/* A reader that was expected has come: of a lease, all of it; of an update, a tile. */
+void check_expected(struct check_tensor *t, uint64_t lease, uint64_t update, uint32_t tile);
 
 static inline uint64_t check_tile_bytes(const struct check_tensor *t, uint32_t tile)
 {

@@ -57,6 +57,18 @@ void check_put(struct plan_check *c, enum check_memory memory, uint64_t off, uin
     check_space_put(&c->space[memory], off, len, &label);
 }
 
+/* Nobody will read that version of the tile: it is older than a write of everything, and no reader is left who came
+ * before that. */
+static bool unwanted(const struct check_tensor *t, const struct check_label *label)
+{
+    if (label->version >= t->whole && !(t->garbage && label->version == t->version))
+        return false;
+    for (uint64_t i = 0; i < t->readers_count; i++)
+        if (t->readers[i].base == label->version && !(t->readers[i].done && t->readers[i].done[label->tile]))
+            return false;
+    return true;
+}
+
 /* A range's bytes are overwritten by others. */
 void check_gone(void *arg, int memory, const struct check_label *label)
 {
@@ -75,8 +87,8 @@ void check_gone(void *arg, int memory, const struct check_label *label)
     }
     if (label->version != x->newest || --x->holders > 0 || t->source)
         return;
-    if (label->version == 0 || label->version < t->whole || (t->garbage && label->version == t->version))
-        return; /* zeros can be made again; the others nobody wants */
+    if (label->version == 0 || unwanted(t, label))
+        return; /* zeros can be made again */
     check_fault(c, PLAN_FAULT_LOST, "version %llu of tensor %u, tile %u, was in %s alone",
                 (ull)label->version, label->tensor, label->tile, memories[memory]);
 }
@@ -284,7 +296,11 @@ static void work_end(struct plan_check *c, const struct plan_record *r)
     struct check_moving *m = end(c, r);
     bool writes = r->value & PLAN_RECORD_WRITES;
 
-    if (!part || !m || !m->to)
+    if (!part || !m)
+        return;
+    if (r->value & PLAN_RECORD_READS)
+        check_expected(&c->tensors[r->tensor], 0, r->from, r->tile);
+    if (!m->to)
         return;
     check_space_end(&c->space[CHECK_HOST], m->to, writes);
     if (writes)
