@@ -10,6 +10,7 @@
 #include "bench/plan.h"
 #include "bench/plot.h"
 #include "bench/probe.h"
+#include "bench/simulate.h"
 #include "bench/step.h"
 
 static const struct command {
@@ -27,6 +28,8 @@ static const struct command {
      "training steps of a model's shape under budgets, beside their bound"},
     {"decode", "ofl-bench decode", bench_decode_main,
      "generation with a model's shape under budgets, beside its bound"},
+    {"simulate", "ofl-bench simulate", bench_simulate_main,
+     "a step of a model on a machine that need not be there"},
     {"plan", "ofl-bench plan", bench_plan_main,
      "what a model's step will take of a machine: this one, a known one, or one to be bought"},
     {"plot", "ofl-bench plot", bench_plot_main, "draws a report that `ofl-bench nvme --json` has written"},

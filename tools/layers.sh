@@ -42,19 +42,22 @@ allowed() {
     liboffload/core/work.[ch]) echo "$copy ${c}work.h" ;;
     liboffload/core/ahead.[ch]) echo "$copy ${c}ahead.h" ;;
     liboffload/core/home.[ch]) echo "$copy ${c}home.h" ;;
+    liboffload/core/shape.[ch]) echo "$ground ${c}tile.h ${c}shape.h" ;;
     liboffload/core/pump.[ch]) echo "$pump" ;;
     liboffload/core/verify.[ch]) echo "$pump ${c}verify.h" ;;
     liboffload/core/engine.[ch]) echo "$pump ${c}verify.h ${c}engine.h" ;;
     liboffload/core/core.h) echo "include/ liboffload/device/device.h ${c}update.h" ;;
     liboffload/core/*) echo "$core" ;;
     # Of core it sees what is meant for it, of the pager nothing.
+    liboffload/plan/check*) echo "$base liboffload/plan/record.h liboffload/plan/check" ;; # of a run it knows the records
+    liboffload/plan/simulate* | liboffload/plan/world*) echo "$pump ${c}shape.h liboffload/plan/" ;;
     liboffload/plan/*) echo "$base scheduler/ liboffload/plan/" ;; # arithmetic: of core it knows the public calls
     liboffload/optim/*) echo "$base liboffload/device/device.h ${c}core.h ${c}update.h liboffload/optim/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
         echo "include/offload.h include/offload_estimate.h examples/common.h examples/common_budget.h examples/common_memory.h" \
             "examples/common_options.h examples/model/ bench/ $io" \
-            'liboffload/device/device.h liboffload/mem/mem.h'
+            'liboffload/device/device.h liboffload/mem/mem.h liboffload/plan/'
         ;;
     tests/test_io* | tests/io_* | tests/mem_engine.*) echo '*' ;;
     tests/*) echo "$base $io scheduler/ liboffload/ examples/ bench/ tests/" ;;

@@ -64,7 +64,7 @@ static uint32_t add_tensor(struct maker *m, const char *name, const char *suffix
     if (m->err < 0)
         return 0;
     t = &p->tensors[p->tensors_count];
-    *t = (struct plan_tensor){.kind = kind, .bytes = bytes};
+    *t = (struct plan_tensor){.kind = kind, .dtype = OFL_F32, .bytes = bytes};
     snprintf(t->name, sizeof t->name, "%s%s", name, suffix);
     return p->tensors_count++;
 }
@@ -96,9 +96,12 @@ static void add_weights(struct maker *m, const char *suffix, enum ofl_kind kind,
 {
     for (uint32_t i = 0; i < plan_weights(&m->shape); i++) {
         char name[PLAN_NAME];
+        uint32_t index;
 
         plan_weight_name(&m->shape, i, name);
-        add_tensor(m, name, suffix, kind, plan_weight_elems(&m->shape, i) * elem);
+        index = add_tensor(m, name, suffix, kind, plan_weight_elems(&m->shape, i) * elem);
+        if (m->err == 0)
+            m->p->tensors[index].dtype = elem == sizeof(float) ? OFL_F32 : OFL_BF16;
     }
 }
 

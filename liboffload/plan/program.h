@@ -18,8 +18,10 @@
 struct plan_tensor {
     char name[PLAN_NAME];
     enum ofl_kind kind;
+    enum ofl_dtype dtype;
     uint64_t bytes;
-    bool source; /* read in place, never written */
+    bool source;    /* read in place, never written */
+    bool transient; /* without bytes between uses */
 };
 
 enum plan_op_type {
