@@ -74,6 +74,7 @@ int bench_plan_simulate(struct bench_plan *p)
     s.budgets = (struct plan_budgets){
         .device_bytes = e->budget_bytes[OFL_DEVICE],
         .host_bytes = e->budget_bytes[OFL_HOST],
+        .tile_bytes = tile_bytes(p),
         .store_bytes = e->home == OFL_NVME && !p->workload.source ? e->budget_bytes[OFL_NVME] : 0};
     common_progress("simulating %u steps", STEPS);
     err = plan_simulate(&s, &out);
