@@ -69,7 +69,7 @@ static void turn_to(struct sched *s, struct sched_plan *p, uint64_t position)
 
 static bool same(struct sched_event a, struct sched_event b)
 {
-    return a.id == b.id && a.where == b.where;
+    return a.id == b.id && a.where == b.where && a.from == b.from && a.len == b.len;
 }
 
 int sched_step_begin(struct sched *s, const char *name)
@@ -221,20 +221,12 @@ uint64_t sched_far(const struct sched *s, uint32_t id)
     return s->now + sched_next_use(s, id);
 }
 
-uint64_t sched_next_use(const struct sched *s, uint32_t id)
+/* The first of id's uses from the position on, among those of its plan. */
+static uint64_t use_at_position(const struct sched *s, uint32_t id)
 {
     const struct sched_plan *p = s->plan;
-    uint64_t low, high, start;
+    uint64_t low = p->first[id], high = p->first[id + 1];
 
-    if (!p || p->events.count == 0) {
-        uint64_t age = id < s->ids ? s->clock - s->last_use[id] : s->clock;
-
-        return SCHED_NEVER / 2 + age;
-    }
-    if (id >= p->ids || p->first[id] == p->first[id + 1])
-        return SCHED_NEVER;
-    start = low = p->first[id];
-    high = p->first[id + 1];
     while (low < high) {
         uint64_t mid = low + (high - low) / 2;
 
@@ -243,9 +235,54 @@ uint64_t sched_next_use(const struct sched *s, uint32_t id)
         else
             high = mid;
     }
-    if (low < p->first[id + 1])
-        return p->uses[low] - s->position;
-    return p->uses[start] + p->events.count - s->position;
+    return low;
+}
+
+/* How many uses of id the plan has; none without a plan. */
+static uint64_t uses_of(const struct sched *s, uint32_t id)
+{
+    const struct sched_plan *p = s->plan;
+
+    return p && p->events.count && id < p->ids ? p->first[id + 1] - p->first[id] : 0;
+}
+
+static uint64_t distance_to(const struct sched *s, uint64_t use)
+{
+    return s->plan->uses[use] + (s->plan->uses[use] < s->position ? s->plan->events.count : 0) - s->position;
+}
+
+uint64_t sched_next_use(const struct sched *s, uint32_t id)
+{
+    uint64_t low;
+
+    if (!s->plan || s->plan->events.count == 0) {
+        uint64_t age = id < s->ids ? s->clock - s->last_use[id] : s->clock;
+
+        return SCHED_NEVER / 2 + age;
+    }
+    if (uses_of(s, id) == 0)
+        return SCHED_NEVER;
+    low = use_at_position(s, id);
+    return distance_to(s, low < s->plan->first[id + 1] ? low : s->plan->first[id]);
+}
+
+uint64_t sched_next_use_part(const struct sched *s, uint32_t id, uint64_t from, uint64_t len)
+{
+    uint64_t n = uses_of(s, id), most = n < SCHED_PART_USES ? n : SCHED_PART_USES, first, at, use = 0;
+
+    if (n == 0)
+        return sched_next_use(s, id);
+    first = s->plan->first[id];
+    at = use_at_position(s, id) - first;
+    for (uint64_t i = 0; i < most; i++) {
+        const struct sched_event *e;
+
+        use = first + (at + i) % n;
+        e = &s->plan->events.at[s->plan->uses[use]];
+        if (e->len == 0 || (e->from < from + len && from < e->from + e->len))
+            return distance_to(s, use);
+    }
+    return most < n ? distance_to(s, use) : SCHED_NEVER;
 }
 
 uint64_t sched_now(const struct sched *s)

@@ -20,7 +20,7 @@ allowed() {
     # Inside core, from the ground up; side by side: lease, work, home.
     local c=liboffload/core/
     local ground="$store ${c}update.h ${c}pager.h" copy pump
-    copy="$ground ${c}tile.h ${c}place.h ${c}copy.h"
+    copy="$ground ${c}tile.h ${c}part.h ${c}place.h ${c}copy.h"
     pump="$copy ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}pump.h"
     case "$1" in
     include/*) echo include/ offload.h ;; # beside itself, as installed
@@ -34,10 +34,12 @@ allowed() {
     liboffload/core/update.h) echo 'include/' ;;
     liboffload/core/pager.h | liboffload/core/op.c) echo "$ground" ;;
     liboffload/core/tile.[ch]) echo "$ground ${c}tile.h" ;;
-    liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}place.h" ;;
+    liboffload/core/part.[ch]) echo "$ground ${c}tile.h ${c}part.h" ;;
+    liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}part.h ${c}place.h" ;;
     liboffload/core/copy.[ch]) echo "$copy" ;;
     liboffload/core/wait.[ch]) echo "$copy ${c}wait.h" ;;
-    liboffload/core/lease.[ch]) echo "$copy ${c}wait.h ${c}lease.h" ;;
+    liboffload/core/hold.[ch]) echo "$ground ${c}part.h ${c}hold.h" ;;
+    liboffload/core/lease.[ch]) echo "$copy ${c}wait.h ${c}hold.h ${c}lease.h" ;;
     liboffload/core/work.[ch]) echo "$copy ${c}work.h" ;;
     liboffload/core/home.[ch]) echo "$copy ${c}home.h" ;;
     liboffload/core/pump.[ch]) echo "$pump" ;;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "liboffload/core/copy.h"
+#include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
 #include "liboffload/core/wait.h"
@@ -44,8 +45,7 @@ int pager_open(struct pager *p)
 void pager_close(struct pager *p)
 {
     wait_close(p);
-    free(p->items);
-    p->items = NULL;
+    lease_close(p);
     place_close(p);
     while (p->free_ops) {
         struct core_op *op = p->free_ops;
@@ -126,11 +126,18 @@ static void unadmit(struct pager *p, struct ofl_tensor *t)
         t->id; /* what is kept by id must not grow with tensors that have gone */
 }
 
+/* Whole, beside homes: what is larger than the device is leased in parts. */
+static bool may_be_leased(const struct pager *p, const struct ofl_tensor *t)
+{
+    return !t->device_home && place_footprint(t->bytes) <= p->device_bytes;
+}
+
 int pager_tensor_add(struct pager *p, struct ofl_tensor *t)
 {
     int err = pager_check(p);
 
     if (err == 0 && !t->homed) {
+        part_admit(t);
         err = take_id(p, t);
         if (err == 0)
             err = home_take(p, t);
@@ -144,7 +151,7 @@ int pager_tensor_add(struct pager *p, struct ofl_tensor *t)
         return err;
     }
     t->added = true;
-    if (!t->device_home)
+    if (may_be_leased(p, t))
         base_tree_insert(&p->sizes, &t->by_size);
     t->next = p->tensors;
     if (p->tensors)
@@ -159,27 +166,27 @@ int pager_tensor_add(struct pager *p, struct ofl_tensor *t)
 
 int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
 {
-    struct core_copy *c = t->current;
+    struct core_copy *c;
 
-    if (c && c->leases)
+    if (t->leased)
         return base_fail(-OFL_ESTATE, "destroy %s: it is leased", t->name);
     t->leaving = true;
     if (copy_in_use(t))
         return -EAGAIN; /* released, but work on streams is still to see the bytes */
-    if (c) {
+    while ((c = part_find(t, 0, t->bytes))) {
         c->dirty = false;
         place_evict(p, c);
     }
     for (c = t->ghosts; c; c = c->next)
         if (!c->drop) {
-            place_drop(c);
+            place_drop(p, c);
             pager_look(p, t);
         }
     if (t->ghosts || t->turns || tile_busy(t))
         return -EAGAIN;
     tile_drop_all(p, t);
     unadmit(p, t);
-    if (!t->device_home)
+    if (may_be_leased(p, t))
         base_tree_remove(&p->sizes, &t->by_size);
     if (t->prev)
         t->prev->next = t->next;
@@ -199,13 +206,17 @@ int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
 /* The bytes of op's tile can't be had, or can't be kept. */
 static void io_failed(struct pager *p, struct core_op *op, const struct base_error *why)
 {
+    struct ofl_tensor *t = op->tensor;
+    uint64_t from = op->tile * t->tile_bytes;
+
     if (op->type == OP_WRITE) {
         pager_break(p, why);
         return;
     }
-    op->tensor->ahead_failed = true; /* nobody who only looks ahead tries again */
-    copy_fail(p, op->tensor, 0, why);
-    work_fail_tile(p, op->tensor, op->tile, why);
+    t->ahead_failed = true; /* nobody who only looks ahead tries again */
+    copy_fail(p, t, 0, from, from + tile_count_bytes(t, op->tile), why);
+    copy_fail_edge(p, t, op->tile, why);
+    work_fail_tile(p, t, op->tile, why);
 }
 
 void pager_late(struct pager *p, struct core_op *op)
@@ -235,6 +246,9 @@ void pager_done(struct pager *p, struct core_op *op)
             break;
         }
         break;
+    case OP_ZERO:
+        tile_zero_done(p, op);
+        break;
     case OP_IN:
     case OP_OUT:
     case OP_FILL:
@@ -259,6 +273,8 @@ static void look_at_copy(struct pager *p, struct core_copy *c)
         wait_copy_ready(p, c);
     if (c->ghost && copy_over(p, c))
         place_bury(p, c);
+    else if (!c->ghost && !c->marks && !c->waiting && !c->moving && !copy_filling(c))
+        part_set_busy(c, false);
 }
 
 /* What t's state allows: its copies, oldest first. Requests are looked at in their own order. */
@@ -274,12 +290,10 @@ static void look_at(struct pager *p, struct ofl_tensor *t)
         work_fail_between(p, t, t->ruin_from, t->ruin_to, why);
         pager_error_free(why);
     }
-    for (c = t->ghosts; c; c = next) {
-        next = c->next;
+    for (c = copy_first(t); c; c = next) {
+        next = copy_after(c);
         look_at_copy(p, c);
     }
-    if (t->current)
-        look_at_copy(p, t->current);
 }
 
 static void look_at_all(struct pager *p)
@@ -291,7 +305,7 @@ static void look_at_all(struct pager *p)
         if (!p->looks)
             p->looks_tail = &p->looks;
         t->looked_for = false;
-        if (t->added || t->current || t->ghosts)
+        if (t->added || t->busy || t->ghosts)
             look_at(p, t);
     }
 }
@@ -312,6 +326,11 @@ static void ahead_sync(struct pager *p)
         p->ahead_host = p->ahead_device;
 }
 
+static uint64_t event_end(const struct ofl_tensor *t, const struct sched_event *e)
+{
+    return e->len ? e->from + e->len : t->bytes;
+}
+
 /* Gives ranges to what the plan acquires next, in order, as long as nothing that is needed
  * sooner has to leave: up to the event at which the device is full. */
 static void prefetch_device(struct pager *p)
@@ -323,15 +342,17 @@ static void prefetch_device(struct pager *p)
          p->ahead_device++) {
         struct ofl_tensor *t = p->by_id[e.id];
         uint64_t k = p->ahead_device - now;
+        struct core_copy *c;
 
-        if (e.where != SCHED_ON_DEVICE || !t || t->current || t->leaving || !t->added ||
-            ((t->lost || t->ahead_failed) && !e.no_fetch))
+        if (e.where != SCHED_ON_DEVICE || !t || t->leaving || !t->added ||
+            ((t->lost || t->ahead_failed) && !e.no_fetch) || part_find(t, e.from, event_end(t, &e)))
             continue;
-        if (!place_copy(p, t, k ? k : 1))
+        c = place_copy(p, t, e.from, event_end(t, &e), k ? k : 1);
+        if (!c)
             return;
-        copy_set_fill(p, t->current, !e.no_fetch);
-        t->current->hollow = e.no_fetch;
-        t->current->fetched = true;
+        copy_set_fill(p, c, !e.no_fetch);
+        c->hollow = e.no_fetch;
+        c->fetched = true;
         p->stats.prefetches++;
     }
 }
@@ -346,12 +367,14 @@ static void prefetch_host(struct pager *p)
          p->ahead_host++) {
         struct tile_claim claim = {.need = NEED_AHEAD, .ahead = p->ahead_host - now};
         struct ofl_tensor *t = p->by_id[e.id];
-        uint32_t i;
+        uint32_t i, end;
 
-        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || t->current || !t->file ||
-            !t->missing.count || t->turns || t->dirty_ghosts)
+        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || !t->file || !t->missing.count ||
+            t->turns || t->dirty_ghosts || part_find(t, e.from, event_end(t, &e)))
             continue;
-        for (i = base_bits_next(&t->missing, 0); i != BASE_BITS_NONE; i = base_bits_next(&t->missing, i))
+        end = (uint32_t)((event_end(t, &e) - 1) / t->tile_bytes) + 1;
+        i = base_bits_next(&t->missing, (uint32_t)(e.from / t->tile_bytes));
+        for (; i < end; i = base_bits_next(&t->missing, i)) /* none: beyond all */
             if (!tile_read_start(p, t, i, claim, IO_PREFETCH))
                 return;
     }

@@ -25,6 +25,9 @@ void tile_offer(struct pager *p, struct ofl_tensor *t);
 bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim);
 bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim,
                      enum io_class class);
+/* The tile, which was never written, becomes zeros in host memory. False: as above. */
+bool tile_zero_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim);
+void tile_zero_done(struct pager *p, const struct core_op *op);
 void tile_set_dirty(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool dirty);
 void tile_drop(struct pager *p, struct ofl_tensor *t, uint32_t tile);
 void tile_drop_all(struct pager *p, struct ofl_tensor *t);

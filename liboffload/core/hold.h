@@ -1,0 +1,23 @@
+/* hold: which bytes a lease names, and who may hold which together. A copy holds for all its leases; on a home,
+ * which has room for leases of many parts, each of these holds its own. */
+#ifndef OFL_CORE_HOLD_H
+#define OFL_CORE_HOLD_H
+
+#include "liboffload/core/pager.h"
+
+const char *hold_mode(enum ofl_mode mode); /* "read" */
+/* The bytes that l names. -EINVAL with the sentence: its tensor has none such. */
+int hold_bytes(const struct ofl_lease *l, uint64_t *from, uint64_t *to);
+/* -OFL_ESTATE, with the sentence, if a lease that is held excludes l; the error of what l would share. */
+int hold_check(const struct ofl_lease *l, uint64_t from, uint64_t to);
+/* Several may write to c, each to its own part, and such a lease has a hold. */
+bool hold_needed(const struct core_copy *c, uint64_t from, uint64_t to);
+/* So many can be taken from now on without memory being asked for. -ENOMEM. */
+int hold_reserve(struct pager *p, size_t count);
+void hold_take(struct pager *p, struct core_copy *c, uint64_t from, uint64_t to, bool writes);
+void hold_give(struct pager *p, struct core_copy *c, uint64_t from, uint64_t to, bool writes);
+/* One that that batch has not named yet; batch 0: any. NULL: there is none. */
+struct core_hold *hold_find(struct core_copy *c, uint64_t from, uint64_t to, bool writes, uint64_t batch);
+void hold_close(struct pager *p);
+
+#endif
