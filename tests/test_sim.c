@@ -141,6 +141,13 @@ static bool spoil_leased(struct pager *p)
     return p->tensors;
 }
 
+static bool spoil_used(struct pager *p)
+{
+    if (p->tensors)
+        p->tensors->used++;
+    return p->tensors;
+}
+
 static bool spoil_busy(struct pager *p)
 {
     for (struct ofl_tensor *t = p->tensors; t; t = t->next)
@@ -471,6 +478,7 @@ static const struct {
     {spoil_part, "bytes"},
     {spoil_leased, "live copies"},
     {spoil_busy, "busy"},
+    {spoil_used, "have not completed"},
     {spoil_edge, "are counted as wanted"},
     {spoil_holds, "one to write"},
     {spoil_ghosts, "ghosts"},

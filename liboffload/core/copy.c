@@ -78,9 +78,9 @@ static bool drain_older(const struct core_copy *c)
 bool copy_in_use(const struct ofl_tensor *t)
 {
     for (const struct core_copy *c = copy_first(t); c; c = copy_after(c))
-        if (c->marks || c->waiting)
+        if (c->waiting)
             return true;
-    return false;
+    return t->used > 0;
 }
 
 bool copy_drained(const struct ofl_tensor *t, uint64_t from, uint64_t to, uint64_t seq)

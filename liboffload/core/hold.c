@@ -13,14 +13,12 @@ const char *hold_mode(enum ofl_mode mode)
 }
 
 /* The bytes that the lease names. */
-int hold_bytes(const struct ofl_lease *l, uint64_t *from, uint64_t *to)
+int hold_part(const struct ofl_lease *l, uint64_t *from, uint64_t *to)
 {
     const struct ofl_tensor *t = l->tensor;
     const struct base_dtype *d;
     uint64_t count = l->count_elems ? l->count_elems : t->elems - l->offset_elems;
 
-    *from = 0;
-    *to = t->bytes;
     if (l->offset_elems > t->elems || l->count_elems > t->elems - l->offset_elems)
         return base_fail(-EINVAL, "acquire %s: %llu elements from %llu on: it has %llu", t->name,
                          (ull)l->count_elems, (ull)l->offset_elems, (ull)t->elems);
@@ -67,12 +65,11 @@ static int check_holds(const struct core_copy *c, const struct ofl_lease *l, uin
     return 0;
 }
 
-/* Who shares bytes with a lease that is held has to read, as that does, and to lie inside what it holds. */
-int hold_check(const struct ofl_lease *l, uint64_t from, uint64_t to)
+int hold_conflict(const struct ofl_lease *l, const struct core_copy *c, uint64_t from, uint64_t to)
 {
-    for (const struct core_copy *c = part_find(l->tensor, from, to); c && c->from < to; c = part_behind(c)) {
-        int err = 0;
+    int err = 0;
 
+    for (; c && c->from < to && err == 0; c = c->to < to ? part_behind(c) : NULL) {
         if (!c->leases)
             continue;
         if (c->home)
@@ -81,17 +78,8 @@ int hold_check(const struct ofl_lease *l, uint64_t from, uint64_t to)
             err = refuse(l, c->writers);
         if (err == 0 && c->error)
             err = base_error_restore(c->error);
-        if (err < 0)
-            return err;
-        if (c->to >= to)
-            break;
     }
-    return 0;
-}
-
-bool hold_needed(const struct core_copy *c, uint64_t from, uint64_t to)
-{
-    return c->home && to - from < c->to - c->from;
+    return err;
 }
 
 int hold_reserve(struct pager *p, size_t count)

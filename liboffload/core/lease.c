@@ -56,9 +56,24 @@ void lease_close(struct pager *p)
 
 /* ---- acquire: checks --------------------------------------------------- */
 
+/* Whether a lease of these bytes lies in c without a range of its own: a home, what is held, or its own. */
+static bool fits(const struct core_copy *c, uint64_t from, uint64_t to)
+{
+    return c && copy_holds(c, from, to) && (c->home || c->leases || c->to - c->from == to - from);
+}
+
+static struct core_copy *copy_for(const struct ofl_tensor *t, uint64_t from, uint64_t to)
+{
+    struct core_copy *c = part_find(t, from, to);
+
+    return fits(c, from, to) ? c : NULL;
+}
+
+/* Fills item, but for what depends on the others of the batch. */
 static int check_lease(const struct ofl_lease *l, size_t i, struct lease_item *item)
 {
     const struct ofl_tensor *t = l->tensor;
+    struct core_copy *c;
     int err;
 
     *item = (struct lease_item){.lease = (uint32_t)i};
@@ -70,20 +85,14 @@ static int check_lease(const struct ofl_lease *l, size_t i, struct lease_item *i
         return err;
     if (t->source && l->mode != OFL_READ)
         return base_fail(-EROFS, "acquire %s to %s: it lives in a source file", t->name, hold_mode(l->mode));
-    err = hold_check(l, item->from, item->to);
-    if (err < 0)
+    c = part_find(t, item->from, item->to);
+    if (c && (c->leases || c->to < item->to) && (err = hold_conflict(l, c, item->from, item->to)) < 0)
         return err;
-    return l->mode == OFL_OVERWRITE && item->to - item->from == t->bytes ? 0 : copy_check_lost(t, "acquire");
-}
-
-/* The copy in which a lease of these bytes lies without a range of its own: a home, what is held, or its own. */
-static struct core_copy *copy_for(const struct ofl_tensor *t, uint64_t from, uint64_t to)
-{
-    struct core_copy *c = part_find(t, from, to);
-
-    if (!c || !copy_holds(c, from, to))
-        return NULL;
-    return c->home || c->leases || (c->from == from && c->to == to) ? c : NULL;
+    if (fits(c, item->from, item->to))
+        item->copy = c;
+    if (!t->lost || (l->mode == OFL_OVERWRITE && item->to - item->from == t->bytes))
+        return 0;
+    return copy_check_lost(t, "acquire");
 }
 
 static int larger_first(const void *left, const void *right)
@@ -134,15 +143,19 @@ static int check_batch(struct pager *p, const struct ofl_lease *leases, size_t n
     if (n > 1)
         qsort(p->items, n, sizeof *p->items, larger_first);
     for (size_t i = 0; i < n; i++) {
-        const struct lease_item *item = &p->items[i];
+        struct lease_item *item = &p->items[i];
         struct ofl_tensor *t = leases[item->lease].tensor;
-        const struct core_copy *c = copy_for(t, item->from, item->to);
+        const struct core_copy *c = item->copy;
 
         err = t->batch == p->batch ? check_pairs(p, leases, i) : 0;
         if (err < 0)
             return err;
         t->batch = p->batch;
-        if (item->inside || (c && (c->leases || c->home)))
+        if (item->inside) {
+            item->copy = NULL; /* it will lie in that of another */
+            continue;
+        }
+        if (c && (c->leases || c->home))
             continue;
         wanted += place_footprint(item->to - item->from);
         if (item->to - item->from > largest_bytes) {
@@ -161,19 +174,23 @@ static int check_batch(struct pager *p, const struct ofl_lease *leases, size_t n
         (ull)p->device_bytes, (ull)(p->held_bytes + wanted));
 }
 
+static int reserve_items(struct pager *p, size_t n)
+{
+    struct lease_item *more;
+
+    if (n > UINT32_MAX / 2)
+        return base_fail(-EINVAL, "lease %zu tensors: more than can be", n);
+    more = realloc(p->items, n * sizeof *more);
+    if (!more)
+        return base_fail(-ENOMEM, "lease %zu tensors: out of memory", n);
+    p->items = more;
+    p->items_room = n;
+    return 0;
+}
+
 static int reserve(struct pager *p, size_t n)
 {
-    if (n > UINT32_MAX / 2)
-        return base_fail(-EINVAL, "acquire %zu tensors: more than can be", n);
-    if (n > p->items_room) {
-        struct lease_item *more = realloc(p->items, n * sizeof *more);
-
-        if (!more)
-            return base_fail(-ENOMEM, "acquire %zu tensors: out of memory", n);
-        p->items = more;
-        p->items_room = n;
-    }
-    return 0;
+    return n > p->items_room ? reserve_items(p, n) : 0;
 }
 
 static int reserve_holds(struct pager *p, size_t n)
@@ -193,21 +210,20 @@ static struct ofl_tensor *tensor_of(const struct pager *p, const struct ofl_leas
 }
 
 /* Holds what is there, so that it is not evicted for the others. */
-static void hold_all(struct pager *p, const struct ofl_lease *leases, size_t n)
+static void hold_all(struct pager *p, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         struct lease_item *item = &p->items[i];
-        struct core_copy *c = item->inside ? NULL : copy_for(tensor_of(p, leases, i), item->from, item->to);
+        struct core_copy *c = item->copy;
 
         if (c && c->error && !c->leases && !c->waiting) { /* an earlier fetch, or write, failed: anew */
             pager_error_free(c->error);
             c->error = NULL;
             if (!c->home) {
                 place_evict(p, c);
-                c = NULL;
+                item->copy = c = NULL;
             }
         }
-        item->copy = c;
         if (c)
             place_hold(p, c);
     }
@@ -254,14 +270,17 @@ static void unhold_all(struct pager *p, size_t n)
 
 static int place_batch(struct pager *p, const struct ofl_lease *leases, size_t n)
 {
-    hold_all(p, leases, n);
+    hold_all(p, n);
     if (place_all(p, leases, n))
         return 0;
     /* It fits by bytes, but the free ranges are in pieces: clear the arena of all that isn't
      * leased by others, this batch's own copies included, and lay the batch out afresh. */
     unhold_all(p, n);
     place_evict_all(p);
-    hold_all(p, leases, n);
+    for (size_t i = 0; i < n; i++)
+        if (!p->items[i].inside)
+            p->items[i].copy = copy_for(tensor_of(p, leases, i), p->items[i].from, p->items[i].to);
+    hold_all(p, n);
     if (place_all(p, leases, n))
         return 0;
     unhold_all(p, n);
@@ -378,57 +397,58 @@ int lease_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
 
 /* ---- release ----------------------------------------------------------- */
 
-/* The copy that the lease holds, if it holds one. */
-static struct core_copy *held_by(const struct ofl_lease *l, uint64_t *from, uint64_t *to)
+/* Notes in item what the lease holds. */
+static int check_release(struct pager *p, const struct ofl_lease *l, struct lease_item *item)
 {
+    const struct ofl_tensor *t = l->tensor;
     struct core_copy *c = NULL;
-
-    if (l->tensor && l->ptr && hold_bytes(l, from, to) == 0)
-        c = part_find(l->tensor, *from, *to);
-    return c && c->leases && c->seq == l->cookie && copy_holds(c, *from, *to) ? c : NULL;
-}
-
-static int check_release(struct pager *p, const struct ofl_lease *l)
-{
-    uint64_t from, to;
-    struct core_copy *c = held_by(l, &from, &to);
     struct core_hold *h = NULL;
 
-    if (c && hold_needed(c, from, to) && (h = hold_find(c, from, to, l->mode != OFL_READ, p->batch)))
-        h->batch = p->batch;
-    if (!c || (hold_needed(c, from, to) && !h))
+    if (t && l->ptr && hold_bytes(l, &item->from, &item->to) == 0)
+        c = part_find(t, item->from, item->to);
+    if (c && (!c->leases || c->seq != l->cookie || !copy_holds(c, item->from, item->to)))
+        c = NULL;
+    if (c && hold_needed(c, item->from, item->to)) {
+        h = hold_find(c, item->from, item->to, l->mode != OFL_READ, p->batch);
+        if (h)
+            h->batch = p->batch;
+        else
+            c = NULL;
+    }
+    if (!c)
         return base_fail(-OFL_ESTATE, "release %s: it is not leased by this lease",
-                         l->tensor ? l->tensor->name : "(no tensor)");
+                         t ? t->name : "(no tensor)");
+    item->copy = c;
     c->named = c->batch == p->batch ? c->named + 1 : 1;
     c->batch = p->batch;
     if (c->named > c->leases)
-        return base_fail(-OFL_ESTATE, "release %s: more often than it is leased", c->tensor->name);
+        return base_fail(-OFL_ESTATE, "release %s: more often than it is leased", t->name);
     return 0;
 }
 
 /* Every lease is one that is held, and as many are as the batch names of a copy. */
 static int check_releases(struct pager *p, const struct ofl_lease *leases, size_t n)
 {
-    int err = 0;
+    int err = reserve(p, n);
 
     p->batch++;
     for (size_t i = 0; i < n && err == 0; i++)
-        err = check_release(p, &leases[i]);
+        err = check_release(p, &leases[i], &p->items[i]);
     return err;
 }
 
-static void release_one(struct pager *p, struct ofl_lease *l, uint64_t stream, struct core_use *use)
+static void release_one(struct pager *p, struct ofl_lease *l, uint64_t stream, const struct lease_item *item,
+                        struct core_use *use)
 {
     struct ofl_tensor *t = l->tensor;
+    struct core_copy *c = item->copy;
+    uint64_t bytes = item->to - item->from;
     bool wrote = l->mode != OFL_READ, drop = l->flags & OFL_LEASE_DROP;
-    uint64_t from, to;
-    struct core_copy *c = held_by(l, &from, &to);
-    bool part = c->to - c->from > to - from;
 
-    if (hold_needed(c, from, to))
-        hold_give(p, c, from, to, wrote);
+    if (hold_needed(c, item->from, item->to))
+        hold_give(p, c, item->from, item->to, wrote);
     place_unhold(p, c);
-    part_set_busy(c, true);
+    t->used++;
     c->mark_stream = c->marks == 0 || c->mark_stream == stream ? stream : 0;
     c->marks++;
     if (wrote) {
@@ -436,7 +456,7 @@ static void release_one(struct pager *p, struct ofl_lease *l, uint64_t stream, s
         c->writers--;
         c->dirty = true;
     }
-    drop &= !part; /* of what the copy holds besides nobody is done */
+    drop &= bytes == c->to - c->from; /* of what the copy holds besides nobody is done */
     if (drop)
         c->dirty = false;
     *use = (struct core_use){.copy = c,
@@ -444,7 +464,7 @@ static void release_one(struct pager *p, struct ofl_lease *l, uint64_t stream, s
                              .version = c->version,
                              .wrote = wrote,
                              .drop = drop,
-                             .whole = to - from == t->bytes};
+                             .whole = bytes == t->bytes};
     l->ptr = NULL;
     pager_look(p, t);
 }
@@ -468,7 +488,7 @@ int pager_release(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
     op->stream = stream;
     op->uses_count = (uint32_t)n;
     for (size_t i = 0; i < n; i++)
-        release_one(p, &leases[i], stream, &op->uses[i]);
+        release_one(p, &leases[i], stream, &p->items[i], &op->uses[i]);
     *mark = op;
     return 0;
 }
@@ -480,6 +500,7 @@ static void use_over(struct pager *p, struct core_use *u, const struct base_erro
     bool failed = why && u->wrote && !u->drop;
 
     c->marks--;
+    c->tensor->used--;
     c->write_marks -= u->wrote;
     wait_mark_over(p, c, u->seq, failed ? why : NULL);
     pager_look(p, c->tensor);

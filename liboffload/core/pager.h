@@ -85,47 +85,48 @@ struct core_hold {
     struct core_hold *next;
 };
 
+/* What a lease of a copy that is there looks at comes first: as few cache lines as can be. */
 struct core_copy {
-    struct base_node place; /* live: of pager.arena; ghost: of pager.graves */
-    struct base_node turn;  /* of pager.stuck, if stuck */
-    struct base_node part;  /* live: of tensor->live */
     struct ofl_tensor *tensor;
+    struct base_node part; /* live: of tensor->live */
+    uint64_t from, to;     /* bytes of the tensor */
+    uint64_t seq, off, len;
+    uint64_t version;               /* of the last lease to write */
+    uint64_t over_version;          /* of the last one that overwrote all that the copy holds */
+    uint64_t batch;                 /* of leases that are released, the last that named it */
+    uint64_t mark_seq, mark_stream; /* of the latest release; stream 0: several */
+    struct base_error *error;       /* its bytes could not be had */
+    uint32_t leases, writers;       /* held; those of them that write: of a home, each its own part */
+    uint32_t named;                 /* in batch, so often */
+    uint32_t blockers;              /* older ghosts in the range; 0: it is clear */
+    uint32_t marks, write_marks;    /* released uses that have not completed */
+    uint32_t waiting;               /* conditions below that await the bytes */
+    uint32_t moving;                /* link copies in flight */
+    uint32_t first, end;            /* tiles that its bytes lie in */
+    uint32_t fill_next, fill_done;  /* the first tile that is not issued, that has not landed */
+    uint32_t drain_next, drain_done;
+    bool home;        /* never evicted: the device is this tensor's home */
+    bool busy;        /* live: may be filling, awaited, or on the move */
+    bool wants;       /* the edge at drain_next is counted as wanted: it is fetched, or has arrived */
+    bool ghost, drop; /* drop: nothing to write back */
+    bool dirty;       /* newer than what lies below, or will be when its uses have ended */
+    bool wrote;       /* a write has ended well: what lay below is gone */
+    bool fill;        /* bytes are to be fetched */
+    bool hollow;      /* placed ahead for an overwrite: has no bytes, and none on their way */
+    bool fetched;     /* started ahead of its acquire */
+    bool poisoned;
+    bool stuck;           /* waits for room in the host arena */
+    uint64_t write_seq;   /* of the first lease that made it dirty */
+    uint64_t after_host;  /* host works to await before bytes come in */
+    uint64_t drain_after; /* and before they go out */
+    struct core_cond *conds;
+    struct core_hold *holds;                 /* of a home: leases of parts */
+    struct base_node place;                  /* live: of pager.arena; ghost: of pager.graves */
+    struct base_node turn;                   /* of pager.stuck, if stuck */
     struct core_copy *prev, *next;           /* live: by address; ghosts: of the tensor, by end of life */
     struct core_copy *busy_prev, *busy_next; /* live: of tensor->busy, if busy */
-    uint64_t from, to;                       /* bytes of the tensor */
-    uint32_t first, end;                     /* tiles that these lie in */
-    uint64_t seq, off, len;
-    uint64_t gap, gap_max;    /* live: free bytes behind it; the most of that in its subtree */
-    uint64_t end_max;         /* ghost: where the last range of its subtree ends */
-    uint64_t after_host;      /* host works to await before bytes come in */
-    uint64_t drain_after;     /* and before they go out */
-    uint64_t version;         /* of the last lease to write */
-    uint64_t over_version;    /* of the last one that overwrote all that the copy holds */
-    uint64_t write_seq;       /* of the first lease that made it dirty */
-    uint32_t blockers;        /* older ghosts in the range; 0: it is clear */
-    uint32_t leases, writers; /* held; those of them that write: of a home, each its own part */
-    uint32_t named;           /* leases of the batch that is being released, by batch */
-    uint64_t batch;
-    struct core_hold *holds; /* of a home: leases of parts */
-    bool home;               /* never evicted: the device is this tensor's home */
-    bool busy;               /* live: may be filling, awaited, in use on a stream or on the move */
-    bool wants;              /* the edge at drain_next is counted as wanted: it is fetched, or has arrived */
-    bool ghost, drop;        /* drop: nothing to write back */
-    bool dirty;              /* newer than what lies below, or will be when its uses have ended */
-    bool wrote;              /* a write has ended well: what lay below is gone */
-    bool fill;               /* bytes are to be fetched */
-    bool hollow;             /* placed ahead for an overwrite: has no bytes, and none on their way */
-    bool fetched;            /* started ahead of its acquire */
-    bool poisoned;
-    bool stuck;                    /* waits for room in the host arena */
-    uint32_t fill_next, fill_done; /* the first tile that is not issued, that has not landed */
-    uint32_t drain_next, drain_done;
-    uint32_t moving;                /* link copies in flight */
-    uint32_t marks, write_marks;    /* released uses that have not completed */
-    uint64_t mark_seq, mark_stream; /* of the latest release; stream 0: several */
-    uint32_t waiting;               /* conditions below that await the bytes */
-    struct core_cond *conds;
-    struct base_error *error; /* its bytes could not be had */
+    uint64_t gap, gap_max;                   /* live: free bytes behind it; the most of that in its subtree */
+    uint64_t end_max;                        /* ghost: where the last range of its subtree ends */
 };
 
 /* One acquire that has to wait: its gate opens when the last condition holds. */
@@ -173,6 +174,7 @@ struct ofl_tensor {
     struct base_tree live;  /* copies, by their part */
     struct core_copy *busy; /* those of them that something may be to happen to */
     uint32_t leased, loose; /* live copies: leased ones, ones that may be evicted */
+    uint32_t used;          /* released uses that have not completed, of all copies */
     struct core_copy *ghosts, *ghosts_last; /* oldest first */
     uint32_t dirty_ghosts, ghosts_count;
     uint64_t host_issued, host_done;

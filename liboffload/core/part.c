@@ -18,7 +18,7 @@ void part_admit(struct ofl_tensor *t)
     t->live = (struct base_tree){.before = part_before};
 }
 
-struct core_copy *part_find(const struct ofl_tensor *t, uint64_t from, uint64_t to)
+struct core_copy *part_search(const struct ofl_tensor *t, uint64_t from, uint64_t to)
 {
     struct core_copy *best = NULL, *c = of_part(t->live.root);
 

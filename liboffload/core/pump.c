@@ -273,7 +273,7 @@ static void look_at_copy(struct pager *p, struct core_copy *c)
         wait_copy_ready(p, c);
     if (c->ghost && copy_over(p, c))
         place_bury(p, c);
-    else if (!c->ghost && !c->marks && !c->waiting && !c->moving && !copy_filling(c))
+    else if (!c->ghost && !c->waiting && !c->moving && !copy_filling(c))
         part_set_busy(c, false);
 }
 
@@ -396,7 +396,8 @@ static bool pump(struct pager *p)
             work_fail_all(p);
             continue;
         }
-        copy_advance_stuck(p);
+        if (p->stuck.root)
+            copy_advance_stuck(p);
         work_advance(p);
         if (!p->homes.device_only) {
             ahead_sync(p);

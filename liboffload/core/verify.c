@@ -203,7 +203,7 @@ static int check_live_copy(const struct pager *p, const struct core_copy *c, str
                     (ull)c->seq);
     if (c->ghost || !tree_has(&c->tensor->live, &c->part))
         return FAIL(why, "%s: copy %llu is live, and not the tensor's own", c->tensor->name, (ull)c->seq);
-    if (!c->busy && (c->marks || c->waiting || c->moving || copy_filling(c)))
+    if (!c->busy && (c->waiting || c->moving || copy_filling(c)))
         return FAIL(why, "%s: copy %llu is busy, and not among those", c->tensor->name, (ull)c->seq);
     if (end_of(c) > next || c->gap != next - end_of(c))
         return FAIL(why,
@@ -250,7 +250,7 @@ static int check_live(const struct pager *p, struct base_error *why)
 static int check_parts(const struct ofl_tensor *t, struct base_error *why)
 {
     const struct base_node *n = base_tree_first(&t->live);
-    uint32_t count = 0, leased = 0, loose = 0, busy = 0, listed = 0;
+    uint32_t count = 0, leased = 0, loose = 0, busy = 0, listed = 0, used = 0;
     uint64_t end = 0;
 
     for (; n; n = base_tree_after(&t->live, n), count++) {
@@ -263,9 +263,14 @@ static int check_parts(const struct ofl_tensor *t, struct base_error *why)
         leased += c->leases > 0;
         loose += !c->leases && !c->home;
         busy += c->busy;
+        used += c->marks;
     }
     for (const struct core_copy *c = t->busy; c; c = c->busy_next)
         listed += c->busy && (c->busy_prev ? c->busy_prev->busy_next == c : t->busy == c);
+    for (const struct core_copy *c = t->ghosts; c; c = c->next)
+        used += c->marks;
+    if (used != t->used)
+        return FAIL(why, "%s: %u released uses have not completed; counted are %u", t->name, used, t->used);
     if (count != tree_count(t->live.root) || leased != t->leased || loose != t->loose || busy != listed)
         return FAIL(why, "%s: %u live copies, %u leased, %u loose, %u busy; counted are %u, %u, %u and %u",
                     t->name, count, leased, loose, busy, tree_count(t->live.root), t->leased, t->loose,
