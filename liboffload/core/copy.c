@@ -134,6 +134,7 @@ void copy_set_fill(struct pager *p, struct core_copy *c, bool fill)
     place_set_stuck(p, c, false); /* its urgency may be another one */
     part_set_busy(c, true);
     c->fill = fill;
+    tile_ahead_all(p, c->tensor, c->fill_next, c->end, fill);
     copy_note_fills(p, c->tensor);
     pager_look(p, c->tensor);
 }
@@ -162,7 +163,7 @@ static bool fill_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     op->copy = c;
     c->moving++;
     c->fill_next++;
-    t->moving++;
+    pager_moves(p, t, 1);
     if (zero) {
         p->env.fill(p->env.arg, on_device(p, c, s), 0, s.to - s.from, op);
     } else {
@@ -256,7 +257,7 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     part_set_wants(p, c, false);
     c->moving++;
     c->drain_next++;
-    t->moving++;
+    pager_moves(p, t, 1);
     tile_touched(p, t, tile);
     p->env.copy_out(p->env.arg, on_host(p, c, tile, s), on_device(p, c, s), s.to - s.from, op);
     return true;
@@ -321,7 +322,7 @@ void copy_moved(struct pager *p, struct core_op *op)
     struct core_tile *x = &t->tiles[op->tile];
 
     c->moving--;
-    t->moving--;
+    pager_moves(p, t, -1);
     pager_look(p, t);
     if (op->code < 0) {
         struct base_error error;
@@ -337,12 +338,17 @@ void copy_moved(struct pager *p, struct core_op *op)
         x->state = TILE_VALID;
         c->drain_done++;
         tile_set_dirty(p, t, op->tile, true);
+        if (is_edge(c, op->tile) && !t->turns)
+            tile_ahead(p, t, op->tile, false); /* if it was fetched, it was for this */
         if (x->stale || (c->drop && !is_edge(c, op->tile)))
             tile_drop(p, t, op->tile);
         return;
     }
-    if (op->type == OP_IN)
+    if (op->type == OP_IN) {
+        if (!t->turns)
+            tile_ahead(p, t, op->tile, false); /* it has served */
         tile_unpin(p, t, op->tile);
+    }
     if (!c->poisoned)
         c->fill_done++;
     if (c->fill_done == c->end)
@@ -362,7 +368,7 @@ bool copy_over(struct pager *p, struct core_copy *c)
             op->copy = c;
             c->poisoned = true;
             c->moving++;
-            c->tensor->moving++;
+            pager_moves(p, c->tensor, 1);
             p->env.fill(p->env.arg, p->device + c->off, 0xFF, c->len, op);
             return false;
         }

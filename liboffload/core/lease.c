@@ -11,6 +11,7 @@
 #include "liboffload/core/hold.h"
 #include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
+#include "liboffload/core/tile.h"
 #include "liboffload/core/wait.h"
 
 /* Of one lease of a batch, while it is acquired. */
@@ -317,7 +318,10 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
     struct ofl_tensor *t = l->tensor;
     struct core_copy *c = item->copy;
     bool whole = item->to - item->from == t->bytes;
-    struct sched_event e = {t->id, SCHED_ON_DEVICE, l->mode == OFL_OVERWRITE, 0, 0};
+    struct sched_event e = {.id = t->id,
+                            .where = SCHED_ON_DEVICE,
+                            .no_fetch = l->mode == OFL_OVERWRITE,
+                            .writes = l->mode != OFL_READ};
 
     start_bytes(p, l, item);
     t->ahead_failed = false;
@@ -345,6 +349,7 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
     }
     if (sched_use(p->sched, e) == -ENOMEM)
         p->changes++; /* unrecorded: the plan will miss it, nothing else */
+    tile_plan(p, t);
 }
 
 /* Whether the stream will have to wait for something, as things stand. */
@@ -449,6 +454,7 @@ static void release_one(struct pager *p, struct ofl_lease *l, uint64_t stream, c
         hold_give(p, c, item->from, item->to, wrote);
     place_unhold(p, c);
     t->used++;
+    sched_use_over(p->sched, t->id, drop);
     c->mark_stream = c->marks == 0 || c->mark_stream == stream ? stream : 0;
     c->marks++;
     if (wrote) {
@@ -501,6 +507,8 @@ static void use_over(struct pager *p, struct core_use *u, const struct base_erro
 
     c->marks--;
     c->tensor->used--;
+    if (p->planned && c->dirty)
+        part_set_busy(c, true); /* it may be to leave */
     c->write_marks -= u->wrote;
     wait_mark_over(p, c, u->seq, failed ? why : NULL);
     pager_look(p, c->tensor);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "liboffload/core/part.h"
+#include "liboffload/core/tile.h"
 
 /* Copies that a window is laid around, farthest next use first, before the best of them is taken. */
 #define WINDOWS_MAX 32u
@@ -252,8 +253,10 @@ void place_evict(struct pager *p, struct core_copy *c)
 
     assert(!c->ghost && c->leases == 0);
     place_set_stuck(p, c, false);
-    if (!c->waiting && copy_filling(c))
+    if (!c->waiting && copy_filling(c)) {
         c->fill = false; /* nobody will use what has not landed */
+        tile_ahead_all(p, t, c->fill_next, c->end, false);
+    }
     if (p->homes_last == c)
         p->homes_last = c->prev;
     if (c->home)
@@ -429,17 +432,33 @@ struct search {
     unsigned looks;
 };
 
-/* How far away c's next use is, at least 1; 0: it may not leave. */
+/* What counts of a copy whose next use is so far away: what passes leaves before what rests. */
+static uint64_t worth_of(const struct search *s, uint32_t id, uint64_t distance)
+{
+    if (distance >= SCHED_NEVER / 4)
+        return distance;
+    return distance + 1 + (sched_passing(s->p->sched, id) ? SCHED_NEVER / 4 : 0);
+}
+
+/* It may not leave for what is only ahead. */
+static bool kept_from(const struct search *s, uint32_t id, uint64_t distance)
+{
+    if (s->limit == 0)
+        return false;
+    return distance <= s->limit || (s->p->planned && !sched_passing(s->p->sched, id));
+}
+
+/* The larger, the sooner c may leave; 0: it may not. */
 static uint64_t use_of(const struct search *s, const struct core_copy *c)
 {
+    uint32_t id;
     uint64_t next;
 
     if (c == &s->p->live || c->leases || c->home)
         return 0;
+    id = c->tensor->id;
     next = part_next_use(s->p, c);
-    if (s->limit && next <= s->limit)
-        return 0;
-    return next == SCHED_NEVER ? next : next + 1;
+    return kept_from(s, id, next) ? 0 : worth_of(s, id, next);
 }
 
 /* The window around c: neighbours are taken in, the one that is needed later first, until it is large enough. */
@@ -487,9 +506,10 @@ static enum sched_verdict judge(void *arg, uint32_t id, uint64_t distance)
 {
     struct search *s = arg;
 
-    if ((s->limit && distance <= s->limit) || (s->best.first && distance < s->best.next_use) ||
-        s->looks >= WINDOWS_MAX)
+    if ((s->best.first && worth_of(s, id, distance) < s->best.next_use) || s->looks >= WINDOWS_MAX)
         return SCHED_STOP; /* those to come can't be better */
+    if (kept_from(s, id, distance))
+        return s->p->planned && sched_passing(s->p->sched, id) ? SCHED_SKIP : SCHED_STOP;
     windows_of(s, s->p->by_id[id]);
     return SCHED_SKIP;
 }
@@ -518,10 +538,10 @@ static void window_anywhere(struct search *s)
 }
 
 /* Copies leased while others are held nest inside them in time; given the far end of the arena
- * they do not cut the room of the longer leases into pieces. */
-static bool from_top(const struct ofl_tensor *t)
+ * they do not cut the room of the longer leases into pieces. Nor do those that pass cut that of those that rest. */
+static bool from_top(const struct pager *p, const struct ofl_tensor *t)
 {
-    return t->kind == OFL_KIND_ACTIVATION;
+    return p->planned ? !sched_rest_next(p->sched, t->id).device : t->kind == OFL_KIND_ACTIVATION;
 }
 
 /* Evicts what lies in [off, off + bytes), which is within w. */
@@ -542,14 +562,15 @@ struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t fro
                              uint64_t limit)
 {
     struct search s = {.p = p, .bytes = place_footprint(to - from), .limit = limit};
-    struct core_copy *gap = gap_find(p, s.bytes, from_top(t));
+    bool top = from_top(p, t);
+    struct core_copy *gap = gap_find(p, s.bytes, top);
     uint64_t off;
     uint32_t id;
 
     if (place_reserve(p, 1) < 0)
         return NULL;
     if (gap)
-        return make(p, t, from, to, from_top(t) ? end_of(gap) + gap->gap - s.bytes : end_of(gap));
+        return make(p, t, from, to, top ? end_of(gap) + gap->gap - s.bytes : end_of(gap));
     if (to - from < t->bytes)
         windows_of(&s, t); /* the next use of t is that of its next part: of others it may be far away */
     s.looks = 0;
@@ -558,7 +579,7 @@ struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t fro
         window_anywhere(&s);
     if (!s.best.first)
         return NULL;
-    off = from_top(t) ? end_of(s.best.last) + s.best.last->gap - s.bytes : end_of(s.best.first->prev);
+    off = top ? end_of(s.best.last) + s.best.last->gap - s.bytes : end_of(s.best.first->prev);
     clear_range(p, &s.best, off, s.bytes);
     return make(p, t, from, to, off);
 }

@@ -10,8 +10,6 @@
 #include "liboffload/core/tile.h"
 #include "liboffload/core/wait.h"
 
-/* Events of the plan that prefetch looks ahead. */
-#define AHEAD_EVENTS 256u
 /* Rounds of the pump before it leaves the rest to the next event. */
 #define PUMP_ROUNDS 64
 
@@ -273,7 +271,7 @@ static void look_at_copy(struct pager *p, struct core_copy *c)
         wait_copy_ready(p, c);
     if (c->ghost && copy_over(p, c))
         place_bury(p, c);
-    else if (!c->ghost && !c->waiting && !c->moving && !copy_filling(c))
+    else if (!c->ghost && !c->waiting && !c->moving && !copy_filling(c) && !ahead_pass(p, c))
         part_set_busy(c, false);
 }
 
@@ -310,76 +308,6 @@ static void look_at_all(struct pager *p)
     }
 }
 
-/* ---- prefetch ---------------------------------------------------------- */
-
-/* What has been looked at stays so as the position moves on, unless the plan has changed. */
-static void ahead_sync(struct pager *p)
-{
-    uint64_t now = sched_now(p->sched);
-
-    if (p->ahead_plan != sched_plan_changes(p->sched))
-        p->ahead_device = p->ahead_host = now;
-    p->ahead_plan = sched_plan_changes(p->sched);
-    if (p->ahead_device < now)
-        p->ahead_device = now;
-    if (p->ahead_host < p->ahead_device)
-        p->ahead_host = p->ahead_device;
-}
-
-static uint64_t event_end(const struct ofl_tensor *t, const struct sched_event *e)
-{
-    return e->len ? e->from + e->len : t->bytes;
-}
-
-/* Gives ranges to what the plan acquires next, in order, as long as nothing that is needed
- * sooner has to leave: up to the event at which the device is full. */
-static void prefetch_device(struct pager *p)
-{
-    uint64_t now = sched_now(p->sched);
-    struct sched_event e;
-
-    for (; p->ahead_device < now + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_device - now, &e);
-         p->ahead_device++) {
-        struct ofl_tensor *t = p->by_id[e.id];
-        uint64_t k = p->ahead_device - now;
-        struct core_copy *c;
-
-        if (e.where != SCHED_ON_DEVICE || !t || t->leaving || !t->added ||
-            ((t->lost || t->ahead_failed) && !e.no_fetch) || part_find(t, e.from, event_end(t, &e)))
-            continue;
-        c = place_copy(p, t, e.from, event_end(t, &e), k ? k : 1);
-        if (!c)
-            return;
-        copy_set_fill(p, c, !e.no_fetch);
-        c->hollow = e.no_fetch;
-        c->fetched = true;
-        p->stats.prefetches++;
-    }
-}
-
-/* Beyond that, brings tiles from the drive to the host, in order, under the same rule. */
-static void prefetch_host(struct pager *p)
-{
-    uint64_t now = sched_now(p->sched), from = p->ahead_device;
-    struct sched_event e;
-
-    for (; p->ahead_host < from + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_host - now, &e);
-         p->ahead_host++) {
-        struct tile_claim claim = {.need = NEED_AHEAD, .ahead = p->ahead_host - now};
-        struct ofl_tensor *t = p->by_id[e.id];
-        uint32_t i, end;
-
-        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || !t->file || !t->missing.count ||
-            t->turns || t->dirty_ghosts || part_find(t, e.from, event_end(t, &e)))
-            continue;
-        end = (uint32_t)((event_end(t, &e) - 1) / t->tile_bytes) + 1;
-        i = base_bits_next(&t->missing, (uint32_t)(e.from / t->tile_bytes));
-        for (; i < end; i = base_bits_next(&t->missing, i)) /* none: beyond all */
-            if (!tile_read_start(p, t, i, claim, IO_PREFETCH))
-                return;
-    }
-}
-
 /* ---- the pump ---------------------------------------------------------- */
 
 static bool pump(struct pager *p)
@@ -399,11 +327,7 @@ static bool pump(struct pager *p)
         if (p->stuck.root)
             copy_advance_stuck(p);
         work_advance(p);
-        if (!p->homes.device_only) {
-            ahead_sync(p);
-            prefetch_device(p);
-            prefetch_host(p);
-        }
+        ahead_start(p);
         tile_write_behind(p);
     } while (p->changes != before && ++rounds < PUMP_ROUNDS);
     return p->changes != before || p->hungry;
@@ -428,4 +352,13 @@ int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
         pump(p); /* what can be ready at once need not be waited for */
     *gate = wait_settle(p, wait);
     return 0;
+}
+
+int pager_step_end(struct pager *p)
+{
+    int err = sched_step_end(p->sched);
+
+    if (err == 0)
+        ahead_plan(p);
+    return err;
 }

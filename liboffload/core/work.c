@@ -288,8 +288,13 @@ int pager_update(struct pager *p, struct core_update *u, bool held)
         }
         if (sched_use(p->sched, (struct sched_event){.id = t->id,
                                                      .where = SCHED_ON_HOST,
-                                                     .no_fetch = u->access[i] == HOST_OVERWRITE}) == -ENOMEM)
+                                                     .no_fetch = u->access[i] == HOST_OVERWRITE,
+                                                     .writes = writes(u->access[i])}) == -ENOMEM)
             p->changes++; /* unrecorded: the plan will miss it, nothing else */
+        if (u->access[i] == HOST_CONSUME)
+            sched_use_over(p->sched, t->id, true);
+        tile_ahead_all(p, t, 0, t->tiles_count, true);
+        tile_plan(p, t);
         u->ordinal[i] = turn_take(p, t, &u->turn[i], u);
     }
     p->changes++;
@@ -366,6 +371,17 @@ void pager_request_run(const struct core_request *r, uint64_t most_elems)
     u->tile(u->arg, ptr, fresh, first, elems < most_elems ? elems : most_elems);
 }
 
+/* Another host work, or a fill, is about to use the tile. */
+static bool still_ahead(const struct ofl_tensor *t, uint32_t tile)
+{
+    if (t->turns && t->turns->next)
+        return true;
+    for (const struct core_copy *c = t->busy; c; c = c->busy_next)
+        if (copy_filling(c) && tile >= c->fill_next && tile < c->end)
+            return true;
+    return false;
+}
+
 static void release_refs(struct pager *p, struct core_request *r)
 {
     for (uint32_t i = 0; i < r->count; i++) {
@@ -378,6 +394,8 @@ static void release_refs(struct pager *p, struct core_request *r)
             x->stored = x->sealed = false;
             tile_set_dirty(p, ref->tensor, ref->tile, true);
         }
+        if (!still_ahead(ref->tensor, ref->tile))
+            tile_ahead(p, ref->tensor, ref->tile, false); /* it has served */
         tile_unpin(p, ref->tensor, ref->tile);
         if (ref->access == HOST_CONSUME)
             tile_drop(p, ref->tensor, ref->tile);

@@ -1,0 +1,201 @@
+/* ahead: see ahead.h. */
+#include "liboffload/core/ahead.h"
+
+#include <stdlib.h>
+
+#include "liboffload/core/copy.h"
+#include "liboffload/core/part.h"
+#include "liboffload/core/place.h"
+#include "liboffload/core/tile.h"
+
+/* Events of the plan that are looked ahead. */
+#define AHEAD_EVENTS 256u
+/* Tiles that pass through host memory at a time. */
+#define WINDOW_TILES 16u
+
+/* ---- the plan ---------------------------------------------------------- */
+
+static struct sched_item item_of(const struct ofl_tensor *t)
+{
+    return (struct sched_item){.device_bytes = place_footprint(t->bytes),
+                               .bytes = t->bytes,
+                               .tile_bytes = t->tile_bytes,
+                               .home_tiles = t->home_tiles,
+                               .device_home = t->device_home,
+                               .transient = t->flags & OFL_TENSOR_TRANSIENT};
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The largest copy that is not there for good: so much comes in while others are in use. */
+static uint64_t largest_copy(const struct sched_item *items, uint32_t count)
+{
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        if (!items[i].device_home && !items[i].transient && items[i].device_bytes > most)
+            most = items[i].device_bytes;
+    return most;
+}
+
+/* What of them is used in parts, and how much of it at once. */
+static void note_parts(const struct pager *p, struct sched_item *items, uint32_t count)
+{
+    struct sched_event e;
+
+    for (uint64_t k = 0; sched_ahead(p->sched, k, &e); k++)
+        if (e.len && e.id < count && !items[e.id].parts) {
+            items[e.id].parts = true;
+            items[e.id].device_bytes = 0;
+        }
+    for (uint64_t k = 0; sched_ahead(p->sched, k, &e); k++) {
+        struct sched_item *x = e.id < count ? &items[e.id] : NULL;
+        uint64_t bytes = x ? place_footprint(e.len ? e.len : x->bytes) : 0;
+
+        if (x && x->parts && bytes > x->device_bytes)
+            x->device_bytes = bytes;
+    }
+    for (uint32_t id = 0; id < count; id++)
+        if (items[id].device_bytes > p->device_bytes)
+            items[id].device_bytes = 0; /* it is not leased whole, and not in this step */
+}
+
+void ahead_plan(struct pager *p)
+{
+    struct sched_room room = {.device_bytes = p->device_bytes - p->held_bytes, .host_bytes = p->stage_bytes};
+    struct sched_item *items;
+
+    if (room.device_bytes != p->planned_device || room.host_bytes != p->planned_host)
+        sched_plan_unsolve(p->sched);
+    p->planned_device = room.device_bytes;
+    p->planned_host = room.host_bytes;
+    if (!sched_plan_unsolved(p->sched))
+        return;
+    items = calloc(p->next_id + 1, sizeof *items);
+    if (!items)
+        return; /* unplanned, what leaves is what is needed last */
+    for (uint32_t id = 0; id < p->next_id; id++)
+        if (p->by_id[id])
+            items[id] = item_of(p->by_id[id]);
+    note_parts(p, items, p->next_id);
+    room.device_window = largest_copy(items, p->next_id);
+    room.host_window = least(WINDOW_TILES * (p->tile_bytes + CORE_HOST_ALIGN), p->stage_bytes / 4);
+    /* What comes from the device, or is to be written, passes through the same window. */
+    p->fetched_max = room.host_window;
+    if (sched_plan_solve(p->sched, items, p->next_id, &room) == 0 &&
+        sched_moved(p->sched)->device_out + sched_moved(p->sched)->drive_write)
+        p->fetched_max /= 2;
+    free(items);
+}
+
+/* What was on its way for another plan would stand before what this one wants. */
+static void turn_to_plan(struct pager *p, struct ofl_tensor *t)
+{
+    struct core_copy *c, *next;
+
+    for (c = t->busy; c; c = next) {
+        next = c->busy_next;
+        if (copy_filling(c) && !c->waiting && !c->leases && !c->home)
+            place_evict(p, c);
+    }
+    tile_ahead_all(p, t, 0, t->tiles_count, false);
+    tile_plan(p, t);
+}
+
+/* What has been looked at stays so as the position moves on, unless the plan has changed. */
+static void sync(struct pager *p)
+{
+    uint64_t now = sched_now(p->sched);
+
+    if (p->ahead_plan != sched_plan_changes(p->sched)) {
+        p->ahead_device = p->ahead_host = now;
+        p->ahead_plan = sched_plan_changes(p->sched);
+        p->planned = sched_solved(p->sched);
+        for (struct ofl_tensor *t = p->tensors; t; t = t->next)
+            turn_to_plan(p, t);
+    }
+    if (p->ahead_device < now)
+        p->ahead_device = now;
+    if (p->ahead_host < p->ahead_device)
+        p->ahead_host = p->ahead_device;
+}
+
+/* ---- what is fetched --------------------------------------------------- */
+
+static uint64_t end_of(const struct ofl_tensor *t, const struct sched_event *e)
+{
+    return e->len ? e->from + e->len : t->bytes;
+}
+
+/* Gives ranges to what the plan acquires next, in order, as long as nothing that is needed
+ * sooner, or is to rest, has to leave: up to the event at which the device is full. */
+static void start_device(struct pager *p)
+{
+    uint64_t now = sched_now(p->sched);
+    struct sched_event e;
+
+    for (; p->ahead_device < now + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_device - now, &e);
+         p->ahead_device++) {
+        struct ofl_tensor *t = p->by_id[e.id];
+        uint64_t k = p->ahead_device - now;
+        struct core_copy *c;
+
+        if (e.where != SCHED_ON_DEVICE || !t || t->leaving || !t->added ||
+            ((t->lost || t->ahead_failed) && !e.no_fetch) || part_find(t, e.from, end_of(t, &e)))
+            continue;
+        c = place_copy(p, t, e.from, end_of(t, &e), k ? k : 1);
+        if (!c)
+            return;
+        copy_set_fill(p, c, !e.no_fetch);
+        c->hollow = e.no_fetch;
+        c->fetched = true;
+        p->stats.prefetches++;
+    }
+}
+
+/* Beyond that, brings tiles from the drive to the host, in order, under the same rule. */
+static void start_host(struct pager *p)
+{
+    uint64_t now = sched_now(p->sched), from = p->ahead_device;
+    struct sched_event e;
+
+    for (; p->ahead_host < from + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_host - now, &e);
+         p->ahead_host++) {
+        struct tile_claim claim = {.need = NEED_AHEAD, .ahead = p->ahead_host - now};
+        struct ofl_tensor *t = p->by_id[e.id];
+        uint32_t first, end;
+
+        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || t->turns || t->dirty_ghosts ||
+            part_find(t, e.from, end_of(t, &e)))
+            continue;
+        first = (uint32_t)(e.from / t->tile_bytes);
+        end = (uint32_t)((end_of(t, &e) - 1) / t->tile_bytes) + 1;
+        tile_ahead_all(p, t, first, end, true);
+        if (!t->file || !t->missing.count)
+            continue;
+        for (uint32_t i = base_bits_next(&t->missing, first); i < end; i = base_bits_next(&t->missing, i))
+            if (!tile_read_start(p, t, i, claim, IO_PREFETCH))
+                return;
+    }
+}
+
+void ahead_start(struct pager *p)
+{
+    sync(p);
+    start_device(p);
+    if (!p->looks) /* the copies that were placed just now read first */
+        start_host(p);
+}
+
+bool ahead_pass(struct pager *p, struct core_copy *c)
+{
+    /* What passes and is newer than what lies below goes out at once, so that its room is free when it is wanted. */
+    if (!p->planned || !c->dirty || c->leases || c->marks || c->home || c->hollow ||
+        !sched_passing(p->sched, c->tensor->id))
+        return false;
+    place_evict(p, c);
+    return true;
+}
