@@ -71,7 +71,7 @@ uint64_t home_tile_bytes(const struct ofl_config *c, uint64_t store_bytes)
 
     if (c->tile_bytes)
         return c->tile_bytes;
-    while (tile * 2 <= TILE_MAX_BYTES && tile * 2 * STAGE_TILES <= c->host_bytes)
+    while (tile * 2 <= TILE_MAX_BYTES && tile * 2 * STAGE_TILES_WIDE <= c->host_bytes)
         tile *= 2;
     if (c->expected_bytes == 0 || store_bytes >= c->expected_bytes)
         return tile;
