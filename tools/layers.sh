@@ -33,7 +33,7 @@ allowed() {
     liboffload/source/*) echo "$base liboffload/source/" ;;
     liboffload/core/update.h) echo 'include/' ;;
     liboffload/core/pager.h | liboffload/core/op.c) echo "$ground" ;;
-    liboffload/core/tile.[ch] | liboffload/core/tile_sets.c) echo "$ground ${c}tile.h" ;;
+    liboffload/core/tile.[ch] | liboffload/core/tile_*.c) echo "$ground ${c}tile.h" ;;
     liboffload/core/part.[ch]) echo "$ground ${c}tile.h ${c}part.h" ;;
     liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}part.h ${c}place.h" ;;
     liboffload/core/copy.[ch]) echo "$copy" ;;

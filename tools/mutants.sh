@@ -71,7 +71,7 @@ works-on-skipped-write|liboffload/core/copy.c|    ruin_works(p, c, t->whole_seq,
 failed-acquire-goes-on|liboffload/core/wait.c|w \&\& (w->remaining > 1 \|\| w->error) ? w->gate|w \&\& w->remaining > 1 ? w->gate|sim
 acquire-half-done|liboffload/core/lease.c|        unhold_all(p, n);\n        return -ENOMEM;|        return -ENOMEM;|sim
 edge-without-its-rest|liboffload/core/copy.c|    if (edge \&\& x->state == TILE_NONE)|    if (0)|sim
-edge-not-zeroed|liboffload/core/tile.c|tile_ptr(p, t, tile), tile_count_bytes(t, tile), op);\n    return true;|tile_ptr(p, t, tile), 0, op);\n    return true;|sim
+edge-not-zeroed|liboffload/core/tile_zero.c|tile_ptr(p, t, tile), tile_count_bytes(t, tile), op);\n    return true;|tile_ptr(p, t, tile), 0, op);\n    return true;|sim
 edge-drained-whole|liboffload/core/copy.c|on_host(p, c, tile, s), on_device(p, c, s), s.to - s.from, op);\n    return true;|tile_ptr(p, t, tile), on_device(p, c, s), s.to - s.from, op);\n    return true;|sim
 edge-can-not-be-had|liboffload/core/pump.c|    copy_fail_edge(p, t, op->tile, why);|    ;|sim
 edge-dropped|liboffload/core/copy.c|        if (!is_edge(c, i))\n|        if (1)\n|sim

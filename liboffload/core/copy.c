@@ -393,7 +393,7 @@ static void spoil(struct pager *p, struct core_copy *c, const struct base_error 
     place_set_stuck(p, c, false);
     c->dirty = false;
     if (c->ghost)
-        place_drop(p, c);
+        part_drop(p, c);
     pager_look(p, c->tensor);
 }
 
@@ -531,7 +531,7 @@ static void drop_below(struct pager *p, struct core_copy *c)
 
     for (struct core_copy *g = t->ghosts; g; g = g->next)
         if (g->seq < c->seq && copy_holds(c, g->from, g->to))
-            place_drop(p, g);
+            part_drop(p, g);
     for (uint32_t i = c->first; i < c->end; i++)
         if (!is_edge(c, i))
             tile_drop(p, t, i);

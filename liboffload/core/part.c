@@ -1,6 +1,8 @@
 /* part: see part.h. */
 #include "liboffload/core/part.h"
 
+#include <assert.h>
+
 #include "liboffload/core/tile.h"
 
 static struct core_copy *of_part(const struct base_node *n)
@@ -80,4 +82,43 @@ void part_set_wants(struct pager *p, struct core_copy *c, bool wants)
         return;
     c->wants = wants;
     tile_want(p, c->tensor, c->drain_next, wants ? 1 : -1);
+}
+
+/* ---- ghosts ------------------------------------------------------------ */
+
+void part_ghost_add(struct core_copy *c)
+{
+    struct ofl_tensor *t = c->tensor;
+
+    c->next = NULL;
+    c->prev = t->ghosts_last;
+    if (c->prev)
+        c->prev->next = c;
+    else
+        t->ghosts = c;
+    t->ghosts_last = c;
+    t->ghosts_count++;
+    if (!c->drop)
+        t->dirty_ghosts++;
+}
+
+void part_ghost_remove(struct core_copy *c)
+{
+    struct ofl_tensor *t = c->tensor;
+
+    *(c->prev ? &c->prev->next : &t->ghosts) = c->next;
+    *(c->next ? &c->next->prev : &t->ghosts_last) = c->prev;
+    t->ghosts_count--;
+    if (!c->drop)
+        t->dirty_ghosts--;
+}
+
+void part_drop(struct pager *p, struct core_copy *c)
+{
+    assert(c->ghost);
+    part_set_wants(p, c, false);
+    if (c->drop)
+        return;
+    c->drop = true;
+    c->tensor->dirty_ghosts--;
 }

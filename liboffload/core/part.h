@@ -16,6 +16,11 @@ void part_add(struct core_copy *c);
 void part_remove(struct core_copy *c);
 /* Something may be to happen to c, if it is live; nothing is. */
 void part_set_busy(struct core_copy *c, bool busy);
+/* c is a ghost now, drop or not; c is not any more. */
+void part_ghost_add(struct core_copy *c);
+void part_ghost_remove(struct core_copy *c);
+/* The ghost's bytes are obsolete: nothing to write back any more. */
+void part_drop(struct pager *p, struct core_copy *c);
 /* The tile at drain_next is to stay in host memory until it is drained into, or need not. */
 void part_set_wants(struct pager *p, struct core_copy *c, bool wants);
 /* Events from now to the next use of bytes of c. */

@@ -235,18 +235,6 @@ static struct core_copy *make(struct pager *p, struct ofl_tensor *t, uint64_t fr
     return c;
 }
 
-static void ghost_append(struct ofl_tensor *t, struct core_copy *c)
-{
-    c->next = NULL;
-    c->prev = t->ghosts_last;
-    if (c->prev)
-        c->prev->next = c;
-    else
-        t->ghosts = c;
-    t->ghosts_last = c;
-    t->ghosts_count++;
-}
-
 void place_evict(struct pager *p, struct core_copy *c)
 {
     struct ofl_tensor *t = c->tensor;
@@ -273,9 +261,7 @@ void place_evict(struct pager *p, struct core_copy *c)
         offer(p, t, -1);
     c->home = false;
     c->drop = !c->dirty || (t->flags & OFL_TENSOR_TRANSIENT);
-    if (!c->drop)
-        t->dirty_ghosts++;
-    ghost_append(t, c);
+    part_ghost_add(c);
     base_tree_insert(&p->graves, &c->place);
     if (sched_far(p->sched, t->id) < p->ahead_device)
         p->ahead_device = sched_far(p->sched, t->id); /* it may be worth placing again */
@@ -296,16 +282,6 @@ void place_evict_all(struct pager *p)
             place_evict(p, c);
         c = next;
     }
-}
-
-void place_drop(struct pager *p, struct core_copy *c)
-{
-    assert(c->ghost);
-    part_set_wants(p, c, false);
-    if (c->drop)
-        return;
-    c->drop = true;
-    c->tensor->dirty_ghosts--;
 }
 
 static void unblock(struct pager *p, struct core_copy *c)
@@ -339,11 +315,7 @@ void place_bury(struct pager *p, struct core_copy *c)
     for (struct core_copy *l = live_at(p, c->off)->next; l != &p->live && l->off < end_of(c); l = l->next)
         if (l->seq > c->seq)
             unblock(p, l);
-    *(c->prev ? &c->prev->next : &t->ghosts) = c->next;
-    *(c->next ? &c->next->prev : &t->ghosts_last) = c->prev;
-    t->ghosts_count--;
-    if (!c->drop)
-        t->dirty_ghosts--;
+    part_ghost_remove(c);
     pager_look(p, t);
     copy_free(c);
 }

@@ -27,8 +27,6 @@ void place_unhold(struct pager *p, struct core_copy *c);
 void place_keep(struct pager *p, struct core_copy *c); /* c is a home */
 /* The ghost has ended: what waited for its range is clear, or waits for fewer. */
 void place_bury(struct pager *p, struct core_copy *c);
-/* The ghost's bytes are obsolete: nothing to write back any more. */
-void place_drop(struct pager *p, struct core_copy *c);
 /* c waits for room in the host arena, or does not any more; before what decides its urgency changes. */
 void place_set_stuck(struct pager *p, struct core_copy *c, bool stuck);
 /* Drains come first, which others wait for; then fills that are awaited; then those ahead. */

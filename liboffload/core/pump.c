@@ -177,7 +177,7 @@ int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
     }
     for (c = t->ghosts; c; c = c->next)
         if (!c->drop) {
-            place_drop(p, c);
+            part_drop(p, c);
             pager_look(p, t);
         }
     if (t->ghosts || t->turns || tile_busy(t))
