@@ -17,10 +17,9 @@
 #include "liboffload/core/tile.h"
 
 #define TILE_MIN_BYTES (64ull << 10)
-/* Larger ones reach no other rate, and a window of a few tiles, and what a tile waits for before it can be passed on,
- * grow with them. Larger ones cost less of the CPU: 0.25 s a GB from a drive to the device with these, 0.20 with twice
- * as large ones. */
-#define TILE_MAX_BYTES (1ull << 20)
+/* Large tiles cost less of the CPU per byte; but a window of a few of them, and what a tile waits for before it can be
+ * passed on, grow with them: so they are a small part of the host budget, STAGE_TILES_WIDE of which it holds. */
+#define TILE_MAX_BYTES (8ull << 20)
 /* Tiles that move through what homes leave of the host arena: with these, the few that are held
  * always leave a hole for one more; */
 #define STAGE_TILES 32u
