@@ -17,6 +17,7 @@
 
 #include "base/pool.h"
 #include "liboffload/core/pump.h"
+#include "liboffload/core/record.h"
 
 struct core_engine {
     struct pager pager;
@@ -25,6 +26,8 @@ struct core_engine {
     struct base_pool *pool;
     /* Engine thread, without locks: a read has come back, and the pager has not heard of it. May set op->io.error. */
     void (*read_ended)(struct core_op *op);
+
+    struct timeline timeline; /* has a lock of its own, a leaf */
 
     pthread_mutex_t lock;    /* guards the pager and what follows, to the next blank line */
     pthread_cond_t progress; /* for commands that have to wait */

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "liboffload/core/blame.h"
 #include "liboffload/core/copy.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/wait.h"
@@ -224,6 +225,7 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
 {
     struct ofl_tensor *t = l->tensor;
     struct core_copy *c = t->current;
+    int predicted;
 
     if (item->repeated)
         place_hold(p, c);
@@ -253,9 +255,10 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
     }
     l->ptr = p->device + c->off;
     l->cookie = c->seq;
-    if (sched_use(p->sched, (struct sched_event){t->id, SCHED_ON_DEVICE, l->mode == OFL_OVERWRITE}) ==
-        -ENOMEM)
+    predicted = sched_use(p->sched, (struct sched_event){t->id, SCHED_ON_DEVICE, l->mode == OFL_OVERWRITE});
+    if (predicted == -ENOMEM)
         p->changes++; /* unrecorded: the plan will miss it, nothing else */
+    blame_acquired(t, item->made, predicted);
 }
 
 /* Whether the stream will have to wait for something, as things stand. */

@@ -327,7 +327,8 @@ static void prefetch_device(struct pager *p)
         if (e.where != SCHED_ON_DEVICE || !t || t->current || t->leaving || !t->added ||
             ((t->lost || t->ahead_failed) && !e.no_fetch))
             continue;
-        if (!place_copy(p, t, k ? k : 1))
+        t->denied = !place_copy(p, t, k ? k : 1);
+        if (t->denied)
             return;
         copy_set_fill(p, t->current, !e.no_fetch);
         t->current->hollow = e.no_fetch;
