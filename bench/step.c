@@ -10,7 +10,6 @@
 
 #include "bench/model.h"
 #include "bench/rates.h"
-#include "bench/timeline.h"
 #include "examples/common_budget.h"
 #include "examples/model/trainer.h"
 
@@ -26,10 +25,12 @@ struct options {
 /* One series of steps. */
 struct series {
     unsigned count;
-    double *step_s;                  /* [count] */
-    double loss;                     /* of the last */
-    struct ofl_stats stats;          /* of these steps alone, but for peaks and budgets */
-    struct bench_timeline *timeline; /* of the last one */
+    double *step_s;                           /* [count] */
+    double loss;                              /* of the last */
+    struct ofl_stats stats;                   /* of these steps alone, but for peaks and budgets */
+    struct common_stall worst[COMMON_STALLS]; /* likewise */
+    unsigned worst_count;
+    json_t *stalls;
 };
 
 static const struct common_word dtype_words[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}, {NULL, 0}};
@@ -138,8 +139,12 @@ static int count_steps(struct ofl_ctx *ctx, struct ofl_stats before, struct seri
     SUBTRACT(off_plan);
     SUBTRACT(updates);
     SUBTRACT(stall_ns);
+    SUBTRACT(device_in_busy_ns);
+    SUBTRACT(device_out_busy_ns);
     SUBTRACT(steps);
     SUBTRACT(driver_calls);
+    s->worst_count = common_stalls(ctx, s->worst);
+    s->stalls = common_stalls_json(ctx);
     return 0;
 }
 
@@ -155,10 +160,8 @@ static int run_steps(const struct options *o, const struct llama_config *config,
         double start;
 
         common_progress("%s: step %llu of %llu", what, (ull)i + 1, (ull)(o->warmup + o->steps));
-        if (i == o->warmup && ofl_stats_get(ctx, &before) < 0)
+        if (i == o->warmup && (ofl_stats_get(ctx, &before) < 0 || ofl_stall_clear(ctx) < 0))
             status = common_fail_ofl(EXIT_RUNTIME, "get statistics");
-        if (i + 1 == o->warmup + o->steps)
-            bench_timeline_mark(s->timeline);
         start = common_seconds();
         if (status == 0)
             status = run_step(o, config, t, i + 1, tokens, &random, &s->loss);
@@ -174,12 +177,12 @@ static int run_steps(const struct options *o, const struct llama_config *config,
 
 static int run_series(const struct options *o, const struct llama_config *config,
                       const struct llama_trainer_config *trainer, const struct ofl_config *open,
-                      struct series *s, const char *what)
+                      struct series *s, const char *what, const char *timeline)
 {
     char error[COMMON_ERROR_BYTES];
     struct llama_trainer *t = NULL;
     struct ofl_ctx *ctx;
-    int status = 0;
+    int status = 0, err;
 
     s->step_s = calloc(o->steps, sizeof *s->step_s);
     if (!s->step_s)
@@ -190,10 +193,12 @@ static int run_series(const struct options *o, const struct llama_config *config
         status = common_fail(EXIT_INPUT, "%s: %s", what, error);
     if (status == 0)
         status = fill(t, config);
+    if (status == 0)
+        status = common_timeline_open(ctx, timeline);
     if (status == 0) {
-        s->timeline = bench_timeline_start(ctx);
         status = run_steps(o, config, ctx, t, s, what);
-        bench_timeline_stop(s->timeline);
+        err = common_timeline_close(ctx, timeline);
+        status = status ? status : err;
     }
     llama_trainer_destroy(t);
     if (ofl_close(ctx) < 0 && status == 0)
@@ -232,7 +237,7 @@ struct figures {
     struct bench_spread step_s;
     struct bench_need needs[NEEDS];
     size_t binding;
-    double tokens_per_s, flops, bound_s, stall_share;
+    double tokens_per_s, flops, bound_s, stall_share, in_share, out_share; /* link: of the time busy */
 };
 
 static void figures_of(const struct options *o, const struct llama_shape *shape, const struct series *s,
@@ -246,20 +251,10 @@ static void figures_of(const struct options *o, const struct llama_shape *shape,
     f->tokens_per_s = tokens / f->step_s.median;
     f->flops = 6 * bench_model_products(shape) * f->tokens_per_s;
     f->stall_share = (double)s->stats.stall_ns * 1e-9 / all;
+    f->in_share = (double)s->stats.device_in_busy_ns * 1e-9 / all;
+    f->out_share = (double)s->stats.device_out_busy_ns * 1e-9 / all;
     needs_of(o, shape, s, r, f->needs);
     f->bound_s = bench_bound(f->needs, NEEDS, &f->binding);
-}
-
-static void print_timeline(const struct series *s)
-{
-    struct bench_overlap o;
-
-    bench_timeline_overlap(s->timeline, &o);
-    printf(
-        "          the last step: stalled %.1f %%, link in %.1f %%, out %.1f %% busy; at work while the link "
-        "copies %.1f to %.1f %%\n",
-        100 * o.stalled, 100 * o.in, 100 * o.out, 100 * o.both_least, 100 * o.both_most);
-    bench_timeline_print(s->timeline, 80);
 }
 
 static void print_figures(const char *what, const struct series *s, const struct figures *f,
@@ -276,22 +271,27 @@ static void print_figures(const char *what, const struct series *s, const struct
            100 * f->bound_s / f->step_s.median);
     for (size_t i = 0; i < NEEDS; i++)
         printf(" %s %.3f%s", f->needs[i].name, f->needs[i].seconds, i + 1 < NEEDS ? "," : " s\n");
-    printf("          stall %.1f %%; a step moves in %s, out %s, reads %s, writes %s; %.0f driver calls, "
-           "off plan %llu\n",
-           100 * f->stall_share, common_bytes((uint64_t)((double)s->stats.device_in_bytes / n)).text,
-           common_bytes((uint64_t)((double)s->stats.device_out_bytes / n)).text,
-           common_bytes((uint64_t)((double)s->stats.nvme_read_bytes / n)).text,
-           common_bytes((uint64_t)((double)s->stats.nvme_write_bytes / n)).text,
-           (double)s->stats.driver_calls / n, (ull)s->stats.off_plan);
+    printf(
+        "          stall %.1f %%, link in %.1f %% busy, out %.1f %%; a step moves in %s, out %s, reads %s, "
+        "writes %s; %.0f driver calls, off plan %llu\n",
+        100 * f->stall_share, 100 * f->in_share, 100 * f->out_share,
+        common_bytes((uint64_t)((double)s->stats.device_in_bytes / n)).text,
+        common_bytes((uint64_t)((double)s->stats.device_out_bytes / n)).text,
+        common_bytes((uint64_t)((double)s->stats.nvme_read_bytes / n)).text,
+        common_bytes((uint64_t)((double)s->stats.nvme_write_bytes / n)).text,
+        (double)s->stats.driver_calls / n, (ull)s->stats.off_plan);
     printf(
         "          peak of budget: device %s of %s, host %s of %s, NVMe %s of %s\n",
         common_bytes(s->stats.peak_bytes[OFL_DEVICE]).text,
         common_bytes(s->stats.budget_bytes[OFL_DEVICE]).text,
         common_bytes(s->stats.peak_bytes[OFL_HOST]).text, common_bytes(s->stats.budget_bytes[OFL_HOST]).text,
         common_bytes(s->stats.peak_bytes[OFL_NVME]).text, common_bytes(s->stats.budget_bytes[OFL_NVME]).text);
+    for (unsigned i = 0; i < s->worst_count; i++)
+        printf("          %s\n", s->worst[i].text);
 }
 
-static json_t *series_json(const struct series *s, const struct figures *f, const struct bench_rates *r)
+/* Takes its stalls. */
+static json_t *series_json(struct series *s, const struct figures *f, const struct bench_rates *r)
 {
     json_t *samples = json_array(), *needs = json_object(), *j;
 
@@ -299,14 +299,17 @@ static json_t *series_json(const struct series *s, const struct figures *f, cons
         json_array_append_new(samples, bench_real_json(s->step_s[i]));
     for (size_t i = 0; i < NEEDS; i++)
         json_object_set_new(needs, f->needs[i].name, bench_real_json(f->needs[i].seconds));
-    j = json_pack("{s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:s, s:f, s:o, s:f, s:f, s:f}", "timeline",
-                  bench_timeline_json(s->timeline), "step_s", bench_spread_json(&f->step_s), "samples_s",
-                  samples, "tokens_per_s", f->tokens_per_s, "tflops", f->flops * 1e-12, "tflops_recompute",
-                  f->flops * 8 / 6 * 1e-12, "share_of_product_rate", f->flops * 8 / 6 / r->matrix_flops,
-                  "bound_s", f->bound_s, "binding", f->needs[f->binding].name, "share_of_bound",
-                  f->bound_s / f->step_s.median, "needs_s", needs, "stall_share", f->stall_share, "loss",
-                  s->loss, "driver_calls_per_step", (double)s->stats.driver_calls / s->count);
-    if (j && common_report_stats(j, &s->stats, json_array()) != 0)
+    j = json_pack("{s:f, s:f, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:s, s:f, s:o, s:f, s:f, s:f}",
+                  "link_in_share", f->in_share, "link_out_share", f->out_share, "step_s",
+                  bench_spread_json(&f->step_s), "samples_s", samples, "tokens_per_s", f->tokens_per_s,
+                  "tflops", f->flops * 1e-12, "tflops_recompute", f->flops * 8 / 6 * 1e-12,
+                  "share_of_product_rate", f->flops * 8 / 6 / r->matrix_flops, "bound_s", f->bound_s,
+                  "binding", f->needs[f->binding].name, "share_of_bound", f->bound_s / f->step_s.median,
+                  "needs_s", needs, "stall_share", f->stall_share, "loss", s->loss, "driver_calls_per_step",
+                  (double)s->stats.driver_calls / s->count);
+    if (!j)
+        json_decref(s->stalls);
+    if (j && common_report_stats(j, &s->stats, json_array(), s->stalls) != 0)
         return NULL;
     return j;
 }
@@ -378,12 +381,12 @@ static int run_all(const struct options *o, const struct llama_config *config)
 
         if (!wanted[i])
             continue;
-        status = run_series(o, config, &trainer, &open[i], &series[i], what);
+        status = run_series(o, config, &trainer, &open[i], &series[i], what,
+                            i == 0 || !budgeted ? o->budget.timeline : NULL);
         if (status)
             break;
         figures_of(o, &config->shape, &series[i], &rates, &figures[i]);
         print_figures(what, &series[i], &figures[i], &rates);
-        print_timeline(&series[i]);
         reports[i] = series_json(&series[i], &figures[i], &rates);
     }
     if (status == 0 && budgeted && in_memory)
@@ -395,10 +398,8 @@ static int run_all(const struct options *o, const struct llama_config *config)
         json_decref(reports[0]);
         json_decref(reports[1]);
     }
-    for (int i = 0; i < 2; i++) {
-        bench_timeline_free(series[i].timeline);
+    for (int i = 0; i < 2; i++)
         free(series[i].step_s);
-    }
     return status;
 }
 

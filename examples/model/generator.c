@@ -265,6 +265,7 @@ static int feed_layer(struct llama_generator *g, uint32_t layer)
     if (err < 0)
         return err;
     llama_layer_weights(&g->model, layer, leases, &job->weights);
+    job->layer = layer;
     job->k_cache = (char *)g->held[HELD_CACHE].ptr + 2 * layer * g->cache_bytes;
     job->v_cache = (char *)job->k_cache + g->cache_bytes;
     job->fed = g->fed;
