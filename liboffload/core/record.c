@@ -29,7 +29,8 @@ void record_span(struct timeline *t, const struct dev_span *span)
                                                [DEV_SPAN_WORK] = TIMELINE_WORK};
     struct timeline_event e = {.start_ns = span->start_ns,
                                .end_ns = span->end_ns,
-                               .bytes = span->bytes,
+                               .bytes =
+                                   span->kind == DEV_SPAN_FILL ? 0 : span->bytes, /* none cross the link */
                                .name = (uint32_t)span->note,
                                .place = (uint32_t)span->stream,
                                .kind = (uint8_t)kinds[span->kind],

@@ -326,14 +326,12 @@ static uint64_t ended_ns(const struct cuda_lane *l, const struct cuda_op *op)
     return l->last_ns && counted <= now && now - counted < 4 * NAP_MAX_NS ? counted : now;
 }
 
-/* span ended at end_ns, after took_ns; what a lane does it does one after the other. */
-static void tell(const struct cuda_lane *l, struct dev_span span, uint64_t end_ns, uint64_t took_ns)
+/* What a lane does it does one after the other, and has begun when it ends. */
+static uint64_t later(uint64_t start_ns, uint64_t last_ns, uint64_t end_ns)
 {
-    span.end_ns = end_ns;
-    span.start_ns = end_ns - took_ns > l->last_ns ? end_ns - took_ns : l->last_ns;
-    if (span.start_ns > end_ns)
-        span.start_ns = end_ns;
-    dev_report(&l->cuda->base, &span);
+    if (start_ns < last_ns)
+        start_ns = last_ns;
+    return start_ns < end_ns ? start_ns : end_ns;
 }
 
 static void report_copy(struct cuda_lane *l, const struct cuda_op *op, uint64_t end_ns)
@@ -351,8 +349,11 @@ static void report_copy(struct cuda_lane *l, const struct cuda_op *op, uint64_t 
         add(&l->busy_ns, took);
     }
     if (code == 0 && end_ns)
-        tell(l, (struct dev_span){.kind = kinds[op->kind], .bytes = op->bytes, .cookie = op->cookie}, end_ns,
-             took);
+        dev_report(&l->cuda->base, &(struct dev_span){.kind = kinds[op->kind],
+                                                      .start_ns = later(end_ns - took, l->last_ns, end_ns),
+                                                      .end_ns = end_ns,
+                                                      .bytes = op->bytes,
+                                                      .cookie = op->cookie});
     config->done(config->sink, op->cookie, code);
 }
 
@@ -363,10 +364,13 @@ static void report_wait(struct cuda_lane *l, const struct cuda_op *op, uint64_t 
     if (op->gate->code != 0)
         fail_lane(l, op->gate->code, op->gate->text); /* opened once: neither changes any more */
     add(&l->cuda->stall_ns, took);
+    end_ns = end_ns ? end_ns : base_now_ns();
     if (took)
-        tell(l,
-             (struct dev_span){.kind = DEV_SPAN_STALL, .stream = l->owner->id, .note = op->gate->base.note},
-             end_ns ? end_ns : base_now_ns(), took);
+        dev_report(&l->cuda->base, &(struct dev_span){.kind = DEV_SPAN_STALL,
+                                                      .start_ns = end_ns - took,
+                                                      .end_ns = end_ns,
+                                                      .stream = l->owner->id,
+                                                      .note = op->gate->base.note});
     cuda_gate_put(op->gate);
 }
 
@@ -374,8 +378,8 @@ static void report_label(struct cuda_lane *l, const struct cuda_op *op, uint64_t
 {
     if (l->label && end_ns && l->label_ns >= dev_traced(&l->cuda->base))
         dev_report(&l->cuda->base, &(struct dev_span){.kind = DEV_SPAN_WORK,
-                                                      .start_ns = l->label_ns,
-                                                      .end_ns = end_ns > l->label_ns ? end_ns : l->label_ns,
+                                                      .start_ns = later(l->label_ns, 0, end_ns),
+                                                      .end_ns = end_ns,
                                                       .stream = l->owner->id,
                                                       .note = l->label});
     l->label = op->note;
