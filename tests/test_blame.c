@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "include/offload.h"
+#include "liboffload/core/blame.h"
 #include "liboffload/core/context.h"
 #include "tests/core_fixture.h"
 
@@ -515,6 +516,63 @@ static void other_stream_is_first(void **state)
     rig_close(&r);
 }
 
+/* ---- the rules, one by one ----------------------------------------------------- */
+
+/* What is rarely found in a running context. */
+static void each_fact_has_its_reason(void **state)
+{
+    enum { MADE = 1, PREDICTED = 2, DENIED = 4, FETCHED = 8, HOLLOW = 16, CROWDED = 32 };
+    static const struct {
+        unsigned facts;
+        uint32_t blockers, host_works;
+        enum tile_state tiles[2];
+        enum ofl_stall_reason reason;
+    } cases[] = {
+        {MADE, 0, 0, {TILE_NONE, TILE_NONE}, OFL_STALL_OFF_PLAN},
+        {MADE, 1, 0, {TILE_NONE, TILE_NONE}, OFL_STALL_OFF_PLAN},
+        {MADE | CROWDED, 0, 0, {TILE_NONE, TILE_NONE}, OFL_STALL_OFF_PLAN},
+        {MADE, 0, 1, {TILE_NONE, TILE_NONE}, OFL_STALL_HOST_WORK},
+        {MADE | PREDICTED, 0, 0, {TILE_NONE, TILE_NONE}, OFL_STALL_LATE_START},
+        {MADE | PREDICTED, 0, 0, {TILE_VALID, TILE_VALID}, OFL_STALL_LATE_START},
+        {MADE | PREDICTED, 0, 0, {TILE_VALID, TILE_ARRIVING}, OFL_STALL_DRIVE_BUSY},
+        {MADE | PREDICTED, 1, 0, {TILE_VALID, TILE_ARRIVING}, OFL_STALL_NO_ROOM},
+        {MADE | PREDICTED | DENIED, 0, 0, {TILE_NONE, TILE_NONE}, OFL_STALL_NO_ROOM},
+        {MADE | PREDICTED | CROWDED, 0, 0, {TILE_NONE, TILE_NONE}, OFL_STALL_NO_ROOM},
+        {FETCHED, 0, 0, {TILE_VALID, TILE_VALID}, OFL_STALL_LINK_BUSY},
+        {FETCHED | CROWDED, 0, 0, {TILE_VALID, TILE_VALID}, OFL_STALL_NO_ROOM},
+        {FETCHED | CROWDED, 0, 0, {TILE_ARRIVING, TILE_VALID}, OFL_STALL_NO_ROOM},
+        {FETCHED, 0, 0, {TILE_VALID, TILE_NONE}, OFL_STALL_LATE_START},
+        {FETCHED, 0, 0, {TILE_ARRIVING, TILE_NONE}, OFL_STALL_DRIVE_BUSY},
+        {FETCHED | DENIED, 0, 0, {TILE_ARRIVING, TILE_NONE}, OFL_STALL_DRIVE_BUSY},
+        {HOLLOW | MADE, 1, 0, {TILE_NONE, TILE_NONE}, OFL_STALL_NO_ROOM},
+        {HOLLOW | MADE, 0, 0, {TILE_NONE, TILE_NONE}, OFL_STALL_LINK_BUSY},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const unsigned f = cases[i].facts;
+        struct core_tile tiles[2] = {{.state = (uint8_t)cases[i].tiles[0], .stored = true},
+                                     {.state = (uint8_t)cases[i].tiles[1], .stored = true}};
+        struct ofl_tensor t = {.tiles = tiles, .tiles_count = 2, .denied = f & DENIED};
+        struct core_copy c = {.tensor = &t,
+                              .fill = !(f & HOLLOW),
+                              .fetched = f & FETCHED,
+                              .blockers = cases[i].blockers,
+                              .after_host = cases[i].host_works};
+        enum ofl_stall_reason why;
+
+        t.current = &c;
+        blame_acquired(&t, f & MADE, f & PREDICTED ? 1 : -EAGAIN);
+        assert_false(t.denied);
+        why = blame_bytes(&c);
+        c.crowded |= (f & CROWDED) != 0;
+        if (blame_settled(&c, why) != cases[i].reason)
+            fail_msg("case %zu: reason %d, not %d", i, (int)blame_settled(&c, why), (int)cases[i].reason);
+    }
+    assert_int_equal(blame_settled(&(struct core_copy){.crowded = true}, OFL_STALL_HOST_WORK),
+                     OFL_STALL_HOST_WORK);
+}
+
 /* Control: what is there is not waited for. */
 static void what_is_there_is_not_waited_for(void **state)
 {
@@ -536,11 +594,12 @@ static void what_is_there_is_not_waited_for(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(off_plan_outside_steps), cmocka_unit_test(off_plan_inside_a_step),
-        cmocka_unit_test(drive_busy_with_it),     cmocka_unit_test(started_late),
-        cmocka_unit_test(no_room_in_host_memory), cmocka_unit_test(no_room_on_the_device),
-        cmocka_unit_test(link_busy_with_it),      cmocka_unit_test(host_work_is_first),
-        cmocka_unit_test(other_stream_is_first),  cmocka_unit_test(what_is_there_is_not_waited_for),
+        cmocka_unit_test(off_plan_outside_steps),   cmocka_unit_test(off_plan_inside_a_step),
+        cmocka_unit_test(drive_busy_with_it),       cmocka_unit_test(started_late),
+        cmocka_unit_test(no_room_in_host_memory),   cmocka_unit_test(no_room_on_the_device),
+        cmocka_unit_test(link_busy_with_it),        cmocka_unit_test(host_work_is_first),
+        cmocka_unit_test(other_stream_is_first),    cmocka_unit_test(what_is_there_is_not_waited_for),
+        cmocka_unit_test(each_fact_has_its_reason),
     };
 
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

@@ -43,14 +43,14 @@ enum ofl_stall_reason blame_bytes(const struct core_copy *c)
         return OFL_STALL_HOST_WORK;
     if (!c->fetched && !c->planned)
         return OFL_STALL_OFF_PLAN;
-    if (c->blockers || c->crowded)
+    if (c->blockers)
         return OFL_STALL_NO_ROOM;
     return of_tiles(c);
 }
 
 enum ofl_stall_reason blame_settled(const struct core_copy *c, enum ofl_stall_reason why)
 {
-    bool begun = why == OFL_STALL_LATE_START || why == OFL_STALL_DRIVE_BUSY;
+    bool begun = why == OFL_STALL_LATE_START || why == OFL_STALL_DRIVE_BUSY || why == OFL_STALL_LINK_BUSY;
 
     return begun && c->crowded ? OFL_STALL_NO_ROOM : why;
 }
