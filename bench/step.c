@@ -71,7 +71,7 @@ static const char more[] =
     "Examples:\n"
     "  ofl-bench step --preset 1b --seq 2048 --batch 4 --in-memory\n"
     "  ofl-bench step --preset 7b --seq 2048 --accum 16 --device-mem 24G --host-mem 96G --nvme /mnt/nvme \\\n"
-    "      --report step.json\n"
+    "      --report step.json --timeline step-trace.json\n"
     "\n"
     "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work; "
     "130 ended by SIGINT or SIGTERM.";
