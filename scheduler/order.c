@@ -17,6 +17,15 @@ static struct sched_heap *heap_of(struct sched *s, enum sched_set set, uint32_t 
 
 /* ---- one heap ---------------------------------------------------------- */
 
+/* What orders id in a set. Of copies those that pass leave before those that rest, and behind those that the plan
+ * does not know. */
+static uint64_t far_of(const struct sched *s, enum sched_set set, uint32_t id)
+{
+    uint64_t far = sched_far(s, id);
+
+    return set == SCHED_COPIES && far < SCHED_NEVER / 4 && sched_passing(s, id) ? SCHED_NEVER / 4 + far : far;
+}
+
 /* a leaves before b: its next use is farther; among equals the one that was admitted last. */
 static bool above(struct sched_entry a, struct sched_entry b)
 {
@@ -124,7 +133,7 @@ void sched_offer(struct sched *s, enum sched_set set, uint32_t id)
 
     if (s->member[id].at[set] != NOWHERE)
         return;
-    put(s, set, h, h->count++, (struct sched_entry){sched_far(s, id), id});
+    put(s, set, h, h->count++, (struct sched_entry){far_of(s, set, id), id});
     sift(s, set, h, h->count - 1);
 }
 
@@ -148,25 +157,25 @@ void order_moved(struct sched *s, uint32_t id)
 {
     if (id >= s->members_room || !s->member[id].known)
         return;
-    for (int set = 0; set < SCHED_SETS; set++) {
+    for (enum sched_set set = 0; set < SCHED_SETS; set++) {
         uint32_t at = s->member[id].at[set];
         struct sched_heap *h = heap_of(s, set, id);
 
         if (at == NOWHERE)
             continue;
-        h->at[at].far = sched_far(s, id);
+        h->at[at].far = far_of(s, set, id);
         sift(s, set, h, at);
     }
 }
 
 void order_rebuild(struct sched *s)
 {
-    for (int set = 0; set < SCHED_SETS; set++)
+    for (enum sched_set set = 0; set < SCHED_SETS; set++)
         for (unsigned class = 0; class < SCHED_CLASSES; class ++) {
             struct sched_heap *h = &s->heaps[set][class];
 
             for (uint32_t i = 0; i < h->count; i++)
-                h->at[i].far = sched_far(s, h->at[i].id);
+                h->at[i].far = far_of(s, set, h->at[i].id);
             for (uint32_t i = h->count / 2; i-- > 0;)
                 sift(s, set, h, i);
         }

@@ -15,10 +15,12 @@
 #include "scheduler/trace.h"
 
 enum sched_set {
-    SCHED_COPIES,  /* what may leave the device */
-    SCHED_CLEAN,   /* what may leave the host at once */
+    SCHED_COPIES,  /* what may leave the device: first what the plan does not let rest there */
+    SCHED_SPENT,   /* what may leave the host at once: has passed, as the plan says */
+    SCHED_CLEAN,   /* all that may */
     SCHED_FILLING, /* the same, but a fill of it is under way */
-    SCHED_DIRTY,   /* what has to be written first */
+    SCHED_PASSING, /* what has to be written first: is not to rest */
+    SCHED_DIRTY,   /* all that has to be written first */
     SCHED_SETS
 };
 

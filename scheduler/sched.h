@@ -3,10 +3,11 @@
 #define OFL_SCHEDULER_SCHED_H
 
 #include "scheduler/order.h"
+#include "scheduler/plan.h"
 #include "scheduler/trace.h"
 
 struct sched_events {
-    struct sched_event *at;
+    struct sched_use *at;
     uint64_t count, room;
 };
 
@@ -16,7 +17,16 @@ struct sched_plan {
     /* Uses of each id as positions, ascending: uses[first[id] .. first[id + 1]). */
     uint64_t *first, *uses;
     uint32_t ids;
+    struct sched_rest *rest; /* behind each event, if solved */
+    bool solved;
+    struct sched_moved moved;
     struct sched_plan *next;
+};
+
+struct sched_seen {
+    uint64_t last_use;      /* clock of its last use, 0: never */
+    uint64_t step, event;   /* its latest event in the record of that step */
+    struct sched_rest rest; /* since its last use, as the plan has it */
 };
 
 struct sched_entry {
@@ -42,7 +52,7 @@ struct sched {
     uint64_t now;      /* the same, counted over all steps */
     uint64_t plan_changes;
     bool in_step, departed;
-    uint64_t *last_use; /* by id: clock of its last use, 0 = never */
+    struct sched_seen *seen; /* by id */
     uint32_t ids;
     uint64_t clock;
     struct sched_counts counts;
@@ -50,6 +60,12 @@ struct sched {
     struct sched_member *member;
     uint32_t members_room;
 };
+
+/* trace.c: the plan's next event of id, counted on beyond the step's end; false: there is none. */
+bool plan_next(const struct sched *s, uint32_t id, uint64_t *index);
+/* plan.c: event index of the plan has been reached; the position is the start of another plan. */
+void plan_passed(struct sched *s, uint64_t index);
+void plan_turned(struct sched *s);
 
 /* order.c: id's next use has moved. */
 void order_moved(struct sched *s, uint32_t id);

@@ -10,6 +10,8 @@
 
 /* How far ahead a departing step is looked for in its plan before it counts as off-plan. */
 #define RESYNC_EVENTS 64
+/* sched_use.until of a lease that is held. */
+#define HELD UINT32_MAX
 
 int sched_create(struct sched **out)
 {
@@ -23,6 +25,7 @@ static void plan_destroy(struct sched_plan *p)
     free(p->events.at);
     free(p->first);
     free(p->uses);
+    free(p->rest);
     free(p);
 }
 
@@ -38,22 +41,22 @@ void sched_destroy(struct sched *s)
     }
     order_close(s);
     free(s->record.at);
-    free(s->last_use);
+    free(s->seen);
     free(s);
 }
 
-static int events_push(struct sched_events *e, struct sched_event event)
+static int events_push(struct sched_events *e, struct sched_use use)
 {
     if (e->count == e->room) {
         uint64_t room = e->room ? 2 * e->room : 256;
-        struct sched_event *more = realloc(e->at, room * sizeof *more);
+        struct sched_use *more = realloc(e->at, room * sizeof *more);
 
         if (!more)
             return base_fail(-ENOMEM, "record step: %llu events: out of memory", (unsigned long long)room);
         e->at = more;
         e->room = room;
     }
-    e->at[e->count++] = event;
+    e->at[e->count++] = use;
     return 0;
 }
 
@@ -64,6 +67,7 @@ static void turn_to(struct sched *s, struct sched_plan *p, uint64_t position)
     s->position = position;
     s->now++; /* no place of before is one of this plan */
     s->plan_changes++;
+    plan_turned(s);
     order_rebuild(s);
 }
 
@@ -104,8 +108,8 @@ static int plan_index(struct sched_plan *p, const struct sched_events *events)
     uint64_t *first, *uses;
 
     for (uint64_t i = 0; i < events->count; i++)
-        if (events->at[i].id >= ids)
-            ids = events->at[i].id + 1;
+        if (events->at[i].event.id >= ids)
+            ids = events->at[i].event.id + 1;
     first = calloc((size_t)ids + 2, sizeof *first);
     uses = malloc((events->count + 1) * sizeof *uses);
     if (!first || !uses) {
@@ -114,12 +118,12 @@ static int plan_index(struct sched_plan *p, const struct sched_events *events)
         return base_fail(-ENOMEM, "plan step %s: out of memory", p->name);
     }
     for (uint64_t i = 0; i < events->count; i++)
-        first[events->at[i].id + 2]++;
+        first[events->at[i].event.id + 2]++;
     for (uint32_t i = 0; i < ids; i++)
         first[i + 2] += first[i + 1];
     /* first[id + 1] is now the cursor of id; when all are placed it is the start of id + 1. */
     for (uint64_t i = 0; i < events->count; i++)
-        uses[first[events->at[i].id + 1]++] = i;
+        uses[first[events->at[i].event.id + 1]++] = i;
     free(p->first);
     free(p->uses);
     p->first = first;
@@ -142,8 +146,12 @@ int sched_step_end(struct sched *s)
     if (changed) {
         struct sched_events old = p->events;
 
+        for (uint64_t i = 0; i < s->record.count; i++)
+            if (s->record.at[i].until == HELD) /* into the next step */
+                s->record.at[i].until = (uint32_t)(i + s->record.count);
         p->events = s->record;
         s->record = old;
+        p->solved = false;
         turn_to(s, p, 0);
     }
     s->position = 0; /* what follows is predicted to be the same step again */
@@ -159,16 +167,15 @@ static int touch(struct sched *s, uint32_t id)
 {
     if (id >= s->ids) {
         uint32_t ids = id < 2 * (uint64_t)s->ids ? 2 * s->ids : id + 64;
-        uint64_t *more = realloc(s->last_use, ids * sizeof *more);
+        struct sched_seen *more = realloc(s->seen, ids * sizeof *more);
 
         if (!more)
             return base_fail(-ENOMEM, "record step: out of memory");
         memset(more + s->ids, 0, (ids - s->ids) * sizeof *more);
-        s->last_use = more;
+        s->seen = more;
         s->ids = ids;
     }
-    s->last_use[id] = ++s->clock;
-    order_moved(s, id);
+    s->seen[id].last_use = ++s->clock;
     return 0;
 }
 
@@ -180,8 +187,42 @@ static void advance(struct sched *s, uint64_t position)
 
     s->now += position - from;
     s->position = position;
-    for (uint64_t i = from; i < position; i++)
-        order_moved(s, p->events.at[i].id);
+    for (uint64_t i = from; i < position; i++) {
+        plan_passed(s, i);
+        order_moved(s, p->events.at[i].event.id);
+    }
+}
+
+/* An earlier lease of the same id ends where this one begins, as far as its bytes are concerned. */
+static int record(struct sched *s, struct sched_event event)
+{
+    struct sched_seen *seen = &s->seen[event.id];
+    uint64_t index = s->record.count;
+    int err;
+
+    if (index >= UINT32_MAX / 2)
+        return base_fail(-ENOMEM, "record step: more than %u events", UINT32_MAX / 2);
+    err = events_push(&s->record, (struct sched_use){.event = event, .until = HELD});
+    if (err < 0)
+        return err;
+    if (event.where == SCHED_ON_HOST)
+        s->record.at[index].until = (uint32_t)index + 1;
+    if (seen->step == s->counts.steps + 1 && s->record.at[seen->event].until == HELD)
+        s->record.at[seen->event].until = (uint32_t)index;
+    seen->step = s->counts.steps + 1;
+    seen->event = index;
+    return 0;
+}
+
+void sched_use_over(struct sched *s, uint32_t id, bool drops)
+{
+    struct sched_use *use;
+
+    if (!s->in_step || id >= s->ids || s->seen[id].step != s->counts.steps + 1)
+        return;
+    use = &s->record.at[s->seen[id].event];
+    use->until = (uint32_t)s->record.count;
+    use->drops = drops;
 }
 
 int sched_use(struct sched *s, struct sched_event event)
@@ -191,17 +232,20 @@ int sched_use(struct sched *s, struct sched_event event)
 
     if (err < 0)
         return err;
+    order_moved(s, event.id);
     if (!s->in_step)
         return 0;
-    err = events_push(&s->record, event);
+    err = record(s, event);
     if (err < 0)
         return err;
     if (p->events.count == 0)
         return 0;
     for (uint64_t i = s->position; i < p->events.count && i < s->position + RESYNC_EVENTS; i++) {
-        if (!same(p->events.at[i], event))
+        const struct sched_event *e = &p->events.at[i].event;
+
+        if (!same(*e, event))
             continue;
-        s->departed |= i != s->position || p->events.at[i].no_fetch != event.no_fetch;
+        s->departed |= i != s->position || e->no_fetch != event.no_fetch || e->writes != event.writes;
         advance(s, i + 1);
         s->counts.planned++;
         return 1;
@@ -214,25 +258,20 @@ int sched_use(struct sched *s, struct sched_event event)
 uint64_t sched_far(const struct sched *s, uint32_t id)
 {
     const struct sched_plan *p = s->plan;
-    uint64_t age = id < s->ids ? s->last_use[id] : 0;
+    uint64_t age = id < s->ids ? s->seen[id].last_use : 0;
 
     if (!p || p->events.count == 0 || id >= p->ids || p->first[id] == p->first[id + 1])
         return SCHED_NEVER / 2 + (SCHED_NEVER / 4 - age); /* what was used longest ago leaves first */
     return s->now + sched_next_use(s, id);
 }
 
-uint64_t sched_next_use(const struct sched *s, uint32_t id)
+bool plan_next(const struct sched *s, uint32_t id, uint64_t *index)
 {
     const struct sched_plan *p = s->plan;
     uint64_t low, high, start;
 
-    if (!p || p->events.count == 0) {
-        uint64_t age = id < s->ids ? s->clock - s->last_use[id] : s->clock;
-
-        return SCHED_NEVER / 2 + age;
-    }
-    if (id >= p->ids || p->first[id] == p->first[id + 1])
-        return SCHED_NEVER;
+    if (!p || p->events.count == 0 || id >= p->ids || p->first[id] == p->first[id + 1])
+        return false;
     start = low = p->first[id];
     high = p->first[id + 1];
     while (low < high) {
@@ -243,9 +282,20 @@ uint64_t sched_next_use(const struct sched *s, uint32_t id)
         else
             high = mid;
     }
-    if (low < p->first[id + 1])
-        return p->uses[low] - s->position;
-    return p->uses[start] + p->events.count - s->position;
+    *index = low < p->first[id + 1] ? p->uses[low] : p->uses[start] + p->events.count;
+    return true;
+}
+
+uint64_t sched_next_use(const struct sched *s, uint32_t id)
+{
+    uint64_t index;
+
+    if (!s->plan || s->plan->events.count == 0) {
+        uint64_t age = id < s->ids ? s->clock - s->seen[id].last_use : s->clock;
+
+        return SCHED_NEVER / 2 + age;
+    }
+    return plan_next(s, id, &index) ? index - s->position : SCHED_NEVER;
 }
 
 uint64_t sched_now(const struct sched *s)
@@ -264,34 +314,42 @@ bool sched_ahead(const struct sched *s, uint64_t k, struct sched_event *out)
 
     if (!p || k >= p->events.count)
         return false;
-    *out = p->events.at[(s->position + k) % p->events.count];
+    *out = p->events.at[(s->position + k) % p->events.count].event;
     return true;
 }
 
 /* The open step's record is the plan to come. */
-static void forget_recorded(struct sched_events *record, uint32_t id)
+static void forget_recorded(struct sched *s, uint32_t id)
 {
     uint64_t kept = 0;
 
-    for (uint64_t i = 0; i < record->count; i++)
-        if (record->at[i].id != id)
-            record->at[kept++] = record->at[i];
-    record->count = kept;
+    for (uint64_t i = 0; i < s->record.count; i++) {
+        struct sched_use use = s->record.at[i];
+
+        if (use.event.id == id)
+            continue;
+        if (s->seen[use.event.id].event == i)
+            s->seen[use.event.id].event = kept;
+        s->record.at[kept++] = use;
+    }
+    s->record.count = kept;
+    s->seen[id].step = 0;
 }
 
 void sched_forget(struct sched *s, uint32_t id)
 {
     order_forget(s, id);
     if (id < s->ids)
-        s->last_use[id] = 0; /* it may be another's next */
-    if (s->in_step)
-        forget_recorded(&s->record, id);
+        s->seen[id].last_use = 0; /* it may be another's next */
+    if (s->in_step && id < s->ids)
+        forget_recorded(s, id);
     for (struct sched_plan *p = s->plans; p; p = p->next) {
         if (id >= p->ids || p->first[id] == p->first[id + 1])
             continue;
         /* Positions would shift: a plan that named it is no plan any more. */
         p->events.count = 0;
         p->ids = 0;
+        p->solved = false;
         if (p == s->plan) {
             s->departed = true;
             turn_to(s, p, 0);

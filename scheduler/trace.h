@@ -23,6 +23,7 @@ struct sched_event {
     uint32_t id;
     uint8_t where;    /* enum sched_where */
     uint8_t no_fetch; /* the use overwrites: old bytes are not needed */
+    uint8_t writes;   /* what lies below is older from then on */
 };
 
 struct sched;
@@ -41,6 +42,8 @@ bool sched_in_step(const struct sched *s);
  * plan predicted it, 0 if there is no plan or no step, -EAGAIN if it departs from the plan,
  * -ENOMEM. */
 int sched_use(struct sched *s, struct sched_event event);
+/* The latest use of id is over. drops: it leaves no bytes. */
+void sched_use_over(struct sched *s, uint32_t id, bool drops);
 
 /* Events from now to the next use of id; SCHED_NEVER if the plan has none. Without a plan
  * the least recently used id counts as farthest: SCHED_NEVER / 2 and its age in uses. */

@@ -245,7 +245,7 @@ static void let_drive(void)
 #define BIG    (A + B) /* one of 1 MiB */
 #define BAIT   (A + B + 1)
 #define SOURCE (A + B + 2)
-#define DEVICE (4 * BYTES)
+#define DEVICE (6 * BYTES)
 
 static uint64_t source_bytes(int i)
 {
@@ -628,6 +628,38 @@ static void each_fact_has_its_reason(void **state)
                      OFL_STALL_HOST_WORK);
 }
 
+static void want_of_room_is_no_quota(void **state)
+{
+    static const struct {
+        uint64_t arriving, fetched;
+        bool planned, waiting, crowded;
+    } cases[] = {
+        {0, 0, false, false, true},
+        {128 * KIB, 0, false, false, true},
+        {224 * KIB, 0, false, false, false}, /* of 256 KiB: another tile is too much */
+        {128 * KIB, 128 * KIB, true, false, false},
+        {128 * KIB, 128 * KIB, true, true, true}, /* what is awaited does not keep to it */
+        {128 * KIB, 128 * KIB, false, false, true},
+        {128 * KIB, 0, true, false, true},
+    };
+    struct ofl_tensor t = {.tile_bytes = 64 * KIB};
+    static struct pager p;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct core_copy c = {.tensor = &t, .waiting = cases[i].waiting};
+
+        p.stage_bytes = MIB;
+        p.arriving_bytes = cases[i].arriving;
+        p.fetched_bytes = cases[i].fetched;
+        p.fetched_max = 160 * KIB;
+        p.planned = cases[i].planned;
+        blame_stuck(&p, &c);
+        if (c.crowded != cases[i].crowded)
+            fail_msg("case %zu: crowded %d", i, c.crowded);
+    }
+}
+
 /* Control: what is there is not waited for. */
 static void what_is_there_is_not_waited_for(void **state)
 {
@@ -654,7 +686,7 @@ int main(void)
         cmocka_unit_test(no_room_in_host_memory),   cmocka_unit_test(no_room_on_the_device),
         cmocka_unit_test(link_busy_with_it),        cmocka_unit_test(host_work_is_first),
         cmocka_unit_test(other_stream_is_first),    cmocka_unit_test(what_is_there_is_not_waited_for),
-        cmocka_unit_test(each_fact_has_its_reason),
+        cmocka_unit_test(each_fact_has_its_reason), cmocka_unit_test(want_of_room_is_no_quota),
     };
 
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

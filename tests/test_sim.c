@@ -347,6 +347,36 @@ static bool spoil_clean(struct pager *p)
     return t;
 }
 
+static bool spoil_spent(struct pager *p)
+{
+    struct ofl_tensor *t = with_tiles(p);
+
+    if (t)
+        base_bits_put(&t->spent, a_tile(t), !base_bits_has(&t->spent, a_tile(t)));
+    return t;
+}
+
+static bool spoil_passing(struct pager *p)
+{
+    struct ofl_tensor *t = with_tiles(p);
+
+    if (t)
+        base_bits_put(&t->passing, a_tile(t), !base_bits_has(&t->passing, a_tile(t)));
+    return t;
+}
+
+static bool spoil_fetched(struct pager *p)
+{
+    p->fetched_bytes++;
+    return true;
+}
+
+static bool spoil_transfers(struct pager *p)
+{
+    p->moving++;
+    return true;
+}
+
 static bool spoil_missing(struct pager *p)
 {
     for (struct ofl_tensor *t = p->tensors; t; t = t->next)
@@ -443,6 +473,10 @@ static const struct {
     {spoil_graves, "not in the tree"},
     {spoil_clean, "is counted as"},
     {spoil_missing, "is counted as"},
+    {spoil_spent, "is counted as"},
+    {spoil_passing, "is counted as"},
+    {spoil_fetched, "fetched and not used"},
+    {spoil_transfers, "fetched and not used"},
     {spoil_tensor_pins, "counted are pins"},
     {spoil_fill_seq, "fill_seq is"},
     {spoil_turns, "turns is"},

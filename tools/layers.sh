@@ -17,11 +17,11 @@ allowed() {
     local io='io/io.h io/histogram.h io/drive.h io/profile.h' # what the room shows; the rest is its own
     local store="$base $io scheduler/ liboffload/mem/ liboffload/device/ liboffload/store/"
     local core="$store liboffload/source/ liboffload/timeline/ liboffload/core/"
-    # Inside core, from the ground up; side by side: lease, work, home.
+    # Inside core, from the ground up; side by side: lease, work, home, ahead.
     local c=liboffload/core/
     local ground="$store ${c}update.h ${c}pager.h" copy pump
     copy="$ground ${c}tile.h ${c}place.h ${c}blame.h ${c}copy.h"
-    pump="$copy ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}pump.h"
+    pump="$copy ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}ahead.h ${c}pump.h"
     case "$1" in
     include/*) echo include/ offload.h ;; # beside itself, as installed
     base/*) echo "$base" ;;
@@ -34,13 +34,14 @@ allowed() {
     liboffload/source/*) echo "$base liboffload/source/" ;;
     liboffload/core/update.h) echo 'include/' ;;
     liboffload/core/pager.h | liboffload/core/op.c) echo "$ground" ;;
-    liboffload/core/tile.[ch]) echo "$ground ${c}tile.h" ;;
+    liboffload/core/tile.[ch] | liboffload/core/tile_sets.c) echo "$ground ${c}tile.h" ;;
     liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}place.h" ;;
     liboffload/core/blame.[ch]) echo "$ground ${c}blame.h" ;;
     liboffload/core/copy.[ch]) echo "$copy" ;;
     liboffload/core/wait.[ch]) echo "$copy ${c}wait.h" ;;
     liboffload/core/lease.[ch]) echo "$copy ${c}wait.h ${c}lease.h" ;;
     liboffload/core/work.[ch]) echo "$copy ${c}work.h" ;;
+    liboffload/core/ahead.[ch]) echo "$copy ${c}ahead.h" ;;
     liboffload/core/home.[ch]) echo "$copy ${c}home.h" ;;
     liboffload/core/pump.[ch]) echo "$pump" ;;
     liboffload/core/verify.[ch]) echo "$pump ${c}verify.h" ;;

@@ -16,9 +16,13 @@ void blame_stuck(const struct pager *p, struct core_copy *c)
 {
     uint64_t more = c->tensor->tile_bytes + CORE_HOST_ALIGN;
 
-    /* Reads in flight have a quarter of the stage: where that is used up it is the drive that is waited for. */
-    if (p->arriving_bytes == 0 || p->arriving_bytes + more <= p->stage_bytes / 4)
-        c->crowded = true;
+    /* Reads in flight have a quarter of the stage, those ahead of an acquire what the plan keeps for them: where
+     * that is used up it is the drive that is waited for, or the plan's own turn. */
+    if (p->arriving_bytes && p->arriving_bytes + more > p->stage_bytes / 4)
+        return;
+    if (p->planned && !c->waiting && p->fetched_bytes && p->fetched_bytes + more > p->fetched_max)
+        return;
+    c->crowded = true;
 }
 
 /* The first tile that c still needs and that is not in host memory decides. */

@@ -110,6 +110,7 @@ void copy_set_fill(struct pager *p, struct core_copy *c, bool fill)
         return;
     place_set_stuck(p, c, false); /* its urgency may be another one */
     c->fill = fill;
+    tile_ahead_all(p, c->tensor, c->fill_next, fill);
     copy_note_fills(p, c->tensor);
     pager_look(p, c->tensor);
 }
@@ -137,7 +138,7 @@ static bool fill_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     op->copy = c;
     c->moving++;
     c->fill_next++;
-    t->moving++;
+    pager_moves(p, t, 1);
     if (zero) {
         p->env.fill(p->env.arg, to, 0, tile_count_bytes(t, tile), op);
     } else {
@@ -210,7 +211,7 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     op->copy = c;
     c->moving++;
     c->drain_next++;
-    t->moving++;
+    pager_moves(p, t, 1);
     tile_touched(p, t, tile);
     p->env.copy_out(p->env.arg, tile_ptr(p, t, tile), p->device + c->off + tile * t->tile_bytes,
                     tile_count_bytes(t, tile), op);
@@ -278,7 +279,7 @@ void copy_moved(struct pager *p, struct core_op *op)
     struct core_tile *x = &t->tiles[op->tile];
 
     c->moving--;
-    t->moving--;
+    pager_moves(p, t, -1);
     pager_look(p, t);
     if (op->code < 0) {
         struct base_error error;
@@ -298,8 +299,11 @@ void copy_moved(struct pager *p, struct core_op *op)
             tile_drop(p, t, op->tile);
         return;
     }
-    if (op->type == OP_IN)
+    if (op->type == OP_IN) {
+        if (!t->turns)
+            tile_ahead(p, t, op->tile, false); /* it has served */
         tile_unpin(p, t, op->tile);
+    }
     if (!c->poisoned)
         c->fill_done++;
     if (c->fill_done == t->tiles_count)
@@ -319,7 +323,7 @@ bool copy_over(struct pager *p, struct core_copy *c)
             op->copy = c;
             c->poisoned = true;
             c->moving++;
-            c->tensor->moving++;
+            pager_moves(p, c->tensor, 1);
             p->env.fill(p->env.arg, p->device + c->off, 0xFF, c->len, op);
             return false;
         }

@@ -17,7 +17,7 @@
 #include "liboffload/core/tile.h"
 
 #define TILE_MIN_BYTES (64ull << 10)
-#define TILE_MAX_BYTES (8ull << 20)
+#define TILE_MAX_BYTES (1ull << 20)
 /* Tiles that move through what homes leave of the host arena: with these, the few that are held
  * always leave a hole for one more; */
 #define STAGE_TILES 32u

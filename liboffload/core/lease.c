@@ -12,6 +12,7 @@
 #include "liboffload/core/blame.h"
 #include "liboffload/core/copy.h"
 #include "liboffload/core/place.h"
+#include "liboffload/core/tile.h"
 #include "liboffload/core/wait.h"
 
 /* Of one lease of a batch, while it is acquired. */
@@ -255,10 +256,14 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
     }
     l->ptr = p->device + c->off;
     l->cookie = c->seq;
-    predicted = sched_use(p->sched, (struct sched_event){t->id, SCHED_ON_DEVICE, l->mode == OFL_OVERWRITE});
+    predicted = sched_use(p->sched, (struct sched_event){.id = t->id,
+                                                         .where = SCHED_ON_DEVICE,
+                                                         .no_fetch = l->mode == OFL_OVERWRITE,
+                                                         .writes = l->mode != OFL_READ});
     if (predicted == -ENOMEM)
         p->changes++; /* unrecorded: the plan will miss it, nothing else */
     blame_acquired(t, item->made, predicted);
+    tile_plan(p, t);
 }
 
 /* Whether the stream will have to wait for something, as things stand. */
@@ -348,6 +353,7 @@ static void release_one(struct pager *p, struct ofl_lease *l, uint64_t stream, s
     bool wrote = l->mode != OFL_READ, drop = l->flags & OFL_LEASE_DROP;
 
     place_unhold(p, c);
+    sched_use_over(p->sched, t->id, drop);
     c->mark_stream = c->marks == 0 || c->mark_stream == stream ? stream : 0;
     c->marks++;
     if (wrote) {

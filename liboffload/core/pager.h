@@ -45,6 +45,7 @@
 #include "liboffload/device/device.h"
 #include "liboffload/store/store.h"
 #include "scheduler/order.h"
+#include "scheduler/plan.h"
 #include "scheduler/trace.h"
 
 #define CORE_HOST_ALIGN   4096u
@@ -68,6 +69,7 @@ struct core_tile {
     bool sealed;     /* their seal is known */
     bool writing;    /* write-back in flight: the range must not change */
     bool stale;      /* dropped while in use: freed with the last use */
+    bool fetched;    /* read, and nobody has used it since */
 };
 
 /* ---- device copies ----------------------------------------------------- */
@@ -144,8 +146,10 @@ struct ofl_tensor {
     uint64_t elems, bytes, tile_elems, tile_bytes;
     uint32_t tiles_count;
     struct core_tile *tiles;
-    struct base_bits clean, dirty,
-        missing;          /* tiles of the stage: idle and clean, idle and dirty, only below */
+    /* Tiles of the stage: idle and clean, idle and dirty, only below; those that somebody is about to use, wherever
+     * they are; clean and dirty ones that are neither that nor to rest. */
+    struct base_bits clean, dirty, missing, ahead, spent, passing;
+    uint32_t rest;        /* so many at the front rest until the next use; without a plan all of them do */
     struct io_file *file; /* the store's, or the source's; NULL: no tile has its home below HOST */
     uint64_t file_off;    /* of tile home_tiles */
     struct ofl_source *source;
@@ -312,6 +316,7 @@ struct pager {
     size_t items_room;
     /* what the plan says next has been looked at up to these events */
     uint64_t ahead_plan, ahead_device, ahead_host;
+    bool planned; /* the plan that tensors were told of last is solved */
     /* host */
     uint8_t *host;
     uint64_t host_bytes, host_peak;
@@ -319,7 +324,11 @@ struct pager {
      * ranges there: taken, dirty, in write-backs, being filled. */
     uint64_t stage_bytes, cached_bytes, dirty_bytes, writing_bytes, arriving_bytes;
     struct base_extents *host_ranges;
-    bool starved;                               /* a claim found no clean idle tile: write-backs must run */
+    bool starved;    /* a claim found no clean idle tile: write-backs must run */
+    uint32_t moving; /* transfers under way that somebody still waits for */
+    uint64_t fetched_bytes,
+        fetched_max; /* of tiles read that nobody has used yet; ahead of their use, at most */
+    uint64_t planned_device, planned_host;      /* room that plans were solved for */
     struct core_request requests;               /* list head, in order */
     uint32_t active, active_max;                /* update requests */
     uint32_t claims, claims_max;                /* tiles that they may hold in the stage */
@@ -338,6 +347,13 @@ struct pager {
 static inline bool copy_filling(const struct core_copy *c)
 {
     return c->fill && c->fill_done < c->tensor->tiles_count;
+}
+
+/* A transfer of t's tiles begins (1) or ends (-1). */
+static inline void pager_moves(struct pager *p, struct ofl_tensor *t, int by)
+{
+    t->moving += (uint32_t)by;
+    p->moving += (uint32_t)by;
 }
 
 /* t's state has changed: what it allows to happen next is found in this round. */

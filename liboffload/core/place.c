@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "liboffload/core/tile.h"
+
 /* Copies that a window is laid around, farthest next use first, before the best of them is taken. */
 #define WINDOWS_MAX 32u
 
@@ -236,8 +238,10 @@ void place_evict(struct pager *p, struct core_copy *c)
 
     assert(!c->ghost && c->leases == 0 && t->current == c);
     place_set_stuck(p, c, false);
-    if (!c->waiting && copy_filling(c))
+    if (!c->waiting && copy_filling(c)) {
         c->fill = false; /* nobody will use what has not landed */
+        tile_ahead_all(p, t, c->fill_next, false);
+    }
     if (p->homes_last == c)
         p->homes_last = c->prev;
     if (c->home)
@@ -402,17 +406,33 @@ struct search {
     unsigned looks;
 };
 
-/* How far away c's next use is, at least 1; 0: it may not leave. */
+/* What counts of a copy whose next use is so far away: what passes leaves before what rests. */
+static uint64_t worth_of(const struct search *s, uint32_t id, uint64_t distance)
+{
+    if (distance >= SCHED_NEVER / 4)
+        return distance;
+    return distance + 1 + (sched_passing(s->p->sched, id) ? SCHED_NEVER / 4 : 0);
+}
+
+/* It may not leave for what is only ahead. */
+static bool kept_from(const struct search *s, uint32_t id, uint64_t distance)
+{
+    if (s->limit == 0)
+        return false;
+    return distance <= s->limit || (s->p->planned && !sched_passing(s->p->sched, id));
+}
+
+/* The larger, the sooner c may leave; 0: it may not. */
 static uint64_t use_of(const struct search *s, const struct core_copy *c)
 {
+    uint32_t id;
     uint64_t next;
 
     if (c == &s->p->live || c->leases || c->home)
         return 0;
-    next = sched_next_use(s->p->sched, c->tensor->id);
-    if (s->limit && next <= s->limit)
-        return 0;
-    return next == SCHED_NEVER ? next : next + 1;
+    id = c->tensor->id;
+    next = sched_next_use(s->p->sched, id);
+    return kept_from(s, id, next) ? 0 : worth_of(s, id, next);
 }
 
 /* The window around c: neighbours are taken in, the one that is needed later first, until it is large enough. */
@@ -447,9 +467,10 @@ static enum sched_verdict judge(void *arg, uint32_t id, uint64_t distance)
     struct core_copy *c = s->p->by_id[id]->current;
     struct window w;
 
-    if ((s->limit && distance <= s->limit) || (s->best.first && distance < s->best.next_use) ||
-        s->looks++ == WINDOWS_MAX)
+    if ((s->best.first && worth_of(s, id, distance) < s->best.next_use) || s->looks++ == WINDOWS_MAX)
         return SCHED_STOP; /* those to come can't be better */
+    if (kept_from(s, id, distance))
+        return s->p->planned && sched_passing(s->p->sched, id) ? SCHED_SKIP : SCHED_STOP;
     if (window_around(s, c, &w) && (!s->best.first || w.next_use > s->best.next_use))
         s->best = w;
     return SCHED_SKIP;
@@ -479,10 +500,10 @@ static void window_anywhere(struct search *s)
 }
 
 /* Copies leased while others are held nest inside them in time; given the far end of the arena
- * they do not cut the room of the longer leases into pieces. */
-static bool from_top(const struct ofl_tensor *t)
+ * they do not cut the room of the longer leases into pieces. Nor do those that pass cut that of those that rest. */
+static bool from_top(const struct pager *p, const struct ofl_tensor *t)
 {
-    return t->kind == OFL_KIND_ACTIVATION;
+    return p->planned ? !sched_rest_next(p->sched, t->id).device : t->kind == OFL_KIND_ACTIVATION;
 }
 
 /* Evicts what lies in [off, off + bytes), which is within w. */
@@ -502,20 +523,21 @@ static void clear_range(struct pager *p, const struct window *w, uint64_t off, u
 struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t limit)
 {
     struct search s = {.p = p, .bytes = place_footprint(t->bytes), .limit = limit};
-    struct core_copy *gap = gap_find(p, s.bytes, from_top(t));
+    bool top = from_top(p, t);
+    struct core_copy *gap = gap_find(p, s.bytes, top);
     uint64_t off;
     uint32_t id;
 
     if (place_reserve(p, 1) < 0)
         return NULL;
     if (gap)
-        return make(p, t, from_top(t) ? end_of(gap) + gap->gap - s.bytes : end_of(gap), s.bytes);
+        return make(p, t, top ? end_of(gap) + gap->gap - s.bytes : end_of(gap), s.bytes);
     (void)sched_choose(p->sched, SCHED_COPIES, 0, judge, &s, &id);
     if (!s.best.first && limit == 0)
         window_anywhere(&s);
     if (!s.best.first)
         return NULL;
-    off = from_top(t) ? end_of(s.best.last) + s.best.last->gap - s.bytes : end_of(s.best.first->prev);
+    off = top ? end_of(s.best.last) + s.best.last->gap - s.bytes : end_of(s.best.first->prev);
     clear_range(p, &s.best, off, s.bytes);
     return make(p, t, off, s.bytes);
 }

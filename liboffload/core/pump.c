@@ -9,8 +9,6 @@
 #include "liboffload/core/tile.h"
 #include "liboffload/core/wait.h"
 
-/* Events of the plan that prefetch looks ahead. */
-#define AHEAD_EVENTS 256u
 /* Rounds of the pump before it leaves the rest to the next event. */
 #define PUMP_ROUNDS 64
 
@@ -267,6 +265,7 @@ static void look_at(struct pager *p, struct ofl_tensor *t)
     struct core_copy *c, *next;
 
     copy_note_fills(p, t);
+    ahead_look(p, t);
     if (t->ruin) {
         struct base_error *why = t->ruin;
 
@@ -296,68 +295,6 @@ static void look_at_all(struct pager *p)
     }
 }
 
-/* ---- prefetch ---------------------------------------------------------- */
-
-/* What has been looked at stays so as the position moves on, unless the plan has changed. */
-static void ahead_sync(struct pager *p)
-{
-    uint64_t now = sched_now(p->sched);
-
-    if (p->ahead_plan != sched_plan_changes(p->sched))
-        p->ahead_device = p->ahead_host = now;
-    p->ahead_plan = sched_plan_changes(p->sched);
-    if (p->ahead_device < now)
-        p->ahead_device = now;
-    if (p->ahead_host < p->ahead_device)
-        p->ahead_host = p->ahead_device;
-}
-
-/* Gives ranges to what the plan acquires next, in order, as long as nothing that is needed
- * sooner has to leave: up to the event at which the device is full. */
-static void prefetch_device(struct pager *p)
-{
-    uint64_t now = sched_now(p->sched);
-    struct sched_event e;
-
-    for (; p->ahead_device < now + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_device - now, &e);
-         p->ahead_device++) {
-        struct ofl_tensor *t = p->by_id[e.id];
-        uint64_t k = p->ahead_device - now;
-
-        if (e.where != SCHED_ON_DEVICE || !t || t->current || t->leaving || !t->added ||
-            ((t->lost || t->ahead_failed) && !e.no_fetch))
-            continue;
-        t->denied = !place_copy(p, t, k ? k : 1);
-        if (t->denied)
-            return;
-        copy_set_fill(p, t->current, !e.no_fetch);
-        t->current->hollow = e.no_fetch;
-        t->current->fetched = true;
-        p->stats.prefetches++;
-    }
-}
-
-/* Beyond that, brings tiles from the drive to the host, in order, under the same rule. */
-static void prefetch_host(struct pager *p)
-{
-    uint64_t now = sched_now(p->sched), from = p->ahead_device;
-    struct sched_event e;
-
-    for (; p->ahead_host < from + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_host - now, &e);
-         p->ahead_host++) {
-        struct tile_claim claim = {.need = NEED_AHEAD, .ahead = p->ahead_host - now};
-        struct ofl_tensor *t = p->by_id[e.id];
-        uint32_t i;
-
-        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || t->current || !t->file ||
-            !t->missing.count || t->turns || t->dirty_ghosts)
-            continue;
-        for (i = base_bits_next(&t->missing, 0); i != BASE_BITS_NONE; i = base_bits_next(&t->missing, i))
-            if (!tile_read_start(p, t, i, claim, IO_PREFETCH))
-                return;
-    }
-}
-
 /* ---- the pump ---------------------------------------------------------- */
 
 static bool pump(struct pager *p)
@@ -376,11 +313,8 @@ static bool pump(struct pager *p)
         }
         copy_advance_stuck(p);
         work_advance(p);
-        if (!p->homes.device_only) {
-            ahead_sync(p);
-            prefetch_device(p);
-            prefetch_host(p);
-        }
+        if (!p->homes.device_only)
+            ahead_start(p);
         tile_write_behind(p);
     } while (p->changes != before && ++rounds < PUMP_ROUNDS);
     return p->changes != before || p->hungry;
@@ -405,4 +339,13 @@ int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
         pump(p); /* what can be ready at once need not be waited for */
     *gate = wait_settle(p, wait);
     return 0;
+}
+
+int pager_step_end(struct pager *p)
+{
+    int err = sched_step_end(p->sched);
+
+    if (err == 0)
+        ahead_plan(p);
+    return err;
 }

@@ -2,6 +2,7 @@
 #ifndef OFL_CORE_PUMP_H
 #define OFL_CORE_PUMP_H
 
+#include "liboffload/core/ahead.h"
 #include "liboffload/core/home.h"
 #include "liboffload/core/lease.h"
 #include "liboffload/core/pager.h"
@@ -16,6 +17,8 @@ int pager_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
 /* Starts whatever can start. True if it stopped before everything stood still, or for want of memory: call
  * again. */
 bool pager_pump(struct pager *p);
+/* As sched_step_end; what follows is planned. */
+int pager_step_end(struct pager *p);
 void pager_done(struct pager *p, struct core_op *op);
 /* op, a read or a write, has passed its deadline; it is still to come back through pager_done. */
 void pager_late(struct pager *p, struct core_op *op);

@@ -312,7 +312,7 @@ int ofl_step_begin(struct ofl_ctx *ctx, const char *name)
 
 static int step_end_run(struct ofl_ctx *ctx, void *arg)
 {
-    int err = sched_step_end(ctx->engine.pager.sched);
+    int err = pager_step_end(&ctx->engine.pager);
 
     (void)arg;
     if (err == -EINVAL)

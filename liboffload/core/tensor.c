@@ -15,16 +15,12 @@
 /* The tiles, and behind them what is kept of them together. */
 static int make_tiles(struct ofl_tensor *t)
 {
-    uint64_t words = base_bits_words(t->tiles_count), tiles = t->tiles_count * sizeof *t->tiles;
-    uint64_t *bits;
+    uint64_t tiles = t->tiles_count * sizeof *t->tiles;
 
-    t->tiles = calloc(1, tiles + 3 * words * sizeof *bits);
+    t->tiles = calloc(1, tiles + tile_sets_words(t) * sizeof(uint64_t));
     if (!t->tiles)
         return -ENOMEM;
-    bits = (uint64_t *)((char *)t->tiles + tiles);
-    base_bits_init(&t->clean, t->tiles_count, bits);
-    base_bits_init(&t->dirty, t->tiles_count, bits + words);
-    base_bits_init(&t->missing, t->tiles_count, bits + 2 * words);
+    tile_sets_init(t, (uint64_t *)((char *)t->tiles + tiles));
     return 0;
 }
 

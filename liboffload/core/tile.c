@@ -52,42 +52,6 @@ static uint64_t file_offset(const struct ofl_tensor *t, uint32_t tile)
     return t->file_off + (tile - t->home_tiles) * t->tile_bytes;
 }
 
-/* ---- who could leave --------------------------------------------------- */
-
-void tile_offer(struct pager *p, struct ofl_tensor *t)
-{
-    enum sched_set in = t->filling ? SCHED_FILLING : SCHED_CLEAN;
-    enum sched_set out = t->filling ? SCHED_CLEAN : SCHED_FILLING;
-
-    if (!t->added)
-        return;
-    sched_withdraw(p->sched, out, t->id);
-    if (t->clean.count)
-        sched_offer(p->sched, in, t->id);
-    else
-        sched_withdraw(p->sched, in, t->id);
-    if (t->dirty.count)
-        sched_offer(p->sched, SCHED_DIRTY, t->id);
-    else
-        sched_withdraw(p->sched, SCHED_DIRTY, t->id);
-}
-
-void tile_touched(struct pager *p, struct ofl_tensor *t, uint32_t tile)
-{
-    const struct core_tile *x = &t->tiles[tile];
-    uint32_t clean = t->clean.count, dirty = t->dirty.count;
-
-    pager_look(p, t);
-    if (tile < t->home_tiles)
-        return;
-    base_bits_put(&t->clean, tile,
-                  x->state == TILE_VALID && !x->pins && !x->wanted && !x->writing && !x->dirty);
-    base_bits_put(&t->dirty, tile, x->state == TILE_VALID && !x->pins && !x->writing && x->dirty);
-    base_bits_put(&t->missing, tile, x->state == TILE_NONE && x->stored);
-    if (!clean != !t->clean.count || !dirty != !t->dirty.count)
-        tile_offer(p, t);
-}
-
 /* ---- states ------------------------------------------------------------ */
 
 static void set_dirty(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool dirty)
@@ -115,6 +79,7 @@ static void free_range(struct pager *p, struct ofl_tensor *t, uint32_t tile)
 
     assert(x->pins == 0 && !x->writing);
     set_dirty(p, t, tile, false);
+    tile_set_fetched(p, x, false);
     x->state = TILE_NONE;
     x->stale = false;
     if (tile >= t->home_tiles) {
@@ -133,6 +98,7 @@ void tile_drop(struct pager *p, struct ofl_tensor *t, uint32_t tile)
 
     x->stored = t->source != NULL;
     x->sealed &= x->stored;
+    tile_ahead(p, t, tile, false);
     if (x->state == TILE_NONE) {
         if (tile >= t->home_tiles)
             base_bits_put(&t->missing, tile, x->stored);
@@ -188,15 +154,29 @@ struct search {
     struct pager *p;
     struct tile_claim claim;
     uint64_t bytes; /* at least so long */
-    bool dirty;
+    enum sched_set set;
     uint32_t tile;
 };
+
+static const struct base_bits *members_of(const struct ofl_tensor *t, enum sched_set set)
+{
+    switch (set) {
+    case SCHED_SPENT:
+        return &t->spent;
+    case SCHED_PASSING:
+        return &t->passing;
+    case SCHED_DIRTY:
+        return &t->dirty;
+    default:
+        return &t->clean;
+    }
+}
 
 /* The last of the idle tiles before `before` that may leave for the claim, so that a fixed front part of each
  * tensor stays. BASE_BITS_NONE: there is none. */
 static uint32_t last_idle(const struct ofl_tensor *t, const struct search *s, uint32_t before)
 {
-    const struct base_bits *idle = s->dirty ? &t->dirty : &t->clean;
+    const struct base_bits *idle = members_of(t, s->set);
     const struct tile_claim *c = &s->claim;
     uint32_t i = before ? base_bits_last(idle, before - 1) : BASE_BITS_NONE;
 
@@ -213,7 +193,8 @@ static enum sched_verdict judge(void *arg, uint32_t id, uint64_t distance)
     const struct ofl_tensor *t = s->p->by_id[id];
     uint32_t i;
 
-    if (s->claim.need == NEED_AHEAD && distance <= s->claim.ahead)
+    /* What has passed, as the plan says, is not what is needed next. */
+    if (s->set != SCHED_SPENT && s->claim.need == NEED_AHEAD && distance <= s->claim.ahead)
         return SCHED_STOP;
     if (s->claim.need == NEED_FILL && t->fill_seq < s->claim.seq)
         return SCHED_SKIP;
@@ -230,33 +211,43 @@ static struct ofl_tensor *choose(struct search *s, enum sched_set set)
 {
     uint32_t id;
 
+    s->set = set;
     if (!sched_choose(s->p->sched, set, class_of(s->bytes), judge, s, &id))
         return NULL;
     return s->p->by_id[id];
 }
 
-/* A tile as long as what is wanted makes room at once; shorter ones only piece by piece, which is not done for
- * what is ahead: it may not succeed, and what has left would be fetched again, for ever. What is being filled
- * leaves last. */
+/* From set: a tile as long as what is wanted makes room at once, shorter ones only piece by piece. */
+static bool evict_from(struct pager *p, enum sched_set set, uint64_t bytes, struct tile_claim claim,
+                       bool pieces)
+{
+    struct search s = {.p = p, .claim = claim, .bytes = bytes};
+    struct ofl_tensor *t = choose(&s, set);
+
+    if (!t && pieces) {
+        s.bytes = 0;
+        t = choose(&s, set);
+    }
+    if (!t)
+        return false;
+    free_range(p, t, s.tile);
+    if (sched_far(p->sched, t->id) < p->ahead_host)
+        p->ahead_host = sched_far(p->sched, t->id); /* it may be worth fetching again */
+    return true;
+}
+
+/* Piece by piece is not done for what is ahead: it may not succeed, and what has left would be fetched again, for
+ * ever. What is being filled leaves last; what is to rest, when nothing else is about to leave. */
 static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
 {
-    static const enum sched_set sets[] = {SCHED_CLEAN, SCHED_FILLING};
-    struct search s = {.p = p, .claim = claim};
+    bool ahead = claim.need == NEED_AHEAD;
 
-    for (int k = 0; k < (claim.need == NEED_AHEAD ? 1 : 2); k++)
-        for (int whole = 1; whole >= (claim.need == NEED_AHEAD); whole--) {
-            struct ofl_tensor *t;
-
-            s.bytes = whole ? bytes : 0;
-            t = choose(&s, sets[k]);
-            if (!t)
-                continue;
-            free_range(p, t, s.tile);
-            if (sched_far(p->sched, t->id) < p->ahead_host)
-                p->ahead_host = sched_far(p->sched, t->id); /* it may be worth fetching again */
-            return true;
-        }
-    return false;
+    if (evict_from(p, SCHED_SPENT, bytes, claim, !ahead))
+        return true;
+    if (p->planned && (ahead || p->moving))
+        return false;
+    return evict_from(p, SCHED_CLEAN, bytes, claim, !ahead) ||
+           (!ahead && evict_from(p, SCHED_FILLING, bytes, claim, true));
 }
 
 /* Gives the tile a range, evicting clean idle tiles if needed. False: none now; a later
@@ -274,7 +265,7 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
         if (x->off != BASE_EXTENT_NONE)
             break;
         if (!evict_one(p, bytes, claim)) {
-            p->starved |= claim.need != NEED_AHEAD;
+            p->starved |= claim.need != NEED_AHEAD && !(p->planned && p->moving);
             return false;
         }
     }
@@ -316,6 +307,9 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     assert(x->stored && x->state == TILE_NONE && tile >= t->home_tiles);
     if (p->arriving_bytes && p->arriving_bytes + range_bytes(t, tile) > p->stage_bytes / 4)
         return false;
+    if (p->planned && claim.need == NEED_AHEAD && p->fetched_bytes &&
+        p->fetched_bytes + range_bytes(t, tile) > p->fetched_max)
+        return false;
     op = pager_op(p, OP_READ, t, tile);
     if (!op)
         return false;
@@ -325,7 +319,9 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     }
     x->state = TILE_ARRIVING;
     p->arriving_bytes += x->len;
-    t->moving++;
+    pager_moves(p, t, 1);
+    tile_ahead(p, t, tile, true);
+    tile_set_fetched(p, x, true);
     tile_touched(p, t, tile);
     op->io.op = IO_READ;
     op->io.class = class;
@@ -381,6 +377,8 @@ static void orphan_make(struct pager *p, struct core_op *op)
     op->orphan_next = p->orphans;
     p->orphans = op;
     p->arriving_bytes -= x->len;
+    p->moving--; /* nobody waits for it */
+    tile_set_fetched(p, x, false);
     x->state = TILE_NONE;
     x->stale = false;
     op->tensor->host_tiles--;
@@ -396,7 +394,8 @@ static void orphan_free(struct pager *p, struct core_op *op)
     *at = op->orphan_next;
     base_extents_give(p->host_ranges, op->orphan_off, op->orphan_len);
     p->cached_bytes -= op->orphan_len;
-    op->tensor->moving--;
+    p->moving++;
+    pager_moves(p, op->tensor, -1);
     pager_look(p, op->tensor);
 }
 
@@ -420,7 +419,7 @@ static enum tile_io read_done(struct pager *p, struct core_op *op, struct base_e
             return TILE_IO_GOES_ON;
         }
     }
-    t->moving--;
+    pager_moves(p, t, -1);
     p->arriving_bytes -= x->len;
     x->state = TILE_VALID;
     if (op->io.error.code < 0 || x->stale)
@@ -445,7 +444,7 @@ static bool write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
         return false;
     x->writing = true;
     p->writing_bytes += x->len;
-    t->moving++;
+    pager_moves(p, t, 1);
     tile_pin(p, t, tile);
     op->io.op = IO_WRITE;
     op->io.class = IO_WRITEBACK;
@@ -470,7 +469,7 @@ static enum tile_io write_done(struct pager *p, struct core_op *op, struct base_
         p->env.io(p->env.arg, op);
         return TILE_IO_GOES_ON;
     }
-    t->moving--;
+    pager_moves(p, t, -1);
     p->writing_bytes -= x->len;
     x->writing = false;
     if (!sealed && op->io.error.code == 0 && !x->stale) {
@@ -504,24 +503,35 @@ enum tile_io tile_io_late(struct pager *p, struct core_op *op, struct base_error
     return TILE_IO_FAILED;
 }
 
-/* Keeps some of the arena free, clean or on its way to clean, so that claims seldom wait for
- * a write. What is needed last is written first. */
+/* Writes of set, what is needed last first, while free, clean and written bytes are less than enough. */
+static void write_some(struct pager *p, enum sched_set set, uint64_t ready, uint64_t enough)
+{
+    struct search s = {.p = p, .claim = {.need = NEED_WORK}};
+
+    while (ready + p->writing_bytes < enough) {
+        struct ofl_tensor *t = choose(&s, set);
+
+        if (!t || !write_start(p, t, s.tile))
+            return; /* out of memory for an operation: later */
+    }
+}
+
+/* Keeps some of the arena free, clean or on its way to clean, so that claims seldom wait for a write. A plan says
+ * what passes: that is written when it has served, and what rests only if nothing else helps. */
 void tile_write_behind(struct pager *p)
 {
-    uint64_t low = p->stage_bytes / 8, free_bytes, clean, ready;
-    struct search s = {.p = p, .claim = {.need = NEED_WORK}, .dirty = true};
+    uint64_t low = p->stage_bytes / 8, free_bytes, clean;
 
     if (!p->store || p->dirty_bytes == 0)
         return;
     free_bytes = base_extents_free_bytes(p->host_ranges);
     clean = p->cached_bytes > p->dirty_bytes ? p->cached_bytes - p->dirty_bytes : 0;
-    ready = free_bytes + clean;
-    while (ready + p->writing_bytes < low || (p->starved && p->writing_bytes < low)) {
-        struct ofl_tensor *t = choose(&s, SCHED_DIRTY);
-
-        if (!t || !write_start(p, t, s.tile))
-            break; /* out of memory for an operation: later */
-    }
+    if (p->planned)
+        write_some(p, SCHED_PASSING, 0, low);
+    else
+        write_some(p, SCHED_DIRTY, free_bytes + clean, low);
+    if (p->starved)
+        write_some(p, SCHED_DIRTY, 0, low);
     p->starved = false;
 }
 

@@ -15,13 +15,23 @@ struct tile_claim {
     uint32_t landed; /* NEED_FILL: tiles of its own tensor before this one have served */
 };
 
+/* The tensor's sets of tiles are empty ones in zeroed memory of so many 64-bit words. */
+uint64_t tile_sets_words(const struct ofl_tensor *t);
+void tile_sets_init(struct ofl_tensor *t, uint64_t *words);
 uint64_t tile_count_bytes(const struct ofl_tensor *t, uint32_t tile);
 /* How large t's tiles are, as the scheduler's sets are cut. */
 unsigned tile_class(const struct ofl_tensor *t);
 void *tile_ptr(const struct pager *p, const struct ofl_tensor *t, uint32_t tile);
+/* It was read, and nobody has used it since; or that is over. */
+void tile_set_fetched(struct pager *p, struct core_tile *x, bool fetched);
 /* The tile's state has changed, or that of the fills of its tensor (tile_offer). */
 void tile_touched(struct pager *p, struct ofl_tensor *t, uint32_t tile);
 void tile_offer(struct pager *p, struct ofl_tensor *t);
+/* What the plan says of t may be something else now. */
+void tile_plan(struct pager *p, struct ofl_tensor *t);
+/* Somebody is about to use the tile, or those from one on; or nobody any more. */
+void tile_ahead(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool ahead);
+void tile_ahead_all(struct pager *p, struct ofl_tensor *t, uint32_t from, bool ahead);
 bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim);
 bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim,
                      enum io_class class);

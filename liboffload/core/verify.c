@@ -296,8 +296,8 @@ static int check_waits(const struct pager *p, struct base_error *why)
 
 /* Sums over all tiles; pages: what of the host arena is taken, a bit each. */
 struct sums {
-    uint64_t cached, in_stage, dirty, writing, arriving, wanted, home_host, home_nvme;
-    uint32_t ghosts, looks, sizes;
+    uint64_t cached, in_stage, dirty, writing, arriving, wanted, fetched, home_host, home_nvme;
+    uint32_t ghosts, looks, sizes, moving;
     uint64_t *pages;
 };
 
@@ -354,7 +354,15 @@ static int check_bits(const struct ofl_tensor *t, uint32_t tile, struct base_err
 {
     const struct core_tile *x = &t->tiles[tile];
     bool idle = x->state == TILE_VALID && !x->pins && !x->writing;
+    bool kept = tile < t->rest || base_bits_has(&t->ahead, tile) || x->wanted;
 
+    if (base_bits_has(&t->spent, tile) != (idle && !x->dirty && !kept) ||
+        base_bits_has(&t->passing, tile) != (idle && x->dirty && !kept))
+        return FAIL(why, "%s: tile %u is counted as%s%s: %u rest%s%s", t->name, tile,
+                    base_bits_has(&t->spent, tile) ? " spent" : "",
+                    base_bits_has(&t->passing, tile) ? " passing" : "", t->rest,
+                    base_bits_has(&t->ahead, tile) ? ", somebody is about to use it" : "",
+                    x->dirty ? ", dirty" : "");
     if (base_bits_has(&t->clean, tile) != (idle && !x->wanted && !x->dirty) ||
         base_bits_has(&t->dirty, tile) != (idle && x->dirty) ||
         base_bits_has(&t->missing, tile) != (x->state == TILE_NONE && x->stored))
@@ -412,6 +420,7 @@ static int check_tile(const struct pager *p, const struct ofl_tensor *t, uint32_
         return FAIL(why, "%s: tile %u has its home at %llu, in the stage of %llu bytes", t->name, i,
                     (ull)x->off, (ull)p->stage_bytes);
     s->wanted += x->wanted;
+    s->fetched += x->fetched ? x->len : 0;
     b->here += here;
     b->arriving += x->state == TILE_ARRIVING;
     b->writing += x->writing;
@@ -509,6 +518,7 @@ static int check_tensor(const struct pager *p, const struct ofl_tensor *t, struc
     if (err < 0)
         return err;
     s->looks += t->looked_for;
+    s->moving += t->moving;
     s->sizes += !t->device_home;
     if (t->file && !t->source)
         s->home_nvme += round_up(t->bytes, CORE_HOST_ALIGN) - t->home_tiles * t->tile_bytes;
@@ -519,7 +529,7 @@ static int check_sums(const struct pager *p, const struct sums *s, struct base_e
 {
     const struct core_homes *h = &p->homes;
     uint64_t home_span = p->host_bytes - p->stage_bytes;
-    uint32_t looks = 0;
+    uint32_t looks = 0, late = 0;
 
     for (const struct ofl_tensor *t = p->looks; t; t = t->look_next)
         looks += t->added;
@@ -535,6 +545,11 @@ static int check_sums(const struct pager *p, const struct sums *s, struct base_e
                     "%llu, %llu, %llu, %llu",
                     (ull)s->cached, (ull)s->dirty, (ull)s->writing, (ull)s->arriving, (ull)p->cached_bytes,
                     (ull)p->dirty_bytes, (ull)p->writing_bytes, (ull)p->arriving_bytes);
+    for (const struct core_op *op = p->orphans; op; op = op->orphan_next)
+        late++;
+    if (s->fetched != p->fetched_bytes || s->moving != p->moving + late)
+        return FAIL(why, "host: %llu bytes fetched and not used, %u transfers, %u late; counted are %llu, %u",
+                    (ull)s->fetched, s->moving, late, (ull)p->fetched_bytes, p->moving);
     /* A range whose return found no memory is lost: see pager_lost_bytes. */
     if (s->in_stage + base_extents_free_bytes(p->host_ranges) > p->stage_bytes)
         return FAIL(why, "host: %llu bytes of the stage taken, %llu free, of %llu", (ull)s->in_stage,

@@ -282,9 +282,13 @@ int pager_update(struct pager *p, struct core_update *u, bool held)
             t->whole_seq = u->seq;
             copy_found(t);
         }
-        if (sched_use(p->sched, (struct sched_event){t->id, SCHED_ON_HOST, u->access[i] == HOST_OVERWRITE}) ==
-            -ENOMEM)
+        if (sched_use(p->sched, (struct sched_event){.id = t->id,
+                                                     .where = SCHED_ON_HOST,
+                                                     .no_fetch = u->access[i] == HOST_OVERWRITE,
+                                                     .writes = writes(u->access[i])}) == -ENOMEM)
             p->changes++; /* unrecorded: the plan will miss it, nothing else */
+        tile_ahead_all(p, t, 0, true);
+        tile_plan(p, t);
         u->ordinal[i] = turn_take(p, t, &u->turn[i], u);
     }
     p->changes++;
@@ -349,6 +353,13 @@ void pager_request_run(const struct core_request *r, uint64_t most_elems)
     u->tile(u->arg, ptr, fresh, first, elems < most_elems ? elems : most_elems);
 }
 
+/* Another host work, or a fill, is about to use the tile. */
+static bool still_ahead(const struct ofl_tensor *t, uint32_t tile)
+{
+    return (t->turns && t->turns->next) ||
+           (t->current && copy_filling(t->current) && tile >= t->current->fill_next);
+}
+
 static void release_refs(struct pager *p, struct core_request *r)
 {
     for (uint32_t i = 0; i < r->count; i++) {
@@ -361,6 +372,8 @@ static void release_refs(struct pager *p, struct core_request *r)
             x->stored = x->sealed = false;
             tile_set_dirty(p, ref->tensor, ref->tile, true);
         }
+        if (!still_ahead(ref->tensor, ref->tile))
+            tile_ahead(p, ref->tensor, ref->tile, false); /* it has served */
         tile_unpin(p, ref->tensor, ref->tile);
         if (ref->access == HOST_CONSUME)
             tile_drop(p, ref->tensor, ref->tile);

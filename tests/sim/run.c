@@ -242,7 +242,6 @@ static void tensor_free(struct ofl_tensor *t)
 static struct ofl_tensor *tensor_make(struct sim *s, struct sim_tensor *x)
 {
     struct ofl_tensor *t = calloc(1, sizeof *t);
-    uint64_t words, *bits;
     char name[32];
 
     snprintf(name, sizeof name, "tensor-%u", x->index);
@@ -257,14 +256,10 @@ static struct ofl_tensor *tensor_make(struct sim *s, struct sim_tensor *x)
     t->tiles_count = x->tiles;
     t->fill_seq = SCHED_NEVER;
     t->id = UINT32_MAX;
-    words = base_bits_words(t->tiles_count);
-    t->tiles = calloc(1, t->tiles_count * sizeof *t->tiles + 3 * words * sizeof *bits);
+    t->tiles = calloc(1, t->tiles_count * sizeof *t->tiles + tile_sets_words(t) * sizeof(uint64_t));
     if (!t->tiles)
         abort();
-    bits = (uint64_t *)(t->tiles + t->tiles_count);
-    base_bits_init(&t->clean, t->tiles_count, bits);
-    base_bits_init(&t->dirty, t->tiles_count, bits + words);
-    base_bits_init(&t->missing, t->tiles_count, bits + 2 * words);
+    tile_sets_init(t, (uint64_t *)(t->tiles + t->tiles_count));
     return t;
 }
 
@@ -437,7 +432,7 @@ static void step_end(struct sim *s)
     if (!s->in_step)
         return;
     sim_enter(s);
-    err = sched_step_end(s->pager.sched);
+    err = pager_step_end(&s->pager);
     sim_leave(s);
     s->due = true;
     s->in_step = sched_in_step(s->pager.sched); /* still, if it failed */

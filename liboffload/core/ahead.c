@@ -1,0 +1,153 @@
+/* ahead: see ahead.h. */
+#include "liboffload/core/ahead.h"
+
+#include <stdlib.h>
+
+#include "liboffload/core/copy.h"
+#include "liboffload/core/place.h"
+#include "liboffload/core/tile.h"
+
+/* Events of the plan that are looked ahead. */
+#define AHEAD_EVENTS 256u
+/* Tiles that pass through host memory at a time. */
+#define WINDOW_TILES 16u
+
+/* ---- the plan ---------------------------------------------------------- */
+
+static struct sched_item item_of(const struct ofl_tensor *t)
+{
+    return (struct sched_item){.device_bytes = place_footprint(t->bytes),
+                               .bytes = t->bytes,
+                               .tile_bytes = t->tile_bytes,
+                               .home_tiles = t->home_tiles,
+                               .device_home = t->device_home,
+                               .transient = t->flags & OFL_TENSOR_TRANSIENT};
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The largest copy that is not there for good: so much comes in while others are in use. */
+static uint64_t largest_copy(const struct sched_item *items, uint32_t count)
+{
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        if (!items[i].device_home && !items[i].transient && items[i].device_bytes > most)
+            most = items[i].device_bytes;
+    return most;
+}
+
+void ahead_plan(struct pager *p)
+{
+    struct sched_room room = {.device_bytes = p->device_bytes - p->held_bytes, .host_bytes = p->stage_bytes};
+    struct sched_item *items;
+
+    if (room.device_bytes != p->planned_device || room.host_bytes != p->planned_host)
+        sched_plan_unsolve(p->sched);
+    p->planned_device = room.device_bytes;
+    p->planned_host = room.host_bytes;
+    if (!sched_plan_unsolved(p->sched) || p->homes.device_only)
+        return;
+    items = calloc(p->next_id + 1, sizeof *items);
+    if (!items)
+        return; /* unplanned, what leaves is what is needed last */
+    for (uint32_t id = 0; id < p->next_id; id++)
+        if (p->by_id[id])
+            items[id] = item_of(p->by_id[id]);
+    room.device_window = largest_copy(items, p->next_id);
+    room.host_window = least(WINDOW_TILES * (p->tile_bytes + CORE_HOST_ALIGN), p->stage_bytes / 4);
+    p->fetched_max = room.host_window / 2;
+    (void)sched_plan_solve(p->sched, items, p->next_id, &room);
+    free(items);
+}
+
+/* What has been looked at stays so as the position moves on, unless the plan has changed. */
+static void sync(struct pager *p)
+{
+    uint64_t now = sched_now(p->sched);
+
+    if (p->ahead_plan != sched_plan_changes(p->sched)) {
+        p->ahead_device = p->ahead_host = now;
+        p->ahead_plan = sched_plan_changes(p->sched);
+        p->planned = sched_solved(p->sched);
+        for (struct ofl_tensor *t = p->tensors; t; t = t->next) {
+            tile_ahead_all(p, t, 0, false);
+            tile_plan(p, t);
+        }
+    }
+    if (p->ahead_device < now)
+        p->ahead_device = now;
+    if (p->ahead_host < p->ahead_device)
+        p->ahead_host = p->ahead_device;
+}
+
+/* ---- what is fetched --------------------------------------------------- */
+
+/* Gives ranges to what the plan acquires next, in order, as long as nothing that is needed
+ * sooner, or is to rest, has to leave: up to the event at which the device is full. */
+static void start_device(struct pager *p)
+{
+    uint64_t now = sched_now(p->sched);
+    struct sched_event e;
+
+    for (; p->ahead_device < now + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_device - now, &e);
+         p->ahead_device++) {
+        struct ofl_tensor *t = p->by_id[e.id];
+        uint64_t k = p->ahead_device - now;
+
+        if (e.where != SCHED_ON_DEVICE || !t || t->current || t->leaving || !t->added ||
+            ((t->lost || t->ahead_failed) && !e.no_fetch))
+            continue;
+        t->denied = !place_copy(p, t, k ? k : 1);
+        if (t->denied)
+            return;
+        copy_set_fill(p, t->current, !e.no_fetch);
+        t->current->hollow = e.no_fetch;
+        t->current->fetched = true;
+        p->stats.prefetches++;
+    }
+}
+
+/* Beyond that, brings tiles from the drive to the host, in order, under the same rule. */
+static void start_host(struct pager *p)
+{
+    uint64_t now = sched_now(p->sched), from = p->ahead_device;
+    struct sched_event e;
+
+    for (; p->ahead_host < from + AHEAD_EVENTS && sched_ahead(p->sched, p->ahead_host - now, &e);
+         p->ahead_host++) {
+        struct tile_claim claim = {.need = NEED_AHEAD, .ahead = p->ahead_host - now};
+        struct ofl_tensor *t = p->by_id[e.id];
+        uint32_t i;
+
+        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || t->current || t->turns ||
+            t->dirty_ghosts)
+            continue;
+        tile_ahead_all(p, t, 0, true);
+        if (!t->file || !t->missing.count)
+            continue;
+        for (i = base_bits_next(&t->missing, 0); i != BASE_BITS_NONE; i = base_bits_next(&t->missing, i))
+            if (!tile_read_start(p, t, i, claim, IO_PREFETCH))
+                return;
+    }
+}
+
+void ahead_start(struct pager *p)
+{
+    sync(p);
+    start_device(p);
+    start_host(p);
+}
+
+void ahead_look(struct pager *p, struct ofl_tensor *t)
+{
+    struct core_copy *c = t->current;
+
+    /* What passes and is newer than what lies below goes out at once, so that its room is free when it is wanted. */
+    if (p->planned && c && c->dirty && !c->leases && !c->marks && !c->waiting && !c->home && !c->hollow &&
+        !copy_filling(c) && sched_passing(p->sched, t->id))
+        place_evict(p, c);
+}

@@ -1,0 +1,122 @@
+/*
+ * tile_sets: the sets of a tensor's tiles by which what could leave, and what is missing, is found, and what the
+ * scheduler is told of them. See tile.h.
+ */
+#include "liboffload/core/tile.h"
+
+/* ---- who could leave --------------------------------------------------- */
+
+#define TILE_SETS 6u
+
+uint64_t tile_sets_words(const struct ofl_tensor *t)
+{
+    return TILE_SETS * base_bits_words(t->tiles_count);
+}
+
+void tile_sets_init(struct ofl_tensor *t, uint64_t *words)
+{
+    struct base_bits *sets[TILE_SETS] = {&t->clean, &t->dirty, &t->missing,
+                                         &t->ahead, &t->spent, &t->passing};
+
+    for (uint32_t i = 0; i < TILE_SETS; i++)
+        base_bits_init(sets[i], t->tiles_count, words + i * base_bits_words(t->tiles_count));
+    t->rest = t->tiles_count;
+}
+
+static void offer(struct pager *p, const struct ofl_tensor *t, enum sched_set set, bool offered)
+{
+    if (offered)
+        sched_offer(p->sched, set, t->id);
+    else
+        sched_withdraw(p->sched, set, t->id);
+}
+
+void tile_offer(struct pager *p, struct ofl_tensor *t)
+{
+    if (!t->added)
+        return;
+    offer(p, t, SCHED_CLEAN, t->clean.count && !t->filling);
+    offer(p, t, SCHED_FILLING, t->clean.count && t->filling);
+    offer(p, t, SCHED_DIRTY, t->dirty.count);
+    offer(p, t, SCHED_SPENT, t->spent.count);
+    offer(p, t, SCHED_PASSING, t->passing.count);
+}
+
+/* Which of the sets have members. */
+static unsigned members(const struct ofl_tensor *t)
+{
+    return (t->clean.count ? 1u : 0) | (t->dirty.count ? 2u : 0) | (t->spent.count ? 4u : 0) |
+           (t->passing.count ? 8u : 0);
+}
+
+static void sort_tile(struct ofl_tensor *t, uint32_t tile)
+{
+    const struct core_tile *x = &t->tiles[tile];
+    bool idle = x->state == TILE_VALID && !x->pins && !x->writing;
+    bool kept = tile < t->rest || base_bits_has(&t->ahead, tile) || x->wanted;
+
+    base_bits_put(&t->clean, tile, idle && !x->wanted && !x->dirty);
+    base_bits_put(&t->dirty, tile, idle && x->dirty);
+    base_bits_put(&t->missing, tile, x->state == TILE_NONE && x->stored);
+    base_bits_put(&t->spent, tile, idle && !x->dirty && !kept);
+    base_bits_put(&t->passing, tile, idle && x->dirty && !kept);
+}
+
+void tile_touched(struct pager *p, struct ofl_tensor *t, uint32_t tile)
+{
+    unsigned before = members(t);
+
+    pager_look(p, t);
+    if (tile < t->home_tiles)
+        return;
+    sort_tile(t, tile);
+    if (members(t) != before)
+        tile_offer(p, t);
+}
+
+void tile_plan(struct pager *p, struct ofl_tensor *t)
+{
+    uint32_t rest = sched_solved(p->sched) ? sched_rest_now(p->sched, t->id).tiles : t->tiles_count;
+    uint32_t from = rest < t->rest ? rest : t->rest, to = rest < t->rest ? t->rest : rest;
+
+    if (to > t->tiles_count)
+        to = t->tiles_count;
+    t->rest = rest;
+    if (from >= to)
+        return;
+    for (uint32_t i = from < t->home_tiles ? t->home_tiles : from; i < to; i++)
+        sort_tile(t, i);
+    tile_offer(p, t);
+    p->changes++;
+}
+
+void tile_set_fetched(struct pager *p, struct core_tile *x, bool fetched)
+{
+    if (x->fetched == fetched)
+        return;
+    x->fetched = fetched;
+    if (fetched)
+        p->fetched_bytes += x->len;
+    else
+        p->fetched_bytes -= x->len;
+}
+
+void tile_ahead(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool ahead)
+{
+    if (tile < t->home_tiles)
+        return;
+    if (!ahead)
+        tile_set_fetched(p, &t->tiles[tile], false);
+    if (base_bits_has(&t->ahead, tile) == ahead)
+        return;
+    base_bits_put(&t->ahead, tile, ahead);
+    tile_touched(p, t, tile);
+}
+
+void tile_ahead_all(struct pager *p, struct ofl_tensor *t, uint32_t from, bool ahead)
+{
+    if (!p->planned && t->ahead.count == 0)
+        return;
+    for (uint32_t i = from < t->home_tiles ? t->home_tiles : from; i < t->tiles_count; i++)
+        tile_ahead(p, t, i, ahead);
+}

@@ -1,0 +1,462 @@
+/*
+ * solve: see solve.h. Each gap between two uses of an id may be bridged in a tier: that takes room there for as
+ * long as the gap lasts, and saves the bytes that would have to come again. Gaps are bridged in the order of bytes
+ * saved per byte and event held, as long as the tier has room at every place of the gap; those of the same worth
+ * share what there is in rounds, so that a part of each rests and what passes is spread over the step.
+ */
+#include "scheduler/solve.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "scheduler/room.h"
+
+/* What a transfer costs beside its bytes: small ones rest first. */
+#define TRANSFER_BYTES 65536u
+/* Gaps whose worth differs by less than a factor of 2^(1/CLASSES_PER_OCTAVE) share alike. */
+#define CLASSES_PER_OCTAVE 4
+#define ROUNDS             16u
+#define ROUNDS_LONG        4u /* for records of more than */
+#define LONG_EVENTS        200000u
+#define SEARCHES           10
+/* What a gap saves depends on whether its bytes were written in one before: solved again with what came out. */
+#define PASSES 3
+
+struct gap {
+    uint32_t use, next;   /* from that event to this one, which is not later if the step's end lies between */
+    uint32_t from;        /* the first event of the gap */
+    int class;            /* of worth: the larger, the sooner */
+    uint32_t units, kept; /* that could rest, that do */
+    uint64_t unit_bytes;
+    bool full; /* no room for more */
+};
+
+struct solve {
+    const struct sched_use *uses;
+    uint32_t count;
+    const struct sched_item *items;
+    uint32_t ids;
+    uint32_t *next;  /* the next use of the same id */
+    bool *device;    /* the copy stays in the gap behind a use */
+    bool *newer;     /* and is newer than what lies below */
+    bool *below;     /* what lies below is whole, as the gap begins: the use brought it, or takes it there */
+    uint32_t *tiles; /* that rest in host memory in the gap, homes not counted */
+    double *dirty;   /* share of the bytes below the device that is newer than the drive's */
+    struct gap *gaps;
+    struct room room;
+};
+
+static const struct sched_item *item_of(const struct solve *s, uint32_t use)
+{
+    static const struct sched_item none;
+    uint32_t id = s->uses[use].event.id;
+
+    return id < s->ids ? &s->items[id] : &none;
+}
+
+static bool on_device(const struct solve *s, uint32_t use)
+{
+    return s->uses[use].event.where == SCHED_ON_DEVICE;
+}
+
+/* Whether there are bytes between the use and the next one. */
+static bool has_bytes(const struct solve *s, uint32_t use)
+{
+    return !item_of(s, use)->transient && !s->uses[use].drops;
+}
+
+static uint32_t stage_tiles(const struct sched_item *x)
+{
+    uint64_t tiles = x->tile_bytes ? (x->bytes + x->tile_bytes - 1) / x->tile_bytes : 0;
+
+    return tiles > x->home_tiles ? (uint32_t)(tiles - x->home_tiles) : 0;
+}
+
+/* Bytes of the last tiles of x's part that does not live in host memory, all but the first so many. */
+static uint64_t bytes_behind(const struct sched_item *x, uint32_t tiles)
+{
+    uint64_t front = (x->home_tiles + (uint64_t)tiles) * x->tile_bytes;
+
+    return x->bytes > front ? x->bytes - front : 0;
+}
+
+/* ---- sharing out ----------------------------------------------------------- */
+
+static uint64_t gap_free(const struct solve *s, const struct gap *g)
+{
+    return room_free(&s->room, g->from, g->next);
+}
+
+static int by_class(const void *left, const void *right)
+{
+    const struct gap *a = left, *b = right;
+
+    if (a->class != b->class)
+        return a->class > b->class ? -1 : 1;
+    return a->use < b->use ? -1 : a->use > b->use;
+}
+
+/* A round gives each gap of the class its share of what it could take; what rounding leaves goes to the next one. */
+static bool share_round(struct solve *s, struct gap *gaps, uint32_t count, double share)
+{
+    double carry = 0;
+    bool open = false;
+
+    for (uint32_t i = 0; i < count; i++) {
+        struct gap *g = &gaps[i];
+        double want = share * g->units * (double)g->unit_bytes + carry;
+        double units = floor(want / (double)g->unit_bytes + 0.5);
+        uint64_t more, room;
+
+        if (g->full)
+            continue;
+        units = units < g->kept ? g->kept : units > g->units ? g->units : units;
+        more = (uint64_t)units - g->kept;
+        room = more ? gap_free(s, g) / g->unit_bytes : 0;
+        g->full = more > room;
+        if (more > room)
+            more = room;
+        else
+            carry = want - units * (double)g->unit_bytes;
+        if (more)
+            room_take(&s->room, g->from, g->next, more * g->unit_bytes);
+        g->kept += (uint32_t)more;
+        open |= !g->full && g->kept < g->units;
+    }
+    return open;
+}
+
+static void take_back(struct solve *s, struct gap *gaps, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (gaps[i].kept)
+            room_give(&s->room, gaps[i].from, gaps[i].next, gaps[i].kept * gaps[i].unit_bytes);
+        gaps[i].kept = 0;
+        gaps[i].full = false;
+    }
+}
+
+static bool any_full(const struct gap *gaps, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (gaps[i].full)
+            return true;
+    return false;
+}
+
+/* The largest share that all gaps of the class can have alike, in one round: that spreads best. */
+static double share_alike(struct solve *s, struct gap *gaps, uint32_t count)
+{
+    double low = 0, high = 1, share = 1;
+
+    for (int i = 0; i < SEARCHES; i++, share = (low + high) / 2) {
+        share_round(s, gaps, count, share);
+        if (any_full(gaps, count))
+            high = share;
+        else
+            low = share;
+        take_back(s, gaps, count);
+        if (low == 1)
+            break;
+    }
+    share_round(s, gaps, count, low);
+    return low;
+}
+
+static void share_out(struct solve *s, uint32_t count)
+{
+    uint32_t rounds = s->count > LONG_EVENTS ? ROUNDS_LONG : ROUNDS;
+
+    qsort(s->gaps, count, sizeof *s->gaps, by_class);
+    for (uint32_t first = 0, end; first < count; first = end) {
+        struct gap *gaps = s->gaps + first;
+        double low = 0;
+
+        for (end = first; end < count && s->gaps[end].class == gaps->class; end++)
+            ;
+        if (s->count <= LONG_EVENTS)
+            low = share_alike(s, gaps, end - first);
+        for (uint32_t r = 1; r <= rounds && low < 1; r++)
+            if (!share_round(s, gaps, end - first, low + (1 - low) * r / rounds))
+                break;
+    }
+}
+
+/* saved: bytes, per byte held. */
+static void gap_add(struct solve *s, uint32_t *count, uint32_t use, uint32_t from, uint32_t next,
+                    uint32_t units, uint64_t unit_bytes, double saved)
+{
+    struct gap *g = &s->gaps[*count];
+    uint32_t length = next > from ? next - from : s->count - from + next;
+    double bytes = (double)units * (double)unit_bytes;
+
+    *g = (struct gap){.use = use, .next = next, .from = from, .units = units, .unit_bytes = unit_bytes};
+    g->class = (int)floor(CLASSES_PER_OCTAVE * log2(saved * (1 + TRANSFER_BYTES / bytes) / (length + 1.0)));
+    ++*count;
+}
+
+/* ---- the device ------------------------------------------------------------ */
+
+/* The gap behind a use is empty: the next one begins before it ends. */
+static bool no_gap(const struct solve *s, uint32_t use)
+{
+    uint32_t next = s->next[use] > use ? s->next[use] : s->next[use] + s->count;
+
+    return s->uses[use].until >= next;
+}
+
+static void solve_device(struct solve *s, const struct sched_room *r)
+{
+    uint64_t room = r->device_bytes > r->device_window ? r->device_bytes - r->device_window : 0;
+    uint32_t count = 0;
+    bool *written =
+        s->device; /* the copy is newer than what lies below: taken to stay so until it is given up */
+
+    room_reset(&s->room, room);
+    for (uint32_t i = 0; i < s->count; i++) {
+        const struct sched_item *x = item_of(s, i);
+        uint32_t until = s->uses[i].until, end = until < i + s->count ? until : i + s->count;
+
+        if (on_device(s, i) && !x->device_home && end > i)
+            room_take(&s->room, i, end % s->count, x->device_bytes);
+    }
+    for (uint32_t pass = 0; pass < 2; pass++)
+        for (uint32_t i = 0; i < s->count; i++) {
+            if (pass == 0)
+                written[i] |= s->uses[i].event.writes;
+            if (on_device(s, i) && on_device(s, s->next[i]) && has_bytes(s, i) &&
+                !s->uses[s->next[i]].event.no_fetch)
+                written[s->next[i]] |= written[i];
+        }
+    for (uint32_t i = 0; i < s->count; i++) {
+        const struct sched_item *x = item_of(s, i);
+        double saved = !s->uses[s->next[i]].event.no_fetch + written[i];
+
+        if (!on_device(s, i) || !on_device(s, s->next[i]) || x->device_home || x->device_bytes == 0 ||
+            !has_bytes(s, i) || no_gap(s, i) || saved == 0)
+            continue;
+        gap_add(s, &count, i, s->uses[i].until % s->count, s->next[i], 1, x->device_bytes, saved);
+    }
+    share_out(s, count);
+    for (uint32_t i = 0; i < s->count; i++)
+        s->device[i] =
+            item_of(s, i)->device_home || (on_device(s, i) && on_device(s, s->next[i]) && no_gap(s, i));
+    for (uint32_t i = 0; i < count; i++)
+        s->device[s->gaps[i].use] = s->gaps[i].kept;
+}
+
+/* ---- the host -------------------------------------------------------------- */
+
+/* What the plan of the device leaves below: see newer and below. */
+static void look_below(struct solve *s)
+{
+    for (uint32_t i = 0; i < s->count; i++) {
+        s->newer[i] = on_device(s, i) && s->uses[i].event.writes;
+        s->below[i] = true;
+    }
+    for (int pass = 0; pass < 2; pass++)
+        for (uint32_t i = 0; i < s->count; i++) {
+            uint32_t next = s->next[i];
+
+            if (!s->device[i] || !on_device(s, next))
+                continue;
+            s->newer[next] |= s->newer[i] && !s->uses[next].event.no_fetch && has_bytes(s, i);
+            s->below[next] = false;
+        }
+    for (uint32_t i = 0; i < s->count; i++)
+        if (on_device(s, i) && s->newer[i])
+            s->below[i] = !s->device[i]; /* it goes out now */
+        else if (on_device(s, i) && s->uses[i].event.no_fetch)
+            s->below[i] = false;
+}
+
+/* What lies below at use rests while the copy stays on the device, until it is wanted below or obsolete: the last
+ * use before that. */
+static uint32_t chain_end(const struct solve *s, uint32_t use)
+{
+    uint32_t i = use;
+
+    while (s->device[i] && on_device(s, s->next[i]) && !s->below[s->next[i]] && !s->newer[s->next[i]] &&
+           has_bytes(s, i) && s->next[i] != use)
+        i = s->next[i];
+    return i;
+}
+
+/* The use behind use, where chain_end is, wants bytes from below. */
+static bool wanted_below(const struct solve *s, uint32_t use)
+{
+    return !s->device[use] && has_bytes(s, use) && !s->uses[s->next[use]].event.no_fetch;
+}
+
+static void solve_host(struct solve *s, const struct sched_room *r)
+{
+    uint64_t room = r->host_bytes > r->host_window ? r->host_bytes - r->host_window : 0;
+    uint32_t count = 0;
+
+    room_reset(&s->room, room);
+    for (uint32_t i = 0; i < s->count; i++) {
+        const struct sched_item *x = item_of(s, i);
+        uint32_t end = chain_end(s, i);
+        double saved = wanted_below(s, end) + s->dirty[i];
+        /* What a stream reads lies there while it does; what it writes, afterwards. */
+        uint32_t from = on_device(s, i) && s->newer[i] ? s->uses[i].until % s->count : i;
+
+        s->tiles[i] = 0;
+        if (s->below[i] && has_bytes(s, i) && !x->device_home && stage_tiles(x) && saved > 0.01)
+            gap_add(s, &count, i, from, s->next[end], stage_tiles(x), x->tile_bytes, saved);
+    }
+    share_out(s, count);
+    for (uint32_t k = 0; k < count; k++) {
+        uint32_t i = s->gaps[k].use, end = chain_end(s, i);
+
+        for (;; i = s->next[i]) {
+            s->tiles[i] = s->gaps[k].kept;
+            if (i == end)
+                break;
+        }
+    }
+}
+
+/* ---- what follows ---------------------------------------------------------- */
+
+/* Walks the uses of a step in order. By id: tiles at the front that are there, and newer than the drive's. */
+struct walk {
+    uint32_t *here, *newer;
+};
+
+static void walk_use(struct solve *s, struct walk *w, uint32_t i, struct sched_moved *m)
+{
+    const struct sched_item *x = item_of(s, i);
+    uint32_t id = s->uses[i].event.id, tiles = stage_tiles(x), rest = s->tiles[i];
+    bool out = on_device(s, i) && s->newer[i] && !s->device[i] && has_bytes(s, i);
+
+    if (id >= s->ids || x->device_home || x->transient)
+        return;
+    if (s->below[i])
+        w->here[id] = tiles;
+    if ((s->uses[i].event.writes && !on_device(s, i)) || out)
+        w->newer[id] = tiles;
+    if (!has_bytes(s, i) || (on_device(s, i) && s->newer[i] && s->device[i])) { /* nothing good below */
+        w->here[id] = w->newer[id] = 0;
+        if (!has_bytes(s, i))
+            return;
+    }
+    if (out)
+        m->device_out += x->bytes;
+    s->dirty[i] = tiles ? (double)w->newer[id] / tiles : 0;
+    if (w->newer[id] > rest) {
+        m->drive_write += bytes_behind(x, rest) - bytes_behind(x, w->newer[id]);
+        w->newer[id] = rest;
+    }
+    if (w->here[id] > rest)
+        w->here[id] = rest;
+    if (!wanted_below(s, i))
+        return;
+    m->drive_read += bytes_behind(x, w->here[id]);
+    if (on_device(s, s->next[i]))
+        m->device_in += x->bytes;
+}
+
+static void walk(struct solve *s, struct walk *w, struct sched_moved *m)
+{
+    for (int pass = 0; pass < 2; pass++) { /* the first one comes to what a steady step begins with */
+        *m = (struct sched_moved){0};
+        for (uint32_t i = 0; i < s->count; i++)
+            walk_use(s, w, i, m);
+    }
+}
+
+/* ---- the whole ------------------------------------------------------------- */
+
+static void link_uses(struct solve *s, uint32_t *last)
+{
+    for (uint32_t i = 0; i < s->ids; i++)
+        last[i] = UINT32_MAX;
+    for (int pass = 0; pass < 2; pass++)
+        for (uint32_t i = 0; i < s->count; i++) {
+            uint32_t id = s->uses[i].event.id;
+
+            s->next[i] = pass ? s->next[i] : i;
+            if (id >= s->ids)
+                continue;
+            if (last[id] != UINT32_MAX)
+                s->next[last[id]] = i;
+            last[id] = i;
+        }
+}
+
+/* What is written in a step stays newer than the drive's, as long as it rests. */
+static void guess_dirty(struct solve *s)
+{
+    for (uint32_t i = 0; i < s->count; i++)
+        s->dirty[i] = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (uint32_t i = 0; i < s->count; i++) {
+            if (on_device(s, i) ? s->newer[i] && !s->device[i] : s->uses[i].event.writes)
+                s->dirty[i] = 1;
+            if (has_bytes(s, i) && s->dirty[i] > s->dirty[s->next[i]] && !s->newer[s->next[i]])
+                s->dirty[s->next[i]] = s->dirty[i];
+        }
+}
+
+static void solve_all(struct solve *s, struct walk *w, const struct sched_room *room, struct sched_rest *rest,
+                      struct sched_moved *moved)
+{
+    link_uses(s, w->newer);
+    solve_device(s, room);
+    look_below(s);
+    guess_dirty(s);
+    for (int pass = 0; pass < PASSES; pass++) {
+        struct sched_moved m;
+
+        solve_host(s, room);
+        memset(w->newer, 0, s->ids * sizeof *w->newer);
+        memset(w->here, 0, s->ids * sizeof *w->here);
+        walk(s, w, &m);
+        if (pass && m.drive_read + m.drive_write >= moved->drive_read + moved->drive_write)
+            return;
+        *moved = m;
+        for (uint32_t i = 0; i < s->count; i++)
+            rest[i] = (struct sched_rest){s->device[i], item_of(s, i)->home_tiles + s->tiles[i]};
+    }
+}
+
+int sched_solve(const struct sched_use *uses, uint32_t count, const struct sched_item *items, uint32_t ids,
+                const struct sched_room *room, struct sched_rest *rest, struct sched_moved *moved)
+{
+    struct solve s = {.uses = uses, .count = count, .items = items, .ids = ids};
+    struct walk w = {0};
+    int err = 0;
+
+    *moved = (struct sched_moved){0};
+    if (count == 0)
+        return 0;
+    s.next = calloc(count, sizeof *s.next);
+    s.device = calloc(count, sizeof *s.device);
+    s.tiles = calloc(count, sizeof *s.tiles);
+    s.dirty = calloc(count, sizeof *s.dirty);
+    s.gaps = calloc(count, sizeof *s.gaps);
+    w.newer = calloc((size_t)ids + 1, sizeof *w.newer);
+    w.here = calloc((size_t)ids + 1, sizeof *w.here);
+    s.newer = calloc(count, sizeof *s.newer);
+    s.below = calloc(count, sizeof *s.below);
+    if (room_open(&s.room, count) < 0 || !s.next || !s.device || !s.tiles || !s.dirty || !s.gaps ||
+        !w.newer || !w.here || !s.newer || !s.below)
+        err = base_fail(-ENOMEM, "solve a step of %u uses: out of memory", count);
+    else
+        solve_all(&s, &w, room, rest, moved);
+    room_close(&s.room);
+    free(s.next);
+    free(s.device);
+    free(s.tiles);
+    free(s.dirty);
+    free(s.gaps);
+    free(w.newer);
+    free(w.here);
+    free(s.newer);
+    free(s.below);
+    return err;
+}
