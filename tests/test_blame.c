@@ -33,7 +33,8 @@ struct rig {
     struct ofl_stream *stream, *other, *aside;
     struct ofl_tensor *tensors[TENSORS];
     int count;
-    sem_t go; /* for jobs */
+    struct ofl_lease bait; /* of what is read while the drive is held */
+    sem_t go;              /* for jobs */
 };
 
 /* ---- what is held up ----------------------------------------------------------- */
@@ -222,18 +223,20 @@ static void expect(struct rig *r, void (*provoke)(struct rig *r, int attempt), c
 
 /* Nothing reaches the drive from now on, and nothing comes back from it. The reads of one tensor, some of which have
  * ended, stay under way. */
-static void hold_drive(struct rig *r, int bait)
+static void hold_drive(struct rig *r)
 {
     look(r);
     close_barrier(&drive);
-    use_on(r, r->aside, bait, OFL_READ);
+    r->bait.ptr = NULL;
+    assert_int_equal(ofl_acquire(r->ctx, &r->bait, 1, r->aside), 0);
     while (sem_wait(&drive.come) < 0)
         ;
 }
 
-static void let_drive(void)
+static void let_drive(struct rig *r)
 {
     sem_post(&drive.go);
+    assert_int_equal(ofl_release(r->ctx, &r->bait, 1, r->aside), 0);
 }
 
 /* ---- the drive --------------------------------------------------------------- */
@@ -245,7 +248,7 @@ static void let_drive(void)
 #define BIG    (A + B) /* one of 1 MiB */
 #define BAIT   (A + B + 1)
 #define SOURCE (A + B + 2)
-#define DEVICE (6 * BYTES)
+#define DEVICE (10 * BYTES) /* in one piece BIG, wherever BAIT lies */
 
 static uint64_t source_bytes(int i)
 {
@@ -297,6 +300,7 @@ static void open_on_drive(struct rig *r, const char *dir)
         source_name(i, name);
         assert_int_equal(ofl_source_bind(source, name, OFL_KIND_WEIGHT, &r->tensors[r->count++]), 0);
     }
+    r->bait = (struct ofl_lease){.size = sizeof r->bait, .tensor = r->tensors[BAIT], .mode = OFL_READ};
     step(r, "A", 0, A, OFL_READ);
     step(r, "big", BIG, 1, OFL_READ);
 }
@@ -326,10 +330,10 @@ static void drive_out(struct rig *r)
 static void read_without_a_plan(struct rig *r, int attempt)
 {
     drive_out(r);
-    hold_drive(r, BAIT);
+    hold_drive(r);
     use_on(r, r->stream, 0, OFL_READ);
     stand(attempt);
-    let_drive();
+    let_drive(r);
 }
 
 static void off_plan_outside_steps(void **state)
@@ -346,11 +350,11 @@ static void read_what_was_not_planned(struct rig *r, int attempt)
 {
     step(r, "A", 0, A, OFL_READ);
     drive_out(r);
-    hold_drive(r, BAIT);
+    hold_drive(r);
     assert_int_equal(ofl_step_begin(r->ctx, "A"), 0);
     use_on(r, r->stream, A, OFL_READ);
     stand(attempt);
-    let_drive();
+    let_drive(r);
     assert_int_equal(ofl_step_end(r->ctx), 0);
 }
 
@@ -366,11 +370,11 @@ static void off_plan_inside_a_step(void **state)
 static void read_first_of_plan(struct rig *r, int attempt)
 {
     drive_out(r);
-    hold_drive(r, BAIT);
+    hold_drive(r);
     assert_int_equal(ofl_step_begin(r->ctx, "A"), 0); /* its first reads begin here */
     use_on(r, r->stream, 0, OFL_READ);
     stand(attempt);
-    let_drive();
+    let_drive(r);
     for (int i = 1; i < A; i++)
         use_on(r, r->stream, i, OFL_READ);
     assert_int_equal(ofl_step_end(r->ctx), 0);
@@ -389,13 +393,13 @@ static void drive_busy_with_it(void **state)
 static void read_third_of_plan(struct rig *r, int attempt)
 {
     drive_out(r);
-    hold_drive(r, BAIT);
+    hold_drive(r);
     assert_int_equal(ofl_step_begin(r->ctx, "A"), 0);
     use_on(r, r->stream, 0, OFL_READ);
     use_on(r, r->stream, 1, OFL_READ);
     use_on(r, r->other, 2, OFL_READ);
     stand(attempt);
-    let_drive();
+    let_drive(r);
     for (int i = 3; i < A; i++)
         use_on(r, r->stream, i, OFL_READ);
     assert_int_equal(ofl_step_end(r->ctx), 0);
@@ -419,14 +423,14 @@ static void read_into_full_host(struct rig *r, int attempt)
 
     make_some(r, "filler", 2, 13 * sizeof bytes);
     drive_out(r);
-    hold_drive(r, BAIT);
+    hold_drive(r);
     for (unsigned i = 0; i < 26; i++)
         assert_int_equal(
             ofl_tensor_write(r->tensors[SOURCE + i % 2], i / 2 * sizeof bytes, bytes, sizeof bytes), 0);
     assert_int_equal(ofl_step_begin(r->ctx, "big"), 0);
     use_on(r, r->stream, BIG, OFL_READ);
     stand(attempt);
-    let_drive();
+    let_drive(r);
     assert_int_equal(ofl_step_end(r->ctx), 0);
     settle(r);
     while (r->count > SOURCE) /* what they have is not to be written first, the next time */
