@@ -138,8 +138,10 @@ static void use_on(struct rig *r, struct ofl_stream *s, int i, enum ofl_mode mod
 
 static int at_rest(struct ofl_ctx *ctx, void *arg)
 {
+    bool more = pager_pump(&ctx->engine.pager);
+
     (void)arg;
-    return ctx->engine.pager.inflight ? -EAGAIN : 0;
+    return more || ctx->engine.pager.inflight ? -EAGAIN : 0;
 }
 
 static void settle(struct rig *r)
