@@ -40,8 +40,6 @@ struct core_engine {
     /* Engine thread, without locks: a read has come back, and the pager has not heard of it. May set op->io.error. */
     void (*read_ended)(struct core_op *op);
 
-    struct timeline timeline; /* has a lock of its own, a leaf */
-
     pthread_mutex_t lock;    /* guards the pager and what follows, to the next blank line */
     pthread_cond_t progress; /* for commands that have to wait */
     unsigned blocked;
@@ -65,6 +63,8 @@ struct core_engine {
     int mail_fd;
     pthread_t thread;
     bool runs;
+
+    struct timeline timeline; /* has a lock of its own, a leaf; large, so behind what is always in use */
 };
 
 /* Before anything else of e; e is zeroed. 0 or -errno with a sentence. */
