@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "bench/model.h"
+#include "bench/predict.h"
 #include "bench/rates.h"
 #include "examples/common_budget.h"
 #include "examples/model/trainer.h"
@@ -32,6 +33,7 @@ struct series {
     struct common_stall worst[COMMON_STALLS]; /* likewise */
     unsigned worst_count;
     json_t *stalls;
+    struct ofl_estimate predicted;
 };
 
 static const struct common_word dtype_words[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}, {NULL, 0}};
@@ -301,6 +303,16 @@ static void print_figures(const char *what, const struct series *s, const struct
         printf("          %s\n", s->worst[i].text);
 }
 
+static struct llama_compute_config compute_of(const struct llama_trainer_config *t)
+{
+    return (struct llama_compute_config){.shape = t->shape,
+                                         .dtype = t->dtype,
+                                         .cuda = t->cuda,
+                                         .batch = t->batch,
+                                         .seq = t->seq,
+                                         .accum = t->accum};
+}
+
 /* Takes its stalls. */
 static json_t *series_json(struct series *s, const struct figures *f, const struct bench_rates *r)
 {
@@ -318,7 +330,9 @@ static json_t *series_json(struct series *s, const struct figures *f, const stru
         f->bound_s, "binding", f->needs[f->binding].name, "share_of_bound", f->bound_s / f->mean_s, "needs_s",
         needs, "rates", bench_rates_json(&f->rates), "bound", common_bound_json(&f->run), "stall_share",
         f->stall_share, "loss", s->loss, "driver_calls_per_step", (double)s->stats.driver_calls / s->count);
-    if (!j)
+    if (j)
+        json_object_set_new(j, "predicted", bench_predict_json(&s->predicted, f->step_s.median));
+    else
         json_decref(s->stalls);
     if (j && common_report_stats(j, &s->stats, json_array(), s->stalls) != 0)
         return NULL;
@@ -370,6 +384,7 @@ static int run_all(const struct options *o, const struct llama_config *config)
     struct series series[2] = {{0}, {0}};
     struct ofl_config open[2];
     struct llama_trainer_need need;
+    struct llama_compute_config compute = compute_of(&trainer);
     json_t *reports[2] = {NULL, NULL};
     struct figures figures[2];
     struct bench_rates rates;
@@ -392,12 +407,15 @@ static int run_all(const struct options *o, const struct llama_config *config)
 
         if (!wanted[i])
             continue;
-        status = run_series(o, config, &trainer, &open[i], &series[i], what,
-                            i == 0 || !budgeted ? o->budget.timeline : NULL);
+        status = bench_predict(b, &compute, o->clip > 0, 0, &open[i], &rates, &series[i].predicted);
+        if (status == 0)
+            status = run_series(o, config, &trainer, &open[i], &series[i], what,
+                                i == 0 || !budgeted ? o->budget.timeline : NULL);
         if (status)
             break;
         figures_of(o, &config->shape, &series[i], &rates, &figures[i]);
         print_figures(what, &series[i], &figures[i], &rates);
+        bench_predict_end(&series[i].predicted, figures[i].step_s.median);
         reports[i] = series_json(&series[i], &figures[i], &rates);
     }
     if (status == 0 && budgeted && in_memory)

@@ -263,7 +263,8 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
     if (predicted == -ENOMEM)
         p->changes++; /* unrecorded: the plan will miss it, nothing else */
     blame_acquired(t, item->made, predicted);
-    tile_plan(p, t);
+    if (!t->turns) /* else when these are over */
+        tile_rest(p, t, tile_rest_planned(p, t));
 }
 
 /* Whether the stream will have to wait for something, as things stand. */
