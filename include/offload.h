@@ -446,6 +446,9 @@ struct ofl_stats {
                                    and the log says why, or there is no store */
     uint32_t nvme_cached;   /* 1: a drive of the store passes the page cache below the file system (a loop
                                    device without direct I/O): its speed is that of memory */
+    /* What a steady step of the name that ended last moves, as its plan has it: HOST <-> DEVICE, and drives, sources
+     * included. 0: it is not planned yet, or nothing has to move. */
+    uint64_t planned_in_bytes, planned_out_bytes, planned_read_bytes, planned_write_bytes;
 };
 
 /* any. Fields beyond *out's size are left out. */

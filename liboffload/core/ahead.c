@@ -9,8 +9,10 @@
 
 /* Events of the plan that are looked ahead. */
 #define AHEAD_EVENTS 256u
-/* Tiles that pass through host memory at a time. */
-#define WINDOW_TILES 16u
+/* Tiles that pass through host memory at a time: where it only lies between drive and device; where updates hold
+ * some of them, too. */
+#define WINDOW_TILES         12u
+#define WINDOW_TILES_UPDATES 32u
 
 /* ---- the plan ---------------------------------------------------------- */
 
@@ -44,12 +46,13 @@ void ahead_plan(struct pager *p)
 {
     struct sched_room room = {.device_bytes = p->device_bytes - p->held_bytes, .host_bytes = p->stage_bytes};
     struct sched_item *items;
+    uint64_t window;
 
     if (room.device_bytes != p->planned_device || room.host_bytes != p->planned_host)
         sched_plan_unsolve(p->sched);
     p->planned_device = room.device_bytes;
     p->planned_host = room.host_bytes;
-    if (!sched_plan_unsolved(p->sched) || p->homes.device_only)
+    if (!sched_plan_unsolved(p->sched))
         return;
     items = calloc(p->next_id + 1, sizeof *items);
     if (!items)
@@ -58,10 +61,26 @@ void ahead_plan(struct pager *p)
         if (p->by_id[id])
             items[id] = item_of(p->by_id[id]);
     room.device_window = largest_copy(items, p->next_id);
-    room.host_window = least(WINDOW_TILES * (p->tile_bytes + CORE_HOST_ALIGN), p->stage_bytes / 4);
-    p->fetched_max = room.host_window / 2;
-    (void)sched_plan_solve(p->sched, items, p->next_id, &room);
+    window = sched_plan_on_host(p->sched) ? WINDOW_TILES_UPDATES : WINDOW_TILES;
+    room.host_window = least(window * (p->tile_bytes + CORE_HOST_ALIGN), p->stage_bytes / 4);
+    p->claims_planned = (uint32_t)(room.host_window / (p->tile_bytes + CORE_HOST_ALIGN) / 2);
+    /* What comes from the device, or is to be written, passes through the same window. */
+    p->fetched_max = room.host_window;
+    if (sched_plan_solve(p->sched, items, p->next_id, &room) == 0 &&
+        sched_moved(p->sched)->device_out + sched_moved(p->sched)->drive_write)
+        p->fetched_max /= 2;
     free(items);
+}
+
+/* What was on its way for another plan would stand before what this one wants. */
+static void turn_to_plan(struct pager *p, struct ofl_tensor *t)
+{
+    struct core_copy *c = t->current;
+
+    if (c && copy_filling(c) && !c->waiting && !c->leases && !c->home)
+        place_evict(p, c);
+    tile_ahead_all(p, t, 0, false);
+    tile_plan(p, t);
 }
 
 /* What has been looked at stays so as the position moves on, unless the plan has changed. */
@@ -73,10 +92,8 @@ static void sync(struct pager *p)
         p->ahead_device = p->ahead_host = now;
         p->ahead_plan = sched_plan_changes(p->sched);
         p->planned = sched_solved(p->sched);
-        for (struct ofl_tensor *t = p->tensors; t; t = t->next) {
-            tile_ahead_all(p, t, 0, false);
-            tile_plan(p, t);
-        }
+        for (struct ofl_tensor *t = p->tensors; t; t = t->next)
+            turn_to_plan(p, t);
     }
     if (p->ahead_device < now)
         p->ahead_device = now;
@@ -138,7 +155,8 @@ void ahead_start(struct pager *p)
 {
     sync(p);
     start_device(p);
-    start_host(p);
+    if (!p->looks) /* the copies that were placed just now read first */
+        start_host(p);
 }
 
 void ahead_look(struct pager *p, struct ofl_tensor *t)

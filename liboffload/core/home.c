@@ -18,7 +18,7 @@
 
 #define TILE_MIN_BYTES (64ull << 10)
 /* Larger ones reach no other rate, and a window of a few tiles, and what a tile waits for before it can be passed on,
- * grow with them. They cost less of the CPU: 0.25 s a GB from a drive to the device with these, 0.20 with twice
+ * grow with them. Larger ones cost less of the CPU: 0.25 s a GB from a drive to the device with these, 0.20 with twice
  * as large ones. */
 #define TILE_MAX_BYTES (1ull << 20)
 /* Tiles that move through what homes leave of the host arena: with these, the few that are held
@@ -71,7 +71,7 @@ uint64_t home_tile_bytes(const struct ofl_config *c, uint64_t store_bytes)
 
     if (c->tile_bytes)
         return c->tile_bytes;
-    while (tile * 2 <= TILE_MAX_BYTES && tile * 2 * STAGE_TILES <= c->host_bytes)
+    while (tile * 2 <= TILE_MAX_BYTES && tile * 2 * STAGE_TILES_WIDE <= c->host_bytes)
         tile *= 2;
     if (c->expected_bytes == 0 || store_bytes >= c->expected_bytes)
         return tile;

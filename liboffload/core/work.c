@@ -197,6 +197,11 @@ static uint32_t claims_of(const struct core_update *u)
     return n;
 }
 
+static uint32_t claims_most(const struct pager *p)
+{
+    return p->planned && p->claims_planned < p->claims_max ? p->claims_planned : p->claims_max;
+}
+
 /* Whether u, the first of those whose turn has come, may have one more request. What waits for something waits
  * for what was issued before it: the oldest update never waits for a younger one, and always finds a place. */
 static bool may_activate(const struct pager *p, const struct core_update *u)
@@ -206,7 +211,7 @@ static bool may_activate(const struct pager *p, const struct core_update *u)
 
     if (p->active + !oldest >= p->active_max)
         return false;
-    return p->claims == 0 || p->claims + claims_of(u) + kept <= p->claims_max;
+    return p->claims == 0 || p->claims + claims_of(u) + kept <= claims_most(p);
 }
 
 /* Turns the next tiles of updates whose turn has come into requests, as many as may be in flight: held tiles
@@ -287,6 +292,8 @@ int pager_update(struct pager *p, struct core_update *u, bool held)
                                                      .no_fetch = u->access[i] == HOST_OVERWRITE,
                                                      .writes = writes(u->access[i])}) == -ENOMEM)
             p->changes++; /* unrecorded: the plan will miss it, nothing else */
+        if (u->access[i] == HOST_CONSUME)
+            sched_use_over(p->sched, t->id, true);
         tile_ahead_all(p, t, 0, true);
         tile_plan(p, t);
         u->ordinal[i] = turn_take(p, t, &u->turn[i], u);
@@ -395,6 +402,7 @@ void pager_request_end(struct pager *p, struct core_request *r)
         return;
     }
     p->active--;
+    p->running--;
     p->claims -= r->claims;
     free(r);
     if (++u->tiles_done == u->tiles) {
@@ -541,6 +549,7 @@ void work_advance(struct pager *p)
         if (r->held < r->count)
             continue;
         unlink_request(p, r);
+        p->running += r->update != NULL;
         if (r->update)
             p->env.work(p->env.arg, r);
         else
