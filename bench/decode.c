@@ -9,6 +9,7 @@
 
 #include "bench/decode_budget.h"
 #include "bench/model.h"
+#include "bench/predict.h"
 #include "bench/rates.h"
 #include "examples/common_budget.h"
 #include "examples/model/checkpoint.h"
@@ -32,6 +33,7 @@ struct run {
     double fill_s, prompt_s, *token_s; /* [tokens] */
     unsigned count;
     struct ofl_stats before, after; /* the tokens that count */
+    struct ofl_estimate predicted;
     struct common_meter meter;
 };
 
@@ -247,21 +249,25 @@ static int write_report(const struct run *r, const struct figures *f)
     const struct options *o = r->options;
     double n = r->count;
     json_t *j = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:o, s:{s:I, s:I, s:I, s:s}, s:o, s:f, s:f, s:o, s:f, s:f, s:s, s:f, s:f, "
-        "s:s, s:f, s:o, s:f, s:f, s:f}",
+        "{s:s, s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:{s:I, s:I, s:I, s:s}, s:o, s:f, s:f, s:o, s:f, s:f, s:s, "
+        "s:f, s:f, s:s, s:f, s:o, s:f, s:f, s:f}",
         "program", "ofl-bench decode", "version", ofl_version(), "date", bench_date().text, "device",
         o->budget.chosen.device, "device_name", o->budget.chosen.name, "model",
-        bench_model_json(&r->config.shape), "settings", "prompt", (json_int_t)o->prompt, "tokens",
-        (json_int_t)o->tokens, "warmup", (json_int_t)o->warmup, "dtype", ofl_dtype_name(o->dtype), "rates",
-        bench_rates_json(&f->rates), "fill_s", r->fill_s, "prompt_s", r->prompt_s, "token_s",
-        bench_spread_json(&f->token_s), "tokens_per_s", 1 / f->token_s.median, "bound_s", f->bound_s,
-        "binding", f->needs[f->binding].name, "share_of_bound", f->bound_s / f->mean_s, "least_s", f->least_s,
-        "least_binding", f->least[f->least_binding].name, "share_of_least", f->least_s / f->mean_s, "bound",
-        common_bound_json(&f->run), "stall_share", f->stall_share, "device_in_per_token",
-        (double)(r->after.device_in_bytes - r->before.device_in_bytes) / n, "nvme_read_per_token",
-        (double)(r->after.nvme_read_bytes - r->before.nvme_read_bytes) / n);
-    int status = j ? common_report_stats(j, &r->after, common_drives_json(r->ctx))
-                   : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+        bench_model_json(&r->config.shape), "cache_bytes", (json_int_t)r->model.need.cache_bytes,
+        "workspace_bytes", (json_int_t)r->model.need.workspace_bytes, "settings", "prompt",
+        (json_int_t)o->prompt, "tokens", (json_int_t)o->tokens, "warmup", (json_int_t)o->warmup, "dtype",
+        ofl_dtype_name(o->dtype), "rates", bench_rates_json(&f->rates), "fill_s", r->fill_s, "prompt_s",
+        r->prompt_s, "token_s", bench_spread_json(&f->token_s), "tokens_per_s", 1 / f->token_s.median,
+        "bound_s", f->bound_s, "binding", f->needs[f->binding].name, "share_of_bound", f->bound_s / f->mean_s,
+        "least_s", f->least_s, "least_binding", f->least[f->least_binding].name, "share_of_least",
+        f->least_s / f->mean_s, "bound", common_bound_json(&f->run), "stall_share", f->stall_share,
+        "device_in_per_token", (double)(r->after.device_in_bytes - r->before.device_in_bytes) / n,
+        "nvme_read_per_token", (double)(r->after.nvme_read_bytes - r->before.nvme_read_bytes) / n);
+    int status =
+        j ? json_object_set_new(j, "predicted", bench_predict_json(&r->predicted, f->token_s.median)) : 0;
+
+    status = j && status == 0 ? common_report_stats(j, &r->after, common_drives_json(r->ctx))
+                              : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 
     if (status == 0)
         status = common_report_write(o->budget.report, j);
@@ -287,6 +293,7 @@ static int run_in_context(struct run *r, const struct llama_generator_config *co
     if (status == 0) {
         figures_of(r, &f);
         print_figures(r, &f);
+        bench_predict_end(&r->predicted, f.token_s.median);
         status = r->options->budget.report ? write_report(r, &f) : 0;
     }
     llama_generator_destroy(r->generator);
@@ -305,6 +312,22 @@ static int plan(struct run *r, const struct llama_generator_config *config, stru
         return common_fail(EXIT_RUNTIME, "decode: out of memory");
     status = bench_decode_model_make(&r->model, config);
     return status ? status : bench_decode_budgets(&o->budget, &r->model, open);
+}
+
+static int predict(struct run *r, const struct llama_generator_config *config, const struct ofl_config *open)
+{
+    struct llama_compute_config compute = {.shape = config->shape,
+                                           .dtype = config->fresh,
+                                           .cuda = config->cuda,
+                                           .piece = 1,
+                                           .rows = 1,
+                                           .positions = config->positions};
+
+    /* what is held for the prompt stays held */
+    return bench_predict(&r->options->budget, &compute, false,
+                         r->model.need.device_all_bytes - r->model.need.weight_bytes -
+                             r->model.need.cache_bytes,
+                         open, &r->rates, &r->predicted);
 }
 
 static int run_all(struct run *r)
@@ -326,7 +349,8 @@ static int run_all(struct run *r)
                (double)llama_param_count(&r->config.shape) * 1e-9,
                common_bytes(r->model.need.weight_bytes).text, common_bytes(r->model.need.cache_bytes).text,
                common_bytes(r->model.need.workspace_bytes).text);
-        if (ofl_open(&open, &r->ctx) < 0)
+        status = predict(r, &config, &open);
+        if (status == 0 && ofl_open(&open, &r->ctx) < 0)
             status = common_fail_ofl(EXIT_INPUT, "open");
     }
     if (status == 0) {

@@ -4,8 +4,8 @@
 
 #include "base/sized.h"
 #include "io/io.h"
-#include "liboffload/core/context.h"
 #include "liboffload/core/home.h"
+#include "liboffload/core/shape.h"
 
 /* As the store counts them. Without a number: whatever it takes. */
 static uint64_t store_bytes(const struct ofl_config *c)
@@ -20,8 +20,8 @@ static uint64_t store_bytes(const struct ofl_config *c)
     return sum;
 }
 
-/* A context that is never opened: tensors are made for it, and freed at once. */
-static int try_all(struct ofl_ctx *ctx, const struct ofl_tensor_desc *tensors, size_t stride, size_t n)
+/* Tensors are made, tried and freed at once. */
+static int try_all(struct pager *p, const struct ofl_tensor_desc *tensors, size_t stride, size_t n)
 {
     int err = 0;
 
@@ -34,10 +34,10 @@ static int try_all(struct ofl_ctx *ctx, const struct ofl_tensor_desc *tensors, s
         if (err == 0 && !d.name)
             err = base_fail(-EINVAL, "check homes: tensor %zu has no name", i);
         if (err == 0)
-            err = core_tensor_make(ctx, &d, &t);
+            err = pager_tensor_make(p->tile_bytes, &d, &t);
         if (err == 0) {
-            err = home_try(&ctx->engine.pager, t);
-            core_tensor_free(t);
+            err = home_try(p, t);
+            pager_tensor_free(t);
         }
     }
     return err;
@@ -46,7 +46,7 @@ static int try_all(struct ofl_ctx *ctx, const struct ofl_tensor_desc *tensors, s
 int ofl_homes_check(const struct ofl_config *config, const struct ofl_tensor_desc *tensors, size_t n)
 {
     struct ofl_config c;
-    struct ofl_ctx *ctx;
+    struct pager *p;
     int err =
         base_sized_read(&c, sizeof c, offsetof(struct ofl_config, host_bytes), config, "check homes: config");
 
@@ -59,13 +59,13 @@ int ofl_homes_check(const struct ofl_config *config, const struct ofl_tensor_des
         return base_fail(-OFL_EBUDGET,
                          "check homes: the host budget is %llu bytes: the smallest workable is %u",
                          (ull)c.host_bytes, OFL_HOST_MIN_BYTES);
-    ctx = calloc(1, sizeof *ctx);
-    if (!ctx)
+    p = calloc(1, sizeof *p);
+    if (!p)
         return base_fail(-ENOMEM, "check homes: out of memory");
-    err = home_try_open(&ctx->engine.pager, &c, store_bytes(&c));
+    err = home_try_open(p, &c, store_bytes(&c));
     if (err == 0)
-        err = try_all(ctx, tensors, n && tensors->size ? tensors->size : sizeof *tensors, n);
-    home_close(&ctx->engine.pager);
-    free(ctx);
+        err = try_all(p, tensors, n && tensors->size ? tensors->size : sizeof *tensors, n);
+    home_close(p);
+    free(p);
     return err;
 }
