@@ -253,7 +253,7 @@ static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
     if (p->planned && (ahead || tile_room_comes(p)))
         return false;
     return evict_from(p, SCHED_CLEAN, bytes, claim, !ahead) ||
-           (!ahead && !something_ends(p) && evict_from(p, SCHED_FILLING, bytes, claim, true));
+           (!ahead && !tile_room_comes(p) && evict_from(p, SCHED_FILLING, bytes, claim, true));
 }
 
 /* Gives the tile a range, evicting clean idle tiles if needed. False: none now; a later
