@@ -248,6 +248,12 @@ struct ofl_tensor_info {
 /* any. Zeros; no I/O until it is written. -OFL_EBUDGET if the tiers can't hold all tensors. */
 OFL_API int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc,
                               struct ofl_tensor **out);
+/*
+ * any. Whether these tensors, made in this order in a context of this config, would all have homes (see "Homes"): 0,
+ * or -OFL_EBUDGET with the sentence that ofl_tensor_create would fail with. Nothing is opened or taken: for the
+ * smallest budgets that do. Directories count with their bytes, those without a number as having enough.
+ */
+OFL_API int ofl_homes_check(const struct ofl_config *config, const struct ofl_tensor_desc *tensors, size_t n);
 /* any. -OFL_ESTATE if leased. */
 OFL_API int ofl_tensor_destroy(struct ofl_tensor *t);
 OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *out);

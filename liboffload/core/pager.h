@@ -298,6 +298,7 @@ struct core_homes {
     uint64_t expected_bytes;   /* announced; 0: unknown */
     uint64_t leased_bytes;     /* device memory that homes leave to leases */
     uint64_t stage_min_bytes;  /* host memory that homes leave for moving bytes */
+    uint64_t nvme_bytes;       /* the store's budget; 0: there is none */
     uint64_t share[OFL_TIERS]; /* of the bytes announced; all 0: tiers are filled one after another */
     uint64_t bytes[OFL_TIERS]; /* of homes, as allocated */
     struct base_extents *host; /* ranges of homes in HOST, counted from the arena's end down */
