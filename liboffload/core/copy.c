@@ -227,6 +227,14 @@ static bool fetch_edge(struct pager *p, struct core_copy *c, uint32_t tile)
     return tile_zero_start(p, t, tile, claim);
 }
 
+/* With a plan, what host works wait for goes out as they come to it: much sooner, it would take the room that they
+ * need meanwhile. */
+static bool drain_early(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
+{
+    return p->planned && t->turns && !t->tiles[tile].wanted && tile_room_comes(p) &&
+           p->fetched_bytes + t->tile_bytes > p->fetched_max / 2;
+}
+
 static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
 {
     struct ofl_tensor *t = c->tensor;
@@ -239,7 +247,8 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
         return fetch_edge(p, c, tile);
     /* Into a tile's home, or an edge, nothing is claimed: there is no need to wait for a turn. */
     if (tile >= t->home_tiles && !edge &&
-        (must_queue(p, c) || (p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->stage_bytes / 2)))
+        (must_queue(p, c) || drain_early(p, t, tile) ||
+         (p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->stage_bytes / 2)))
         return false;
     op = pager_op(p, OP_OUT, t, tile);
     if (!op)
@@ -253,6 +262,8 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     x->stored = x->sealed = x->stale = false;
     if (tile >= t->home_tiles)
         p->arriving_bytes += x->len;
+    if (t->turns && tile >= t->home_tiles)
+        tile_set_fetched(p, x, true);
     op->copy = c;
     part_set_wants(p, c, false);
     c->moving++;
@@ -345,8 +356,7 @@ void copy_moved(struct pager *p, struct core_op *op)
         return;
     }
     if (op->type == OP_IN) {
-        if (!t->turns)
-            tile_ahead(p, t, op->tile, false); /* it has served */
+        tile_ahead(p, t, op->tile, false); /* it has served */
         tile_unpin(p, t, op->tile);
     }
     if (!c->poisoned)

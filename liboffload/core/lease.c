@@ -349,7 +349,8 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
     }
     if (sched_use(p->sched, e) == -ENOMEM)
         p->changes++; /* unrecorded: the plan will miss it, nothing else */
-    tile_plan(p, t);
+    if (!t->turns)    /* else when these are over */
+        tile_rest(p, t, tile_rest_planned(p, t));
 }
 
 /* Whether the stream will have to wait for something, as things stand. */
