@@ -7,8 +7,10 @@
 #include "bench/decode.h"
 #include "bench/link.h"
 #include "bench/nvme.h"
+#include "bench/plan.h"
 #include "bench/plot.h"
 #include "bench/probe.h"
+#include "bench/simulate.h"
 #include "bench/step.h"
 
 static const struct command {
@@ -26,6 +28,10 @@ static const struct command {
      "training steps of a model's shape under budgets, beside their bound"},
     {"decode", "ofl-bench decode", bench_decode_main,
      "generation with a model's shape under budgets, beside its bound"},
+    {"simulate", "ofl-bench simulate", bench_simulate_main,
+     "a step of a model on a machine that need not be there"},
+    {"plan", "ofl-bench plan", bench_plan_main,
+     "what a model's step will take of a machine: this one, a known one, or one to be bought"},
     {"plot", "ofl-bench plot", bench_plot_main, "draws a report that `ofl-bench nvme --json` has written"},
 };
 
@@ -41,6 +47,7 @@ static void usage(FILE *f)
           "  ofl-bench probe\n"
           "  ofl-bench nvme --dir /mnt/nvme\n"
           "  ofl-bench link --memory pinned\n"
+          "  ofl-bench plan --model 8b --machine rtx-4090 --batch 32\n"
           "  ofl-bench nvme --dir /mnt/nvme --sweep --json sweep.json --plot sweep.svg\n",
           f);
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bench/model.h"
+#include "bench/predict.h"
 #include "bench/rates.h"
 #include "examples/common_budget.h"
 #include "examples/model/checkpoint.h"
@@ -31,6 +32,7 @@ struct run {
     double fill_s, prompt_s, *token_s; /* [tokens] */
     unsigned count;
     struct ofl_stats before, after; /* the tokens that count */
+    struct ofl_estimate predicted;
     struct common_meter meter;
 };
 
@@ -260,8 +262,11 @@ static int write_report(const struct run *r, const struct figures *f)
         common_bound_json(&f->run), "stall_share", f->stall_share, "device_in_per_token",
         (double)(r->after.device_in_bytes - r->before.device_in_bytes) / n, "nvme_read_per_token",
         (double)(r->after.nvme_read_bytes - r->before.nvme_read_bytes) / n);
-    int status = j ? common_report_stats(j, &r->after, common_drives_json(r->ctx))
-                   : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+    int status =
+        j ? json_object_set_new(j, "predicted", bench_predict_json(&r->predicted, f->token_s.median)) : 0;
+
+    status = j && status == 0 ? common_report_stats(j, &r->after, common_drives_json(r->ctx))
+                              : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 
     if (status == 0)
         status = common_report_write(o->budget.report, j);
@@ -287,6 +292,7 @@ static int run_in_context(struct run *r, const struct llama_generator_config *co
     if (status == 0) {
         figures_of(r, &f);
         print_figures(r, &f);
+        bench_predict_end(&r->predicted, f.token_s.median);
         status = r->options->budget.report ? write_report(r, &f) : 0;
     }
     llama_generator_destroy(r->generator);
@@ -375,6 +381,21 @@ static int plan(struct run *r, const struct llama_generator_config *config, stru
     return status;
 }
 
+static int predict(struct run *r, const struct llama_generator_config *config, const struct ofl_config *open)
+{
+    struct llama_compute_config compute = {.shape = config->shape,
+                                           .dtype = config->fresh,
+                                           .cuda = config->cuda,
+                                           .piece = 1,
+                                           .rows = 1,
+                                           .positions = config->positions};
+
+    /* what is held for the prompt stays held */
+    return bench_predict(&r->options->budget, &compute, false,
+                         r->need.device_all_bytes - r->need.weight_bytes - r->need.cache_bytes, open,
+                         &r->rates, &r->predicted);
+}
+
 static int run_all(struct run *r)
 {
     const struct options *o = r->options;
@@ -393,7 +414,8 @@ static int run_all(struct run *r)
         printf("model     %.3f B parameters, %s of weights; keys and values %s, scratch %s\n",
                (double)llama_param_count(&r->config.shape) * 1e-9, common_bytes(r->need.weight_bytes).text,
                common_bytes(r->need.cache_bytes).text, common_bytes(r->need.workspace_bytes).text);
-        if (ofl_open(&open, &r->ctx) < 0)
+        status = predict(r, &config, &open);
+        if (status == 0 && ofl_open(&open, &r->ctx) < 0)
             status = common_fail_ofl(EXIT_INPUT, "open");
     }
     if (status == 0) {

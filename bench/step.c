@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "bench/model.h"
+#include "bench/predict.h"
 #include "bench/rates.h"
 #include "bench/timeline.h"
 #include "examples/common_budget.h"
@@ -29,7 +30,8 @@ struct series {
     double *step_s; /* [count] */
     double loss;    /* of the last */
     struct common_meter meter;
-    struct ofl_stats stats;          /* of these steps alone, but for peaks and budgets */
+    struct ofl_stats stats; /* of these steps alone, but for peaks and budgets */
+    struct ofl_estimate predicted;
     struct bench_timeline *timeline; /* of the last one */
 };
 
@@ -301,6 +303,16 @@ static void print_figures(const char *what, const struct series *s, const struct
         common_bytes(s->stats.peak_bytes[OFL_NVME]).text, common_bytes(s->stats.budget_bytes[OFL_NVME]).text);
 }
 
+static struct llama_compute_config compute_of(const struct llama_trainer_config *t)
+{
+    return (struct llama_compute_config){.shape = t->shape,
+                                         .dtype = t->dtype,
+                                         .cuda = t->cuda,
+                                         .batch = t->batch,
+                                         .seq = t->seq,
+                                         .accum = t->accum};
+}
+
 static json_t *series_json(const struct series *s, const struct figures *f, const struct bench_rates *r)
 {
     json_t *samples = json_array(), *needs = json_object(), *j;
@@ -317,6 +329,8 @@ static json_t *series_json(const struct series *s, const struct figures *f, cons
         f->bound_s, "binding", f->needs[f->binding].name, "share_of_bound", f->bound_s / f->mean_s, "needs_s",
         needs, "rates", bench_rates_json(&f->rates), "bound", common_bound_json(&f->run), "stall_share",
         f->stall_share, "loss", s->loss, "driver_calls_per_step", (double)s->stats.driver_calls / s->count);
+    if (j)
+        json_object_set_new(j, "predicted", bench_predict_json(&s->predicted, f->step_s.median));
     if (j && common_report_stats(j, &s->stats, json_array()) != 0)
         return NULL;
     return j;
@@ -367,6 +381,7 @@ static int run_all(const struct options *o, const struct llama_config *config)
     struct series series[2] = {{0}, {0}};
     struct ofl_config open[2];
     struct llama_trainer_need need;
+    struct llama_compute_config compute = compute_of(&trainer);
     json_t *reports[2] = {NULL, NULL};
     struct figures figures[2];
     struct bench_rates rates;
@@ -389,11 +404,14 @@ static int run_all(const struct options *o, const struct llama_config *config)
 
         if (!wanted[i])
             continue;
-        status = run_series(o, config, &trainer, &open[i], &series[i], what);
+        status = bench_predict(b, &compute, o->clip > 0, 0, &open[i], &rates, &series[i].predicted);
+        if (status == 0)
+            status = run_series(o, config, &trainer, &open[i], &series[i], what);
         if (status)
             break;
         figures_of(o, &config->shape, &series[i], &rates, &figures[i]);
         print_figures(what, &series[i], &figures[i], &rates);
+        bench_predict_end(&series[i].predicted, figures[i].step_s.median);
         print_timeline(&series[i]);
         reports[i] = series_json(&series[i], &figures[i], &rates);
     }

@@ -2,6 +2,7 @@
 # Checks every #include against the order of the rooms:
 #
 #     base <- io, scheduler, mem, device, source <- store <- core <- optim <- examples, bench
+#             scheduler <- plan <- bench
 #
 # Rooms side by side don't know each other. Examples and benches see the public header
 # only, and of the io room nobody but its own tests sees more than four headers. What a room may include is written in allowed(), below, and nowhere else.
@@ -43,18 +44,22 @@ allowed() {
     liboffload/core/work.[ch]) echo "$copy ${c}work.h" ;;
     liboffload/core/ahead.[ch]) echo "$copy ${c}ahead.h" ;;
     liboffload/core/home.[ch]) echo "$copy ${c}home.h" ;;
+    liboffload/core/shape.[ch]) echo "$ground ${c}tile.h ${c}shape.h" ;;
     liboffload/core/pump.[ch]) echo "$pump" ;;
     liboffload/core/verify.[ch]) echo "$pump ${c}verify.h" ;;
     liboffload/core/engine.[ch]) echo "$pump ${c}verify.h ${c}engine.h" ;;
     liboffload/core/core.h) echo "include/ liboffload/device/device.h ${c}update.h" ;;
     liboffload/core/*) echo "$core" ;;
     # Of core it sees what is meant for it, of the pager nothing.
+    liboffload/plan/check*) echo "$base liboffload/plan/record.h liboffload/plan/check" ;; # of a run it knows the records
+    liboffload/plan/simulate* | liboffload/plan/world*) echo "$pump ${c}shape.h liboffload/plan/" ;;
+    liboffload/plan/*) echo "$base scheduler/ liboffload/plan/" ;; # arithmetic: of core it knows the public calls
     liboffload/optim/*) echo "$base liboffload/device/device.h ${c}core.h ${c}update.h liboffload/optim/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
-        echo "include/offload.h examples/common.h examples/common_bound.h examples/common_budget.h" \
-            "examples/common_memory.h examples/common_options.h examples/model/ bench/ $io" \
-            'liboffload/device/device.h liboffload/mem/mem.h'
+        echo "include/offload.h include/offload_estimate.h examples/common.h examples/common_bound.h" \
+            "examples/common_budget.h examples/common_memory.h examples/common_options.h examples/model/ bench/ $io" \
+            'liboffload/device/device.h liboffload/mem/mem.h liboffload/plan/'
         ;;
     tests/test_io* | tests/io_* | tests/mem_engine.*) echo '*' ;;
     tests/*) echo "$base $io scheduler/ liboffload/ examples/ bench/ tests/" ;;

@@ -429,9 +429,13 @@ static const struct llama_preset presets[] = {
     {"300m", "307 M parameters, bytes", 26, 1024, 16, 8, 2816, 258, 2048, 1, 256, 257},
     {"1b", "1.1 B parameters, the shape of TinyLlama", 22, 2048, 32, 4, 5632, 32000, 2048, 0, 256, 257},
     {"7b", "6.7 B parameters, the shape of Llama 2 7B", 32, 4096, 32, 32, 11008, 32000, 4096, 0, 256, 257},
+    {"8b", "8.0 B parameters, the shape of Llama 3.1 8B", 32, 4096, 32, 8, 14336, 128256, 8192, 0, 256, 257},
+    {"13b", "13 B parameters, the shape of Llama 2 13B", 40, 5120, 40, 40, 13824, 32000, 4096, 0, 256, 257},
     {"70b", "69 B parameters, the shape of Llama 2 70B", 80, 8192, 64, 8, 28672, 32000, 4096, 0, 256, 257},
     {"100b", "101 B parameters, wider and deeper than Llama 2 70B", 90, 10240, 80, 8, 28672, 32000, 4096, 0,
      256, 257},
+    {"175b", "175 B parameters, as deep and wide as GPT-3", 96, 12288, 96, 96, 32768, 50257, 2048, 0, 256,
+     257},
 };
 
 const struct llama_preset *llama_preset_at(size_t index)

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/sized.h"
+#include "liboffload/core/shape.h"
 
 #define TILE_MIN_BYTES (64ull << 10)
 /* Tiles that the smallest host arena holds: room for one update's tiles and the moves beside it. */
@@ -272,7 +273,7 @@ int ofl_close(struct ofl_ctx *ctx)
         struct ofl_tensor *t = ctx->engine.pager.tensors;
 
         ctx->engine.pager.tensors = t->next;
-        core_tensor_free(t);
+        pager_tensor_free(t);
     }
     while (ctx->sources)
         core_source_free(ctx->sources);

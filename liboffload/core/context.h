@@ -58,7 +58,6 @@ void core_stream_give(struct ofl_stream *s, bool failed);
 
 /* tensor.c: makes the internal object without adding it. */
 int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out);
-void core_tensor_free(struct ofl_tensor *t);
 int core_tensor_add(struct ofl_tensor *t);
 /* source.c */
 void core_source_free(struct ofl_source *s);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "liboffload/core/context.h"
+#include "liboffload/core/shape.h"
 #include "liboffload/source/source.h"
 
 struct ofl_source {
@@ -177,7 +178,7 @@ int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kind kind, 
         t->tiles[i].stored = true;
     err = core_tensor_add(t);
     if (err < 0) {
-        core_tensor_free(t);
+        pager_tensor_free(t);
         return err;
     }
     *out = t;

@@ -4,85 +4,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/dtype.h"
 #include "base/sized.h"
 #include "liboffload/core/context.h"
 #include "liboffload/core/place.h"
+#include "liboffload/core/shape.h"
 #include "liboffload/core/tile.h"
 
-/* ---- making and freeing ------------------------------------------------ */
-
-/* The tiles, and behind them what is kept of them together. */
-static int make_tiles(struct ofl_tensor *t)
-{
-    uint64_t tiles = t->tiles_count * sizeof *t->tiles;
-
-    t->tiles = calloc(1, tiles + tile_sets_words(t) * sizeof(uint64_t));
-    if (!t->tiles)
-        return -ENOMEM;
-    tile_sets_init(t, (uint64_t *)((char *)t->tiles + tiles));
-    return 0;
-}
+/* ---- making -------------------------------------------------------------- */
 
 int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out)
 {
-    const struct base_dtype *d = base_dtype(desc->dtype);
-    uint64_t bytes = 0, tiles;
-    struct ofl_tensor *t;
+    int err = pager_tensor_make(ctx->engine.pager.tile_bytes, desc, out);
 
-    *out = NULL;
-    if (!d || desc->elems == 0 || (unsigned)desc->kind >= OFL_KINDS || (desc->flags & ~OFL_TENSOR_TRANSIENT))
-        return base_fail(-EINVAL, "create %s: dtype %d, kind %d, %llu elements, flags 0x%x: not a tensor",
-                         desc->name, (int)desc->dtype, (int)desc->kind, (ull)desc->elems, desc->flags);
-    switch (base_dtype_bytes(d, desc->elems, &bytes)) {
-    case 0:
-        break;
-    case -EOVERFLOW:
-        return base_fail(-EOVERFLOW, "create %s: %llu elements of %s: more than any memory", desc->name,
-                         (ull)desc->elems, d->name);
-    default:
-        return base_fail(-EINVAL, "create %s: %llu elements of %s: not whole blocks of %u", desc->name,
-                         (ull)desc->elems, d->name, d->block_elems);
-    }
-    t = calloc(1, sizeof *t);
-    if (!t || !(t->name = strdup(desc->name))) {
-        free(t);
-        return base_fail(-ENOMEM, "create %s: out of memory", desc->name);
-    }
-    t->ctx = ctx;
-    t->kind = desc->kind;
-    t->dtype = desc->dtype;
-    t->flags = desc->flags;
-    t->elems = desc->elems;
-    t->bytes = bytes;
-    /* As many elements per tile for every dtype up to 4 bytes: a weight, its gradient and its
-     * states are cut at the same places. */
-    t->tile_elems = ctx->engine.pager.tile_bytes / 4;
-    if (d->block_bytes > 4 * d->block_elems)
-        t->tile_elems = ctx->engine.pager.tile_bytes / d->block_bytes * d->block_elems;
-    t->tile_elems -= t->tile_elems % d->block_elems;
-    t->tile_bytes = t->tile_elems / d->block_elems * d->block_bytes;
-    tiles = (t->bytes + t->tile_bytes - 1) / t->tile_bytes;
-    t->tiles_count = (uint32_t)tiles;
-    t->fill_seq = SCHED_NEVER;
-    t->id = UINT32_MAX;
-    if (tiles > UINT32_MAX || make_tiles(t) < 0) {
-        core_tensor_free(t);
-        return base_fail(-ENOMEM, "create %s: %llu tiles: out of memory", desc->name, (ull)tiles);
-    }
-    *out = t;
-    return 0;
-}
-
-void core_tensor_free(struct ofl_tensor *t)
-{
-    if (!t)
-        return;
-    pager_error_free(t->lost);
-    pager_error_free(t->ruin);
-    free(t->tiles);
-    free(t->name);
-    free(t);
+    if (err == 0)
+        (*out)->ctx = ctx;
+    return err;
 }
 
 static int add_run(struct ofl_ctx *ctx, void *arg)
@@ -118,7 +54,7 @@ int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, s
         return err;
     err = core_tensor_add(t);
     if (err < 0) {
-        core_tensor_free(t);
+        pager_tensor_free(t);
         return err;
     }
     *out = t;
@@ -142,7 +78,7 @@ int ofl_tensor_destroy(struct ofl_tensor *t)
         return 0;
     err = core_call(t->ctx, remove_run, t);
     if (err == 0)
-        core_tensor_free(t);
+        pager_tensor_free(t);
     return err;
 }
 

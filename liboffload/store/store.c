@@ -18,6 +18,7 @@ struct store {
     struct io_file *file;
     struct base_extents *ranges;
     uint64_t budget, memory, reserved, used, peak;
+    bool space; /* nothing but: the file is not ours, and has no bytes */
 };
 
 static uint64_t round_up(uint64_t bytes)
@@ -165,11 +166,30 @@ int store_open(const struct store_config *config, struct store **out)
     return err;
 }
 
+int store_open_space(uint64_t bytes, struct io_file *file, struct store **out)
+{
+    struct store *s = calloc(1, sizeof *s);
+
+    *out = NULL;
+    if (!s)
+        return base_fail(-ENOMEM, "open store: out of memory");
+    s->space = true;
+    s->file = file;
+    s->budget = bytes - bytes % STORE_BLOCK;
+    if (base_extents_create(0, &s->ranges) < 0) {
+        store_close(s);
+        return -ENOMEM;
+    }
+    *out = s;
+    return 0;
+}
+
 void store_close(struct store *s)
 {
     if (!s)
         return;
-    io_file_close(s->file);
+    if (!s->space)
+        io_file_close(s->file);
     base_extents_destroy(s->ranges);
     free(s);
 }
@@ -177,6 +197,11 @@ void store_close(struct store *s)
 struct io_file *store_file(struct store *s)
 {
     return s->file;
+}
+
+static int reserve(struct store *s, uint64_t bytes)
+{
+    return s->space ? 0 : io_file_reserve(s->file, bytes);
 }
 
 static int grow(struct store *s, uint64_t bytes, const char *what)
@@ -194,10 +219,10 @@ static int grow(struct store *s, uint64_t bytes, const char *what)
             "budget by at least %llu bytes",
             what, (unsigned long long)bytes, (unsigned long long)s->used, (unsigned long long)s->budget,
             (unsigned long long)(s->reserved + missing - s->budget));
-    err = io_file_reserve(s->file, wanted);
+    err = reserve(s, wanted);
     if ((err == -ENOSPC || err == -EFBIG || err == -EDQUOT) && wanted > s->reserved + missing) {
         wanted = s->reserved + missing;
-        err = io_file_reserve(s->file, wanted);
+        err = reserve(s, wanted);
     }
     if (err < 0) {
         struct base_error why;

@@ -35,6 +35,9 @@ struct store_config {
 
 /* -OFL_EBUDGET if what lies in memory doesn't fit. Several paths get shares by their speed, which takes about half a second each to measure. */
 int store_open(const struct store_config *config, struct store **out);
+/* Space alone, for a simulation: ranges of a store of so many bytes, and no disk behind them. file: what
+ * store_file() gives out; it stays its owner's, and nobody may use it. */
+int store_open_space(uint64_t bytes, struct io_file *file, struct store **out);
 void store_close(struct store *s); /* NULL accepted */
 struct io_file *store_file(struct store *s);
 

@@ -711,7 +711,7 @@ static void free_all(struct sim *s)
     free(s->source.bytes);
     free(s->pager.device);
     free(s->pager.host);
-    free(s->heap);
+    free(s->events.heap);
     while (s->free_moves) {
         struct sim_move *m = s->free_moves;
 

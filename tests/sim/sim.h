@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/events.h"
 #include "liboffload/core/copy.h"
 #include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
@@ -239,13 +240,6 @@ struct sim_move {
     struct sim_move *next;
 };
 
-struct sim_event {
-    uint64_t time, order;
-    enum sim_event_type type;
-    void *what;
-    uint32_t index;
-};
-
 struct sim_batch {
     bool held;
     uint32_t count, stream;
@@ -279,9 +273,8 @@ struct sim {
     struct io_file source;
     uint64_t source_used;
     struct sim_random random;
-    uint64_t now, order, events_run;
-    struct sim_event *heap;
-    uint32_t heap_count, heap_room;
+    uint64_t now, events_run;
+    struct base_events events;
     struct sim_move *free_moves;
     struct sim_item *free_items;
     struct sim_move *link[2], **link_tail[2];

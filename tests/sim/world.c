@@ -83,56 +83,21 @@ void sim_leave(struct sim *s)
 
 /* ---- events ------------------------------------------------------------ */
 
-static bool sooner(const struct sim_event *a, const struct sim_event *b)
-{
-    return a->time != b->time ? a->time < b->time : a->order < b->order;
-}
-
 void sim_post(struct sim *s, uint64_t delay, enum sim_event_type type, void *what, uint32_t index)
 {
-    uint32_t i = s->heap_count++;
+    struct base_events *e = &s->events;
 
-    if (i == s->heap_room) {
-        struct sim_event *old = s->heap;
+    if (base_events_full(e)) {
+        struct base_event *old = e->heap;
 
-        s->heap_room = i ? 2 * i : 256;
-        s->heap = sim_take(s->heap_room * sizeof *s->heap);
+        e->room = e->room ? 2 * e->room : 256;
+        e->heap = sim_take(e->room * sizeof *e->heap);
         if (old)
-            memcpy(s->heap, old, i * sizeof *s->heap);
+            memcpy(e->heap, old, e->count * sizeof *e->heap);
         free(old);
     }
-    s->heap[i] = (struct sim_event){s->now + delay, s->order++, type, what, index};
-    while (i && sooner(&s->heap[i], &s->heap[(i - 1) / 2])) {
-        struct sim_event up = s->heap[(i - 1) / 2];
-
-        s->heap[(i - 1) / 2] = s->heap[i];
-        s->heap[i] = up;
-        i = (i - 1) / 2;
-    }
-}
-
-static struct sim_event pop(struct sim *s)
-{
-    struct sim_event top = s->heap[0];
-    uint32_t i = 0;
-
-    s->heap[0] = s->heap[--s->heap_count];
-    for (;;) {
-        uint32_t child = 2 * i + 1;
-        struct sim_event down;
-
-        if (child >= s->heap_count)
-            break;
-        if (child + 1 < s->heap_count && sooner(&s->heap[child + 1], &s->heap[child]))
-            child++;
-        if (!sooner(&s->heap[child], &s->heap[i]))
-            break;
-        down = s->heap[i];
-        s->heap[i] = s->heap[child];
-        s->heap[child] = down;
-        i = child;
-    }
-    return top;
+    base_events_post(e,
+                     (struct base_event){.time = s->now + delay, .what = what, .type = type, .index = index});
 }
 
 struct sim_move *sim_move_get(struct sim *s)
@@ -461,20 +426,20 @@ void sim_pump(struct sim *s)
 
 bool sim_step(struct sim *s)
 {
-    struct sim_event e;
+    struct base_event e;
 
-    if (s->due && (s->heap_count == 0 || sim_below(&s->random, 4)))
+    if (s->due && (s->events.count == 0 || sim_below(&s->random, 4)))
         sim_pump(s);
-    if (s->heap_count == 0 || sim_failed(s))
+    if (s->events.count == 0 || sim_failed(s))
         return false;
-    e = pop(s);
+    e = base_events_take(&s->events);
     if (e.time > s->now && s->due) {
         sim_pump(s); /* the engine does not sleep on what has come */
         if (sim_failed(s))
             return false;
     }
     s->now = e.time;
-    switch (e.type) {
+    switch ((enum sim_event_type)e.type) {
     case EVENT_IO:
         io_event(s, e.what, e.index);
         break;
@@ -520,7 +485,7 @@ bool sim_step(struct sim *s)
 
 void sim_until(struct sim *s, uint64_t time)
 {
-    while (!sim_failed(s) && s->heap_count && s->heap[0].time <= time && sim_step(s))
+    while (!sim_failed(s) && s->events.count && s->events.heap[0].time <= time && sim_step(s))
         ;
     if (s->due && !sim_failed(s) && sim_below(&s->random, 4))
         sim_pump(s); /* else a command comes before the pump: it hears of what has ended first */

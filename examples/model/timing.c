@@ -1,0 +1,242 @@
+/* Timing of a layer: see timing.h. */
+#include "examples/model/timing.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "examples/model/model.h"
+
+#define TRIES    25
+#define ENOUGH_S 0.8 /* no more tries after so long */
+
+enum { WEIGHTS = LLAMA_LAYER_TENSORS, GRADS = 2 * LLAMA_LAYER_TENSORS };
+enum { SCRATCH = GRADS, X, Y, CACHE, TENSORS };
+
+struct timing {
+    const struct llama_compute_config *config;
+    struct ofl_ctx *ctx;
+    struct ofl_stream *stream;
+    struct ofl_lease leases[TENSORS]; /* in the order above; bytes 0: not needed */
+    struct llama_compute *compute;
+    int32_t *tokens;
+    size_t rows;
+    char *error;
+    size_t error_bytes;
+};
+
+static double now(clockid_t clock)
+{
+    struct timespec t;
+
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int fail(const struct timing *t, int err)
+{
+    const char *why = llama_compute_error(t->compute);
+
+    snprintf(t->error, t->error_bytes, "time a layer: %s",
+             why              ? why
+             : err == -ENOMEM ? "out of memory"
+                              : ofl_error());
+    return err;
+}
+
+/* ---- device memory ---------------------------------------------------------- */
+
+static uint64_t bytes_of(const struct llama_compute_config *c, size_t rows, int which)
+{
+    uint64_t elem = ofl_dtype_bytes(c->dtype);
+    struct llama_tensor_desc d;
+
+    if (which < GRADS) {
+        llama_tensor_at(&c->shape, llama_layer_first(0) + (uint32_t)which % LLAMA_LAYER_TENSORS, &d);
+        return which < WEIGHTS ? d.elems * elem : c->batch ? d.elems * sizeof(float) : 0;
+    }
+    switch (which) {
+    case SCRATCH:
+        return llama_compute_workspace(c);
+    case CACHE:
+        return c->batch ? 0
+                        : 2 * (uint64_t)c->positions * c->shape.kv_heads * c->shape.head_dim *
+                              llama_compute_cache_elem(c);
+    default:
+        return rows * c->shape.hidden * sizeof(float);
+    }
+}
+
+static int lease_all(struct timing *t)
+{
+    struct ofl_lease batch[TENSORS];
+    int of[TENSORS], err = 0;
+    size_t n = 0;
+
+    for (int i = 0; i < TENSORS && err == 0; i++) {
+        struct ofl_tensor_desc d = {.size = sizeof d,
+                                    .name = "timing",
+                                    .kind = OFL_KIND_WORKSPACE,
+                                    .dtype = OFL_U8,
+                                    .elems = bytes_of(t->config, t->rows, i),
+                                    .flags = OFL_TENSOR_TRANSIENT};
+
+        if (d.elems == 0)
+            continue;
+        batch[n] = (struct ofl_lease){.size = sizeof batch[n], .mode = OFL_OVERWRITE};
+        err = ofl_tensor_create(t->ctx, &d, &batch[n].tensor);
+        of[n++] = i;
+    }
+    if (err == 0)
+        err = ofl_acquire(t->ctx, batch, n, t->stream);
+    for (size_t i = 0; i < n && err == 0; i++)
+        t->leases[of[i]] = batch[i];
+    return err;
+}
+
+static int fill(struct timing *t)
+{
+    int err = 0;
+
+    for (int i = 0; i < TENSORS && err == 0; i++) {
+        struct llama_job *job;
+        bool weight = i < WEIGHTS, grad = !weight && i < GRADS;
+        enum ofl_dtype dtype = weight ? t->config->dtype : OFL_F32;
+
+        if (!t->leases[i].ptr || grad || i == SCRATCH || i == CACHE)
+            continue;
+        job = llama_compute_alone(t->compute, LLAMA_RUN_FILL);
+        job->fill = (struct llama_fill){.dst = t->leases[i].ptr,
+                                        .dtype = dtype,
+                                        .elems = bytes_of(t->config, t->rows, i) / ofl_dtype_bytes(dtype),
+                                        .seed = (uint64_t)i + 1,
+                                        .std = 0.02f};
+        err = llama_compute_run(t->compute, job);
+        if (err == 0)
+            err = ofl_stream_sync(t->stream);
+    }
+    return err;
+}
+
+/* ---- running ------------------------------------------------------------------- */
+
+static void describe(struct timing *t, struct llama_job *job)
+{
+    const struct llama_compute_config *c = t->config;
+    enum ofl_dtype dtypes[1 + LLAMA_LAYER_TENSORS];
+    struct llama_model model = {.shape = &c->shape, .dtypes = dtypes};
+
+    for (int i = 0; i <= LLAMA_LAYER_TENSORS; i++)
+        dtypes[i] = c->dtype;
+    llama_layer_weights(&model, 0, t->leases, &job->weights);
+    llama_layer_grads(t->leases + WEIGHTS, &job->grads);
+    job->first = true;
+    job->x = t->leases[X].ptr;
+    job->y = job->dx = t->leases[Y].ptr;
+    job->k_cache = t->leases[CACHE].ptr;
+    job->rows = t->rows;
+    if (job->k_cache) {
+        job->v_cache = (char *)job->k_cache + bytes_of(c, t->rows, CACHE) / 2;
+        job->fed = c->positions - c->piece;
+    }
+}
+
+static int run_once(struct timing *t, enum llama_run run)
+{
+    struct llama_job *job;
+    int err = llama_compute_begin(t->compute, t->tokens, t->tokens, t->rows, 1.0f);
+
+    if (err < 0)
+        return err;
+    job = llama_compute_job(t->compute, run);
+    describe(t, job);
+    err = llama_compute_run(t->compute, job);
+    return err < 0 ? err : ofl_stream_sync(t->stream);
+}
+
+/* The median of a few runs, the first of which warms up. */
+static int time_run(struct timing *t, enum llama_run run, double *seconds, double *cpu, double *wall)
+{
+    double tries[TRIES], all = 0;
+    int n = 0, err = run_once(t, run);
+
+    while (err == 0 && n < TRIES && (n == 0 || all < ENOUGH_S)) {
+        double start = now(CLOCK_MONOTONIC), used = now(CLOCK_PROCESS_CPUTIME_ID), value;
+        int at = n;
+
+        err = run_once(t, run);
+        value = now(CLOCK_MONOTONIC) - start;
+        *cpu += now(CLOCK_PROCESS_CPUTIME_ID) - used;
+        all += value;
+        for (; at > 0 && tries[at - 1] > value; at--)
+            tries[at] = tries[at - 1];
+        tries[at] = value;
+        n++;
+    }
+    *wall += all;
+    *seconds = n ? tries[n / 2] : 0;
+    return err;
+}
+
+static int measure(struct timing *t, struct llama_timing *out)
+{
+    double cpu = 0, wall = 0;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int err = fill(t);
+
+    if (err == 0 && t->config->batch) {
+        err = time_run(t, LLAMA_RUN_FORWARD, &out->forward_s, &cpu, &wall);
+        if (err == 0)
+            err = time_run(t, LLAMA_RUN_BACKWARD, &out->backward_s, &cpu, &wall);
+    } else if (err == 0) {
+        err = time_run(t, LLAMA_RUN_EXTEND, &out->extend_s, &cpu, &wall);
+    }
+    out->cores = wall > 0 && cores > 0 ? cpu / wall / (double)cores : 0;
+    out->cores = out->cores > 1 ? 1 : out->cores;
+    return err;
+}
+
+static int run_all(struct timing *t, struct llama_timing *out)
+{
+    int err = ofl_stream_create(t->ctx, &t->stream);
+
+    if (err == 0)
+        err = lease_all(t);
+    if (err < 0)
+        return fail(t, err);
+    err = llama_compute_open(t->ctx, t->stream, t->config, t->leases[SCRATCH].ptr, &t->compute, t->error,
+                             t->error_bytes);
+    if (err < 0)
+        return err;
+    err = measure(t, out);
+    return err < 0 ? fail(t, err) : 0;
+}
+
+int llama_timing_measure(const char *device, const struct llama_compute_config *config,
+                         struct llama_timing *out, char *error, size_t error_bytes)
+{
+    struct timing t = {.config = config,
+                       .rows = config->batch ? config->batch * config->seq : config->piece,
+                       .error = error,
+                       .error_bytes = error_bytes};
+    struct ofl_config open = {
+        .size = sizeof open, .device = device, .host_bytes = OFL_HOST_MIN_BYTES, .workers = 1};
+    int err;
+
+    *out = (struct llama_timing){0};
+    for (int i = 0; i < TENSORS; i++)
+        open.device_bytes += ofl_device_footprint(bytes_of(config, t.rows, i));
+    t.tokens = calloc(t.rows + 1, sizeof *t.tokens);
+    err = t.tokens ? ofl_open(&open, &t.ctx) : -ENOMEM;
+    if (err == 0)
+        err = run_all(&t, out);
+    else
+        fail(&t, err);
+    llama_compute_close(t.compute);
+    if (t.ctx)
+        ofl_close(t.ctx);
+    free(t.tokens);
+    return err;
+}
