@@ -532,7 +532,7 @@ static const struct {
     {spoil_active, "begun and not done"},
     {spoil_claims, "claims"},
     {spoil_held, "tiles held"},
-    {spoil_pins, "pins 0"},
+    {spoil_pins, "pins"},
     {spoil_held_bytes, "held_bytes is"},
     {spoil_sum, "wrong sum"},
     {spoil_graves, "not in the tree"},

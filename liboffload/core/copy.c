@@ -212,6 +212,14 @@ static bool drain_may(const struct core_tile *x)
     return x->state != TILE_ARRIVING && !x->pins && !x->writing;
 }
 
+/* With a plan, what host works wait for goes out as they come to it: much sooner, it would take the room that they
+ * need meanwhile. */
+static bool drain_early(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
+{
+    return p->planned && t->turns && !t->tiles[tile].wanted && tile_room_comes(p) &&
+           p->fetched_bytes + t->tile_bytes > p->fetched_max / 2;
+}
+
 /* What c has not of the tile comes to host memory first, and stays there until c's bytes are drained over the
  * rest: the tile is the unit that is kept below. */
 static bool fetch_edge(struct pager *p, struct core_copy *c, uint32_t tile)
@@ -225,14 +233,6 @@ static bool fetch_edge(struct pager *p, struct core_copy *c, uint32_t tile)
     if (t->tiles[tile].stored)
         return tile_read_start(p, t, tile, claim, IO_DEMAND);
     return tile_zero_start(p, t, tile, claim);
-}
-
-/* With a plan, what host works wait for goes out as they come to it: much sooner, it would take the room that they
- * need meanwhile. */
-static bool drain_early(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
-{
-    return p->planned && t->turns && !t->tiles[tile].wanted && tile_room_comes(p) &&
-           p->fetched_bytes + t->tile_bytes > p->fetched_max / 2;
 }
 
 static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
