@@ -10,6 +10,9 @@
 #include "liboffload/core/shape.h"
 #include "liboffload/plan/simulate_impl.h"
 
+/* The optimizer's stream. */
+#define OPTIMIZER 1u
+
 /* ---- figures ----------------------------------------------------------- */
 
 static const char *const resource_names[PLAN_RESOURCES] = {
@@ -39,7 +42,9 @@ static struct plan_step counters(const struct run *r)
                           .prefetches = stats->prefetches,
                           .evictions = stats->evictions};
 
-    c.busy_ns[PLAN_DEVICE] = w->device_busy_ns;
+    for (uint32_t i = 0; i < WORLD_STREAMS; i++)
+        if (w->streams[i].busy_ns > c.busy_ns[PLAN_DEVICE])
+            c.busy_ns[PLAN_DEVICE] = w->streams[i].busy_ns;
     c.busy_ns[PLAN_LINK_IN] = w->link[0].busy_ns;
     c.busy_ns[PLAN_LINK_OUT] = w->link[1].busy_ns;
     c.busy_ns[PLAN_DRIVE] = world_drive_busy_ns(w);
@@ -246,6 +251,11 @@ static void update_done(void *arg)
     ((struct update *)arg)->pending = false;
 }
 
+static void update_let_go(struct pager *p, void *arg)
+{
+    pager_update_let_go(p, &((struct update *)arg)->core);
+}
+
 static enum core_access access_of(const struct plan_lease *l)
 {
     return l->mode == OFL_READ     ? l->drop ? HOST_CONSUME : HOST_READ
@@ -265,7 +275,7 @@ static int update_on_host(struct run *r, const struct plan_op *op)
         u->core.tensors[i] = r->tensors[leases[i].tensor];
         u->core.access[i] = access_of(&leases[i]);
     }
-    err = pager_update(&r->world.pager, &u->core, false);
+    err = pager_update(&r->world.pager, &u->core, r->s->hold);
     r->world.due = true;
     if (err < 0)
         return err;
@@ -276,22 +286,22 @@ static int update_on_host(struct run *r, const struct plan_op *op)
                                                      .from = u->number,
                                                      .to = i,
                                                      .value = world_access(u->core.access[i])});
+    if (r->s->hold)
+        world_call(&r->world, OPTIMIZER, u);
     return 0;
 }
 
 /* Where the device is the tensors' home: a kernel, as the optimizer has one. */
 static int update_on_device(struct run *r, const struct plan_op *op)
 {
-    struct plan_op kernel = {.type = PLAN_COMPUTE, .stream = op->stream};
     const struct plan_lease *leases = &r->s->program->leases[op->first];
-    int err = run_acquire(r, op->stream, leases, op->count);
+    struct plan_op kernel = {.stream = OPTIMIZER, .bytes = op->bytes};
+    int err = run_acquire(r, OPTIMIZER, leases, op->count);
 
     if (err < 0)
         return err;
-    for (uint32_t i = 0; i < op->count; i++)
-        kernel.bytes += 2.0 * (double)r->s->program->tensors[leases[i].tensor].bytes;
     run_launch(r, &kernel);
-    return run_release(r, op->stream, leases, op->count);
+    return run_release(r, OPTIMIZER, leases, op->count);
 }
 
 static int update(struct run *r, const struct plan_op *op)
@@ -527,6 +537,7 @@ int plan_simulate(const struct plan_simulation *s, struct plan_simulated *out)
     r->world.random = s->seed;
     r->world.record = s->record;
     r->world.record_arg = s->arg;
+    r->world.called = update_let_go;
     err = allocate(r);
     if (err == 0) {
         world_open(&r->world);

@@ -60,12 +60,12 @@ static void drive_put(struct world *w, uint32_t drive, struct world_part *whole,
     drive_start(w, d);
 }
 
-/* Sources lie on the first drive; the store's pieces are dealt out to all. */
+/* Pieces are dealt out to all drives: a store's by the library, a source's by its file system. */
 static void spread(struct world *w, struct world_part *whole, struct core_op *op)
 {
     uint64_t bytes[PLAN_DRIVES] = {0}, at = op->io.offset, end = at + op->io.bytes;
 
-    if (op->tensor->source || w->rates.drives_count == 1) {
+    if (w->rates.drives_count == 1) {
         drive_put(w, 0, whole, op, op->io.bytes);
         return;
     }
