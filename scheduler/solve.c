@@ -14,6 +14,8 @@
 #include "base/error.h"
 #include "scheduler/room.h"
 
+/* Ranges of host memory are cut at these. */
+#define BLOCK_BYTES 4096u
 /* What a transfer costs beside its bytes: small ones rest first. */
 #define TRANSFER_BYTES 65536u
 /* Gaps whose worth differs by less than a factor of 2^(1/CLASSES_PER_OCTAVE) share alike. */
@@ -73,6 +75,14 @@ static uint32_t stage_tiles(const struct sched_item *x)
     uint64_t tiles = x->tile_bytes ? (x->bytes + x->tile_bytes - 1) / x->tile_bytes : 0;
 
     return tiles > x->home_tiles ? (uint32_t)(tiles - x->home_tiles) : 0;
+}
+
+/* Of a tile: of the only one, what it has, in blocks. */
+static uint64_t tile_room(const struct sched_item *x)
+{
+    uint64_t bytes = (x->bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+
+    return bytes < x->tile_bytes ? bytes : x->tile_bytes;
 }
 
 /* Bytes of the last tiles of x's part that does not live in host memory, all but the first so many. */
@@ -306,7 +316,7 @@ static void solve_host(struct solve *s, const struct sched_room *r)
 
         s->tiles[i] = 0;
         if (s->below[i] && has_bytes(s, i) && !x->device_home && stage_tiles(x) && saved > 0.01)
-            gap_add(s, &count, i, from, s->next[end], stage_tiles(x), x->tile_bytes, saved);
+            gap_add(s, &count, i, from, s->next[end], stage_tiles(x), tile_room(x), saved);
     }
     share_out(s, count);
     for (uint32_t k = 0; k < count; k++) {

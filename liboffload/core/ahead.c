@@ -49,7 +49,7 @@ void ahead_plan(struct pager *p)
         sched_plan_unsolve(p->sched);
     p->planned_device = room.device_bytes;
     p->planned_host = room.host_bytes;
-    if (!sched_plan_unsolved(p->sched) || p->homes.device_only)
+    if (!sched_plan_unsolved(p->sched))
         return;
     items = calloc(p->next_id + 1, sizeof *items);
     if (!items)
@@ -59,9 +59,23 @@ void ahead_plan(struct pager *p)
             items[id] = item_of(p->by_id[id]);
     room.device_window = largest_copy(items, p->next_id);
     room.host_window = least(WINDOW_TILES * (p->tile_bytes + CORE_HOST_ALIGN), p->stage_bytes / 4);
-    p->fetched_max = room.host_window / 2;
-    (void)sched_plan_solve(p->sched, items, p->next_id, &room);
+    /* What comes from the device, or is to be written, passes through the same window. */
+    p->fetched_max = room.host_window;
+    if (sched_plan_solve(p->sched, items, p->next_id, &room) == 0 &&
+        sched_moved(p->sched)->device_out + sched_moved(p->sched)->drive_write)
+        p->fetched_max /= 2;
     free(items);
+}
+
+/* What was on its way for another plan would stand before what this one wants. */
+static void turn_to_plan(struct pager *p, struct ofl_tensor *t)
+{
+    struct core_copy *c = t->current;
+
+    if (c && copy_filling(c) && !c->waiting && !c->leases && !c->home)
+        place_evict(p, c);
+    tile_ahead_all(p, t, 0, false);
+    tile_plan(p, t);
 }
 
 /* What has been looked at stays so as the position moves on, unless the plan has changed. */
@@ -73,10 +87,8 @@ static void sync(struct pager *p)
         p->ahead_device = p->ahead_host = now;
         p->ahead_plan = sched_plan_changes(p->sched);
         p->planned = sched_solved(p->sched);
-        for (struct ofl_tensor *t = p->tensors; t; t = t->next) {
-            tile_ahead_all(p, t, 0, false);
-            tile_plan(p, t);
-        }
+        for (struct ofl_tensor *t = p->tensors; t; t = t->next)
+            turn_to_plan(p, t);
     }
     if (p->ahead_device < now)
         p->ahead_device = now;
@@ -138,7 +150,8 @@ void ahead_start(struct pager *p)
 {
     sync(p);
     start_device(p);
-    start_host(p);
+    if (!p->looks) /* the copies that were placed just now read first */
+        start_host(p);
 }
 
 void ahead_look(struct pager *p, struct ofl_tensor *t)

@@ -313,8 +313,7 @@ static bool pump(struct pager *p)
         }
         copy_advance_stuck(p);
         work_advance(p);
-        if (!p->homes.device_only)
-            ahead_start(p);
+        ahead_start(p);
         tile_write_behind(p);
     } while (p->changes != before && ++rounds < PUMP_ROUNDS);
     return p->changes != before || p->hungry;

@@ -287,6 +287,8 @@ int pager_update(struct pager *p, struct core_update *u, bool held)
                                                      .no_fetch = u->access[i] == HOST_OVERWRITE,
                                                      .writes = writes(u->access[i])}) == -ENOMEM)
             p->changes++; /* unrecorded: the plan will miss it, nothing else */
+        if (u->access[i] == HOST_CONSUME)
+            sched_use_over(p->sched, t->id, true);
         tile_ahead_all(p, t, 0, true);
         tile_plan(p, t);
         u->ordinal[i] = turn_take(p, t, &u->turn[i], u);
