@@ -16,7 +16,7 @@
 /* ---- figures ----------------------------------------------------------- */
 
 static const char *const resource_names[PLAN_RESOURCES] = {
-    [PLAN_DEVICE] = "device", [PLAN_LINK_IN] = "link in",      [PLAN_LINK_OUT] = "link out",
+    [PLAN_DEVICE] = "device", [PLAN_LINK_IN] = "link in",      [PLAN_LINK] = "link",
     [PLAN_DRIVE] = "drive",   [PLAN_WORKERS] = "host workers",
 };
 
@@ -45,9 +45,6 @@ static struct plan_step counters(const struct run *r)
     for (uint32_t i = 0; i < WORLD_STREAMS; i++)
         if (w->streams[i].busy_ns > c.busy_ns[PLAN_DEVICE])
             c.busy_ns[PLAN_DEVICE] = w->streams[i].busy_ns;
-    c.busy_ns[PLAN_LINK_IN] = w->link[0].busy_ns;
-    c.busy_ns[PLAN_LINK_OUT] = w->link[1].busy_ns;
-    c.busy_ns[PLAN_DRIVE] = world_drive_busy_ns(w);
     c.busy_ns[PLAN_WORKERS] = w->rates.workers ? w->workers_busy_ns / w->rates.workers : 0;
     return c;
 }
@@ -67,14 +64,43 @@ static struct plan_step less(const struct plan_step *a, const struct plan_step *
     d.misses -= b->misses;
     d.prefetches -= b->prefetches;
     d.evictions -= b->evictions;
-    for (int i = 0; i < PLAN_RESOURCES; i++) {
+    for (int i = 0; i < PLAN_RESOURCES; i++)
         d.busy_ns[i] -= b->busy_ns[i];
-        if (d.busy_ns[i] > d.bound_ns) {
-            d.bound_ns = d.busy_ns[i];
-            d.bound = (enum plan_resource)i;
-        }
-    }
     return d;
+}
+
+/* What both ways of a link or a drive have done since the last time: how long that takes at least. */
+static uint64_t moved_ns(const struct pipe way[2], double before[2])
+{
+    double ns[2];
+
+    for (int i = 0; i < 2; i++) {
+        ns[i] = way[i].work_ns - before[i];
+        before[i] = way[i].work_ns;
+    }
+    return (uint64_t)pipe_least_ns(&way[0], ns[0], ns[1]);
+}
+
+/* What had most to do. */
+static void find_bound(struct run *r, struct plan_step *step)
+{
+    const struct world *w = &r->world;
+    double in_ns = w->link[0].work_ns - r->moved_ns[0][0];
+    uint64_t link_ns = moved_ns(w->link, r->moved_ns[0]);
+
+    step->busy_ns[PLAN_LINK_IN] = (uint64_t)in_ns;
+    step->busy_ns[PLAN_LINK] = link_ns;
+    for (uint32_t i = 0; i < w->rates.drives_count; i++) {
+        uint64_t ns = moved_ns(w->drives[i].way, r->moved_ns[1 + i]);
+
+        if (ns > step->busy_ns[PLAN_DRIVE])
+            step->busy_ns[PLAN_DRIVE] = ns;
+    }
+    for (int i = 0; i < PLAN_RESOURCES; i++)
+        if (step->busy_ns[i] > step->bound_ns) {
+            step->bound_ns = step->busy_ns[i];
+            step->bound = (enum plan_resource)i;
+        }
 }
 
 static void step_over(struct run *r)
@@ -82,6 +108,7 @@ static void step_over(struct run *r)
     struct plan_step now = counters(r);
 
     r->out->steps[r->step] = less(&now, &r->before);
+    find_bound(r, &r->out->steps[r->step]);
     r->out->count = ++r->step;
     r->before = now;
     world_record(&r->world, (struct plan_record){.type = PLAN_RECORD_STEP_END,
@@ -402,6 +429,9 @@ static int run(struct run *r)
 {
     int err = 0;
 
+    struct plan_step none = {0};
+
+    find_bound(r, &none); /* what came before counts to no step */
     r->before = counters(r);
     while (err == 0) {
         err = advance(r);

@@ -58,16 +58,16 @@ struct plan_simulation {
 enum plan_resource {
     PLAN_DEVICE, /* the busiest of its streams: they run side by side */
     PLAN_LINK_IN,
-    PLAN_LINK_OUT,
-    PLAN_DRIVE, /* the busiest of them */
+    PLAN_LINK,  /* both ways */
+    PLAN_DRIVE, /* the busiest of them, both ways */
     PLAN_WORKERS,
     PLAN_RESOURCES
 };
 
 struct plan_step {
     uint64_t ns;
-    uint64_t stall_ns; /* of all streams: they stood at a gate */
-    uint64_t busy_ns[PLAN_RESOURCES];
+    uint64_t stall_ns;                                     /* of all streams: they stood at a gate */
+    uint64_t busy_ns[PLAN_RESOURCES];                      /* what they had to do, as fast as they can */
     uint64_t in_bytes, out_bytes, read_bytes, write_bytes; /* read: of store and sources */
     uint64_t late_bytes;                                   /* of in_bytes: a stream stood waiting for them */
     uint64_t hits, misses, prefetches, evictions;

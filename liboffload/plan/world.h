@@ -92,6 +92,5 @@ void world_mark(struct world *w, uint32_t stream, struct core_op *op, struct wor
 
 /* Time that a service takes, with the jitter. */
 uint64_t world_ns(struct world *w, double ns);
-uint64_t world_drive_busy_ns(const struct world *w);
 
 #endif

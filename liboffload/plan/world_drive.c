@@ -150,22 +150,3 @@ void world_drives_open(struct world *w)
     if (w->rates.drives_count)
         deal(w);
 }
-
-uint64_t world_drive_busy_ns(const struct world *w)
-{
-    uint64_t most = 0;
-
-    for (uint32_t i = 0; i < w->rates.drives_count; i++) {
-        const struct pipe *way = w->drives[i].way;
-
-        /* Of a shared drive both count, of one that duplexes only what does not overlap. */
-        double both = way[0].both > 0.5 ? 2 - 2 * way[0].both : 1;
-        uint64_t longer = way[0].busy_ns > way[1].busy_ns ? way[0].busy_ns : way[1].busy_ns;
-        uint64_t sum = way[0].busy_ns + way[1].busy_ns;
-
-        sum = longer + (uint64_t)((double)(sum - longer) * both);
-        if (sum > most)
-            most = sum;
-    }
-    return most;
-}
