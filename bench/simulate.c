@@ -226,7 +226,7 @@ static const struct pair_model {
     {"175b decode", "175b", 0, 0, 0},
 };
 
-static int run_pair(const struct ofl_machine *machine, const struct pair_model *model)
+static int run_pair(const struct ofl_machine *machine, const struct pair_model *model, uint64_t tile_bytes)
 {
     struct llama_compute_config compute = {.dtype = OFL_BF16,
                                            .cuda = true,
@@ -253,7 +253,7 @@ static int run_pair(const struct ofl_machine *machine, const struct pair_model *
         return 0;
     }
     if (err == 0)
-        err = plan_simulate_machine(machine, &workload, NULL, 4, 0, &out);
+        err = plan_simulate_machine(machine, &workload, NULL, 4, tile_bytes, &out);
     if (err < 0)
         return common_fail(EXIT_RUNTIME, "%s, %s: %s", machine->name, model->name, ofl_error());
     step = &out.steps[out.count - 1];
@@ -265,7 +265,7 @@ static int run_pair(const struct ofl_machine *machine, const struct pair_model *
     return 0;
 }
 
-static int run_pairs(void)
+static int run_pairs(const struct options *o)
 {
     struct ofl_machine machine = {.size = sizeof machine};
     int status = 0;
@@ -274,7 +274,7 @@ static int run_pairs(void)
            "over %", "bound by", "took s");
     for (size_t i = 0; ofl_machine_at(i, &machine) == 0 && status == 0; i++)
         for (size_t k = 0; k < ARRAY_COUNT(models) && status == 0; k++)
-            status = run_pair(&machine, &models[k]);
+            status = run_pair(&machine, &models[k], o->tile_bytes);
     return status;
 }
 
@@ -284,7 +284,7 @@ int bench_simulate_main(int argc, char **argv)
     int status = common_options_parse(&command, argc, argv, &o);
 
     if (status == 0)
-        status = o.pairs ? run_pairs() : run_given(&o);
+        status = o.pairs ? run_pairs(&o) : run_given(&o);
     common_options_free(&command, &o);
     return status;
 }
