@@ -120,7 +120,6 @@ static int add_drives(const struct common_budget *b, const struct bench_rates *r
     m->drive_bytes = bytes / m->drives;
     m->drive_read_bps = rates->drive_read_bps / m->drives;
     m->drive_write_bps = rates->drive_write_bps / m->drives;
-    m->drive_mixed_bps = rates->drive_mixed_bps / m->drives;
     return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "bench/machine.h"
 #include "bench/model.h"
 #include "bench/plan_report.h"
+#include "bench/plan_simulate.h"
 #include "examples/common_budget.h"
 
 struct options {
@@ -21,7 +22,7 @@ struct options {
     double clip;
     enum ofl_dtype dtype;
     int optimizer;
-    bool decode, source, quick;
+    bool decode, source, quick, simulate;
     struct common_texts dirs;
 };
 
@@ -60,6 +61,7 @@ static const struct common_option plan_options[] = {
      .most = OFL_NVME_MAX},
     {COMMON_GROUP, .least = 5},
     {COMMON_FLAG, "quick", NULL, "Leave out what other budgets and machines would do", FIELD(quick)},
+    {COMMON_FLAG, "simulate", NULL, "Put beside it what the library's own pager does in virtual time", FIELD(simulate)},
     {COMMON_TEXT, "json", "FILE", "Write everything in JSON", FIELD(json)},
     {.kind = COMMON_END}};
 /* clang-format on */
@@ -171,7 +173,7 @@ static int ask(const struct options *o, struct bench_plan *plan)
     plan->has_ways = !o->quick && plan->estimate.fits;
     if (plan->has_ways && ofl_estimate_ways(&plan->machine, &plan->workload, &plan->budgets, &plan->ways) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "plan");
-    return 0;
+    return o->simulate && plan->estimate.fits ? bench_plan_simulate(plan) : 0;
 }
 
 int bench_plan_main(int argc, char **argv)

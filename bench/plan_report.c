@@ -75,6 +75,22 @@ static void print_times(const struct ofl_estimate *e)
         putchar('\n');
 }
 
+static void print_simulated(const struct bench_plan *p)
+{
+    const struct bench_simulated *s = &p->simulated;
+
+    if (!s->binds)
+        return;
+    printf("simulated %.4g s a step (%+.1f %% of the formula's), %.4g tokens/s; bound %.4g s by %s, %.1f %% "
+           "above it; "
+           "stalled %.4g s; %llu events\n",
+           s->step_s, 100 * (s->step_s / p->estimate.step_s - 1), (double)p->estimate.tokens / s->step_s,
+           s->bound_s, s->binds, 100 * (s->step_s / s->bound_s - 1), s->stall_s, (ull)s->events);
+    printf("          in %s, out %s over the link; drives read %s, write %s\n",
+           common_bytes(s->device_in_bytes).text, common_bytes(s->device_out_bytes).text,
+           common_bytes(s->drive_read_bytes).text, common_bytes(s->drive_write_bytes).text);
+}
+
 static void print_hides(const char *option, uint64_t bytes)
 {
     if (bytes)
@@ -122,12 +138,14 @@ void bench_plan_print(const struct bench_plan *p)
                        common_bytes(e->budget_bytes[t]).text);
         return;
     }
-    printf("fits      yes: all has room of its own %s\n",
-           e->home == OFL_DEVICE ? "on the device"
-           : e->home == OFL_HOST ? "in host memory"
-                                 : "on the drives, and in memory where they end");
+    printf("fits      yes: %s\n",
+           p->workload.source      ? "weights stay in their files"
+           : e->home == OFL_DEVICE ? "all has room of its own on the device"
+           : e->home == OFL_HOST   ? "all has room of its own in host memory"
+                                   : "all has room of its own on the drives, and in memory where they end");
     print_places(e);
     print_times(e);
+    print_simulated(p);
     if (p->has_ways)
         print_ways(p);
 }
@@ -198,13 +216,25 @@ static json_t *ways_json(const struct ofl_estimate_ways *w)
                      "ram_tokens_per_s", w->ram_tokens_per_s, "batch_tokens_per_s", w->batch_tokens_per_s);
 }
 
+static json_t *simulated_json(const struct bench_simulated *s)
+{
+    if (!s->binds)
+        return json_null();
+    return json_pack("{s:f, s:f, s:f, s:s, s:I, s:I, s:I, s:I, s:I}", "step_s", s->step_s, "bound_s",
+                     s->bound_s, "stall_s", s->stall_s, "binds", s->binds, "device_in_bytes",
+                     (json_int_t)s->device_in_bytes, "device_out_bytes", (json_int_t)s->device_out_bytes,
+                     "drive_read_bytes", (json_int_t)s->drive_read_bytes, "drive_write_bytes",
+                     (json_int_t)s->drive_write_bytes, "events", (json_int_t)s->events);
+}
+
 int bench_plan_write(const struct bench_plan *p, const char *path)
 {
-    json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "program", "ofl-bench plan",
+    json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "program", "ofl-bench plan",
                           "version", ofl_version(), "date", bench_date().text, "model_name", p->model,
                           "model", bench_model_json(&p->shape), "machine", machine_json(&p->machine),
                           "workload", workload_json(&p->workload), "estimate", estimate_json(&p->estimate),
-                          "ways", p->has_ways ? ways_json(&p->ways) : json_null());
+                          "ways", p->has_ways ? ways_json(&p->ways) : json_null(), "simulated",
+                          simulated_json(&p->simulated));
     int status =
         j ? common_report_write(path, j) : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 

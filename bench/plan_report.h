@@ -10,6 +10,13 @@
 
 #define BENCH_PLAN_NO 3 /* exit status: it does not fit */
 
+/* Of one step, once it is steady. */
+struct bench_simulated {
+    double step_s, bound_s, stall_s;
+    const char *binds; /* NULL: nothing was simulated */
+    uint64_t device_in_bytes, device_out_bytes, drive_read_bytes, drive_write_bytes, events;
+};
+
 struct bench_plan {
     const char *model;
     struct llama_shape shape;
@@ -19,6 +26,7 @@ struct bench_plan {
     struct ofl_estimate estimate;
     bool has_ways;
     struct ofl_estimate_ways ways;
+    struct bench_simulated simulated;
 };
 
 void bench_plan_print(const struct bench_plan *p);

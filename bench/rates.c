@@ -282,15 +282,12 @@ static bool keep_measuring(void *arg, double share)
 
 static int drive_rates(const struct common_budget *b, struct bench_rates *out)
 {
-    bool mixed = true;
-
     for (uint32_t i = 0; i < b->nvme_count; i++) {
         struct io_profile p;
 
         if (common_dir_in_memory(b->nvme[i].dir)) { /* a file to measure with would take of the run's */
             out->drive_read_bps += out->host_bps;
             out->drive_write_bps += out->host_bps;
-            out->drive_mixed_bps += out->host_bps;
             continue;
         }
         if (io_profile_get(b->nvme[i].dir, IO_PROFILE_MEASURE, keep_measuring, NULL, &p) < 0)
@@ -298,10 +295,7 @@ static int drive_rates(const struct common_budget *b, struct bench_rates *out)
                                      : common_fail_ofl(EXIT_RUNTIME, "measure the drive");
         out->drive_read_bps += p.read_bps;
         out->drive_write_bps += p.write_bps;
-        out->drive_mixed_bps += p.mixed_bps;
-        mixed &= p.mixed_bps > 0;
     }
-    out->drive_mixed_bps = mixed ? out->drive_mixed_bps : 0;
     common_progress_clear();
     return 0;
 }

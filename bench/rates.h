@@ -13,7 +13,6 @@ struct bench_rates {
     double device_bps;                      /* device memory: read and written bytes of a large copy */
     double host_bps;                        /* RAM: the same, on all cores */
     double drive_read_bps, drive_write_bps; /* of the --nvme directories together */
-    double drive_mixed_bps;                 /* both at once, added up; 0: not measured of one of them */
 };
 
 /* Takes seconds. Returns a status. */

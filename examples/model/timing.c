@@ -9,7 +9,7 @@
 
 #include "examples/model/model.h"
 
-#define TRIES    5
+#define TRIES    25
 #define ENOUGH_S 0.8 /* no more tries after so long */
 
 enum { WEIGHTS = LLAMA_LAYER_TENSORS, GRADS = 2 * LLAMA_LAYER_TENSORS };
