@@ -7,11 +7,9 @@
 #include <errno.h>
 #include <string.h>
 
-#include "bench/machine.h"
-#include "bench/model.h"
 #include "examples/common_options.h"
 #include "liboffload/plan/check.h"
-#include "liboffload/plan/simulate_machine.h"
+#include "liboffload/plan/simulate.h"
 
 struct options {
     uint64_t layers, hidden, ffn, vocab, batch, seq, accum, steps, seed, workers, latency_us, run_ahead;
@@ -19,7 +17,7 @@ struct options {
     uint64_t read_bps, write_bps, mixed_bps, link_bps, memory_bps, ram_bps;
     double tflops, jitter;
     const char *log;
-    bool train, check, pairs;
+    bool train, check;
 };
 
 /* Who hears of every event. */
@@ -32,7 +30,6 @@ struct listeners {
 
 /* clang-format off */
 static const struct common_option option_list[] = {
-    {COMMON_FLAG, "pairs", NULL, "A table of known machines and models instead of what follows", FIELD(pairs)},
     {COMMON_GROUP, .text = "Model:", .least = 1},
     {COMMON_COUNT, "layers", "N", "Layers", FIELD(layers), "14", 1, 1u << 16},
     {COMMON_COUNT, "hidden", "N", "Width", FIELD(hidden), "2048", 64, 1u << 20},
@@ -74,7 +71,10 @@ static const struct common_option option_list[] = {
 static const struct common_command command = {
     .title = "ofl-bench simulate",
     .before = "Simulates steps of a model with the library's own pager and scheduler in virtual time.",
-    .after = "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work.",
+    .after = "A step's bound is what the busiest part had to do, as fast as it can.\n\nExamples:\n  "
+             "ofl-bench simulate --device-mem 450M --host-mem 160M --check\n  ofl-bench simulate --train "
+             "--layers 4 --hidden 512 --ffn 1024 --nvme 1G\n\nExit status: 0 done; 1 something failed on the "
+             "way; 2 options or budgets that can't work.",
     .tables = {{option_list, 0}}};
 
 static struct ofl_workload workload_of(const struct options *o)
@@ -213,78 +213,13 @@ static int run_given(const struct options *o)
     return status;
 }
 
-/* ---- pairs ----------------------------------------------------------------- */
-
-static const struct pair_model {
-    const char *name, *preset;
-    uint64_t batch, seq, accum; /* 0: generation, weights in place */
-} models[] = {
-    {"8b train 32 x 1024", "8b", 32, 1024, 1},
-    {"13b train 16 x 1024", "13b", 16, 1024, 1},
-    {"70b train 8 x 1024, 4 micro-batches", "70b", 8, 1024, 4},
-    {"70b decode", "70b", 0, 0, 0},
-    {"175b decode", "175b", 0, 0, 0},
-};
-
-static int run_pair(const struct ofl_machine *machine, const struct pair_model *model, uint64_t tile_bytes)
-{
-    struct llama_compute_config compute = {.dtype = OFL_BF16,
-                                           .cuda = true,
-                                           .batch = model->batch,
-                                           .seq = model->seq,
-                                           .accum = model->accum,
-                                           .piece = !model->batch,
-                                           .positions = model->batch ? 0 : 1024};
-    struct ofl_estimate estimate = {.size = sizeof estimate};
-    struct ofl_workload workload;
-    struct plan_simulated out;
-    struct llama_config config;
-    const struct plan_step *step;
-    double start = common_seconds();
-    int err;
-
-    if (llama_preset(model->preset, &config) < 0)
-        return common_fail(EXIT_RUNTIME, "%s: no such preset", model->preset);
-    compute.shape = config.shape;
-    workload = bench_workload(&compute, model->batch > 0, model->batch == 0);
-    err = ofl_estimate(machine, &workload, NULL, &estimate);
-    if (err == 0 && !estimate.fits) {
-        printf("%-9s %-36s does not fit\n", machine->name, model->name);
-        return 0;
-    }
-    if (err == 0)
-        err = plan_simulate_machine(machine, &workload, NULL, 4, tile_bytes, &out);
-    if (err < 0)
-        return common_fail(EXIT_RUNTIME, "%s, %s: %s", machine->name, model->name, ofl_error());
-    step = &out.steps[out.count - 1];
-    printf("%-9s %-36s %9.3f %9.3f %9.3f %7.1f  %-12s %6.1f\n", machine->name, model->name, estimate.step_s,
-           (double)step->ns * 1e-9, (double)step->bound_ns * 1e-9,
-           100 * ((double)step->ns / (double)step->bound_ns - 1), plan_resource_name(step->bound),
-           common_seconds() - start);
-    fflush(stdout);
-    return 0;
-}
-
-static int run_pairs(const struct options *o)
-{
-    struct ofl_machine machine = {.size = sizeof machine};
-    int status = 0;
-
-    printf("%-9s %-36s %9s %9s %9s %7s  %-12s %6s\n", "machine", "model", "formula s", "step s", "bound s",
-           "over %", "bound by", "took s");
-    for (size_t i = 0; ofl_machine_at(i, &machine) == 0 && status == 0; i++)
-        for (size_t k = 0; k < ARRAY_COUNT(models) && status == 0; k++)
-            status = run_pair(&machine, &models[k], o->tile_bytes);
-    return status;
-}
-
 int bench_simulate_main(int argc, char **argv)
 {
     struct options o = {.layers = 0};
     int status = common_options_parse(&command, argc, argv, &o);
 
     if (status == 0)
-        status = o.pairs ? run_pairs(&o) : run_given(&o);
+        status = run_given(&o);
     common_options_free(&command, &o);
     return status;
 }

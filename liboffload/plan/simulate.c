@@ -31,7 +31,8 @@ static struct plan_step counters(const struct run *r)
     const struct world *w = &r->world;
     const struct ofl_stats *stats = &w->pager.stats;
     struct plan_step c = {.ns = w->now,
-                          .stall_ns = w->stall_ns,
+                          .stall_ns = w->streams[0].stall_ns,
+                          .stall_all_ns = w->stall_ns,
                           .late_bytes = w->late_bytes,
                           .in_bytes = w->link[0].bytes,
                           .out_bytes = w->link[1].bytes,
@@ -55,6 +56,7 @@ static struct plan_step less(const struct plan_step *a, const struct plan_step *
 
     d.ns -= b->ns;
     d.stall_ns -= b->stall_ns;
+    d.stall_all_ns -= b->stall_all_ns;
     d.late_bytes -= b->late_bytes;
     d.in_bytes -= b->in_bytes;
     d.out_bytes -= b->out_bytes;
@@ -113,7 +115,7 @@ static void step_over(struct run *r)
     r->before = now;
     world_record(&r->world, (struct plan_record){.type = PLAN_RECORD_STEP_END,
                                                  .value = r->step - 1,
-                                                 .from = now.stall_ns,
+                                                 .from = now.stall_all_ns,
                                                  .to = now.late_bytes,
                                                  .bytes = now.in_bytes});
 }

@@ -22,7 +22,7 @@ struct world_stream {
     struct world_item *head, **tail;
     bool running;  /* its first item is a kernel at work */
     bool standing; /* at a gate, since since_ns */
-    uint64_t since_ns, late_bytes, busy_ns;
+    uint64_t since_ns, late_bytes, busy_ns, stall_ns;
     uint32_t ahead; /* acquires and releases that it has not reached */
 };
 

@@ -156,6 +156,7 @@ static bool pass_wait(struct world *w, struct world_stream *s)
         return false;
     }
     if (s->standing) {
+        s->stall_ns += w->now - s->since_ns;
         w->stall_ns += w->now - s->since_ns;
         w->late_bytes += s->late_bytes;
         s->late_bytes = 0;
