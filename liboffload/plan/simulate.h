@@ -66,7 +66,8 @@ enum plan_resource {
 
 struct plan_step {
     uint64_t ns;
-    uint64_t stall_ns;                                     /* of all streams: they stood at a gate */
+    uint64_t stall_ns;                                     /* the model's stream stood at a gate */
+    uint64_t stall_all_ns;                                 /* all streams did, added up */
     uint64_t busy_ns[PLAN_RESOURCES];                      /* what they had to do, as fast as they can */
     uint64_t in_bytes, out_bytes, read_bytes, write_bytes; /* read: of store and sources */
     uint64_t late_bytes;                                   /* of in_bytes: a stream stood waiting for them */
