@@ -120,7 +120,7 @@ static struct llama_compute_config compute_of(const struct options *o, const str
     struct llama_compute_config c = {.shape = config->shape, .dtype = o->dtype, .cuda = cuda};
 
     if (o->decode) {
-        c.piece = 1;
+        c.piece = c.rows = 1;
         c.positions = o->positions;
     } else {
         c.batch = o->batch;

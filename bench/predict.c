@@ -6,7 +6,8 @@
 static const char *const resources[OFL_RESOURCES] = {"compute", "link", "drive", "host work"};
 
 int bench_predict(const struct common_budget *b, const struct llama_compute_config *compute, bool clip,
-                  const struct ofl_config *open, const struct bench_rates *rates, struct ofl_estimate *out)
+                  uint64_t scratch_bytes, const struct ofl_config *open, const struct bench_rates *rates,
+                  struct ofl_estimate *out)
 {
     struct ofl_workload w = bench_workload(compute, clip, false);
     struct ofl_budgets budgets = {
@@ -16,6 +17,8 @@ int bench_predict(const struct common_budget *b, const struct llama_compute_conf
 
     if (status)
         return status;
+    if (scratch_bytes)
+        w.workspace_bytes = scratch_bytes;
     for (uint32_t i = 0; i < open->nvme_count; i++)
         budgets.nvme_bytes += open->nvme[i].bytes;
     if (open->nvme_count && budgets.nvme_bytes == 0)

@@ -6,10 +6,12 @@
 
 #include "bench/machine.h"
 
-/* Times a layer, asks for an estimate of the run with these budgets, and prints it in a line. Returns a
+/* Times a layer, asks for an estimate of the run with these budgets, and prints it in a line. scratch_bytes: device
+ * memory that the run holds beside its cache; 0: as compute has it. Returns a
  * status. */
 int bench_predict(const struct common_budget *b, const struct llama_compute_config *compute, bool clip,
-                  const struct ofl_config *open, const struct bench_rates *rates, struct ofl_estimate *out);
+                  uint64_t scratch_bytes, const struct ofl_config *open, const struct bench_rates *rates,
+                  struct ofl_estimate *out);
 /* How far from it the median of the run's steps was. */
 void bench_predict_end(const struct ofl_estimate *e, double step_s);
 json_t *bench_predict_json(const struct ofl_estimate *e, double step_s);

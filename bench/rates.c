@@ -6,8 +6,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "bench/model.h"
 #include "bench/rates.h"
 #include "examples/common_memory.h"
 #include "examples/model/cuda.h"
@@ -273,31 +275,42 @@ static int product_rate(struct bench_rates *out)
     return 0;
 }
 
-static bool keep_measuring(void *arg, double share)
+/* Right now. Where that can't be, what was kept does, with its age. */
+static int directory_rates(const char *dir, struct bench_rates *out)
 {
-    (void)arg;
-    common_progress("measuring the drive: %.0f %%", 100 * share);
-    return !common_stopping();
+    struct io_profile p;
+    double read, write, age;
+
+    if (io_profile_measure_rates(dir, &read, &write) < 0) {
+        if (io_profile_get(dir, 0, NULL, NULL, &p) < 0)
+            return common_fail_ofl(EXIT_RUNTIME, "measure the drive");
+        read = p.read_bps;
+        write = p.write_bps;
+        age = p.origin == IO_PROFILE_CACHED ? difftime(time(NULL), (time_t)p.measured_at) : 0;
+        out->drive_age_s = age > out->drive_age_s ? age : out->drive_age_s;
+    }
+    out->drive_read_bps += read;
+    out->drive_write_bps += write;
+    return 0;
 }
 
 static int drive_rates(const struct common_budget *b, struct bench_rates *out)
 {
-    for (uint32_t i = 0; i < b->nvme_count; i++) {
-        struct io_profile p;
+    int status = 0;
 
+    for (uint32_t i = 0; i < b->nvme_count && status == 0; i++) {
         if (common_dir_in_memory(b->nvme[i].dir)) { /* a file to measure with would take of the run's */
             out->drive_read_bps += out->host_bps;
             out->drive_write_bps += out->host_bps;
             continue;
         }
-        if (io_profile_get(b->nvme[i].dir, IO_PROFILE_MEASURE, keep_measuring, NULL, &p) < 0)
-            return common_stopping() ? common_fail(EXIT_INTERRUPTED, "interrupted")
-                                     : common_fail_ofl(EXIT_RUNTIME, "measure the drive");
-        out->drive_read_bps += p.read_bps;
-        out->drive_write_bps += p.write_bps;
+        common_progress("measuring the drives: %u of %u", i + 1, b->nvme_count);
+        status = directory_rates(b->nvme[i].dir, out);
+        if (status == 0 && common_stopping())
+            status = common_fail(EXIT_INTERRUPTED, "interrupted");
     }
     common_progress_clear();
-    return 0;
+    return status;
 }
 
 int bench_rates_measure(const struct common_budget *b, enum ofl_dtype dtype, struct bench_rates *out)
@@ -315,11 +328,34 @@ int bench_rates_measure(const struct common_budget *b, enum ofl_dtype dtype, str
     return status ? status : drive_rates(b, out);
 }
 
+static void raise_to(double *rate, double seen)
+{
+    if (seen > *rate)
+        *rate = seen;
+}
+
+void bench_rates_raise(struct bench_rates *r, const struct common_bound *run)
+{
+    raise_to(&r->link_in_bps, run->bps[COMMON_LINK_IN]);
+    raise_to(&r->link_out_bps, run->bps[COMMON_LINK_OUT]);
+    raise_to(&r->drive_run_bps, run->bps[COMMON_DRIVES]);
+}
+
+double bench_drive_time(const struct bench_rates *r, double read_bytes, double write_bytes)
+{
+    double alone = bench_time(read_bytes, r->drive_read_bps) + bench_time(write_bytes, r->drive_write_bps);
+    double seen = bench_time(read_bytes + write_bytes, r->drive_run_bps);
+
+    return alone > 0 && (seen <= 0 || alone < seen) ? alone : seen;
+}
+
 json_t *bench_rates_json(const struct bench_rates *r)
 {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "matrix_flops", r->matrix_flops, "link_in_bps",
-                     r->link_in_bps, "link_out_bps", r->link_out_bps, "device_bps", r->device_bps, "host_bps",
-                     r->host_bps, "drive_read_bps", r->drive_read_bps, "drive_write_bps", r->drive_write_bps);
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "matrix_flops", r->matrix_flops,
+                     "link_in_bps", r->link_in_bps, "link_out_bps", r->link_out_bps, "device_bps",
+                     r->device_bps, "host_bps", r->host_bps, "drive_read_bps", r->drive_read_bps,
+                     "drive_write_bps", r->drive_write_bps, "drive_run_bps", r->drive_run_bps, "drive_age_s",
+                     r->drive_age_s);
 }
 
 void bench_rates_print(const struct bench_rates *r)
@@ -330,5 +366,7 @@ void bench_rates_print(const struct bench_rates *r)
            r->host_bps * 1e-9);
     if (r->drive_read_bps > 0)
         printf("; drives read %.2f, write %.2f GB/s", r->drive_read_bps * 1e-9, r->drive_write_bps * 1e-9);
+    if (r->drive_age_s > 0)
+        printf(", kept from %.1f days ago", r->drive_age_s / 86400);
     putchar('\n');
 }

@@ -27,8 +27,9 @@ struct options {
 /* One series of steps. */
 struct series {
     unsigned count;
-    double *step_s;         /* [count] */
-    double loss;            /* of the last */
+    double *step_s; /* [count] */
+    double loss;    /* of the last */
+    struct common_meter meter;
     struct ofl_stats stats; /* of these steps alone, but for peaks and budgets */
     struct ofl_estimate predicted;
     struct bench_timeline *timeline; /* of the last one */
@@ -151,7 +152,8 @@ static int run_steps(const struct options *o, const struct llama_config *config,
     uint64_t n = o->accum * o->batch * o->seq, random = 7;
     int32_t *tokens = calloc(2 * n, sizeof *tokens);
     struct ofl_stats before = {.size = sizeof before};
-    int status = tokens ? 0 : common_fail(EXIT_RUNTIME, "run steps: out of memory");
+    int status = tokens ? common_meter_start(&s->meter, ctx, (unsigned)o->warmup)
+                        : common_fail(EXIT_RUNTIME, "run steps: out of memory");
 
     for (uint64_t i = 0; i < o->warmup + o->steps && status == 0; i++) {
         double start;
@@ -166,6 +168,8 @@ static int run_steps(const struct options *o, const struct llama_config *config,
             status = run_step(o, config, t, i + 1, tokens, &random, &s->loss);
         if (i >= o->warmup)
             s->step_s[s->count++] = common_seconds() - start;
+        if (status == 0)
+            status = common_meter_step(&s->meter, ctx);
         if (status == 0 && common_stopping())
             status = common_fail(EXIT_INTERRUPTED, "interrupted");
     }
@@ -210,7 +214,7 @@ enum { COMPUTE, LINK_IN, LINK_OUT, DRIVE, UPDATE, NEEDS };
 #define UPDATE_BYTES                                                                                         \
     28.0 /* of RAM touched for a parameter: gradient read; master, moments read and written */
 
-/* Of one step. Reads and writes of a drive add up: few do both at full speed. */
+/* Of one step, for what moved. Reads and writes of a drive add up: few do both at full speed. */
 static void needs_of(const struct options *o, const struct llama_shape *shape, const struct series *s,
                      const struct bench_rates *r, struct bench_need needs[NEEDS])
 {
@@ -223,18 +227,19 @@ static void needs_of(const struct options *o, const struct llama_shape *shape, c
         (struct bench_need){"link in", bench_time((double)s->stats.device_in_bytes / n, r->link_in_bps)};
     needs[LINK_OUT] =
         (struct bench_need){"link out", bench_time((double)s->stats.device_out_bytes / n, r->link_out_bps)};
-    needs[DRIVE] = (struct bench_need){
-        "drive", bench_time((double)s->stats.nvme_read_bytes / n, r->drive_read_bps) +
-                     bench_time((double)s->stats.nvme_write_bytes / n, r->drive_write_bps)};
+    needs[DRIVE] = (struct bench_need){"drive", bench_drive_time(r, (double)s->stats.nvme_read_bytes / n,
+                                                                 (double)s->stats.nvme_write_bytes / n)};
     needs[UPDATE] = (struct bench_need){"update", bench_time(UPDATE_BYTES * (double)llama_param_count(shape),
                                                              on_device ? r->device_bps : r->host_bps)};
 }
 
 struct figures {
     struct bench_spread step_s;
+    struct bench_rates rates; /* measured before, or by the run */
+    struct common_bound run;
     struct bench_need needs[NEEDS];
     size_t binding;
-    double tokens_per_s, flops, bound_s, stall_share;
+    double mean_s, tokens_per_s, flops, bound_s, stall_share;
 };
 
 static void figures_of(const struct options *o, const struct llama_shape *shape, const struct series *s,
@@ -244,11 +249,15 @@ static void figures_of(const struct options *o, const struct llama_shape *shape,
 
     for (unsigned i = 0; i < s->count; i++)
         all += s->step_s[i];
+    f->mean_s = all / s->count;
     f->step_s = bench_spread(s->step_s, s->count);
     f->tokens_per_s = tokens / f->step_s.median;
     f->flops = 6 * bench_model_products(shape) * f->tokens_per_s;
     f->stall_share = (double)s->stats.stall_ns * 1e-9 / all;
-    needs_of(o, shape, s, r, f->needs);
+    common_bound_get(&s->meter, &(struct common_least){.known = false}, &f->run);
+    f->rates = *r;
+    bench_rates_raise(&f->rates, &f->run);
+    needs_of(o, shape, s, &f->rates, f->needs);
     f->bound_s = bench_bound(f->needs, NEEDS, &f->binding);
 }
 
@@ -274,10 +283,11 @@ static void print_figures(const char *what, const struct series *s, const struct
         "%% of the product rate\n",
         what, f->step_s.median, f->step_s.q1, f->step_s.q3, s->count, f->tokens_per_s, f->flops * 1e-12,
         100 * f->flops * 8 / 6 / r->matrix_flops);
-    printf("          bound %.3f s by %s: %.1f %% of it reached;", f->bound_s, f->needs[f->binding].name,
-           100 * f->bound_s / f->step_s.median);
+    printf("          bound of what moved %.3f s by %s: %.1f %% of it reached;", f->bound_s,
+           f->needs[f->binding].name, 100 * f->bound_s / f->mean_s);
     for (size_t i = 0; i < NEEDS; i++)
         printf(" %s %.3f%s", f->needs[i].name, f->needs[i].seconds, i + 1 < NEEDS ? "," : " s\n");
+    common_bound_check(f->bound_s, f->mean_s);
     printf("          stall %.1f %%; a step moves in %s, out %s, reads %s, writes %s; %.0f driver calls, "
            "off plan %llu\n",
            100 * f->stall_share, common_bytes((uint64_t)((double)s->stats.device_in_bytes / n)).text,
@@ -311,13 +321,14 @@ static json_t *series_json(const struct series *s, const struct figures *f, cons
         json_array_append_new(samples, bench_real_json(s->step_s[i]));
     for (size_t i = 0; i < NEEDS; i++)
         json_object_set_new(needs, f->needs[i].name, bench_real_json(f->needs[i].seconds));
-    j = json_pack("{s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:s, s:f, s:o, s:f, s:f, s:f}", "timeline",
-                  bench_timeline_json(s->timeline), "step_s", bench_spread_json(&f->step_s), "samples_s",
-                  samples, "tokens_per_s", f->tokens_per_s, "tflops", f->flops * 1e-12, "tflops_recompute",
-                  f->flops * 8 / 6 * 1e-12, "share_of_product_rate", f->flops * 8 / 6 / r->matrix_flops,
-                  "bound_s", f->bound_s, "binding", f->needs[f->binding].name, "share_of_bound",
-                  f->bound_s / f->step_s.median, "needs_s", needs, "stall_share", f->stall_share, "loss",
-                  s->loss, "driver_calls_per_step", (double)s->stats.driver_calls / s->count);
+    j = json_pack(
+        "{s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:s, s:f, s:o, s:o, s:o, s:f, s:f, s:f}", "timeline",
+        bench_timeline_json(s->timeline), "step_s", bench_spread_json(&f->step_s), "samples_s", samples,
+        "tokens_per_s", f->tokens_per_s, "tflops", f->flops * 1e-12, "tflops_recompute",
+        f->flops * 8 / 6 * 1e-12, "share_of_product_rate", f->flops * 8 / 6 / r->matrix_flops, "bound_s",
+        f->bound_s, "binding", f->needs[f->binding].name, "share_of_bound", f->bound_s / f->mean_s, "needs_s",
+        needs, "rates", bench_rates_json(&f->rates), "bound", common_bound_json(&f->run), "stall_share",
+        f->stall_share, "loss", s->loss, "driver_calls_per_step", (double)s->stats.driver_calls / s->count);
     if (j)
         json_object_set_new(j, "predicted", bench_predict_json(&s->predicted, f->step_s.median));
     if (j && common_report_stats(j, &s->stats, json_array()) != 0)
@@ -393,7 +404,7 @@ static int run_all(const struct options *o, const struct llama_config *config)
 
         if (!wanted[i])
             continue;
-        status = bench_predict(b, &compute, o->clip > 0, &open[i], &rates, &series[i].predicted);
+        status = bench_predict(b, &compute, o->clip > 0, 0, &open[i], &rates, &series[i].predicted);
         if (status == 0)
             status = run_series(o, config, &trainer, &open[i], &series[i], what);
         if (status)

@@ -141,6 +141,10 @@ int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drive
         json_pack("{s:o, s:o, s:o, s:o, s:o}", "source_read", integer(s->source_read_bytes), "nvme_read",
                   integer(s->nvme_read_bytes), "nvme_write", integer(s->nvme_write_bytes), "device_in",
                   integer(s->device_in_bytes), "device_out", integer(s->device_out_bytes));
+    json_t *planned =
+        json_pack("{s:o, s:o, s:o, s:o}", "device_in", integer(s->planned_in_bytes), "device_out",
+                  integer(s->planned_out_bytes), "drive_read", integer(s->planned_read_bytes), "drive_write",
+                  integer(s->planned_write_bytes));
     json_t *io =
         json_pack("{s:b, s:b, s:b, s:b, s:o, s:b, s:b, s:i, s:o, s:o}", "uring", s->io_uring, "direct",
                   s->direct, "reserved", s->nvme_reserved, "cached", s->nvme_cached, "memory",
@@ -152,6 +156,7 @@ int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drive
     } fields[] = {{"budget", tiers(s->budget_bytes)},
                   {"peak", tiers(s->peak_bytes)},
                   {"moved", moved},
+                  {"planned", planned},
                   {"stall_s", json_real((double)s->stall_ns * 1e-9)},
                   {"hits", integer(s->hits)},
                   {"misses", integer(s->misses)},

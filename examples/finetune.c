@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "examples/common_bound.h"
 #include "examples/model/writer.h"
 
 struct run {
@@ -19,6 +20,8 @@ struct run {
     struct state *state;
     int32_t *inputs, *targets; /* of one step */
     json_t *loss, *grad_norm, *step_s;
+    struct common_meter meter;
+    struct common_bound bound;
     uint64_t tokens;
 };
 
@@ -92,10 +95,12 @@ static int run_step(struct run *r, uint64_t step)
 static int run_steps(struct run *r)
 {
     const struct options *o = r->options;
-    int status = 0;
+    int status = common_meter_start(&r->meter, r->state->ctx, COMMON_SETTLE);
 
     for (uint64_t step = 1; step <= o->steps && status == 0; step++) {
         status = run_step(r, step);
+        if (status == 0)
+            status = common_meter_step(&r->meter, r->state->ctx);
         if (status == 0 && common_stopping())
             status = common_fail(EXIT_INTERRUPTED, "interrupted after step %llu of %llu: nothing written",
                                  (unsigned long long)step, (unsigned long long)o->steps);
@@ -124,6 +129,7 @@ static void print_summary(const struct run *r, const struct ofl_stats *s)
                 common_bytes(s->device_in_bytes).text, common_bytes(s->device_out_bytes).text,
                 common_bytes(s->nvme_read_bytes).text, common_bytes(s->nvme_write_bytes).text,
                 common_bytes(s->source_read_bytes).text);
+    common_bound_print(&r->bound, "step");
 }
 
 static struct llama_trainer_config trainer_config(const struct options *o, const struct llama_shape *shape)
@@ -155,10 +161,11 @@ static json_t *model_json(const struct run *r)
 /* Takes drives. */
 static int write_report(struct run *r, const struct ofl_stats *stats, json_t *drives, const char *hash)
 {
-    json_t *j = json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:s, s:o, s:o}", "program", "ofl-finetune",
-                          "version", ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "tokens",
-                          (json_int_t)r->tokens, "step_s", r->step_s, "state_hash", hash, "model",
-                          model_json(r), "settings", options_json(r->options));
+    json_t *j =
+        json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:s, s:o, s:o, s:o}", "program", "ofl-finetune", "version",
+                  ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "tokens", (json_int_t)r->tokens,
+                  "step_s", r->step_s, "state_hash", hash, "model", model_json(r), "settings",
+                  options_json(r->options), "bound", common_bound_json(&r->bound));
     int status = j ? common_report_stats(j, stats, drives)
                    : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 
@@ -179,6 +186,7 @@ static int finish(struct run *r)
     /* The training's figures: saving and hashing come after. */
     if (ofl_stats_get(r->state->ctx, &stats) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "get statistics");
+    common_bound_get(&r->meter, &(struct common_least){.known = false}, &r->bound);
     if (o->budget.report) {
         drives = common_drives_json(r->state->ctx);
         status = state_hash(r->state, hash);

@@ -10,10 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "examples/common_bound.h"
 #include "examples/model/kernels.h"
 #include "examples/model/tokenizer.h"
 
-#define PIECE_TOKENS       64 /* of the prompt, fed at once */
 #define DEFAULT_MAX_TOKENS 128
 
 struct text {
@@ -29,6 +29,8 @@ struct run {
     int32_t *prompt;        /* start token included */
     size_t prompt_tokens;
     size_t max_tokens;
+    size_t piece;   /* of the prompt, fed at once */
+    size_t feeding; /* where the piece in work begins; the prompt's end: none is */
 
     struct llama_generator *generator;
     float *logits;
@@ -39,7 +41,9 @@ struct run {
     size_t generated;
     double prefill_s, decode_s;
     size_t decoded; /* steps in decode_s */
-    bool ended;     /* by an end token */
+    struct common_meter meter;
+    struct common_bound bound; /* of a token */
+    bool ended;                /* by an end token */
 };
 
 static int out_of_memory(void)
@@ -210,31 +214,47 @@ static int feed(struct run *r, const char *step, const int32_t *tokens, size_t n
     int err =
         llama_generator_feed(r->generator, step, tokens, n, last ? r->logits : NULL, error, sizeof error);
 
-    return err < 0 ? common_fail(EXIT_RUNTIME, "%s: %s", step, error) : 0;
+    if (err == -ECANCELED)
+        return EXIT_INTERRUPTED;
+    return err < 0 ? common_fail(EXIT_RUNTIME, "%s: %s", step ? step : "prefill", error) : 0;
+}
+
+/* A piece may take long. Tokens of the text are fed to their end. */
+static bool going(void *arg, uint32_t layer)
+{
+    const struct run *r = arg;
+
+    if (r->feeding == r->prompt_tokens)
+        return true;
+    common_progress("prompt: %zu of %zu tokens, layer %u of %u", r->feeding, r->prompt_tokens, layer,
+                    r->config.shape.layers);
+    return !common_stopping();
 }
 
 static int prefill(struct run *r)
 {
+    const char *step = r->piece < r->prompt_tokens ? "prefill" : NULL;
     double start = common_seconds();
     int status = 0;
 
-    for (size_t at = 0; at < r->prompt_tokens && status == 0; at += PIECE_TOKENS) {
-        size_t n = r->prompt_tokens - at < PIECE_TOKENS ? r->prompt_tokens - at : PIECE_TOKENS;
+    for (size_t at = 0; at < r->prompt_tokens && status == 0; at += r->piece) {
+        size_t n = r->prompt_tokens - at < r->piece ? r->prompt_tokens - at : r->piece;
 
-        common_progress("prompt: %zu of %zu tokens", at, r->prompt_tokens);
-        status = feed(r, "prefill", r->prompt + at, n, at + n == r->prompt_tokens);
-        if (status == 0 && common_stopping())
+        r->feeding = at;
+        status = feed(r, step, r->prompt + at, n, at + n == r->prompt_tokens);
+        if (common_stopping())
             status = EXIT_INTERRUPTED;
     }
+    r->feeding = r->prompt_tokens;
     common_progress_clear();
     r->prefill_s = common_seconds() - start;
     return status;
 }
 
-static int decode(struct run *r)
+static int decode(struct run *r, struct ofl_ctx *ctx)
 {
     const struct options *o = r->options;
-    int status = 0;
+    int status = common_meter_start(&r->meter, ctx, COMMON_SETTLE);
 
     while (status == 0) {
         int32_t token = llama_sample(r->logits, r->config.shape.vocab, (float)o->temperature, (float)o->top_p,
@@ -257,6 +277,8 @@ static int decode(struct run *r)
         status = feed(r, "decode", &token, 1, true);
         r->decode_s += common_seconds() - start;
         r->decoded++;
+        if (status == 0)
+            status = common_meter_step(&r->meter, ctx);
     }
     return status;
 }
@@ -268,6 +290,16 @@ static double tokens_per_s(const struct run *r)
     return r->decoded ? (double)r->decoded / r->decode_s : 0;
 }
 
+/* What is held beside weights for good leaves less of the device for them. */
+static void bound_of(struct run *r, const struct llama_generator_need *need, const struct ofl_stats *s)
+{
+    uint64_t device = s->budget_bytes[OFL_DEVICE], held = need->device_all_bytes - need->weight_bytes;
+    struct common_least least =
+        common_least_pass(need->weight_bytes, device > held ? device - held : 0, s->budget_bytes[OFL_HOST]);
+
+    common_bound_get(&r->meter, &least, &r->bound);
+}
+
 static void print_summary(const struct run *r, const struct ofl_stats *s)
 {
     common_line("%zu tokens of prompt in %.3f s, %zu generated at %.1f tokens/s, stall %.2f s",
@@ -277,6 +309,7 @@ static void print_summary(const struct run *r, const struct ofl_stats *s)
         common_bytes(s->peak_bytes[OFL_DEVICE]).text, common_bytes(s->budget_bytes[OFL_DEVICE]).text,
         common_bytes(s->peak_bytes[OFL_HOST]).text, common_bytes(s->budget_bytes[OFL_HOST]).text,
         common_bytes(s->source_read_bytes).text, common_bytes(s->device_in_bytes).text);
+    common_bound_print(&r->bound, "token");
 }
 
 static json_t *model_json(const struct run *r, const struct llama_generator_need *need)
@@ -293,12 +326,12 @@ static json_t *model_json(const struct run *r, const struct llama_generator_need
 static int write_report(struct run *r, const struct llama_generator_need *need, const struct ofl_stats *stats,
                         json_t *drives)
 {
-    json_t *j = json_pack("{s:s, s:s, s:o, s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o}", "program",
-                          "ofl-generate", "version", ofl_version(), "text", text_json(&r->text), "end",
-                          r->ended ? "end token" : "max tokens", "prompt_tokens",
-                          (json_int_t)r->prompt_tokens, "generated_tokens", (json_int_t)r->generated,
-                          "prefill_s", r->prefill_s, "decode_s", r->decode_s, "tokens_per_s", tokens_per_s(r),
-                          "model", model_json(r, need), "settings", options_json(r->options));
+    json_t *j = json_pack(
+        "{s:s, s:s, s:o, s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o}", "program", "ofl-generate", "version",
+        ofl_version(), "text", text_json(&r->text), "end", r->ended ? "end token" : "max tokens",
+        "prompt_tokens", (json_int_t)r->prompt_tokens, "generated_tokens", (json_int_t)r->generated,
+        "prefill_s", r->prefill_s, "decode_s", r->decode_s, "tokens_per_s", tokens_per_s(r), "model",
+        model_json(r, need), "settings", options_json(r->options), "bound", common_bound_json(&r->bound));
     int status = j ? common_report_stats(j, stats, drives) : out_of_memory();
 
     if (status == 0)
@@ -329,7 +362,7 @@ static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_check
         return out_of_memory();
     status = prefill(r);
     if (status == 0)
-        status = decode(r);
+        status = decode(r, ctx);
     if (r->text.used && (putchar('\n') == EOF || fflush(stdout) == EOF) && status == 0)
         status = common_fail(EXIT_RUNTIME, "write the text: %s", strerror(errno));
     if (status == 0)
@@ -338,6 +371,7 @@ static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_check
         return status;
     if (ofl_stats_get(ctx, &stats) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "get statistics");
+    bound_of(r, need, &stats);
     print_summary(r, &stats);
     return r->options->budget.report ? write_report(r, need, &stats, common_drives_json(ctx)) : 0;
 }
@@ -421,13 +455,17 @@ static int run_all(struct run *r)
     config = (struct llama_generator_config){
         .shape = r->config.shape,
         .positions = r->prompt_tokens + r->max_tokens,
-        .piece = r->prompt_tokens < PIECE_TOKENS ? r->prompt_tokens : PIECE_TOKENS,
+        .piece = r->prompt_tokens < LLAMA_GENERATOR_ROWS ? r->prompt_tokens : LLAMA_GENERATOR_ROWS,
         .cuda = r->options->budget.chosen.gpu,
+        .going = going,
+        .going_arg = r,
     };
     llama_generator_need(&config, r->dtypes, &need);
     status = budget_check(r->options, &need, &open);
     if (status)
         return status;
+    config.piece = r->piece =
+        llama_generator_piece(&config.shape, &need, r->prompt_tokens, open.device_bytes, open.host_bytes);
     err = ofl_open(&open, &ctx);
     if (err < 0)
         return setup_failed(err, ofl_error());

@@ -6,7 +6,8 @@
 
 typedef unsigned long long ull;
 
-#define HOST_BYTES (64ull << 20) /* by default: weights pass through it */
+#define HOST_BYTES                                                                                           \
+    (256ull << 20) /* by default: weights pass through it, and a fast drive needs many on their way */
 
 #define FIELD(name) .field = offsetof(struct options, name)
 
@@ -31,7 +32,8 @@ static const char before[] = "Generates text with a Llama inside hard memory bud
 static const char after[] =
     "Weights are paged in from the checkpoint itself, layer by layer, and need no second copy: there is no "
     "--nvme here. By default the whole model is kept on the device if it fits, else as much as does: all of "
-    "a GPU's memory; of RAM a third, or a quarter. --host-mem is 64M by default, less where memory is short. "
+    "a GPU's memory; of RAM a third, or a quarter. --host-mem is 256M by default, less where memory is "
+    "short. "
     "Keys and values of earlier "
     "tokens stay on the device.\n"
     "\n"

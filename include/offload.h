@@ -181,7 +181,7 @@ struct ofl_config {
     uint64_t host_bytes;         /* budget of the pinned arena; at least OFL_HOST_MIN_BYTES, or 0: none */
     const struct ofl_nvme *nvme; /* directories of the store, at most OFL_NVME_MAX */
     uint32_t nvme_count;         /* 0: no NVMe tier */
-    uint64_t tile_bytes;         /* 0: chosen from host_bytes, 64 KiB to 8 MiB; else a power of two */
+    uint64_t tile_bytes;         /* 0: chosen from host_bytes, 64 KiB to 1 MiB; else a power of two */
     uint32_t workers;            /* threads for host-side tile work; 0: one per core */
     uint32_t flags;
     ofl_log_fn *log;
@@ -440,6 +440,9 @@ struct ofl_stats {
                                    and the log says why, or there is no store */
     uint32_t nvme_cached;   /* 1: a drive of the store passes the page cache below the file system (a loop
                                    device without direct I/O): its speed is that of memory */
+    /* What a steady step of the name that ended last moves, as its plan has it: HOST <-> DEVICE, and drives, sources
+     * included. 0: it is not planned yet, or nothing has to move. */
+    uint64_t planned_in_bytes, planned_out_bytes, planned_read_bytes, planned_write_bytes;
 };
 
 /* any. Fields beyond *out's size are left out. */

@@ -3,8 +3,9 @@
  * queue and its engines. Knows nothing of tensors, tiers or devices.
  *
  * A queue is shared by everybody in a context. Requests are submitted by one
- * thread (the owner), complete in any order, and are collected by the same
- * thread. Nothing here blocks the owner except io_wait and io_queue_close.
+ * thread at a time, complete in any order, and are handed to the kernel and
+ * collected by one thread (the owner). Nothing here blocks the owner except
+ * io_wait and io_queue_close.
  */
 #ifndef OFL_IO_H
 #define OFL_IO_H
@@ -248,6 +249,8 @@ int io_queue_attach(struct io_queue *q, struct io_file *f);
 void io_submit(struct io_queue *q, struct io_request *r);
 /* Hands what is queued to the kernel, in class order, up to depth. Call once per batch. */
 void io_flush(struct io_queue *q);
+/* Whether a flush would start something now: else the next completion does, in its io_reap. */
+bool io_queue_startable(const struct io_queue *q);
 /* Starts no more of r, and has the next flush ask the kernel to give up what is in flight of it.
  * r comes back from io_reap as soon as nothing touches its buffer: -ECANCELED, or its result if
  * it was faster. No effect on a request that is late, or has come back already. */

@@ -166,6 +166,14 @@ static bool may_take(const struct io_queue *q, const struct io_path *path)
     return path->inflight < sure || q->transfer_count - q->inflight > owed;
 }
 
+bool io_queue_startable(const struct io_queue *q)
+{
+    for (unsigned i = 0; i < q->path_count; i++)
+        if (may_take(q, q->path[i]) && next_share(q->path[i]))
+            return true;
+    return q->again.head;
+}
+
 static void fill_path(struct io_queue *q, struct io_path *path)
 {
     struct io_share *s;

@@ -58,6 +58,14 @@ void sched_plan_unsolve(struct sched *s)
     order_rebuild(s);
 }
 
+bool sched_plan_on_host(const struct sched *s)
+{
+    for (uint64_t i = 0; i < s->plan->events.count; i++)
+        if (s->plan->events.at[i].event.where == SCHED_ON_HOST)
+            return true;
+    return false;
+}
+
 bool sched_solved(const struct sched *s)
 {
     return s->plan && s->plan->solved;

@@ -15,6 +15,9 @@ int sched_plan_solve(struct sched *s, const struct sched_item *items, uint32_t i
 /* All plans are to be solved anew: what they were solved for has changed. */
 void sched_plan_unsolve(struct sched *s);
 
+/* The step closed last works on the host, too. */
+bool sched_plan_on_host(const struct sched *s);
+
 /* The current plan is solved, and says where what is used rests. */
 bool sched_solved(const struct sched *s);
 /* Until its next use, and after that; nothing stays of what the plan does not know. Only if solved. */

@@ -42,6 +42,11 @@ same() {
     fi
 }
 
+# The integer of that name in a report.
+number() {
+    sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p" "$2" | head -n 1
+}
+
 # What a message says after $1: the smallest budget. A number in any case, for what is computed from it.
 smallest() {
     local number
@@ -80,6 +85,13 @@ if [ -f "$story/model.safetensors" ] && [ -f "$shakespeare" ]; then
     grep -q "^$text" "$work/out" || complain "generated text is not '$text...'"
     grep -q '"tokens_per_s": [1-9]' "$work/text.json" || complain "the report lacks tokens_per_s"
     cp "$work/out" "$work/text.memory"
+    grep -q '"least_s": 0.0' "$work/text.json" || complain "in memory something had to move for each token"
+    run ofl-generate "${prompt[@]}" --device-mem 2M --host-mem 2M --report "$work/text.json"
+    wanted generate in 2M and 2M
+    share=$(sed -n 's/.*"share_of_moved": 0\.\([0-9]*\),*$/\1/p' "$work/text.json")
+    [ -n "$share" ] || complain "no share of the bound of what moved below 1: $(grep share_of "$work/text.json")"
+    grep -q '^a token took .*; bound of what moved: .*; of the least possible: ' "$work/err" ||
+        complain "no bounds of a token"
     refuse 'smallest workable --device-mem' ofl-generate "${prompt[@]}" --device-mem 4K
     least=$(smallest --device-mem)
     run ofl-generate "${prompt[@]}" --device-mem "$least" --host-mem 2M
@@ -88,6 +100,30 @@ if [ -f "$story/model.safetensors" ] && [ -f "$shakespeare" ]; then
     refuse 'smallest workable --device-mem' ofl-generate "${prompt[@]}" --device-mem $((least - 1))
     refuse 'the checkpoint itself' ofl-generate "${prompt[@]}" --nvme "$work"
     refuse "positions end at 512" ofl-generate "${prompt[@]}" --max-tokens 600
+
+    # A long prompt: the same text whatever its pieces are, and one reading of the model where it goes as a whole.
+    long=(--model "$story" --prompt "$(yes 'Once upon a time there was a girl.' | head -n 30)" --temperature 0)
+    run ofl-generate "${long[@]}" --max-tokens 20 --report "$work/long.json"
+    wanted generate behind a long prompt
+    cp "$work/out" "$work/long.memory"
+    [ "$(number prompt_tokens "$work/long.json")" -gt 192 ] || complain "the long prompt has less than four pieces"
+    refuse 'smallest workable --device-mem' ofl-generate "${long[@]}" --max-tokens 20 --device-mem 4K
+    least=$(smallest --device-mem)
+    for budget in "$least" $((least + 150000)) $((least + 400000)); do
+        run ofl-generate "${long[@]}" --max-tokens 20 --device-mem "$budget" --host-mem 2M
+        wanted generate behind a long prompt with "$budget" bytes
+        cmp -s "$work/out" "$work/long.memory" || complain "text depends on the pieces of a prompt, at $budget bytes"
+    done
+    for budget in "$least" $((least + 400000)); do
+        run ofl-generate "${long[@]}" --max-tokens 1 --device-mem "$budget" --host-mem 2M --report "$work/long.json"
+        wanted feed a long prompt with "$budget" bytes
+        readings=$((100 * $(number source_read "$work/long.json") / $(number weight_bytes "$work/long.json")))
+        if [ "$budget" = "$least" ]; then # pieces of 64: what the smallest budget has room for
+            [ "$readings" -gt 130 ] || complain "a prompt in pieces reads the model $readings % once: the figure is wrong"
+        else
+            [ "$readings" -le 130 ] || complain "a prompt as a whole reads $readings % of the model"
+        fi
+    done
     # The tuned model loads again.
     run ofl-generate --model "$work/tuned" --prompt 'Once upon a time' --temperature 0 --max-tokens 8
     wanted generate from --out

@@ -23,6 +23,7 @@
 
 #include "include/offload.h"
 #include "liboffload/core/context.h"
+#include "liboffload/core/home.h"
 #include "tests/core_words.h"
 
 typedef unsigned long long ull;
@@ -362,6 +363,39 @@ static void errors_end_the_program(void **state)
         failed += (fixture_ctx_close(p.ctx) < 0) | (err < 0);
     }
     assert_true(failed > rounds / 2);
+}
+
+/* ---- tiles ------------------------------------------------------------- */
+
+/* The largest that leave a wide stage beside the homes in HOST, which are what store and device can't hold. */
+static void tiles_fit_the_budgets(void **state)
+{
+    static const struct {
+        uint64_t device, leased, host, store, expected, tile; /* MiB; the tile: KiB */
+    } sizes[] = {
+        {64, 0, 64, 0, 0, 1024},          /* nothing is announced */
+        {64, 0, 2, 0, 0, 64},             /* 32 of them */
+        {64, 0, 8192, 0, 0, 1024},        /* no larger ones */
+        {64, 64, 512, 1024, 1024, 1024},  /* all in the store */
+        {64, 64, 512, 1024, 1460, 512},   /* 436 MiB in HOST: 128 tiles in the other 76 */
+        {300, 140, 1100, 900, 2098, 256}, /* the device holds 160 of them: the stage has 62 */
+        {300, 300, 1100, 900, 1999, 64},  /* and here none */
+        {300, 140, 1100, 900, 2150, 64},  /* 10 MiB are left */
+        {32, 12, 69, 0, 80, 256}, /* no store: 32 tiles beside the 60 MiB that the device has no room for */
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct ofl_config c = {.size = sizeof c,
+                               .device_bytes = sizes[i].device * MIB,
+                               .leased_bytes = sizes[i].leased * MIB,
+                               .host_bytes = sizes[i].host * MIB,
+                               .expected_bytes = sizes[i].expected * MIB};
+        uint64_t tile = home_tile_bytes(&c, sizes[i].store * MIB);
+
+        if (tile != sizes[i].tile << 10)
+            fail_msg("case %zu: tiles of %llu KiB, not %llu", i, (ull)tile >> 10, (ull)sizes[i].tile);
+    }
 }
 
 /* ---- spread ------------------------------------------------------------ */
@@ -735,15 +769,11 @@ static void mixed_groups_are_not_bound(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_programs),
-        cmocka_unit_test(errors_end_the_program),
-        cmocka_unit_test(tensors_are_spread_evenly),
-        cmocka_unit_test(what_is_announced_fits),
-        cmocka_unit_test(host_memory_holds_to_the_block),
-        cmocka_unit_test(refusals_name_the_way_out),
-        cmocka_unit_test(leases_keep_their_room),
-        cmocka_unit_test(homes_come_after_caches),
-        cmocka_unit_test(mixed_groups_are_not_bound),
+        cmocka_unit_test(random_programs),           cmocka_unit_test(errors_end_the_program),
+        cmocka_unit_test(tiles_fit_the_budgets),     cmocka_unit_test(tensors_are_spread_evenly),
+        cmocka_unit_test(what_is_announced_fits),    cmocka_unit_test(host_memory_holds_to_the_block),
+        cmocka_unit_test(refusals_name_the_way_out), cmocka_unit_test(leases_keep_their_room),
+        cmocka_unit_test(homes_come_after_caches),   cmocka_unit_test(mixed_groups_are_not_bound),
     };
 
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

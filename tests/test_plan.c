@@ -1,7 +1,7 @@
 /*
  * The program of a step against what really runs: the trainer and the generator lease as many tensors as it has
  * leases that want bytes, update as often, hold as much and need as much, for several shapes, dtypes and micro-batches, with
- * clipping and without.
+ * clipping and without. And the bytes of an estimate against the plan that the pager itself makes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,6 +16,7 @@
 #include "examples/model/trainer.h"
 #include "liboffload/plan/place.h"
 #include "liboffload/plan/program.h"
+#include "liboffload/plan/simulate.h"
 
 #define ERROR_BYTES 512
 
@@ -255,6 +256,81 @@ static void test_generating(void **state)
     check_generating(true, OFL_BF16);
 }
 
+/* ---- the pager's own plan --------------------------------------------------------------- */
+
+static void assert_close(uint64_t got, uint64_t wanted, uint64_t of, const char *what)
+{
+    uint64_t apart = got > wanted ? got - wanted : wanted - got;
+
+    if (apart > of / 50 + (1u << 20))
+        fail_msg("%s: %llu bytes, the pager's plan says %llu", what, (unsigned long long)got,
+                 (unsigned long long)wanted);
+}
+
+/* The estimate's bytes are those of the plan that the pager itself makes of the same program. */
+static void check_planned(const struct ofl_workload *w, uint64_t device, uint64_t host, uint64_t store)
+{
+    struct ofl_machine m = {.size = sizeof m};
+    struct ofl_budgets b = {
+        .size = sizeof b, .device_bytes = device, .host_bytes = host, .nvme_bytes = store};
+    struct ofl_estimate e = {.size = sizeof e};
+    struct plan_program p;
+    struct plan_simulation s = {.program = &p,
+                                .rates = {.device_flops_s = 1e12,
+                                          .device_bytes_s = 1e11,
+                                          .link_in_bytes_s = 1e10,
+                                          .link_out_bytes_s = 1e10,
+                                          .drives = {{.read_bytes_s = 1e9, .write_bytes_s = 1e9}},
+                                          .drives_count = 1,
+                                          .workers = 2,
+                                          .update_bytes_s = 1e10,
+                                          .seal_bytes_s = 1e10},
+                                .budgets = {.device_bytes = device, .host_bytes = host, .store_bytes = store},
+                                .steps = 4,
+                                .sync = true};
+    struct plan_simulated out;
+    uint64_t of;
+
+    assert_int_equal(ofl_machine_find("rtx-4090", &m), 0);
+    assert_int_equal(ofl_estimate(&m, w, &b, &e), 0);
+    assert_true(e.fits);
+    assert_int_equal(plan_program_make(w, &p), 0);
+    assert_int_equal(plan_simulate(&s, &out), 0);
+    plan_program_free(&p);
+    of = out.planned_in_bytes + out.planned_out_bytes + out.planned_read_bytes + out.planned_write_bytes;
+    assert_true(of > 0);
+    assert_close(e.device_in_bytes, out.planned_in_bytes, of, "in");
+    assert_close(e.device_out_bytes, out.planned_out_bytes, of, "out");
+    assert_close(e.drive_read_bytes, out.planned_read_bytes, of, "read");
+    assert_close(e.drive_write_bytes, out.planned_write_bytes, of, "written");
+}
+
+static void test_planned(void **state)
+{
+    struct llama_shape shape = {
+        .layers = 12, .hidden = 512, .heads = 8, .kv_heads = 4, .head_dim = 64, .ffn = 1408, .vocab = 2000};
+    struct ofl_workload w = workload_of(&shape, OFL_DECODE, OFL_BF16);
+    uint64_t mib = 1u << 20;
+
+    (void)state;
+    w.positions = 128;
+    w.workspace_bytes = mib;
+    check_planned(&w, 16 * mib, 24 * mib, 200 * mib);
+    check_planned(&w, 40 * mib, 12 * mib, 200 * mib);
+    w.source = 1;
+    check_planned(&w, 30 * mib, 30 * mib, 0);
+    w = workload_of(&shape, OFL_TRAIN, OFL_F32);
+    w.seq = 128;
+    w.workspace_bytes = 4 * mib;
+    check_planned(&w, 64 * mib, 96 * mib, 1024 * mib);
+    w.clip = 1;
+    w.accum = 2;
+    check_planned(&w, 48 * mib, 64 * mib, 1024 * mib);
+    w.dtype = OFL_BF16;
+    check_planned(&w, 64 * mib, 256 * mib, 1024 * mib);
+    check_planned(&w, 64 * mib, 1024 * mib, 0);
+}
+
 /* ---- a layer's time ------------------------------------------------------------------ */
 
 static void test_timing(void **state)
@@ -266,7 +342,8 @@ static void test_timing(void **state)
     (void)state;
     assert_int_equal(llama_timing_measure("host", &c, &t, error, sizeof error), 0);
     assert_true(t.forward_s > 0 && t.backward_s > 0 && t.extend_s <= 0 && t.cores > 0);
-    c = (struct llama_compute_config){.shape = plain, .dtype = OFL_F32, .piece = 1, .positions = 32};
+    c = (struct llama_compute_config){
+        .shape = plain, .dtype = OFL_F32, .piece = 1, .rows = 1, .positions = 32};
     assert_int_equal(llama_timing_measure("host", &c, &t, error, sizeof error), 0);
     assert_true(t.forward_s <= 0 && t.backward_s <= 0 && t.extend_s > 0 && t.cores <= 1);
     assert_int_equal(llama_timing_measure("no such device", &c, &t, error, sizeof error) < 0, 1);
@@ -278,6 +355,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_training),
         cmocka_unit_test(test_generating),
+        cmocka_unit_test(test_planned),
         cmocka_unit_test(test_timing),
     };
 

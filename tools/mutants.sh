@@ -82,6 +82,12 @@ homes-without-leases-room|liboffload/core/home.c|uint64_t kept = p->homes.leased
 homes-tail-at-the-front|liboffload/core/tile.c|(tile - t->home_tiles) * t->tile_bytes|tile * t->tile_bytes|sim test_core_homes
 cuda-runs-into-a-full-queue|liboffload/device/cuda_lane.c|while (l->queued > CUDA_AHEAD)|while (0)|test_core_cuda
 mixed-groups-bound|liboffload/core/core.c|    if (!on \|\| !off)|    if (1)|test_core_homes
+engine-mail-not-looked-for|liboffload/core/engine.c|    if (!atomic_load(\&e->mail))\n        return false;|    if (1)\n        return false;|test_core_engine
+engine-waits-without-a-look|liboffload/core/engine.c|    if (detained(e)) {|    if (0) {|test_core_engine
+engine-sleeps-on-mail|liboffload/core/engine.c|false) \&\& !atomic_load(\&e->mail))|false))|test_core_engine
+engine-sleeps-on-work|liboffload/core/engine.c|if (!atomic_exchange(\&e->due, false) \&\& |if (|test_core_engine
+engine-not-called-to-mail|liboffload/core/engine.c|        wake(e);\n        return;|        return;|test_core_engine
+engine-not-called-to-work|liboffload/core/engine.c|    if (left)\n        wake(e);|    ;|test_core_engine
 io-result-ignored|io/piece.c|    if (t->result < 0)\n        return failed(code, cause, (int)t->result, NULL);|    if (t->result < 0)\n        t->result = t->asked_bytes;|test_io_fuzz test_io
 io-short-write-taken|io/piece.c|    if (t->want == 0)\n        return IO_PIECE_DONE;|    if (t->want == 0 \|\| t->op == IO_WRITE)\n        return IO_PIECE_DONE;|test_io_fuzz
 io-continues-in-a-block|io/piece.c|rest = (t->offset + t->skip + got) % t->block;|rest = 0;|test_io_queue

@@ -52,12 +52,29 @@ static uint64_t median(uint64_t *values, size_t count)
     return values[count / 2];
 }
 
-/* CPU time of the thread of that name. */
-static uint64_t thread_ns(const char *name)
+/* The line of a file that starts so: the figure behind that. 0: there is none. */
+static uint64_t figure(const char *path, const char *start)
+{
+    FILE *f = fopen(path, "r");
+    char line[256];
+    uint64_t n = 0;
+
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, start, strlen(start)) == 0 && sscanf(line + strlen(start), "%lu", &n) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return n;
+}
+
+/* CPU time of the thread of that name, and how often it has gone to sleep. */
+static struct thread_use {
+    uint64_t ns, sleeps;
+} thread_use(const char *name)
 {
     DIR *d = opendir("/proc/self/task");
     struct dirent *e;
-    uint64_t ns = 0;
+    struct thread_use use = {0};
 
     while (d && (e = readdir(d))) {
         char path[320], comm[32] = "";
@@ -73,15 +90,13 @@ static uint64_t thread_ns(const char *name)
         if (strcmp(comm, name) != 0)
             continue;
         snprintf(path, sizeof path, "/proc/self/task/%s/schedstat", e->d_name);
-        f = fopen(path, "r");
-        if (f && fscanf(f, "%lu", &ns) != 1)
-            ns = 0;
-        if (f)
-            fclose(f);
+        use.ns = figure(path, "");
+        snprintf(path, sizeof path, "/proc/self/task/%s/status", e->d_name);
+        use.sleeps = figure(path, "voluntary_ctxt_switches:");
     }
     if (d)
         closedir(d);
-    return ns;
+    return use;
 }
 
 static void open_ctx(uint64_t device, uint64_t host)
@@ -175,11 +190,11 @@ static void tiles(size_t n)
     create(count, 16 * TILE, NULL);
     step(count, OFL_UPDATE, NULL, 0);
     step(count, OFL_UPDATE, NULL, 0);
-    engine = thread_ns("ofl-engine");
+    engine = thread_use("ofl-engine").ns;
     caller = now_ns(CLOCK_THREAD_CPUTIME_ID);
     for (size_t r = 0; r < rounds; r++)
         step(count, OFL_UPDATE, NULL, 0);
-    engine = thread_ns("ofl-engine") - engine;
+    engine = thread_use("ofl-engine").ns - engine;
     caller = now_ns(CLOCK_THREAD_CPUTIME_ID) - caller;
     printf("%lu %lu\n", (unsigned long)(engine / (2 * rounds * n)),
            (unsigned long)(caller / (2 * rounds * n)));
@@ -197,27 +212,30 @@ static void drive(const char *dir)
                            .nvme_count = 1,
                            .flags = OFL_NO_MEASURE};
     struct ofl_stats before = {.size = sizeof before}, after = {.size = sizeof after};
-    uint64_t engine, start;
-    double seconds, bytes, busy;
+    struct thread_use from, to;
+    uint64_t start;
+    double seconds, gb, ms;
 
     CHECK(ofl_open(&c, &ctx));
     CHECK(ofl_stream_create(ctx, &stream));
     create(64, 32u << 20, NULL);
     step(64, OFL_UPDATE, NULL, 0);
     CHECK(ofl_stats_get(ctx, &before));
-    engine = thread_ns("ofl-engine");
+    from = thread_use("ofl-engine");
     start = now_ns(CLOCK_MONOTONIC);
     for (int i = 0; i < 3; i++)
         step(64, OFL_UPDATE, NULL, 0);
-    engine = thread_ns("ofl-engine") - engine;
+    to = thread_use("ofl-engine");
     seconds = (double)(now_ns(CLOCK_MONOTONIC) - start) / 1e9;
     CHECK(ofl_stats_get(ctx, &after));
-    bytes = (double)(after.nvme_read_bytes + after.nvme_write_bytes - before.nvme_read_bytes -
-                     before.nvme_write_bytes);
-    busy = (double)engine / 1e9 / seconds * 100;
-    printf("%.2f GB/s, tiles of %lu KiB, engine thread %.2f %% busy, %.2f %% at 2.5 GB/s\n",
-           bytes / 1e9 / seconds, (unsigned long)(after.tile_bytes >> 10), busy,
-           busy * 2.5 / (bytes / 1e9 / seconds));
+    gb = (double)(after.nvme_read_bytes + after.nvme_write_bytes - before.nvme_read_bytes -
+                  before.nvme_write_bytes) /
+         1e9;
+    ms = (double)(to.ns - from.ns) / 1e6;
+    printf("%.2f GB/s, tiles of %lu KiB, for each GB the engine thread ran %.2f ms and slept %.0f times; "
+           "%.2f %% busy, %.2f %% at 2.5 GB/s\n",
+           gb / seconds, (unsigned long)(after.tile_bytes >> 10), ms / gb,
+           (double)(to.sleeps - from.sleeps) / gb, ms / 10 / seconds, ms / 10 / gb * 2.5);
 }
 
 int main(int argc, char **argv)

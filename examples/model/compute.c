@@ -62,7 +62,7 @@ static void extend(void *arg)
     const struct llama_job *j = arg;
     const struct llama_compute *c = j->compute;
 
-    llama_block_extend(&c->config.shape, j->fed, c->tokens, c->config.positions, &j->weights, j->k_cache,
+    llama_block_extend(&c->config.shape, j->fed, j->rows, c->config.positions, &j->weights, j->k_cache,
                        j->v_cache, j->y, c->workspace);
 }
 
@@ -71,8 +71,7 @@ static void logits(void *arg)
     const struct llama_job *j = arg;
     const struct llama_compute *c = j->compute;
 
-    llama_head_logits(&c->config.shape, &j->head, j->x + (c->tokens - 1) * c->config.shape.hidden, c->logits,
-                      c->workspace);
+    llama_head_logits(&c->config.shape, &j->head, j->x, c->logits, c->workspace);
 }
 
 static void fill(void *arg)
@@ -115,7 +114,7 @@ size_t llama_compute_workspace(const struct llama_compute_config *c)
     if (c->cuda)
         return compute_gpu_workspace(c);
     if (c->batch == 0) {
-        bytes = llama_block_extend_workspace(&c->shape, c->piece, c->positions, c->dtype);
+        bytes = llama_block_extend_workspace(&c->shape, c->rows, c->positions, c->dtype);
         return max_size(bytes, llama_head_workspace(&c->shape, 1, c->dtype));
     }
     bytes = llama_block_forward_workspace(&c->shape, c->batch, c->seq, c->dtype);
@@ -132,7 +131,9 @@ size_t llama_compute_cache_elem(const struct llama_compute_config *c)
 
 static size_t jobs_room(const struct llama_compute_config *c)
 {
-    return c->batch ? (2 * (size_t)c->shape.layers + 3) * c->accum : (size_t)c->shape.layers + 2;
+    if (c->batch)
+        return (2 * (size_t)c->shape.layers + 3) * c->accum;
+    return c->shape.layers * ((c->piece + c->rows - 1) / c->rows) + 2;
 }
 
 int llama_compute_open(struct ofl_ctx *ctx, struct ofl_stream *s, const struct llama_compute_config *config,

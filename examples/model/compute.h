@@ -16,7 +16,8 @@ struct llama_compute_config {
     enum ofl_dtype dtype;     /* of the matrices; host device: where they differ, one that is not F32 */
     bool cuda;                /* the device is a GPU */
     size_t batch, seq, accum; /* training: of a micro-batch, and how many of them; else 0 */
-    size_t piece, positions;  /* generating: new tokens at once, and of the longest text; else 0 */
+    size_t piece, positions;  /* generating: new tokens of a step, and of the longest text; else 0 */
+    size_t rows;              /* generating: of those new ones, how many a job takes at most */
 };
 
 /* Device memory that must be leased as long as a compute lives. */
@@ -31,7 +32,7 @@ enum llama_run {
     LLAMA_RUN_BACKWARD,       /* dx of y to dx of x, by x */
     LLAMA_RUN_EMBED_BACKWARD, /* table_grad from dx */
     LLAMA_RUN_EXTEND,         /* y, the new rows, in place; caches */
-    LLAMA_RUN_LOGITS,         /* of the last row of x */
+    LLAMA_RUN_LOGITS,         /* of x, one row */
     LLAMA_RUN_FILL,           /* of fill */
 };
 
@@ -59,7 +60,7 @@ struct llama_job {
     const float *x;
     float *y, *dx;
     void *k_cache, *v_cache; /* of the layer, from position 0 on */
-    size_t fed;              /* positions before the new rows */
+    size_t fed, rows;        /* positions before the new rows, and how many these are */
     struct llama_fill fill;
 };
 

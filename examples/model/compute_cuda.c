@@ -52,7 +52,7 @@ static size_t max_size(size_t a, size_t b)
 
 static struct numbers count_numbers(const struct llama_compute_config *c)
 {
-    struct numbers n = {.tokens = c->batch ? c->accum * compute_rows(c) : c->piece};
+    struct numbers n = {.tokens = c->batch ? c->accum * compute_rows(c) : c->positions};
 
     if (c->batch) {
         n.targets = n.tokens;
@@ -68,7 +68,7 @@ static size_t ws_bytes(const struct llama_compute_config *c)
     size_t bytes;
 
     if (c->batch == 0)
-        return max_size(llama_block_cuda_extend_bytes(&c->shape, c->piece, c->dtype),
+        return max_size(llama_block_cuda_extend_bytes(&c->shape, c->rows, c->dtype),
                         llama_cuda_head_bytes(&c->shape, 1, c->dtype));
     bytes = llama_block_cuda_forward_bytes(&c->shape, c->batch, c->seq, c->dtype);
     bytes = max_size(bytes, llama_block_cuda_backward_bytes(&c->shape, c->batch, c->seq, c->dtype));
@@ -197,7 +197,7 @@ int compute_gpu_begin(struct llama_compute *c)
     return checked(c);
 }
 
-static struct llama_block_cuda block_of(const struct llama_compute *c)
+static struct llama_block_cuda block_of(const struct llama_compute *c, const struct llama_job *j)
 {
     const struct llama_compute_config *config = &c->config;
     bool train = config->batch != 0;
@@ -207,7 +207,7 @@ static struct llama_block_cuda block_of(const struct llama_compute *c)
         .shape = &config->shape,
         .dtype = config->dtype,
         .batch = train ? config->batch : 1,
-        .seq = train ? config->seq : c->tokens,
+        .seq = train ? config->seq : j->rows,
         .table = c->gpu->at.table,
         .ws = c->gpu->at.ws,
     };
@@ -236,8 +236,8 @@ static void run_logits(const struct llama_compute *c, const struct llama_job *j)
     struct compute_gpu *g = c->gpu;
 
     g->wants_logits = true;
-    llama_cuda_head_logits(g->cuda, c->config.dtype, &c->config.shape, &j->head,
-                           j->x + (c->tokens - 1) * c->config.shape.hidden, g->at.logits, g->at.ws);
+    llama_cuda_head_logits(g->cuda, c->config.dtype, &c->config.shape, &j->head, j->x, g->at.logits,
+                           g->at.ws);
 }
 
 static void run_fill(const struct llama_compute *c, const struct llama_fill *f)
@@ -252,7 +252,7 @@ static void run_fill(const struct llama_compute *c, const struct llama_fill *f)
 
 int compute_gpu_run(struct llama_compute *c, const struct llama_job *j)
 {
-    struct llama_block_cuda block = block_of(c);
+    struct llama_block_cuda block = block_of(c, j);
 
     switch (j->run) {
     case LLAMA_RUN_EMBED:

@@ -7,14 +7,15 @@
 
 #include "examples/model/random.h"
 
-enum { HELD_WORKSPACE, HELD_X, HELD_CACHE, HELD };
+enum { HELD_WORKSPACE, HELD_X, HELD_CACHE, HELD_PROMPT, HELD };
 
 struct llama_generator {
     struct ofl_ctx *ctx;
     struct llama_generator_config config;
     struct ofl_stream *stream;
     struct llama_model model;
-    struct ofl_lease held[HELD]; /* for as long as the generator lives */
+    struct ofl_lease
+        held[HELD]; /* for as long as the generator lives; the prompt's for as long as it is fed */
     struct llama_compute *compute;
     uint64_t cache_bytes; /* of a layer's keys, and of its values */
     size_t fed;           /* tokens so far */
@@ -36,11 +37,26 @@ static uint64_t kv_elems(const struct llama_generator_config *c)
     return (uint64_t)c->positions * c->shape.kv_heads * c->shape.head_dim;
 }
 
+static size_t rows_of(const struct llama_generator_config *c)
+{
+    return c->piece < LLAMA_GENERATOR_ROWS ? c->piece : LLAMA_GENERATOR_ROWS;
+}
+
+/* Of a long piece. A short one, as each token alone, has its rows in the scratch that is always there. */
+static uint64_t prompt_bytes(const struct llama_shape *shape, size_t piece)
+{
+    return piece > LLAMA_GENERATOR_ROWS ? (uint64_t)piece * shape->hidden * sizeof(float) : 0;
+}
+
 static struct llama_compute_config compute_config(const struct llama_generator_config *c,
                                                   enum ofl_dtype dtype)
 {
-    return (struct llama_compute_config){
-        .shape = c->shape, .dtype = dtype, .cuda = c->cuda, .piece = c->piece, .positions = c->positions};
+    return (struct llama_compute_config){.shape = c->shape,
+                                         .dtype = dtype,
+                                         .cuda = c->cuda,
+                                         .piece = c->piece,
+                                         .positions = c->positions,
+                                         .rows = rows_of(c)};
 }
 
 static uint64_t held_bytes(const struct llama_generator_config *c, enum ofl_dtype dtype, int which)
@@ -48,13 +64,15 @@ static uint64_t held_bytes(const struct llama_generator_config *c, enum ofl_dtyp
     struct llama_compute_config compute = compute_config(c, dtype);
 
     if (which == HELD_X)
-        return (uint64_t)c->piece * c->shape.hidden * sizeof(float);
+        return (uint64_t)rows_of(c) * c->shape.hidden * sizeof(float);
+    if (which == HELD_PROMPT)
+        return prompt_bytes(&c->shape, c->piece);
     if (which == HELD_CACHE)
         return 2 * (uint64_t)c->shape.layers * kv_elems(c) * llama_compute_cache_elem(&compute);
     return llama_compute_workspace(&compute);
 }
 
-static const char *const held_names[HELD] = {"workspace", "x", "key-value cache"};
+static const char *const held_names[HELD] = {"workspace", "x", "key-value cache", "x of the prompt"};
 
 static struct llama_part part_of(const struct llama_generator_config *c, enum ofl_dtype dtype,
                                  const char *name)
@@ -63,7 +81,8 @@ static struct llama_part part_of(const struct llama_generator_config *c, enum of
 
     snprintf(part.name, sizeof part.name, "%s", name);
     for (int i = 0; i < HELD; i++)
-        llama_part_add(&part, held_names[i], held_bytes(c, dtype, i));
+        if (held_bytes(c, dtype, i))
+            llama_part_add(&part, held_names[i], held_bytes(c, dtype, i));
     return part;
 }
 
@@ -113,6 +132,47 @@ void llama_generator_need(const struct llama_generator_config *c, const enum ofl
     out->device_all_bytes = part.device_bytes;
 }
 
+/* Bytes that move beyond the first pass over the weights: each further piece reads again what is not kept, and
+ * what the prompt's x displaced comes back for the tokens after it. */
+static uint64_t piece_traffic(const struct llama_generator_need *need, uint64_t prompt, size_t pieces,
+                              uint64_t device_bytes, uint64_t host_bytes)
+{
+    uint64_t held = need->device_all_bytes - need->weight_bytes, all = need->weight_bytes, moved = 0;
+    uint64_t kept = device_bytes > held ? device_bytes - held : 0, beside = kept > prompt ? kept - prompt : 0;
+
+    for (int drive = 0; drive < 2;
+         drive++) { /* what is not on the device; what is not in host memory either */
+        uint64_t more = drive ? host_bytes : 0;
+        uint64_t with = all > beside + more ? all - beside - more : 0;
+        uint64_t without = all > kept + more ? all - kept - more : 0;
+
+        moved += (pieces - 1) * with + (with - without);
+    }
+    return moved;
+}
+
+size_t llama_generator_piece(const struct llama_shape *shape, const struct llama_generator_need *need,
+                             size_t tokens, uint64_t device_bytes, uint64_t host_bytes)
+{
+    size_t parts = (tokens + LLAMA_GENERATOR_ROWS - 1) / LLAMA_GENERATOR_ROWS, best = tokens;
+    uint64_t least = UINT64_MAX;
+
+    for (size_t pieces = 1; pieces <= parts; pieces++) {
+        size_t each = (parts + pieces - 1) / pieces * LLAMA_GENERATOR_ROWS,
+               piece = each < tokens ? each : tokens;
+        uint64_t bytes = prompt_bytes(shape, piece), room = bytes ? ofl_device_footprint(bytes) : 0, moved;
+
+        if (room && need->device.device_bytes + room > device_bytes / 256 * 256)
+            continue;
+        moved = piece_traffic(need, room, pieces, device_bytes, host_bytes);
+        if (moved < least) {
+            least = moved;
+            best = piece;
+        }
+    }
+    return best;
+}
+
 /* ---- life ---------------------------------------------------------------- */
 
 static int fail_ofl(const struct llama_generator *g, int err, char *error, size_t error_bytes)
@@ -125,11 +185,13 @@ static int fail_ofl(const struct llama_generator *g, int err, char *error, size_
 
 static int take_held(struct llama_generator *g)
 {
-    static const enum ofl_kind kinds[HELD] = {OFL_KIND_WORKSPACE, OFL_KIND_WORKSPACE, OFL_KIND_CACHE};
+    /* That of the prompt goes first: at the far end of the arena it leaves the rest in one piece. */
+    static const enum ofl_kind kinds[HELD] = {OFL_KIND_WORKSPACE, OFL_KIND_WORKSPACE, OFL_KIND_CACHE,
+                                              OFL_KIND_ACTIVATION};
     enum ofl_dtype dtype = widest(&g->config.shape, g->model.dtypes);
-    int err = 0;
+    int err = 0, count = held_bytes(&g->config, dtype, HELD_PROMPT) ? HELD : HELD_PROMPT;
 
-    for (int i = 0; i < HELD && err == 0; i++) {
+    for (int i = 0; i < count && err == 0; i++) {
         struct ofl_tensor_desc d = {.size = sizeof d,
                                     .name = held_names[i],
                                     .kind = kinds[i],
@@ -141,7 +203,19 @@ static int take_held(struct llama_generator *g)
         g->held[i].size = sizeof g->held[i];
         g->held[i].mode = OFL_OVERWRITE;
     }
-    return err < 0 ? err : ofl_acquire(g->ctx, g->held, HELD, g->stream);
+    return err < 0 ? err : ofl_acquire(g->ctx, g->held, (size_t)count, g->stream);
+}
+
+/* The prompt has been fed, and the stream has run that. */
+static int give_prompt(struct llama_generator *g)
+{
+    struct ofl_lease *x = &g->held[HELD_PROMPT];
+    int err = x->ptr ? ofl_release(g->ctx, x, 1, g->stream) : 0;
+
+    x->ptr = NULL;
+    ofl_tensor_destroy(x->tensor);
+    x->tensor = NULL;
+    return err;
 }
 
 /* A GPU's products take matrices of one dtype. */
@@ -219,9 +293,11 @@ void llama_generator_destroy(struct llama_generator *g)
         ofl_stream_sync(g->stream);
     llama_compute_close(g->compute);
     if (g->held[0].ptr)
-        ofl_release(g->ctx, g->held, HELD, g->stream);
+        ofl_release(g->ctx, g->held, HELD_PROMPT, g->stream);
+    if (g->stream)
+        give_prompt(g);
     ofl_stream_destroy(g->stream);
-    for (int i = 0; i < HELD; i++)
+    for (int i = 0; i < HELD_PROMPT; i++)
         ofl_tensor_destroy(g->held[i].tensor);
     llama_model_destroy(&g->model);
     free(g);
@@ -240,6 +316,16 @@ int llama_generator_random(struct llama_generator *g, uint32_t tensor, uint64_t 
 
 /* ---- feeding ------------------------------------------------------------- */
 
+static float *x_of(const struct llama_generator *g)
+{
+    return g->held[g->held[HELD_PROMPT].ptr ? HELD_PROMPT : HELD_X].ptr;
+}
+
+static size_t most_of(const struct llama_generator *g)
+{
+    return g->held[HELD_PROMPT].ptr ? g->config.piece : rows_of(&g->config);
+}
+
 static int feed_embed(struct llama_generator *g)
 {
     struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_EMBED);
@@ -249,31 +335,40 @@ static int feed_embed(struct llama_generator *g)
     if (err < 0)
         return err;
     job->table = (struct llama_weight){lease.ptr, g->model.dtypes[0]};
-    job->y = g->held[HELD_X].ptr;
+    job->y = x_of(g);
     err = llama_compute_run(g->compute, job);
     return err < 0 ? err : ofl_release(g->ctx, &lease, 1, g->stream);
 }
 
-static int feed_layer(struct llama_generator *g, uint32_t layer)
+/* All n rows, part by part, while the layer's weights are there. */
+static int feed_layer(struct llama_generator *g, uint32_t layer, size_t n)
 {
-    struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_EXTEND);
     struct ofl_lease leases[LLAMA_LAYER_TENSORS];
+    size_t rows = rows_of(&g->config);
     int err;
 
     llama_layer_leases(&g->model, layer, OFL_READ, leases);
     err = ofl_acquire(g->ctx, leases, LLAMA_LAYER_TENSORS, g->stream);
-    if (err < 0)
-        return err;
-    llama_layer_weights(&g->model, layer, leases, &job->weights);
-    job->k_cache = (char *)g->held[HELD_CACHE].ptr + 2 * layer * g->cache_bytes;
-    job->v_cache = (char *)job->k_cache + g->cache_bytes;
-    job->fed = g->fed;
-    job->y = g->held[HELD_X].ptr;
-    err = llama_compute_run(g->compute, job);
+    for (size_t at = 0; at < n && err == 0; at += rows) {
+        struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_EXTEND);
+
+        llama_layer_weights(&g->model, layer, leases, &job->weights);
+        job->k_cache = (char *)g->held[HELD_CACHE].ptr + 2 * layer * g->cache_bytes;
+        job->v_cache = (char *)job->k_cache + g->cache_bytes;
+        job->fed = g->fed + at;
+        job->rows = n - at < rows ? n - at : rows;
+        job->y = x_of(g) + at * g->config.shape.hidden;
+        err = llama_compute_run(g->compute, job);
+    }
     return err < 0 ? err : ofl_release(g->ctx, leases, LLAMA_LAYER_TENSORS, g->stream);
 }
 
-static int feed_head(struct llama_generator *g)
+static bool going(const struct llama_generator *g, uint32_t layer)
+{
+    return !g->config.going || g->config.going(g->config.going_arg, layer);
+}
+
+static int feed_head(struct llama_generator *g, size_t n)
 {
     struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_LOGITS);
     uint32_t norm = llama_tensor_index(&g->config.shape, LLAMA_NORM, 0);
@@ -287,7 +382,7 @@ static int feed_head(struct llama_generator *g)
         return err;
     job->head = (struct llama_head_weights){{leases[0].ptr, g->model.dtypes[norm]},
                                             {leases[1].ptr, g->model.dtypes[head]}};
-    job->x = g->held[HELD_X].ptr;
+    job->x = x_of(g) + (n - 1) * g->config.shape.hidden;
     err = llama_compute_run(g->compute, job);
     return err < 0 ? err : ofl_release(g->ctx, leases, 2, g->stream);
 }
@@ -298,23 +393,23 @@ int llama_generator_feed(struct llama_generator *g, const char *step, const int3
     uint32_t layers = g->config.shape.layers;
     int err;
 
-    if (n == 0 || n > g->config.piece || n > g->config.positions - g->fed) {
+    if (n == 0 || n > most_of(g) || n > g->config.positions - g->fed) {
         snprintf(error, error_bytes, "feed %zu tokens behind %zu: pieces have %zu at most, texts %zu", n,
-                 g->fed, g->config.piece, g->config.positions);
+                 g->fed, most_of(g), g->config.positions);
         return -EINVAL;
     }
-    err = ofl_step_begin(g->ctx, step);
+    err = step ? ofl_step_begin(g->ctx, step) : 0;
     if (err == 0)
         err = llama_compute_begin(g->compute, tokens, NULL, n, 0);
     if (err == 0)
         err = feed_embed(g);
     for (uint32_t layer = 0; layer < layers && err == 0; layer++)
-        err = feed_layer(g, layer);
+        err = going(g, layer) ? feed_layer(g, layer, n) : -ECANCELED;
     if (err == 0 && logits)
-        err = feed_head(g);
+        err = feed_head(g, n);
     if (err == 0)
         err = llama_compute_end(g->compute);
-    if (err == 0)
+    if (err == 0 && step)
         err = ofl_step_end(g->ctx);
     if (err == 0)
         err = ofl_stream_sync(g->stream);
@@ -325,5 +420,6 @@ int llama_generator_feed(struct llama_generator *g, const char *step, const int3
     }
     llama_compute_fetch(g->compute, NULL, logits);
     g->fed += n;
-    return 0;
+    err = logits ? give_prompt(g) : 0;
+    return err < 0 ? fail_ofl(g, err, error, error_bytes) : 0;
 }

@@ -10,12 +10,21 @@
 
 #include "examples/model/model.h"
 
+/*
+ * Tokens that a layer computes at once. A piece goes through each layer in parts of so many, with one lease of
+ * its weights for all of them: so the scratch is small, and results do not depend on the piece.
+ */
+#define LLAMA_GENERATOR_ROWS 64u
+
 struct llama_generator_config {
     struct llama_shape shape;
-    size_t positions;     /* tokens of the longest text: prompt and what follows */
-    size_t piece;         /* tokens of a prompt that are fed at once */
-    bool cuda;            /* the context's device is a GPU */
+    size_t positions; /* tokens of the longest text: prompt and what follows */
+    size_t piece; /* tokens of a prompt that are fed at once: a multiple of LLAMA_GENERATOR_ROWS, or all */
+    bool cuda;    /* the context's device is a GPU */
     enum ofl_dtype fresh; /* of weights without a checkpoint: OFL_F32 or OFL_BF16 */
+    /* Called before each layer is put on the stream; false: the feed ends there with -ECANCELED. May be NULL. */
+    bool (*going)(void *arg, uint32_t layer);
+    void *going_arg;
 };
 
 struct llama_generator_need {
@@ -27,6 +36,11 @@ struct llama_generator_need {
 /* What it will take. dtypes: of the weights, in the order of llama_tensor_at. Needs no context. */
 void llama_generator_need(const struct llama_generator_config *config, const enum ofl_dtype *dtypes,
                           struct llama_generator_need *out);
+
+/* The piece of a prompt of so many tokens with which the fewest bytes move, inside these budgets; need: that of
+ * pieces of LLAMA_GENERATOR_ROWS. */
+size_t llama_generator_piece(const struct llama_shape *shape, const struct llama_generator_need *need,
+                             size_t tokens, uint64_t device_bytes, uint64_t host_bytes);
 
 struct llama_generator;
 
@@ -42,8 +56,9 @@ int llama_generator_random(struct llama_generator *g, uint32_t tensor, uint64_t 
                            size_t error_bytes);
 
 /*
- * Feeds n tokens, at most a piece, behind those fed so far, as a step of that name. logits[vocab]
- * of what follows the last; NULL: not wanted.
+ * Feeds n tokens, at most a piece, behind those fed so far, as a step of that name; NULL: as
+ * none, which is right for what does not come again. logits[vocab] of what follows the last; NULL: not wanted. Who asks for them the first time has fed the prompt: the memory
+ * for its pieces is given back, and from then on LLAMA_GENERATOR_ROWS are the most.
  */
 int llama_generator_feed(struct llama_generator *g, const char *step, const int32_t *tokens, size_t n,
                          float *logits, char *error, size_t error_bytes);

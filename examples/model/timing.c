@@ -136,6 +136,7 @@ static void describe(struct timing *t, struct llama_job *job)
     job->x = t->leases[X].ptr;
     job->y = job->dx = t->leases[Y].ptr;
     job->k_cache = t->leases[CACHE].ptr;
+    job->rows = t->rows;
     if (job->k_cache) {
         job->v_cache = (char *)job->k_cache + bytes_of(c, t->rows, CACHE) / 2;
         job->fed = c->positions - c->piece;

@@ -9,8 +9,10 @@
 
 /* Events of the plan that are looked ahead. */
 #define AHEAD_EVENTS 256u
-/* Tiles that pass through host memory at a time. */
-#define WINDOW_TILES 16u
+/* Tiles that pass through host memory at a time: where it only lies between drive and device; where updates hold
+ * some of them, too. */
+#define WINDOW_TILES         12u
+#define WINDOW_TILES_UPDATES 32u
 
 /* ---- the plan ---------------------------------------------------------- */
 
@@ -44,6 +46,7 @@ void ahead_plan(struct pager *p)
 {
     struct sched_room room = {.device_bytes = p->device_bytes - p->held_bytes, .host_bytes = p->stage_bytes};
     struct sched_item *items;
+    uint64_t window;
 
     if (room.device_bytes != p->planned_device || room.host_bytes != p->planned_host)
         sched_plan_unsolve(p->sched);
@@ -58,7 +61,9 @@ void ahead_plan(struct pager *p)
         if (p->by_id[id])
             items[id] = item_of(p->by_id[id]);
     room.device_window = largest_copy(items, p->next_id);
-    room.host_window = least(WINDOW_TILES * (p->tile_bytes + CORE_HOST_ALIGN), p->stage_bytes / 4);
+    window = sched_plan_on_host(p->sched) ? WINDOW_TILES_UPDATES : WINDOW_TILES;
+    room.host_window = least(window * (p->tile_bytes + CORE_HOST_ALIGN), p->stage_bytes / 4);
+    p->claims_planned = (uint32_t)(room.host_window / (p->tile_bytes + CORE_HOST_ALIGN) / 2);
     /* What comes from the device, or is to be written, passes through the same window. */
     p->fetched_max = room.host_window;
     if (sched_plan_solve(p->sched, items, p->next_id, &room) == 0 &&

@@ -13,9 +13,12 @@
 /* How soon what there was no memory for is tried again. */
 #define HUNGRY_MS 5
 #define REAP_MAX  64u
+/* How often who holds the lock hears what was posted meanwhile, before it leaves that to the engine thread. */
+#define HEAR_ROUNDS 4
 
-/* ---- mailbox ----------------------------------------------------------- */
+/* ---- the lock, and the mail that comes meanwhile ------------------------ */
 
+/* The engine thread has something to do. */
 static void wake(struct core_engine *e)
 {
     uint64_t one = 1;
@@ -25,27 +28,6 @@ static void wake(struct core_engine *e)
     /* The counter can't overflow in 2^64 wakes; a failed write means it is readable already. */
     while (write(e->mail_fd, &one, sizeof one) < 0 && errno == EINTR)
         ;
-}
-
-void engine_post(struct core_engine *e, struct core_op *op)
-{
-    op->next = NULL;
-    pthread_mutex_lock(&e->mail_lock);
-    *e->ops_tail = op;
-    e->ops_tail = &op->next;
-    atomic_store(&e->mail, true);
-    pthread_mutex_unlock(&e->mail_lock);
-    wake(e);
-}
-
-static void post_request(struct core_engine *e, struct core_request *r)
-{
-    pthread_mutex_lock(&e->mail_lock);
-    r->next = e->ended;
-    e->ended = r;
-    atomic_store(&e->mail, true);
-    pthread_mutex_unlock(&e->mail_lock);
-    wake(e);
 }
 
 /* Under lock. */
@@ -76,6 +58,119 @@ static void take_mail(struct core_engine *e)
         pager_request_end(&e->pager, ended);
         ended = next;
     }
+}
+
+/* Under lock: gives the I/O that the pager wants to the queue. Where that is taken, by who flushes it or asks
+ * for statistics, it is left to the engine thread. */
+static void queue_io(struct core_engine *e)
+{
+    struct core_op *op = e->submit;
+
+    if (!op || pthread_mutex_trylock(&e->io_lock) != 0)
+        return;
+    while (op) {
+        struct core_op *next = op->next;
+
+        io_submit(e->io, &op->io);
+        op = next;
+    }
+    e->submit = NULL;
+    e->submit_tail = &e->submit;
+    e->startable = io_queue_startable(e->io);
+    pthread_mutex_unlock(&e->io_lock);
+}
+
+/* Under lock: starts what can start. */
+static void advance(struct core_engine *e)
+{
+    e->more = pager_pump(&e->pager);
+    queue_io(e);
+    if (e->blocked && e->pager.changes != e->progress_seen) {
+        e->progress_seen = e->pager.changes;
+        pthread_cond_broadcast(&e->progress);
+    }
+}
+
+static void hold(struct core_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    atomic_store(&e->held, true);
+}
+
+/* Under lock, which is to be given up: true if there is mail that nobody else will hear of. */
+static bool detained(struct core_engine *e)
+{
+    atomic_store(&e->held, false);
+    if (!atomic_load(&e->mail))
+        return false;
+    atomic_store(&e->held, true);
+    return true;
+}
+
+/* Under lock: hears what was posted meanwhile. True: the rest is the engine thread's. */
+static bool conclude(struct core_engine *e)
+{
+    for (int i = 0; detained(e); i++) {
+        if (i == HEAR_ROUNDS) {
+            atomic_store(&e->held, false);
+            return true;
+        }
+        take_mail(e);
+        advance(e);
+    }
+    return e->submit || e->startable || e->more || e->closing;
+}
+
+/* Gives up the lock, and sees to it that somebody goes on with what is left. */
+static void let_go(struct core_engine *e)
+{
+    bool left = conclude(e);
+
+    if (left)
+        atomic_store(&e->due, true);
+    pthread_mutex_unlock(&e->lock);
+    if (left)
+        wake(e);
+}
+
+/* There is mail: see engine.h. */
+static void deliver(struct core_engine *e)
+{
+    if (atomic_load(&e->held))
+        return;
+    if (pthread_mutex_trylock(&e->lock) != 0) {
+        wake(e);
+        return;
+    }
+    if (!atomic_load(&e->mail)) { /* heard already; the pager may be gone by now */
+        pthread_mutex_unlock(&e->lock);
+        return;
+    }
+    atomic_store(&e->held, true);
+    take_mail(e);
+    advance(e);
+    let_go(e);
+}
+
+void engine_post(struct core_engine *e, struct core_op *op)
+{
+    op->next = NULL;
+    pthread_mutex_lock(&e->mail_lock);
+    *e->ops_tail = op;
+    e->ops_tail = &op->next;
+    atomic_store(&e->mail, true);
+    pthread_mutex_unlock(&e->mail_lock);
+    deliver(e);
+}
+
+static void post_request(struct core_engine *e, struct core_request *r)
+{
+    pthread_mutex_lock(&e->mail_lock);
+    r->next = e->ended;
+    e->ended = r;
+    atomic_store(&e->mail, true);
+    pthread_mutex_unlock(&e->mail_lock);
+    deliver(e);
 }
 
 /* ---- what the pager asks for ------------------------------------------- */
@@ -156,22 +251,29 @@ static void env_work(void *arg, struct core_request *r)
 
 /* ---- commands ---------------------------------------------------------- */
 
-/* Under lock: starts what can start, and sees to it that somebody goes on with the rest. */
-static void advance(struct core_engine *e)
+/* Under lock: waits for progress, unless there is some already. */
+static void await_progress(struct core_engine *e)
 {
-    e->more = pager_pump(&e->pager);
-    if (e->blocked && e->pager.changes != e->progress_seen) {
-        e->progress_seen = e->pager.changes;
-        pthread_cond_broadcast(&e->progress);
+    if (detained(e)) {
+        take_mail(e);
+        advance(e);
+        return;
     }
+    if (e->submit || e->startable || e->more) {
+        atomic_store(&e->due, true);
+        wake(e);
+    }
+    e->blocked++;
+    pthread_cond_wait(&e->progress, &e->lock);
+    e->blocked--;
+    atomic_store(&e->held, true);
 }
 
 int engine_call(struct core_engine *e, int (*run)(void *self, void *arg), void *self, void *arg)
 {
-    bool busy;
     int err;
 
-    pthread_mutex_lock(&e->lock);
+    hold(e);
     take_mail(e);
     for (;;) {
         uint64_t then;
@@ -183,83 +285,80 @@ int engine_call(struct core_engine *e, int (*run)(void *self, void *arg), void *
         advance(e);
         if (err != -EAGAIN)
             break;
-        if (e->pager.changes != then)
-            continue;
-        if (e->submit || e->more)
-            wake(e);
-        e->blocked++;
-        pthread_cond_wait(&e->progress, &e->lock);
-        e->blocked--;
+        if (e->pager.changes == then)
+            await_progress(e);
     }
-    busy = e->submit || e->more;
-    pthread_mutex_unlock(&e->lock);
-    if (busy)
-        wake(e);
+    let_go(e);
     return err;
 }
 
 /* ---- the engine thread ------------------------------------------------- */
 
-/* Takes what the drive has finished. */
-static void reap(struct core_engine *e)
+/* Takes what the drive has finished. True: there may be more. */
+static bool reap(struct core_engine *e)
 {
     struct io_request *done[REAP_MAX], *late[REAP_MAX];
     unsigned done_count, late_count;
 
-    do {
-        pthread_mutex_lock(&e->io_lock);
-        done_count = io_reap(e->io, done, REAP_MAX);
-        late_count = io_late(e->io, late, REAP_MAX);
-        pthread_mutex_unlock(&e->io_lock);
-        for (unsigned i = 0; i < done_count; i++)
-            if (done[i]->op == IO_READ)
-                e->read_ended(done[i]->cookie);
-        pthread_mutex_lock(&e->lock);
-        for (unsigned i = 0; i < late_count; i++)
-            pager_late(&e->pager, late[i]->cookie);
-        for (unsigned i = 0; i < done_count; i++)
-            pager_done(&e->pager, done[i]->cookie);
-        pthread_mutex_unlock(&e->lock);
-    } while (done_count == REAP_MAX || late_count == REAP_MAX);
+    pthread_mutex_lock(&e->io_lock);
+    done_count = io_reap(e->io, done, REAP_MAX);
+    late_count = io_late(e->io, late, REAP_MAX);
+    pthread_mutex_unlock(&e->io_lock);
+    for (unsigned i = 0; i < done_count; i++)
+        if (done[i]->op == IO_READ)
+            e->read_ended(done[i]->cookie);
+    hold(e);
+    for (unsigned i = 0; i < late_count; i++)
+        pager_late(&e->pager, late[i]->cookie);
+    for (unsigned i = 0; i < done_count; i++)
+        pager_done(&e->pager, done[i]->cookie);
+    return done_count == REAP_MAX || late_count == REAP_MAX;
 }
 
-/* Hands over what the pager wants from the drive. */
-static void submit(struct core_engine *e, struct core_op *ops)
+/* Has the queue start what it can, ops among it. True: something is in flight. */
+static bool start_io(struct core_engine *e, struct core_op *ops, bool startable)
 {
-    if (!ops)
-        return;
+    bool pending;
+
     pthread_mutex_lock(&e->io_lock);
+    startable |= ops != NULL;
     while (ops) {
         struct core_op *next = ops->next;
 
         io_submit(e->io, &ops->io);
         ops = next;
     }
-    io_flush(e->io);
+    if (startable)
+        io_flush(e->io);
+    pending = io_queue_pending(e->io) > 0;
     pthread_mutex_unlock(&e->io_lock);
+    return pending;
 }
 
 /* One round. Returns how long nothing is to be done, in ms; -1: until somebody says so. */
 static int serve(struct core_engine *e)
 {
     struct core_op *ops;
-    bool more, hungry, waiting;
+    bool more, hungry, waiting, startable;
 
-    reap(e);
-    pthread_mutex_lock(&e->lock);
+    while (reap(e))
+        pthread_mutex_unlock(&e->lock);
     take_mail(e);
     advance(e);
+    (void)conclude(e);
     ops = e->submit;
+    startable = e->startable;
     e->submit = NULL;
     e->submit_tail = &e->submit;
+    e->startable = false;
     more = e->more;
     hungry = e->pager.hungry;
     waiting = e->blocked > 0;
     pthread_mutex_unlock(&e->lock);
-    submit(e, ops);
+    waiting |= start_io(e, ops, startable);
     if (more)
         return hungry ? HUNGRY_MS : 0;
-    return waiting || io_queue_pending(e->io) ? TICK_MS : -1;
+    return waiting ? TICK_MS : -1;
 }
 
 /* True: nothing is in flight, and nobody is to come any more. */
@@ -272,12 +371,15 @@ static bool over(struct core_engine *e, int *timeout_ms)
     pthread_mutex_unlock(&e->mail_lock);
     if (!stopping)
         return false;
-    pthread_mutex_lock(&e->lock);
+    hold(e);
+    e->closing = true;
     if (e->pager.broken.code == 0) {
         base_error_set(&e->pager.broken, -ECANCELED, "the context is closing"); /* nothing new starts */
         e->pager.changes++;
+        *timeout_ms = 0;
     }
-    over = !atomic_load(&e->mail) && !e->submit && e->pager.inflight == 0 && e->pager.active == 0;
+    (void)conclude(e);
+    over = !e->submit && e->pager.inflight == 0 && e->pager.active == 0;
     pthread_mutex_unlock(&e->lock);
     if (*timeout_ms < 0)
         *timeout_ms = TICK_MS;
@@ -293,17 +395,11 @@ static void *engine(void *arg)
 
     pthread_setname_np(pthread_self(), "ofl-engine");
     while (!over(e, &timeout_ms)) {
-        bool mail;
         uint64_t count;
 
         atomic_store(&e->asleep, true);
-        pthread_mutex_lock(&e->lock);
-        mail = atomic_load(&e->mail) || e->submit || (e->more && !e->pager.hungry);
-        if (e->pager.hungry && timeout_ms < 0)
-            timeout_ms = HUNGRY_MS;
-        pthread_mutex_unlock(&e->lock);
         /* A poll that fails (EINTR) is a wake-up like any other. */
-        if (!mail)
+        if (!atomic_exchange(&e->due, false) && !atomic_load(&e->mail))
             poll(fds, 2, timeout_ms);
         atomic_store(&e->asleep, false);
         if (fds[0].revents)

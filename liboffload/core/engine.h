@@ -2,9 +2,22 @@
  * engine: runs the pager. Owns the lock under which the pager is called, the engine thread, and the ways by
  * which what the pager asks for goes out (device, I/O queue, workers) and comes back.
  *
- * Who calls the pager does so on its own thread, under the lock: a command costs no other thread. What device
- * threads, workers and the drive have finished lies in a mailbox until somebody takes the lock; the engine
- * thread does if nobody else does. Only it talks to the I/O queue.
+ * Who calls the pager does so on its own thread, under the lock: a command costs no other thread. So do device
+ * threads and workers with what they have finished, if the lock is free; else it lies in a mailbox, and whoever
+ * has the lock hears of it before giving that up. The engine thread is for what is left: it alone has the I/O
+ * queue start, flush and reap transfers, and so wakes up when the drive has finished some, or has room for
+ * what the pager wants.
+ *
+ * Nothing posted is left lying:
+ *  - Mail. A poster sets `mail`, then looks at `held`. Who gives up the lock clears `held`, then looks at
+ *    `mail`. Both are sequentially consistent, so at least one sees the other: the holder hears the mail, or
+ *    the poster sees that nobody will, and tries for the lock. If that is taken all the same (by who has not
+ *    set `held` yet, or is past that look), it wakes the engine thread, which hears the mail.
+ *  - The engine thread sets `asleep`, then looks at `mail` and `due`, and sleeps if it finds neither. Who has
+ *    something for it sets one of them, then clears `asleep`; if it was set, writes to mail_fd, which ends the
+ *    sleep. Again, one sees the other.
+ *  - Who waits for `progress` gives up the lock as all do.
+ *  - The I/O queue's own events end the sleep as well; I/O that can't start now is started when some ends.
  *
  * Locks, in the order in which they are taken: lock, then those inside the device and the pool; io_lock and
  * mail_lock are leaves. Of the user's only the log function is called while they are held.
@@ -31,7 +44,9 @@ struct core_engine {
     unsigned blocked;
     uint64_t progress_seen;
     struct core_op *submit, **submit_tail; /* I/O to be handed to the queue */
+    bool startable;                        /* the queue can start some of what it has */
     bool more;                             /* the pump is to be called again */
+    bool closing;                          /* the engine thread waits for the last thing in flight */
 
     pthread_mutex_t io_lock; /* the I/O queue, and its files: who makes one grow holds it */
 
@@ -41,6 +56,8 @@ struct core_engine {
     bool stopping;
 
     atomic_bool mail;   /* there may be some */
+    atomic_bool held;   /* who has the lock looks at the mail before it gives that up */
+    atomic_bool due;    /* the engine thread is to have a look, mail or not */
     atomic_bool asleep; /* the engine thread is, or will be: who has something for it writes to mail_fd */
     int mail_fd;
     pthread_t thread;

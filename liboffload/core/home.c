@@ -17,6 +17,9 @@
 #include "liboffload/core/tile.h"
 
 #define TILE_MIN_BYTES (64ull << 10)
+/* Larger ones reach no other rate, and a window of a few tiles, and what a tile waits for before it can be passed on,
+ * grow with them. Larger ones cost less of the CPU: 0.25 s a GB from a drive to the device with these, 0.20 with twice
+ * as large ones. */
 #define TILE_MAX_BYTES (1ull << 20)
 /* Tiles that move through what homes leave of the host arena: with these, the few that are held
  * always leave a hole for one more; */
@@ -49,21 +52,30 @@ static uint64_t stage_min(uint64_t tile_bytes, bool store, uint64_t tiles)
     return store ? tiles * tile_bytes : STAGE_TILES_NO_STORE * (tile_bytes + 2 * CORE_HOST_ALIGN);
 }
 
+/* Homes in HOST: the larger the tiles, the less room they leave. A tile is what the cut costs. Where the device
+ * is needed, what the stage has above its smallest is for what whole tensors waste there. */
+static bool tile_fits(const struct ofl_config *c, uint64_t store_bytes, uint64_t tile)
+{
+    uint64_t leased = c->leased_bytes ? c->leased_bytes : c->device_bytes / 2;
+    uint64_t cut = store_bytes ? tile : 0, below = less(c->expected_bytes + cut, store_bytes);
+
+    return stage_min(tile, store_bytes > 0, STAGE_TILES_WIDE) + below <= c->host_bytes ||
+           (store_bytes ? STAGE_TILES_WIDE : STAGE_TILES) * tile +
+                   less(below, less(c->device_bytes, leased)) <=
+               c->host_bytes;
+}
+
 uint64_t home_tile_bytes(const struct ofl_config *c, uint64_t store_bytes)
 {
     uint64_t tile = TILE_MIN_BYTES;
-    bool store = store_bytes > 0;
 
     if (c->tile_bytes)
         return c->tile_bytes;
-    while (tile * 2 <= TILE_MAX_BYTES && tile * 2 * STAGE_TILES <= c->host_bytes)
+    while (tile * 2 <= TILE_MAX_BYTES && tile * 2 * STAGE_TILES_WIDE <= c->host_bytes)
         tile *= 2;
     if (c->expected_bytes == 0 || store_bytes >= c->expected_bytes)
         return tile;
-    /* Homes in HOST: the larger the tiles, the less room they leave. A tile is what the cut costs. */
-    while (tile > TILE_MIN_BYTES &&
-           less(c->host_bytes, stage_min(tile, store, STAGE_TILES_WIDE)) + store_bytes <
-               c->expected_bytes + (store ? tile : 0))
+    while (tile > TILE_MIN_BYTES && !tile_fits(c, store_bytes, tile))
         tile /= 2;
     return tile;
 }

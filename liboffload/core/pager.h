@@ -320,8 +320,9 @@ struct pager {
         fetched_max; /* of tiles read that nobody has used yet; ahead of their use, at most */
     uint64_t planned_device, planned_host;      /* room that plans were solved for */
     struct core_request requests;               /* list head, in order */
-    uint32_t active, active_max;                /* update requests */
+    uint32_t active, active_max, running;       /* update requests; those that workers have */
     uint32_t claims, claims_max;                /* tiles that they may hold in the stage */
+    uint32_t claims_planned;                    /* with a plan, which has room for no more */
     struct core_update *updates, *updates_last; /* all that are queued, oldest first */
     struct core_update *ready, *ready_last;     /* those whose turn has come, in order */
     /* nvme */

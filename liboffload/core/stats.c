@@ -47,6 +47,14 @@ static int stats_run(struct ofl_ctx *ctx, void *arg)
         s->direct &= core_source_direct(x);
     pthread_mutex_unlock(&ctx->lists_lock);
     s->tile_bytes = p->tile_bytes;
+    if (sched_solved(p->sched)) {
+        const struct sched_moved *m = sched_moved(p->sched);
+
+        s->planned_in_bytes = m->device_in;
+        s->planned_out_bytes = m->device_out;
+        s->planned_read_bytes = m->drive_read;
+        s->planned_write_bytes = m->drive_write;
+    }
     sched_counts_get(p->sched, &counts);
     s->steps = counts.steps;
     s->engine_ns = engine_busy_ns(&ctx->engine);

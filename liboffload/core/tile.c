@@ -236,6 +236,12 @@ static bool evict_from(struct pager *p, enum sched_set set, uint64_t bytes, stru
     return true;
 }
 
+/* Something is under way that leaves room behind when it ends, or lets something go on that does. */
+static bool something_ends(const struct pager *p)
+{
+    return p->moving || p->running;
+}
+
 /* Piece by piece is not done for what is ahead: it may not succeed, and what has left would be fetched again, for
  * ever. What is being filled leaves last; what is to rest, when nothing else is about to leave. */
 static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
@@ -244,7 +250,7 @@ static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
 
     if (evict_from(p, SCHED_SPENT, bytes, claim, !ahead))
         return true;
-    if (p->planned && (ahead || p->moving))
+    if (p->planned && (ahead || something_ends(p)))
         return false;
     return evict_from(p, SCHED_CLEAN, bytes, claim, !ahead) ||
            (!ahead && evict_from(p, SCHED_FILLING, bytes, claim, true));
@@ -265,7 +271,7 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
         if (x->off != BASE_EXTENT_NONE)
             break;
         if (!evict_one(p, bytes, claim)) {
-            p->starved |= claim.need != NEED_AHEAD && !(p->planned && p->moving);
+            p->starved |= claim.need != NEED_AHEAD && !(p->planned && something_ends(p));
             return false;
         }
     }
@@ -305,7 +311,8 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     struct core_op *op;
 
     assert(x->stored && x->state == TILE_NONE && tile >= t->home_tiles);
-    if (p->arriving_bytes && p->arriving_bytes + range_bytes(t, tile) > p->stage_bytes / 4)
+    /* Half without a store: nothing else passes through the stage then. */
+    if (p->arriving_bytes && p->arriving_bytes + range_bytes(t, tile) > p->stage_bytes / (p->store ? 4 : 2))
         return false;
     if (p->planned && claim.need == NEED_AHEAD && p->fetched_bytes &&
         p->fetched_bytes + range_bytes(t, tile) > p->fetched_max)

@@ -197,6 +197,11 @@ static uint32_t claims_of(const struct core_update *u)
     return n;
 }
 
+static uint32_t claims_most(const struct pager *p)
+{
+    return p->planned && p->claims_planned < p->claims_max ? p->claims_planned : p->claims_max;
+}
+
 /* Whether u, the first of those whose turn has come, may have one more request. What waits for something waits
  * for what was issued before it: the oldest update never waits for a younger one, and always finds a place. */
 static bool may_activate(const struct pager *p, const struct core_update *u)
@@ -206,7 +211,7 @@ static bool may_activate(const struct pager *p, const struct core_update *u)
 
     if (p->active + !oldest >= p->active_max)
         return false;
-    return p->claims == 0 || p->claims + claims_of(u) + kept <= p->claims_max;
+    return p->claims == 0 || p->claims + claims_of(u) + kept <= claims_most(p);
 }
 
 /* Turns the next tiles of updates whose turn has come into requests, as many as may be in flight: held tiles
@@ -397,6 +402,7 @@ void pager_request_end(struct pager *p, struct core_request *r)
         return;
     }
     p->active--;
+    p->running--;
     p->claims -= r->claims;
     free(r);
     if (++u->tiles_done == u->tiles) {
@@ -543,6 +549,7 @@ void work_advance(struct pager *p)
         if (r->held < r->count)
             continue;
         unlink_request(p, r);
+        p->running += r->update != NULL;
         if (r->update)
             p->env.work(p->env.arg, r);
         else

@@ -12,8 +12,11 @@
 #define BLOCK_BYTES    4096u
 #define TILE_MIN_BYTES (64ull << 10)
 #define TILE_MAX_BYTES (1ull << 20)
-/* Tiles that pass through host memory at a time. */
-#define WINDOW_TILES 16u
+/* As the core has them (ahead.c, home.c; a test compares what both come to): tiles that pass through host memory at a
+ * time, without updates there and with; tiles that host memory holds before they grow. */
+#define WINDOW_TILES         12u
+#define WINDOW_TILES_UPDATES 32u
+#define WIDE_TILES           128u
 /* Host memory that stays free of homes: room for so many tiles on the move, with drives and without. */
 #define MOVING_TILES          32u
 #define MOVING_TILES_NO_STORE 4u
@@ -107,7 +110,7 @@ static uint64_t tile_bytes(uint64_t host_bytes)
 {
     uint64_t tile = TILE_MIN_BYTES;
 
-    while (tile * 2 <= TILE_MAX_BYTES && tile * 2 * MOVING_TILES <= host_bytes)
+    while (tile * 2 <= TILE_MAX_BYTES && tile * 2 * WIDE_TILES <= host_bytes)
         tile *= 2;
     return tile;
 }
@@ -154,9 +157,11 @@ static int make_items(const struct plan_program *p, struct plan_place *place)
     for (uint32_t i = 0; i < p->tensors_count; i++) {
         const struct plan_tensor *t = &p->tensors[i];
 
-        place->items[i] = (struct sched_item){.device_bytes = ofl_device_footprint(t->bytes),
-                                              .bytes = t->bytes,
-                                              .tile_bytes = least(in_blocks(t->bytes), place->tile_bytes)};
+        /* tiles of tensors that are updated together have as many elements */
+        place->items[i] =
+            (struct sched_item){.device_bytes = ofl_device_footprint(t->bytes),
+                                .bytes = t->bytes,
+                                .tile_bytes = place->tile_bytes / 4 * ofl_dtype_bytes(t->dtype)};
         place->device_all_bytes += place->items[i].device_bytes;
         place->tensor_bytes += t->source ? 0 : in_blocks(t->bytes);
     }
@@ -201,6 +206,14 @@ static void settle(const struct plan_program *p, struct plan_place *place, bool 
     }
 }
 
+static bool updates_on_host(const struct plan_program *p, const struct plan_place *place)
+{
+    for (uint32_t i = 0; i < p->ops_count; i++)
+        if (p->ops[i].type == PLAN_UPDATE)
+            return place->home != OFL_DEVICE;
+    return false;
+}
+
 /* What of device and host passes by, and what is there for tensors that rest. */
 static void make_room(const struct plan_program *p, struct plan_place *place)
 {
@@ -218,7 +231,9 @@ static void make_room(const struct plan_program *p, struct plan_place *place)
     r->device_bytes = less(place->budget_bytes[OFL_DEVICE], p->held_bytes + homes_device);
     r->host_bytes = less(place->budget_bytes[OFL_HOST], homes_host);
     r->device_window = largest;
-    r->host_window = least(WINDOW_TILES * (place->tile_bytes + BLOCK_BYTES), r->host_bytes / 4);
+    r->host_window = least((updates_on_host(p, place) ? WINDOW_TILES_UPDATES : WINDOW_TILES) *
+                               (place->tile_bytes + BLOCK_BYTES),
+                           r->host_bytes / 4);
 }
 
 /* ---- what does not fit ------------------------------------------------------------ */
@@ -239,6 +254,7 @@ static void check_rooms(const struct plan_program *p, const struct plan_place *p
 {
     bool store = place->budget_bytes[OFL_NVME] > 0;
     uint64_t need = place->tensor_bytes, nvme = place->budget_bytes[OFL_NVME], movable = 0;
+    struct plan_place wide = {.tile_bytes = TILE_MAX_BYTES}; /* with more memory tiles are larger */
     uint64_t moving = moving_bytes(place, store), cut = store && nvme < need ? place->tile_bytes : 0;
     uint64_t host = less(place->budget_bytes[OFL_HOST], moving), device = device_room(p, place);
 
@@ -248,7 +264,9 @@ static void check_rooms(const struct plan_program *p, const struct plan_place *p
     device = device < movable ? device : movable;
     if (store && p->tensors_count && device < movable)
         device = less(device, p->least_tensor_bytes); /* whole tensors: the last one may not go in */
-    m->least_bytes[OFL_HOST] = larger(less(need + cut + moving, nvme + device), OFL_HOST_MIN_BYTES);
+    m->least_bytes[OFL_HOST] =
+        larger(less(need + (cut ? TILE_MAX_BYTES : 0) + moving_bytes(&wide, store), nvme + device),
+               OFL_HOST_MIN_BYTES);
     m->least_bytes[OFL_NVME] = less(need + cut, host + device);
     if (nvme + host + device >= need + cut || place->home != OFL_NVME || m->text[0])
         return;
