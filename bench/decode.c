@@ -248,11 +248,12 @@ static int write_report(const struct run *r, const struct figures *f)
     const struct options *o = r->options;
     double n = r->count;
     json_t *j = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:o, s:{s:I, s:I, s:I, s:s}, s:o, s:f, s:f, s:o, s:f, s:f, s:s, s:f, s:f, "
-        "s:s, s:f, s:o, s:f, s:f, s:f}",
+        "{s:s, s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:{s:I, s:I, s:I, s:s}, s:o, s:f, s:f, s:o, s:f, s:f, s:s, "
+        "s:f, s:f, s:s, s:f, s:o, s:f, s:f, s:f}",
         "program", "ofl-bench decode", "version", ofl_version(), "date", bench_date().text, "device",
         o->budget.chosen.device, "device_name", o->budget.chosen.name, "model",
-        bench_model_json(&r->config.shape), "settings", "prompt", (json_int_t)o->prompt, "tokens",
+        bench_model_json(&r->config.shape), "cache_bytes", (json_int_t)r->need.cache_bytes, "workspace_bytes",
+        (json_int_t)r->need.workspace_bytes, "settings", "prompt", (json_int_t)o->prompt, "tokens",
         (json_int_t)o->tokens, "warmup", (json_int_t)o->warmup, "dtype", ofl_dtype_name(o->dtype), "rates",
         bench_rates_json(&f->rates), "fill_s", r->fill_s, "prompt_s", r->prompt_s, "token_s",
         bench_spread_json(&f->token_s), "tokens_per_s", 1 / f->token_s.median, "bound_s", f->bound_s,

@@ -1,6 +1,7 @@
 #!/bin/bash
-# Installs the Debian packages that a build needs and this machine lacks. Says nothing
-# when there is nothing to do. --ci: also what .ci/run needs beyond a build; --show: what make show does.
+# Installs the Debian packages that a build needs and this machine lacks. Says nothing when there is
+# nothing to do. --ci: also what .ci/run needs beyond a build; --show: what make show does; --plan:
+# what tools/plan_bytes.py does.
 # As root, or where sudo asks for no password, it installs; else it prints the command.
 set -euo pipefail
 
@@ -10,8 +11,9 @@ case "${1-}" in
 '') ;;
 --ci) packages+=(clang clang-format libclang-rt-14-dev shellcheck strace fio gnuplot-nox btrfs-progs xfsprogs) ;;
 --show) packages+=(strace fio jq) ;;
+--plan) packages+=(python3-numpy python3-scipy) ;;
 *)
-    echo "usage: tools/setup.sh [--ci|--show]" >&2
+    echo "usage: tools/setup.sh [--ci|--show|--plan]" >&2
     exit 2
     ;;
 esac

@@ -80,7 +80,9 @@ static void turn_to_plan(struct pager *p, struct ofl_tensor *t)
     if (c && copy_filling(c) && !c->waiting && !c->leases && !c->home)
         place_evict(p, c);
     tile_ahead_all(p, t, 0, false);
-    tile_plan(p, t);
+    for (struct core_turn *turn = t->turns; turn; turn = turn->next)
+        turn->rest = tile_rest_planned(p, t);
+    tile_rest(p, t, tile_rest_planned(p, t));
 }
 
 /* What has been looked at stays so as the position moves on, unless the plan has changed. */

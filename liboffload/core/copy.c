@@ -185,6 +185,14 @@ static bool drain_may(const struct core_tile *x)
     return x->state != TILE_ARRIVING && !x->pins && !x->writing;
 }
 
+/* With a plan, what host works wait for goes out as they come to it: much sooner, it would take the room that they
+ * need meanwhile. */
+static bool drain_early(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
+{
+    return p->planned && t->turns && !t->tiles[tile].wanted && tile_room_comes(p) &&
+           p->fetched_bytes + t->tile_bytes > p->fetched_max / 2;
+}
+
 static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
 {
     struct ofl_tensor *t = c->tensor;
@@ -193,7 +201,8 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
 
     /* Into a tile's home nothing is claimed: there is no need to wait for a turn. */
     if (tile >= t->home_tiles &&
-        (must_queue(p, c) || (p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->stage_bytes / 2)))
+        (must_queue(p, c) || drain_early(p, t, tile) ||
+         (p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->stage_bytes / 2)))
         return false;
     op = pager_op(p, OP_OUT, t, tile);
     if (!op)
@@ -207,6 +216,8 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     x->stored = x->sealed = x->stale = false;
     if (tile >= t->home_tiles)
         p->arriving_bytes += x->len;
+    if (t->turns && tile >= t->home_tiles)
+        tile_set_fetched(p, x, true);
     op->copy = c;
     c->moving++;
     c->drain_next++;
@@ -297,8 +308,7 @@ void copy_moved(struct pager *p, struct core_op *op)
         return;
     }
     if (op->type == OP_IN) {
-        if (!t->turns)
-            tile_ahead(p, t, op->tile, false); /* it has served */
+        tile_ahead(p, t, op->tile, false); /* it has served */
         tile_unpin(p, t, op->tile);
     }
     if (!c->poisoned)

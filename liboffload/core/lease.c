@@ -259,7 +259,8 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
                                                  .no_fetch = l->mode == OFL_OVERWRITE,
                                                  .writes = l->mode != OFL_READ}) == -ENOMEM)
         p->changes++; /* unrecorded: the plan will miss it, nothing else */
-    tile_plan(p, t);
+    if (!t->turns)    /* else when these are over */
+        tile_rest(p, t, tile_rest_planned(p, t));
 }
 
 /* Whether the stream will have to wait for something, as things stand. */

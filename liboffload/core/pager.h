@@ -143,7 +143,8 @@ struct ofl_tensor {
     /* Tiles of the stage: idle and clean, idle and dirty, only below; those that somebody is about to use, wherever
      * they are; clean and dirty ones that are neither that nor to rest. */
     struct base_bits clean, dirty, missing, ahead, spent, passing;
-    uint32_t rest;        /* so many at the front rest until the next use; without a plan all of them do */
+    uint32_t rest;   /* so many at the front rest until the next use; without a plan all of them do */
+    uint32_t served; /* the first host work in its queue is done with so many of them: its rest holds there */
     struct io_file *file; /* the store's, or the source's; NULL: no tile has its home below HOST */
     uint64_t file_off;    /* of tile home_tiles */
     struct ofl_source *source;

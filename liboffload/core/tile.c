@@ -236,8 +236,7 @@ static bool evict_from(struct pager *p, enum sched_set set, uint64_t bytes, stru
     return true;
 }
 
-/* Something is under way that leaves room behind when it ends, or lets something go on that does. */
-static bool something_ends(const struct pager *p)
+bool tile_room_comes(const struct pager *p)
 {
     return p->moving || p->running;
 }
@@ -250,7 +249,7 @@ static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
 
     if (evict_from(p, SCHED_SPENT, bytes, claim, !ahead))
         return true;
-    if (p->planned && (ahead || something_ends(p)))
+    if (p->planned && (ahead || tile_room_comes(p)))
         return false;
     return evict_from(p, SCHED_CLEAN, bytes, claim, !ahead) ||
            (!ahead && evict_from(p, SCHED_FILLING, bytes, claim, true));
@@ -271,7 +270,7 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
         if (x->off != BASE_EXTENT_NONE)
             break;
         if (!evict_one(p, bytes, claim)) {
-            p->starved |= claim.need != NEED_AHEAD && !(p->planned && something_ends(p));
+            p->starved |= claim.need != NEED_AHEAD && !(p->planned && tile_room_comes(p));
             return false;
         }
     }
@@ -479,8 +478,9 @@ static enum tile_io write_done(struct pager *p, struct core_op *op, struct base_
     pager_moves(p, t, -1);
     p->writing_bytes -= x->len;
     x->writing = false;
+    if (!sealed)
+        p->stats.nvme_write_bytes += op->io.done_bytes; /* moved, whether or not anybody wants it any more */
     if (!sealed && op->io.error.code == 0 && !x->stale) {
-        p->stats.nvme_write_bytes += op->io.done_bytes;
         x->stored = true;
         set_dirty(p, t, op->tile, false);
     }

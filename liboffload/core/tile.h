@@ -27,11 +27,23 @@ void tile_set_fetched(struct pager *p, struct core_tile *x, bool fetched);
 /* The tile's state has changed, or that of the fills of its tensor (tile_offer). */
 void tile_touched(struct pager *p, struct ofl_tensor *t, uint32_t tile);
 void tile_offer(struct pager *p, struct ofl_tensor *t);
-/* What the plan says of t may be something else now. */
-void tile_plan(struct pager *p, struct ofl_tensor *t);
+/* What of t rests, as far as the tile is concerned. */
+static inline uint32_t tile_rest_of(const struct ofl_tensor *t, uint32_t tile)
+{
+    return t->turns && tile < t->served ? t->turns->rest : t->rest;
+}
+
+/* Tiles that rest until t's next use, as the plan has it: all, without one. */
+uint32_t tile_rest_planned(const struct pager *p, const struct ofl_tensor *t);
+/* So many rest now. */
+void tile_rest(struct pager *p, struct ofl_tensor *t, uint32_t rest);
+/* The first host work in t's queue is done with so many; 0: it is over. */
+void tile_served(struct pager *p, struct ofl_tensor *t, uint32_t tiles);
 /* Somebody is about to use the tile, or those from one on; or nobody any more. */
 void tile_ahead(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool ahead);
 void tile_ahead_all(struct pager *p, struct ofl_tensor *t, uint32_t from, bool ahead);
+/* Something is under way that leaves room behind when it ends, or lets something go on that does. */
+bool tile_room_comes(const struct pager *p);
 bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim);
 bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim,
                      enum io_class class);

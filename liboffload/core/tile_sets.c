@@ -53,7 +53,7 @@ static void sort_tile(struct ofl_tensor *t, uint32_t tile)
 {
     const struct core_tile *x = &t->tiles[tile];
     bool idle = x->state == TILE_VALID && !x->pins && !x->writing;
-    bool kept = tile < t->rest || base_bits_has(&t->ahead, tile) || x->wanted;
+    bool kept = tile < tile_rest_of(t, tile) || base_bits_has(&t->ahead, tile) || x->wanted;
 
     base_bits_put(&t->clean, tile, idle && !x->wanted && !x->dirty);
     base_bits_put(&t->dirty, tile, idle && x->dirty);
@@ -74,20 +74,39 @@ void tile_touched(struct pager *p, struct ofl_tensor *t, uint32_t tile)
         tile_offer(p, t);
 }
 
-void tile_plan(struct pager *p, struct ofl_tensor *t)
+uint32_t tile_rest_planned(const struct pager *p, const struct ofl_tensor *t)
 {
-    uint32_t rest = sched_solved(p->sched) ? sched_rest_now(p->sched, t->id).tiles : t->tiles_count;
-    uint32_t from = rest < t->rest ? rest : t->rest, to = rest < t->rest ? t->rest : rest;
+    return sched_solved(p->sched) ? sched_rest_now(p->sched, t->id).tiles : t->tiles_count;
+}
 
+static void sort_tiles(struct pager *p, struct ofl_tensor *t, uint32_t from, uint32_t to)
+{
+    if (from < t->home_tiles)
+        from = t->home_tiles;
     if (to > t->tiles_count)
         to = t->tiles_count;
-    t->rest = rest;
     if (from >= to)
         return;
-    for (uint32_t i = from < t->home_tiles ? t->home_tiles : from; i < to; i++)
+    for (uint32_t i = from; i < to; i++)
         sort_tile(t, i);
     tile_offer(p, t);
-    p->changes++;
+    pager_look(p, t);
+}
+
+void tile_rest(struct pager *p, struct ofl_tensor *t, uint32_t rest)
+{
+    uint32_t low = rest < t->rest ? rest : t->rest, high = rest < t->rest ? t->rest : rest;
+
+    t->rest = rest;
+    sort_tiles(p, t, low, high);
+}
+
+void tile_served(struct pager *p, struct ofl_tensor *t, uint32_t tiles)
+{
+    uint32_t low = tiles < t->served ? tiles : t->served, high = tiles < t->served ? t->served : tiles;
+
+    t->served = tiles;
+    sort_tiles(p, t, low, high);
 }
 
 void tile_set_fetched(struct pager *p, struct core_tile *x, bool fetched)

@@ -20,6 +20,7 @@ struct core_update;
 struct core_turn {
     struct core_turn *next;
     struct core_update *update; /* NULL: a caller's request */
+    uint32_t rest;              /* so many of its tensor's tiles rest in host memory behind it */
 };
 
 /* An update of one weight: host work on all its tiles, in tile order. Its owner fills the first part, and

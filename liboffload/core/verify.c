@@ -354,13 +354,13 @@ static int check_bits(const struct ofl_tensor *t, uint32_t tile, struct base_err
 {
     const struct core_tile *x = &t->tiles[tile];
     bool idle = x->state == TILE_VALID && !x->pins && !x->writing;
-    bool kept = tile < t->rest || base_bits_has(&t->ahead, tile) || x->wanted;
+    bool kept = tile < tile_rest_of(t, tile) || base_bits_has(&t->ahead, tile) || x->wanted;
 
     if (base_bits_has(&t->spent, tile) != (idle && !x->dirty && !kept) ||
         base_bits_has(&t->passing, tile) != (idle && x->dirty && !kept))
         return FAIL(why, "%s: tile %u is counted as%s%s: %u rest%s%s", t->name, tile,
                     base_bits_has(&t->spent, tile) ? " spent" : "",
-                    base_bits_has(&t->passing, tile) ? " passing" : "", t->rest,
+                    base_bits_has(&t->passing, tile) ? " passing" : "", tile_rest_of(t, tile),
                     base_bits_has(&t->ahead, tile) ? ", somebody is about to use it" : "",
                     x->dirty ? ", dirty" : "");
     if (base_bits_has(&t->clean, tile) != (idle && !x->wanted && !x->dirty) ||

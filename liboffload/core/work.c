@@ -67,6 +67,8 @@ static uint64_t turn_take(struct pager *p, struct ofl_tensor *t, struct core_tur
 {
     turn->next = NULL;
     turn->update = u;
+    if (!u)
+        turn->rest = tile_rest_planned(p, t);
     if (t->turns)
         t->turns_last->next = turn;
     else
@@ -79,8 +81,12 @@ static uint64_t turn_take(struct pager *p, struct ofl_tensor *t, struct core_tur
 
 static void turn_over(struct pager *p, struct ofl_tensor *t)
 {
+    uint32_t rest = t->turns->next ? t->turns->rest : tile_rest_planned(p, t);
+
+    tile_served(p, t, 0);
     t->host_done++;
     t->turns = t->turns->next;
+    tile_rest(p, t, rest);
     pager_look(p, t);
     if (t->turns)
         turn_come(p, t->turns);
@@ -294,8 +300,7 @@ int pager_update(struct pager *p, struct core_update *u, bool held)
             p->changes++; /* unrecorded: the plan will miss it, nothing else */
         if (u->access[i] == HOST_CONSUME)
             sched_use_over(p->sched, t->id, true);
-        tile_ahead_all(p, t, 0, true);
-        tile_plan(p, t);
+        u->turn[i].rest = tile_rest_planned(p, t);
         u->ordinal[i] = turn_take(p, t, &u->turn[i], u);
     }
     p->changes++;
@@ -360,11 +365,10 @@ void pager_request_run(const struct core_request *r, uint64_t most_elems)
     u->tile(u->arg, ptr, fresh, first, elems < most_elems ? elems : most_elems);
 }
 
-/* Another host work, or a fill, is about to use the tile. */
-static bool still_ahead(const struct ofl_tensor *t, uint32_t tile)
+/* A fill is about to use the tile. */
+static bool fill_ahead(const struct ofl_tensor *t, uint32_t tile)
 {
-    return (t->turns && t->turns->next) ||
-           (t->current && copy_filling(t->current) && tile >= t->current->fill_next);
+    return t->current && copy_filling(t->current) && tile >= t->current->fill_next;
 }
 
 static void release_refs(struct pager *p, struct core_request *r)
@@ -379,11 +383,13 @@ static void release_refs(struct pager *p, struct core_request *r)
             x->stored = x->sealed = false;
             tile_set_dirty(p, ref->tensor, ref->tile, true);
         }
-        if (!still_ahead(ref->tensor, ref->tile))
+        if (!fill_ahead(ref->tensor, ref->tile))
             tile_ahead(p, ref->tensor, ref->tile, false); /* it has served */
         tile_unpin(p, ref->tensor, ref->tile);
         if (ref->access == HOST_CONSUME)
             tile_drop(p, ref->tensor, ref->tile);
+        if (r->update && ref->tile >= ref->tensor->served)
+            tile_served(p, ref->tensor, ref->tile + 1);
     }
 }
 
