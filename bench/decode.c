@@ -341,11 +341,12 @@ static int predict(struct run *r, const struct llama_generator_config *config, c
                                            .rows = 1,
                                            .positions = config->positions};
 
+    uint64_t row =
+        ofl_device_footprint(r->config.shape.hidden * sizeof(float)); /* an estimate has it itself */
+
     /* what is held for the prompt stays held */
-    return bench_predict(&r->options->budget, &compute, false,
-                         r->model.need.device_all_bytes - r->model.need.weight_bytes -
-                             r->model.need.cache_bytes,
-                         open, &r->rates, &r->predicted);
+    return bench_predict(&r->options->budget, &compute, false, r->model.need.scratch_bytes - row, open,
+                         &r->rates, &r->predicted);
 }
 
 static int run_all(struct run *r)

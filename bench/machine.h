@@ -18,7 +18,5 @@ int bench_machine_this(const struct common_budget *b, const struct llama_compute
 /* The same from rates that were measured already. */
 int bench_machine_measured(const struct common_budget *b, const struct llama_compute_config *compute,
                            const struct bench_rates *rates, struct ofl_machine *out);
-/* What a step of it is, as estimates want it. source: weights are read in place. */
-struct ofl_workload bench_workload(const struct llama_compute_config *compute, bool clip, bool source);
 
 #endif

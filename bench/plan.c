@@ -14,6 +14,7 @@
 #include "bench/plan_report.h"
 #include "bench/plan_simulate.h"
 #include "examples/common_budget.h"
+#include "examples/common_predict.h"
 
 struct options {
     const char *model, *machine, *device, *json;
@@ -156,7 +157,7 @@ static int find_machine(const struct options *o, const struct llama_config *conf
     } else {
         status = bench_machine_known(o->machine, &plan->machine);
     }
-    plan->workload = bench_workload(&compute, o->clip > 0, o->decode && o->source);
+    plan->workload = common_workload(&compute, o->clip > 0, o->decode && o->source);
     return status;
 }
 

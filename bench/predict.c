@@ -3,13 +3,13 @@
 
 #include <stdio.h>
 
-static const char *const resources[OFL_RESOURCES] = {"compute", "link", "drive", "host work"};
+#include "examples/common_predict.h"
 
 int bench_predict(const struct common_budget *b, const struct llama_compute_config *compute, bool clip,
                   uint64_t scratch_bytes, const struct ofl_config *open, const struct bench_rates *rates,
                   struct ofl_estimate *out)
 {
-    struct ofl_workload w = bench_workload(compute, clip, false);
+    struct ofl_workload w = common_workload(compute, clip, false);
     struct ofl_budgets budgets = {
         .size = sizeof budgets, .device_bytes = open->device_bytes, .host_bytes = open->host_bytes};
     struct ofl_machine m;
@@ -28,9 +28,9 @@ int bench_predict(const struct common_budget *b, const struct llama_compute_conf
         return common_fail_ofl(EXIT_RUNTIME, "predict");
     if (out->fits)
         printf("predicted %.3g s a step, %.4g tokens/s; %s binds; moves in %s, out %s, reads %s, writes %s\n",
-               out->step_s, out->tokens_per_s, resources[out->binds], common_bytes(out->device_in_bytes).text,
-               common_bytes(out->device_out_bytes).text, common_bytes(out->drive_read_bytes).text,
-               common_bytes(out->drive_write_bytes).text);
+               out->step_s, out->tokens_per_s, common_resource(out->binds),
+               common_bytes(out->device_in_bytes).text, common_bytes(out->device_out_bytes).text,
+               common_bytes(out->drive_read_bytes).text, common_bytes(out->drive_write_bytes).text);
     else
         printf("predicted that it does not fit: %s\n", out->missing);
     return 0;
@@ -47,8 +47,9 @@ json_t *bench_predict_json(const struct ofl_estimate *e, double step_s)
 {
     if (!e->fits)
         return json_null();
-    return json_pack("{s:f, s:s, s:f, s:I, s:I, s:I, s:I}", "step_s", e->step_s, "binds", resources[e->binds],
-                     "deviation", step_s / e->step_s - 1, "device_in_bytes", (json_int_t)e->device_in_bytes,
-                     "device_out_bytes", (json_int_t)e->device_out_bytes, "drive_read_bytes",
-                     (json_int_t)e->drive_read_bytes, "drive_write_bytes", (json_int_t)e->drive_write_bytes);
+    return json_pack("{s:f, s:s, s:f, s:I, s:I, s:I, s:I}", "step_s", e->step_s, "binds",
+                     common_resource(e->binds), "deviation", step_s / e->step_s - 1, "device_in_bytes",
+                     (json_int_t)e->device_in_bytes, "device_out_bytes", (json_int_t)e->device_out_bytes,
+                     "drive_read_bytes", (json_int_t)e->drive_read_bytes, "drive_write_bytes",
+                     (json_int_t)e->drive_write_bytes);
 }

@@ -3,7 +3,6 @@
  * the best of a few short tries: a bound must not be low because somebody else was busy.
  */
 #include <cblas.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -12,6 +11,7 @@
 #include "bench/model.h"
 #include "bench/rates.h"
 #include "examples/common_memory.h"
+#include "examples/common_predict.h"
 #include "examples/model/cuda.h"
 #include "examples/model/kernels_cuda.h"
 #include "io/profile.h"
@@ -179,87 +179,6 @@ static int host_products(void *arg, unsigned times)
     return 0;
 }
 
-#define COPY_BYTES  (64ull << 20) /* of a thread: more than a cache holds */
-#define COPY_THREAD (1ull << 20)  /* the least of that which is worth a thread */
-
-struct copier {
-    char *memory;
-    size_t bytes; /* copied: memory has twice as many */
-    pthread_t thread;
-};
-
-struct copiers {
-    unsigned count;
-    struct copier *each;
-};
-
-static void *copy_thread(void *arg)
-{
-    const struct copier *c = arg;
-
-    memcpy(c->memory, c->memory + c->bytes, c->bytes);
-    return NULL;
-}
-
-static int host_copies(void *arg, unsigned times)
-{
-    struct copiers *c = arg;
-
-    while (times--) {
-        unsigned started = 0;
-
-        while (started < c->count &&
-               pthread_create(&c->each[started].thread, NULL, copy_thread, &c->each[started]) == 0)
-            started++;
-        for (unsigned i = 0; i < started; i++)
-            pthread_join(c->each[i].thread, NULL);
-        if (started < c->count) {
-            common_fail(EXIT_RUNTIME, "measure memory: no more threads");
-            return -1;
-        }
-    }
-    return 0;
-}
-
-/* Of a core, so that all of them take a quarter of what can be had at most. */
-static uint64_t copy_bytes(unsigned *count)
-{
-    struct common_room room;
-    uint64_t bytes;
-
-    common_room(&room);
-    bytes = room.bytes / 8 / *count;
-    if (bytes < COPY_THREAD) {
-        *count = room.bytes / 8 > COPY_THREAD ? (unsigned)(room.bytes / 8 / COPY_THREAD) : 1;
-        bytes = COPY_THREAD;
-    }
-    return bytes < COPY_BYTES ? bytes / 4096 * 4096 : COPY_BYTES;
-}
-
-static int copy_rate(struct bench_rates *out)
-{
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    struct copiers c = {.count = cores < 1 ? 1 : cores > 16 ? 16 : (unsigned)cores};
-    uint64_t bytes = copy_bytes(&c.count);
-    char *memory = malloc(2 * c.count * bytes);
-    int status = 0;
-
-    c.each = calloc(c.count, sizeof *c.each);
-    if (!memory || !c.each) {
-        status = common_fail(EXIT_RUNTIME, "measure memory: out of memory");
-    } else {
-        memset(memory, 1, 2 * c.count * bytes);
-        for (unsigned i = 0; i < c.count; i++)
-            c.each[i] = (struct copier){.memory = memory + 2 * i * bytes, .bytes = bytes};
-        if (host_copies(&c, 1) < 0 || best(host_copies, &c, 2, &out->host_bps) < 0)
-            status = EXIT_RUNTIME;
-        out->host_bps *= 2.0 * (double)(c.count * bytes);
-    }
-    free(memory);
-    free(c.each);
-    return status;
-}
-
 static int product_rate(struct bench_rates *out)
 {
     uint64_t elems = 3ull * HOST_SIDE * HOST_SIDE, state = 1;
@@ -319,7 +238,7 @@ int bench_rates_measure(const struct common_budget *b, enum ofl_dtype dtype, str
 
     *out = (struct bench_rates){0};
     common_progress("measuring the machine");
-    status = copy_rate(out);
+    status = common_copy_rate(UINT64_MAX, &out->host_bps);
     if (status == 0)
         status = b->chosen.gpu ? gpu_rates(b, dtype, out) : product_rate(out);
     if (!b->chosen.gpu) /* what stands for the link and for device memory are copies in RAM */

@@ -4,7 +4,7 @@
  */
 #include "bench/simulate.h"
 
-#include <stdlib.h>
+#include <errno.h>
 #include <string.h>
 
 #include "examples/common_options.h"
@@ -12,12 +12,12 @@
 #include "liboffload/plan/simulate.h"
 
 struct options {
-    uint64_t layers, hidden, ffn, vocab, steps, seed, workers, latency_us;
+    uint64_t layers, hidden, ffn, vocab, batch, seq, accum, steps, seed, workers, latency_us, run_ahead;
     uint64_t device_bytes, host_bytes, store_bytes, tile_bytes;
-    uint64_t read_bps, write_bps, mixed_bps, link_bps, memory_bps, seal_bps;
+    uint64_t read_bps, write_bps, mixed_bps, link_bps, memory_bps, ram_bps;
     double tflops, jitter;
     const char *log;
-    bool check;
+    bool train, check;
 };
 
 /* Who hears of every event. */
@@ -32,102 +32,68 @@ struct listeners {
 static const struct common_option option_list[] = {
     {COMMON_GROUP, .text = "Model:", .least = 1},
     {COMMON_COUNT, "layers", "N", "Layers", FIELD(layers), "14", 1, 1u << 16},
-    {COMMON_COUNT, "hidden", "N", "Width", FIELD(hidden), "2048", 1, 1u << 20},
+    {COMMON_COUNT, "hidden", "N", "Width", FIELD(hidden), "2048", 64, 1u << 20},
     {COMMON_COUNT, "ffn", "N", "Width of the feed-forward part", FIELD(ffn), "3968", 1, 1u << 22},
     {COMMON_COUNT, "vocab", "N", "Vocabulary", FIELD(vocab), "16384", 1, 1u << 24},
+    {COMMON_FLAG, "train", NULL, "Training steps instead of generated tokens", FIELD(train)},
+    {COMMON_COUNT, "batch", "N", "Sequences per micro-batch", FIELD(batch), "1", 1, 1u << 16},
+    {COMMON_COUNT, "seq", "N", "Tokens per sequence", FIELD(seq), "128", 1, 1u << 24},
+    {COMMON_COUNT, "accum", "N", "Micro-batches per step", FIELD(accum), "1", 1, 1u << 16},
     {COMMON_GROUP, .text = "Budgets:", .least = 2},
     {COMMON_BYTES, "device-mem", "BYTES", "Device", FIELD(device_bytes), "300M", 1, INT64_MAX},
-    {COMMON_BYTES, "host-mem", "BYTES", "Host", FIELD(host_bytes), "310M", 0, INT64_MAX},
-    {COMMON_BYTES, "nvme", "BYTES", "Store; 0: weights are read in place", FIELD(store_bytes), .least = 1, .most = INT64_MAX},
-    {COMMON_BYTES, "tile", "BYTES", "Tile; 0: the library's choice", FIELD(tile_bytes), .least = 1, .most = 1u << 25},
+    {COMMON_BYTES, "host-mem", "BYTES", "Host", FIELD(host_bytes), "310M", 1, INT64_MAX},
+    {COMMON_BYTES, "nvme", "BYTES", "Store (default: none; weights of generation are read in place)",
+     FIELD(store_bytes), .least = 1, .most = INT64_MAX},
+    {COMMON_BYTES, "tile", "BYTES", "Tile (default: the library's choice)", FIELD(tile_bytes), .least = 1, .most = 1u << 25},
     {COMMON_GROUP, .text = "Machine, bytes per second:", .least = 3},
     {COMMON_BYTES, "read", "BYTES", "Drive, reading", FIELD(read_bps), "400M", 1, INT64_MAX},
     {COMMON_BYTES, "write", "BYTES", "Drive, writing", FIELD(write_bps), "400M", 1, INT64_MAX},
-    {COMMON_BYTES, "mixed", "BYTES", "Drive, half of both; 0: one after the other", FIELD(mixed_bps), .least = 1, .most = INT64_MAX},
+    {COMMON_BYTES, "mixed", "BYTES", "Drive, as much of both (default: one after the other)", FIELD(mixed_bps), .least = 1,
+     .most = INT64_MAX},
     {COMMON_COUNT, "latency-us", "N", "Of the drive", FIELD(latency_us), "100", 0, 1u << 20},
     {COMMON_BYTES, "link", "BYTES", "Link, each way", FIELD(link_bps), "8G", 1, INT64_MAX},
     {COMMON_BYTES, "memory", "BYTES", "Device memory", FIELD(memory_bps), "16G", 1, INT64_MAX},
-    {COMMON_BYTES, "seal", "BYTES", "Seals, all workers", FIELD(seal_bps), "20G", 1, INT64_MAX},
+    {COMMON_BYTES, "ram", "BYTES", "Updates and seals", FIELD(ram_bps), "20G", 1, INT64_MAX},
     {COMMON_NUMBER, "tflops", "N", "Compute, in 10^12 per second", FIELD(tflops), "1", .low = 0.001, .high = 100000},
     {COMMON_COUNT, "workers", "N", "Host workers", FIELD(workers), "2", 1, 1024},
+    {COMMON_COUNT, "run-ahead", "N", "Leases and releases that a stream may be behind; 0: any number", FIELD(run_ahead),
+     "0", 0, 1u << 20},
     {COMMON_GROUP, .text = "Run:", .least = 4},
-    {COMMON_COUNT, "steps", "N", "Tokens", FIELD(steps), "8", 1, PLAN_STEPS},
+    {COMMON_COUNT, "steps", "N", "Tokens, or steps", FIELD(steps), "8", 1, PLAN_STEPS},
     {COMMON_COUNT, "seed", "N", "Of the jitter", FIELD(seed), "1", 0, INT64_MAX},
-    {COMMON_NUMBER, "jitter", "N", "Each service takes up to so much of its time more", FIELD(jitter), "0", .low = 0, .high = 10},
-    {COMMON_FLAG, "check", NULL, "Checks every move of the run", FIELD(check)},
-    {COMMON_TEXT, "log", "FILE", "Writes every event", FIELD(log)},
+    {COMMON_NUMBER, "jitter", "N", "Each service takes up to so much of its time more", FIELD(jitter), "0", .low = 0,
+     .high = 10},
+    {COMMON_FLAG, "check", NULL, "Check every move of the run", FIELD(check)},
+    {COMMON_TEXT, "log", "FILE", "Write every event", FIELD(log)},
     {.kind = COMMON_END}};
 /* clang-format on */
 
 static const struct common_command command = {
     .title = "ofl-bench simulate",
-    .before = "Simulates decode steps of a model with the library's own pager and scheduler in virtual time.",
-    .after = "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work.",
+    .before = "Simulates steps of a model with the library's own pager and scheduler in virtual time.",
+    .after = "A step's bound is what the busiest part had to do, as fast as it can.\n\nExamples:\n  "
+             "ofl-bench simulate --device-mem 450M --host-mem 160M --check\n  ofl-bench simulate --train "
+             "--layers 4 --hidden 512 --ffn 1024 --nvme 1G\n\nExit status: 0 done; 1 something failed on the "
+             "way; 2 options or budgets that can't work.",
     .tables = {{option_list, 0}}};
 
-/* ---- program --------------------------------------------------------------- */
-
-#define LAYER_TENSORS 9
-
-struct maker {
-    struct plan_program p;
-    bool source;
-};
-
-static uint32_t add_tensor(struct maker *m, const char *part, uint64_t layer, uint64_t elems)
+static struct ofl_workload workload_of(const struct options *o)
 {
-    struct plan_tensor *t = &m->p.tensors[m->p.tensors_count];
-
-    snprintf(t->name, sizeof t->name, "%s.%llu", part, (ull)layer);
-    t->kind = OFL_KIND_WEIGHT;
-    t->dtype = OFL_BF16;
-    t->bytes = 2 * elems;
-    t->source = m->source;
-    m->p.leases[m->p.leases_count++] = (struct plan_lease){.tensor = m->p.tensors_count, .mode = OFL_READ};
-    return m->p.tensors_count++;
-}
-
-/* What was added since first is leased, read once, and released. */
-static void add_use(struct maker *m, uint32_t first)
-{
-    uint32_t count = m->p.leases_count - first;
-    double bytes = 0;
-
-    for (uint32_t i = first; i < first + count; i++)
-        bytes += (double)m->p.tensors[m->p.leases[i].tensor].bytes;
-    m->p.ops[m->p.ops_count++] = (struct plan_op){.type = PLAN_ACQUIRE, .first = first, .count = count};
-    m->p.ops[m->p.ops_count++] = (struct plan_op){.type = PLAN_COMPUTE, .bytes = bytes, .flops = bytes};
-    m->p.ops[m->p.ops_count++] = (struct plan_op){.type = PLAN_RELEASE, .first = first, .count = count};
-}
-
-static int make(const struct options *o, struct plan_program *out)
-{
-    static const char *const parts[LAYER_TENSORS] = {"norm1", "q",    "k",  "v",   "o",
-                                                     "norm2", "gate", "up", "down"};
-    uint64_t h = o->hidden, n = o->layers * LAYER_TENSORS + 3;
-    struct maker m = {.source = o->store_bytes == 0};
-    uint32_t first = 0;
-
-    m.p.tensors = calloc(n, sizeof *m.p.tensors);
-    m.p.leases = calloc(n, sizeof *m.p.leases);
-    m.p.ops = calloc(3 * n, sizeof *m.p.ops);
-    *out = m.p;
-    if (!m.p.tensors || !m.p.leases || !m.p.ops)
-        return common_fail(EXIT_RUNTIME, "out of memory");
-    add_tensor(&m, "embed", 0, o->vocab * h);
-    add_use(&m, first);
-    for (uint64_t layer = 0; layer < o->layers; layer++) {
-        first = m.p.leases_count;
-        for (int i = 0; i < LAYER_TENSORS; i++)
-            add_tensor(&m, parts[i], layer, i == 0 || i == 5 ? h : i < 5 ? h * h : h * o->ffn);
-        add_use(&m, first);
-    }
-    first = m.p.leases_count;
-    add_tensor(&m, "norm", 0, h);
-    add_tensor(&m, "head", 0, o->vocab * h);
-    add_use(&m, first);
-    *out = m.p;
-    return 0;
+    return (struct ofl_workload){.size = sizeof(struct ofl_workload),
+                                 .work = o->train ? OFL_TRAIN : OFL_DECODE,
+                                 .layers = (uint32_t)o->layers,
+                                 .hidden = (uint32_t)o->hidden,
+                                 .heads = (uint32_t)o->hidden / 64,
+                                 .kv_heads = (uint32_t)o->hidden / 64,
+                                 .vocab = (uint32_t)o->vocab,
+                                 .intermediate = (uint32_t)o->ffn,
+                                 .dtype = OFL_BF16,
+                                 .batch = o->batch,
+                                 .seq = o->train ? o->seq : 1,
+                                 .accum = o->accum,
+                                 .positions = o->seq,
+                                 .source = o->store_bytes == 0 && !o->train,
+                                 .workspace_bytes = 4u << 20};
 }
 
 /* ---- running --------------------------------------------------------------- */
@@ -161,10 +127,8 @@ static int finish_check(struct plan_check *check)
 
 static void print(const struct plan_program *p, const struct plan_simulated *s)
 {
-    double model = 0;
+    double model = (double)p->weight_bytes;
 
-    for (uint32_t i = 0; i < p->tensors_count; i++)
-        model += (double)p->tensors[i].bytes;
     printf("model     %.0f MiB in %u tensors; tiles of %llu KiB\n", model / 1048576, p->tensors_count,
            (ull)s->tile_bytes >> 10);
     printf("step      time ms  stall ms  over bound  read/model  in/model  late/in  hit  miss  prefetch  "
@@ -201,8 +165,9 @@ static int run(const struct options *o, const struct plan_program *p, struct lis
                                                       .latency_ns = o->latency_us * 1000}},
                                           .drives_count = 1,
                                           .workers = (uint32_t)o->workers,
-                                          .update_bytes_s = 10e9,
-                                          .seal_bytes_s = (double)o->seal_bps},
+                                          .update_bytes_s = (double)o->ram_bps,
+                                          .seal_bytes_s = (double)o->ram_bps,
+                                          .run_ahead = (uint32_t)o->run_ahead},
                                 .budgets = {.device_bytes = o->device_bytes,
                                             .host_bytes = o->host_bytes,
                                             .store_bytes = o->store_bytes,
@@ -221,31 +186,40 @@ static int run(const struct options *o, const struct plan_program *p, struct lis
     return err < 0 ? common_fail(err == -OFL_EBUDGET ? EXIT_INPUT : EXIT_RUNTIME, "%s", ofl_error()) : 0;
 }
 
-int bench_simulate_main(int argc, char **argv)
+/* Given on the command line, event by event if wanted. */
+static int run_given(const struct options *o)
 {
+    struct ofl_workload workload = workload_of(o);
     struct plan_program p = {0};
-    struct options o = {.layers = 0};
     struct listeners l = {.log = NULL};
-    int status = common_options_parse(&command, argc, argv, &o);
+    int status = 0;
 
-    if (status == 0)
-        status = make(&o, &p);
-    if (status == 0 && o.log && !(l.log = fopen(o.log, "w")))
-        status = common_fail(EXIT_INPUT, "--log %s: can't be written", o.log);
-    if (status == 0 && o.check && plan_check_open(false, &l.check) < 0)
+    if (plan_program_make(&workload, &p) < 0)
+        return common_fail(EXIT_INPUT, "%s", ofl_error());
+    if (o->log && !(l.log = fopen(o->log, "w")))
+        status = common_fail(EXIT_INPUT, "--log %s: %s", o->log, strerror(errno));
+    if (status == 0 && o->check && plan_check_open(false, &l.check) < 0)
         status = common_fail(EXIT_RUNTIME, "%s", ofl_error());
     if (status == 0)
-        status = run(&o, &p, &l);
+        status = run(o, &p, &l);
     if (l.check) {
         int found = finish_check(l.check);
 
         status = status ? status : found;
     }
     if (l.log && fclose(l.log) != 0 && status == 0)
-        status = common_fail(EXIT_RUNTIME, "--log %s: can't be written", o.log);
-    free(p.tensors);
-    free(p.leases);
-    free(p.ops);
+        status = common_fail(EXIT_RUNTIME, "--log %s: %s", o->log, strerror(errno));
+    plan_program_free(&p);
+    return status;
+}
+
+int bench_simulate_main(int argc, char **argv)
+{
+    struct options o = {.layers = 0};
+    int status = common_options_parse(&command, argc, argv, &o);
+
+    if (status == 0)
+        status = run_given(&o);
     common_options_free(&command, &o);
     return status;
 }

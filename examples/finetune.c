@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "examples/common_bound.h"
+#include "examples/common_predict.h"
 #include "examples/model/writer.h"
 
 struct run {
@@ -130,6 +131,7 @@ static void print_summary(const struct run *r, const struct ofl_stats *s)
                 common_bytes(s->nvme_read_bytes).text, common_bytes(s->nvme_write_bytes).text,
                 common_bytes(s->source_read_bytes).text);
     common_bound_print(&r->bound, "step");
+    common_predict_end(r->state->predicted, "step", r->bound.step_s);
 }
 
 static struct llama_trainer_config trainer_config(const struct options *o, const struct llama_shape *shape)
@@ -244,9 +246,10 @@ static int train(struct state *s, const struct data *data)
 }
 
 static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const struct llama_config *config,
-                          const struct llama_trainer_config *trainer, const struct data *data)
+                          const struct llama_trainer_config *trainer, const struct data *data,
+                          const struct common_prediction *predicted)
 {
-    struct state s = {.ctx = ctx, .options = o, .config = config};
+    struct state s = {.ctx = ctx, .options = o, .config = config, .predicted = predicted};
     char error[COMMON_ERROR_BYTES];
     int err = llama_trainer_create(ctx, trainer, &s.trainer, error, sizeof error), status;
 
@@ -307,8 +310,24 @@ static int check_budgets(const struct options *o, const struct llama_trainer_con
                                   2 * tokens * sizeof(int32_t) + out_bytes(o, &trainer->shape), out);
 }
 
+static void predict(const struct options *o, const struct llama_trainer_config *t,
+                    const struct ofl_config *open, struct common_prediction *out)
+{
+    struct llama_compute_config compute = {.shape = t->shape,
+                                           .dtype = t->dtype,
+                                           .cuda = t->cuda,
+                                           .batch = t->batch,
+                                           .seq = t->seq,
+                                           .accum = t->accum};
+    struct common_plan plan = {
+        .budget = &o->budget, .compute = &compute, .open = open, .clip = o->clip > 0, .what = "step"};
+
+    common_predict(&plan, out);
+}
+
 static int run_all(const struct options *o, struct data *data)
 {
+    struct common_prediction predicted;
     struct llama_config config;
     struct ofl_config open;
     struct ofl_ctx *ctx;
@@ -327,12 +346,13 @@ static int run_all(const struct options *o, struct data *data)
         status = check_budgets(o, &trainer, &open);
     if (status)
         return status;
+    predict(o, &trainer, &open, &predicted);
     err = ofl_open(&open, &ctx);
     if (err < 0)
         return setup_failed(err, ofl_error());
     status = common_timeline_open(ctx, o->budget.timeline);
     if (status == 0) {
-        status = run_in_context(ctx, o, &config, &trainer, data);
+        status = run_in_context(ctx, o, &config, &trainer, data, &predicted);
         err = common_timeline_close(ctx, o->budget.timeline);
         status = status ? status : err;
     }

@@ -39,11 +39,14 @@ void data_free(struct data *d);
 void data_slices(const struct data *d, uint64_t first, uint64_t rows, int32_t *inputs, int32_t *targets);
 
 /* The trained model. */
+struct common_prediction;
+
 struct state {
     struct ofl_ctx *ctx;
     const struct options *options;
     const struct llama_config *config;
     struct llama_trainer *trainer;
+    const struct common_prediction *predicted;
 };
 
 /* From --model or --preset. */

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "examples/common_bound.h"
+#include "examples/common_predict.h"
 #include "examples/model/kernels.h"
 #include "examples/model/tokenizer.h"
 
@@ -43,7 +44,8 @@ struct run {
     size_t decoded; /* steps in decode_s */
     struct common_meter meter;
     struct common_bound bound; /* of a token */
-    bool ended;                /* by an end token */
+    struct common_prediction predicted;
+    bool ended; /* by an end token */
 };
 
 static int out_of_memory(void)
@@ -310,6 +312,7 @@ static void print_summary(const struct run *r, const struct ofl_stats *s)
         common_bytes(s->peak_bytes[OFL_HOST]).text, common_bytes(s->budget_bytes[OFL_HOST]).text,
         common_bytes(s->source_read_bytes).text, common_bytes(s->device_in_bytes).text);
     common_bound_print(&r->bound, "token");
+    common_predict_end(&r->predicted, "token", r->bound.step_s);
 }
 
 static json_t *model_json(const struct run *r, const struct llama_generator_need *need)
@@ -432,6 +435,30 @@ static int run_in_context(struct run *r, struct ofl_ctx *ctx, const struct llama
     return status;
 }
 
+/* Of a token. Matrices of mixed types are taken for the narrower ones. */
+static void predict(struct run *r, const struct llama_generator_config *config, const struct ofl_config *open)
+{
+    struct llama_compute_config compute = {.shape = config->shape,
+                                           .dtype = OFL_F32,
+                                           .cuda = config->cuda,
+                                           .piece = 1,
+                                           .rows = 1,
+                                           .positions = config->positions};
+    struct common_plan plan = {.budget = &r->options->budget,
+                               .compute = &compute,
+                               .open = open,
+                               .source = r->options->model,
+                               .what = "token"};
+    struct llama_generator_need need;
+
+    for (uint32_t i = 0; i < llama_tensor_count(&config->shape); i++)
+        if (r->dtypes[i] != OFL_F32)
+            compute.dtype = OFL_BF16;
+    llama_generator_need(config, r->dtypes, &need);
+    plan.scratch_bytes = need.scratch_bytes - ofl_device_footprint(config->shape.hidden * sizeof(float));
+    common_predict(&plan, &r->predicted);
+}
+
 static int run_all(struct run *r)
 {
     struct llama_generator_config config;
@@ -471,6 +498,7 @@ static int run_all(struct run *r)
         return status;
     config.piece = r->piece =
         llama_generator_piece(&config.shape, &need, r->prompt_tokens, open.device_bytes, open.host_bytes);
+    predict(r, &config, &open);
     err = ofl_open(&open, &ctx);
     if (err < 0)
         return setup_failed(err, ofl_error());

@@ -548,6 +548,18 @@ struct ofl_place {
 /* any. -errno if path can't be looked at. Fields beyond *out's size are left out. */
 OFL_API int ofl_place_get(const char *path, struct ofl_place *out);
 
+/* What a directory's drive does, in bytes per second, each alone. */
+struct ofl_place_rates {
+    size_t size;
+    double read_bps, write_bps;
+    uint64_t age_s; /* since it was measured; 0: just now */
+};
+
+/* any. measure: 1: now, in about half a second, in a file without a name, written in the directory; 0, or where that
+ * can't be: as it was measured when the library first saw the drive. -ENODATA if it never was. Fields beyond *out's
+ * size are left out. */
+OFL_API int ofl_place_rates(const char *path, uint32_t measure, struct ofl_place_rates *out);
+
 #ifdef __cplusplus
 }
 #endif

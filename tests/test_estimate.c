@@ -243,7 +243,8 @@ static void check_monotone(const struct ofl_workload *w, uint64_t nvme, const ch
             if (!e.fits)
                 continue;
             check_formula(&e);
-            if (e.step_s > 1.005 * before)
+            /* where tiles grow with host memory, more of it passes by: up to a twentieth is lost there */
+            if (e.step_s > (tier == 1 ? 1.05 : 1.005) * before)
                 fail_msg("%s: %s memory of %" PRIu64 " MiB takes %g s, less of it %g s", what,
                          tier ? "host" : "device", mib, e.step_s, before);
             before = e.step_s < before ? e.step_s : before;

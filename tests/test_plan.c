@@ -3,11 +3,13 @@
  * leases that want bytes, update as often, hold as much and need as much, for several shapes, dtypes and micro-batches, with
  * clipping and without. And the bytes of an estimate against the plan that the pager itself makes.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -17,6 +19,7 @@
 #include "liboffload/plan/place.h"
 #include "liboffload/plan/program.h"
 #include "liboffload/plan/simulate.h"
+#include "tests/temporary.h"
 
 #define ERROR_BYTES 512
 
@@ -340,23 +343,40 @@ static void test_timing(void **state)
     char error[ERROR_BYTES];
 
     (void)state;
-    assert_int_equal(llama_timing_measure("host", &c, &t, error, sizeof error), 0);
+    assert_int_equal(llama_timing_measure("host", &c, 0.1, &t, error, sizeof error), 0);
     assert_true(t.forward_s > 0 && t.backward_s > 0 && t.extend_s <= 0 && t.cores > 0);
     c = (struct llama_compute_config){
         .shape = plain, .dtype = OFL_F32, .piece = 1, .rows = 1, .positions = 32};
-    assert_int_equal(llama_timing_measure("host", &c, &t, error, sizeof error), 0);
+    assert_int_equal(llama_timing_measure("host", &c, 0.1, &t, error, sizeof error), 0);
     assert_true(t.forward_s <= 0 && t.backward_s <= 0 && t.extend_s > 0 && t.cores <= 1);
-    assert_int_equal(llama_timing_measure("no such device", &c, &t, error, sizeof error) < 0, 1);
+    assert_int_equal(llama_timing_measure("no such device", &c, 0.1, &t, error, sizeof error) < 0, 1);
     assert_non_null(strstr(error, "no such device"));
+}
+
+/* Now where direct I/O works, never from a profile that is not there. */
+static void test_place_rates(void **state)
+{
+    struct ofl_place_rates r = {.size = sizeof r};
+    char dir[256];
+    int err;
+
+    (void)state;
+    assert_int_equal(temporary_dir("rates", dir, sizeof dir), 0);
+    setenv("OFL_PROFILE_DIR", dir, 1);
+    assert_int_equal(ofl_place_rates(dir, 0, &r), -ENODATA);
+    err = ofl_place_rates(dir, 1, &r);
+    assert_true(err == -ENODATA || (err == 0 && r.read_bps > 0 && r.write_bps > 0 && r.age_s == 0));
+    assert_true(ofl_place_rates("/no such directory", 1, &r) < 0);
+    r.size = 1;
+    assert_true(ofl_place_rates(dir, 1, &r) < 0);
+    assert_int_equal(rmdir(dir), 0);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_training),
-        cmocka_unit_test(test_generating),
-        cmocka_unit_test(test_planned),
-        cmocka_unit_test(test_timing),
+        cmocka_unit_test(test_training), cmocka_unit_test(test_generating),  cmocka_unit_test(test_planned),
+        cmocka_unit_test(test_timing),   cmocka_unit_test(test_place_rates),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

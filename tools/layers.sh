@@ -61,7 +61,8 @@ allowed() {
     examples/*) echo 'include/ examples/' ;;
     bench/*)
         echo "include/offload.h include/offload_estimate.h examples/common.h examples/common_bound.h" \
-            "examples/common_budget.h examples/common_memory.h examples/common_options.h examples/model/ bench/ $io" \
+            "examples/common_budget.h examples/common_memory.h examples/common_options.h examples/common_predict.h" \
+            "examples/model/ bench/ $io" \
             'liboffload/device/device.h liboffload/mem/mem.h liboffload/plan/'
         ;;
     tests/test_io* | tests/io_* | tests/mem_engine.*) echo '*' ;;

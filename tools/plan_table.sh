@@ -1,12 +1,14 @@
 #!/bin/bash
 # What known machines would do with known models, by the formulas of ofl-bench plan and by its simulator, and beside
-# what others have published. Exit 1 if a simulated step is more than 5 % above its own bound.
+# what others have published. Exit 1 if a simulated step is more than 5 % above the formula's, which is the bound of its
+# phases: updates that wait for the norm can't run under the backward before it. The column "bound" is over the plain one,
+# the busiest part of the machine over the whole step.
 #
 #     tools/plan_table.sh [BUILD]        takes minutes
 set -euo pipefail
 
 build=${1:-build}
-MOST=5 # percent above the bound
+MOST=5 # percent above the formula
 work=$(mktemp -d "$build/plan_table.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
@@ -63,6 +65,5 @@ published '13b, 32 x 1024' '156 TFLOPS (Fuyou, 13B)' 13b --batch 32
 published '175b, 64 x 1024' 'runs (Fuyou, 175B)' 175b --batch 4 --accum 16
 published '8b, batch 32 of 1024' '1,791 tokens/s (DeepSpeed, batch 32); 3,142 (RoundPipe, stale by one step)' 8b --batch 32
 
-awk -v most=$MOST '{ n++; if ($8 > most) { bad++; print "above its bound by " $8 " %: " $0 } }
-    END { printf "%d pairs, %d more than %d %% above their bound\n", n, bad, most; exit !(n >= 20 && bad == 0) }' \
-    <(awk '{ for (i = 1; i <= NF; i++) if ($i ~ /^[+-][0-9.]+$/) { k++; if (k % 2 == 0) { print $1, $2, $3, $4, $5, $6, $7, $i } } }' "$work/rows")
+awk -v most=$MOST '{ n++; above = substr($0, 57, 7) + 0; if (above > most) { bad++; print "above its bound: " $0 } }
+    END { printf "%d pairs, %d more than %d %% above the formula\n", n, bad, most; exit !(n >= 20 && bad == 0) }' "$work/rows"

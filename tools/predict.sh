@@ -63,7 +63,7 @@ configurations host
 if "$build/ofl-bench" link --help >/dev/null && [ -e /dev/nvidiactl ]; then
     configurations cuda:0
 fi
-sed 's/^.\{44\} *//' "$work/table" | awk '{ e = $3 < 0 ? -$3 : $3; print e }' | sort -n >"$work/errors"
+awk '{ e = substr($0, 67, 8) + 0; print e < 0 ? -e : e }' "$work/table" | sort -g >"$work/errors"
 awk -v median_most=$MEDIAN -v worst_most=$WORST '{ e[NR] = $1 }
     END {
         median = NR % 2 ? e[(NR + 1) / 2] : (e[NR / 2] + e[NR / 2 + 1]) / 2

@@ -121,6 +121,7 @@ void llama_generator_need(const struct llama_generator_config *c, const enum ofl
     llama_part_close(&part, &out->device);
 
     part = part_of(c, dtype, "everything");
+    out->scratch_bytes = part.device_bytes - ofl_device_footprint(out->cache_bytes);
     for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++) {
         struct llama_tensor_desc d;
 

@@ -31,6 +31,7 @@ struct llama_generator_need {
     struct llama_need device;  /* the smallest device budget */
     uint64_t device_all_bytes; /* the smallest that keeps all weights on the device */
     uint64_t weights, weight_bytes, cache_bytes, workspace_bytes; /* weights: how many tensors */
+    uint64_t scratch_bytes; /* of device memory: all that is held beside weights and cache */
 };
 
 /* What it will take. dtypes: of the weights, in the order of llama_tensor_at. Needs no context. */

@@ -9,8 +9,7 @@
 
 #include "examples/model/model.h"
 
-#define TRIES    25
-#define ENOUGH_S 0.8 /* no more tries after so long */
+#define TRIES 25
 
 enum { WEIGHTS = LLAMA_LAYER_TENSORS, GRADS = 2 * LLAMA_LAYER_TENSORS };
 enum { SCRATCH = GRADS, X, Y, CACHE, TENSORS };
@@ -23,6 +22,7 @@ struct timing {
     struct llama_compute *compute;
     int32_t *tokens;
     size_t rows;
+    double enough_s;
     char *error;
     size_t error_bytes;
 };
@@ -156,13 +156,14 @@ static int run_once(struct timing *t, enum llama_run run)
     return err < 0 ? err : ofl_stream_sync(t->stream);
 }
 
-/* The median of a few runs, the first of which warms up. */
+/* The lower quartile of a few runs, the first of which warms up: what disturbs them only adds, and is more in the
+ * first ones. */
 static int time_run(struct timing *t, enum llama_run run, double *seconds, double *cpu, double *wall)
 {
     double tries[TRIES], all = 0;
     int n = 0, err = run_once(t, run);
 
-    while (err == 0 && n < TRIES && (n == 0 || all < ENOUGH_S)) {
+    while (err == 0 && n < TRIES && (n == 0 || all < t->enough_s)) {
         double start = now(CLOCK_MONOTONIC), used = now(CLOCK_PROCESS_CPUTIME_ID), value;
         int at = n;
 
@@ -176,7 +177,7 @@ static int time_run(struct timing *t, enum llama_run run, double *seconds, doubl
         n++;
     }
     *wall += all;
-    *seconds = n ? tries[n / 2] : 0;
+    *seconds = n ? tries[n / 4] : 0;
     return err;
 }
 
@@ -214,11 +215,12 @@ static int run_all(struct timing *t, struct llama_timing *out)
     return err < 0 ? fail(t, err) : 0;
 }
 
-int llama_timing_measure(const char *device, const struct llama_compute_config *config,
+int llama_timing_measure(const char *device, const struct llama_compute_config *config, double enough_s,
                          struct llama_timing *out, char *error, size_t error_bytes)
 {
     struct timing t = {.config = config,
                        .rows = config->batch ? config->batch * config->seq : config->piece,
+                       .enough_s = enough_s,
                        .error = error,
                        .error_bytes = error_bytes};
     struct ofl_config open = {

@@ -13,10 +13,10 @@ struct llama_timing {
     double cores;                 /* share of the machine's cores that computing took */
 };
 
-/* Takes a layer's weights, gradients and scratch of the device's memory, and about a second; of larger layers as
- * long as two runs take. config: as a trainer's or a generator's, accum 1. 0 or a negative code, with the
+/* Takes a layer's weights, gradients and scratch of the device's memory, and about twice enough_s; of large layers as
+ * long as two runs of each kind take. config: as a trainer's or a generator's, accum 1. 0 or a negative code, with the
  * sentence in error. */
-int llama_timing_measure(const char *device, const struct llama_compute_config *config,
+int llama_timing_measure(const char *device, const struct llama_compute_config *config, double enough_s,
                          struct llama_timing *out, char *error, size_t error_bytes);
 
 #endif

@@ -58,7 +58,7 @@ void pipe_put(struct pipe *p, struct pipe_item *item, uint64_t bytes, double tim
 {
     item->next = NULL;
     item->bytes = bytes;
-    item->left = (double)bytes * times;
+    item->left = item->work = (double)bytes * times;
     item->ready_ns = ready_ns;
     *p->tail = item;
     p->tail = &item->next;
@@ -89,8 +89,16 @@ struct pipe_item *pipe_advance(struct pipe *p, uint64_t now_ns)
         if (!p->head)
             p->tail = &p->head;
         p->bytes += out->bytes;
+        p->work_ns += NS * out->work / p->rate;
     }
     set_active(p, p->head && p->head->ready_ns <= now_ns, now_ns);
     p->turn++;
     return out;
+}
+
+double pipe_least_ns(const struct pipe *p, double one_ns, double other_ns)
+{
+    double less = one_ns < other_ns ? one_ns : other_ns, more = one_ns < other_ns ? other_ns : one_ns;
+
+    return less / p->both + more - less;
 }

@@ -11,7 +11,7 @@
 struct pipe_item {
     struct pipe_item *next;
     uint64_t ready_ns; /* not before */
-    double left;       /* bytes */
+    double left, work; /* bytes; as long as so many would take */
     uint64_t bytes;
     void *what;
 };
@@ -23,7 +23,8 @@ struct pipe {
     struct pipe_item *head, **tail;
     bool active; /* the first item is being moved */
     uint64_t since_ns, busy_ns;
-    double speed; /* bytes per ns */
+    double work_ns; /* what came out would have taken, alone */
+    double speed;   /* bytes per ns */
     uint32_t turn,
         posted;     /* events of an older turn are void; the one that the owner has posted an event for */
     uint64_t bytes; /* that came out */
@@ -38,5 +39,8 @@ void pipe_put(struct pipe *p, struct pipe_item *item, uint64_t bytes, double tim
 uint64_t pipe_next_ns(const struct pipe *p, uint64_t now_ns);
 /* Goes on to now. What has come out, or NULL. Each call may change when p and p->other go on. */
 struct pipe_item *pipe_advance(struct pipe *p, uint64_t now_ns);
+
+/* How long work of so many ns each, one way and the other, takes at least. */
+double pipe_least_ns(const struct pipe *p, double one_ns, double other_ns);
 
 #endif

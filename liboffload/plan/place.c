@@ -11,7 +11,7 @@
 
 #define BLOCK_BYTES    4096u
 #define TILE_MIN_BYTES (64ull << 10)
-#define TILE_MAX_BYTES (1ull << 20)
+#define TILE_MAX_BYTES (8ull << 20)
 /* As the core has them (ahead.c, home.c; a test compares what both come to): tiles that pass through host memory at a
  * time, without updates there and with; tiles that host memory holds before they grow. */
 #define WINDOW_TILES         12u

@@ -10,10 +10,13 @@
 #include "liboffload/core/shape.h"
 #include "liboffload/plan/simulate_impl.h"
 
+/* The optimizer's stream. */
+#define OPTIMIZER 1u
+
 /* ---- figures ----------------------------------------------------------- */
 
 static const char *const resource_names[PLAN_RESOURCES] = {
-    [PLAN_DEVICE] = "device", [PLAN_LINK_IN] = "link in",      [PLAN_LINK_OUT] = "link out",
+    [PLAN_DEVICE] = "device", [PLAN_LINK_IN] = "link in",      [PLAN_LINK] = "link",
     [PLAN_DRIVE] = "drive",   [PLAN_WORKERS] = "host workers",
 };
 
@@ -28,7 +31,8 @@ static struct plan_step counters(const struct run *r)
     const struct world *w = &r->world;
     const struct ofl_stats *stats = &w->pager.stats;
     struct plan_step c = {.ns = w->now,
-                          .stall_ns = w->stall_ns,
+                          .stall_ns = w->streams[0].stall_ns,
+                          .stall_all_ns = w->stall_ns,
                           .late_bytes = w->late_bytes,
                           .in_bytes = w->link[0].bytes,
                           .out_bytes = w->link[1].bytes,
@@ -39,10 +43,9 @@ static struct plan_step counters(const struct run *r)
                           .prefetches = stats->prefetches,
                           .evictions = stats->evictions};
 
-    c.busy_ns[PLAN_DEVICE] = w->device_busy_ns;
-    c.busy_ns[PLAN_LINK_IN] = w->link[0].busy_ns;
-    c.busy_ns[PLAN_LINK_OUT] = w->link[1].busy_ns;
-    c.busy_ns[PLAN_DRIVE] = world_drive_busy_ns(w);
+    for (uint32_t i = 0; i < WORLD_STREAMS; i++)
+        if (w->streams[i].busy_ns > c.busy_ns[PLAN_DEVICE])
+            c.busy_ns[PLAN_DEVICE] = w->streams[i].busy_ns;
     c.busy_ns[PLAN_WORKERS] = w->rates.workers ? w->workers_busy_ns / w->rates.workers : 0;
     return c;
 }
@@ -53,6 +56,7 @@ static struct plan_step less(const struct plan_step *a, const struct plan_step *
 
     d.ns -= b->ns;
     d.stall_ns -= b->stall_ns;
+    d.stall_all_ns -= b->stall_all_ns;
     d.late_bytes -= b->late_bytes;
     d.in_bytes -= b->in_bytes;
     d.out_bytes -= b->out_bytes;
@@ -62,14 +66,43 @@ static struct plan_step less(const struct plan_step *a, const struct plan_step *
     d.misses -= b->misses;
     d.prefetches -= b->prefetches;
     d.evictions -= b->evictions;
-    for (int i = 0; i < PLAN_RESOURCES; i++) {
+    for (int i = 0; i < PLAN_RESOURCES; i++)
         d.busy_ns[i] -= b->busy_ns[i];
-        if (d.busy_ns[i] > d.bound_ns) {
-            d.bound_ns = d.busy_ns[i];
-            d.bound = (enum plan_resource)i;
-        }
-    }
     return d;
+}
+
+/* What both ways of a link or a drive have done since the last time: how long that takes at least. */
+static uint64_t moved_ns(const struct pipe way[2], double before[2])
+{
+    double ns[2];
+
+    for (int i = 0; i < 2; i++) {
+        ns[i] = way[i].work_ns - before[i];
+        before[i] = way[i].work_ns;
+    }
+    return (uint64_t)pipe_least_ns(&way[0], ns[0], ns[1]);
+}
+
+/* What had most to do. */
+static void find_bound(struct run *r, struct plan_step *step)
+{
+    const struct world *w = &r->world;
+    double in_ns = w->link[0].work_ns - r->moved_ns[0][0];
+    uint64_t link_ns = moved_ns(w->link, r->moved_ns[0]);
+
+    step->busy_ns[PLAN_LINK_IN] = (uint64_t)in_ns;
+    step->busy_ns[PLAN_LINK] = link_ns;
+    for (uint32_t i = 0; i < w->rates.drives_count; i++) {
+        uint64_t ns = moved_ns(w->drives[i].way, r->moved_ns[1 + i]);
+
+        if (ns > step->busy_ns[PLAN_DRIVE])
+            step->busy_ns[PLAN_DRIVE] = ns;
+    }
+    for (int i = 0; i < PLAN_RESOURCES; i++)
+        if (step->busy_ns[i] > step->bound_ns) {
+            step->bound_ns = step->busy_ns[i];
+            step->bound = (enum plan_resource)i;
+        }
 }
 
 static void step_over(struct run *r)
@@ -77,11 +110,12 @@ static void step_over(struct run *r)
     struct plan_step now = counters(r);
 
     r->out->steps[r->step] = less(&now, &r->before);
+    find_bound(r, &r->out->steps[r->step]);
     r->out->count = ++r->step;
     r->before = now;
     world_record(&r->world, (struct plan_record){.type = PLAN_RECORD_STEP_END,
                                                  .value = r->step - 1,
-                                                 .from = now.stall_ns,
+                                                 .from = now.stall_all_ns,
                                                  .to = now.late_bytes,
                                                  .bytes = now.in_bytes});
 }
@@ -246,6 +280,11 @@ static void update_done(void *arg)
     ((struct update *)arg)->pending = false;
 }
 
+static void update_let_go(struct pager *p, void *arg)
+{
+    pager_update_let_go(p, &((struct update *)arg)->core);
+}
+
 static enum core_access access_of(const struct plan_lease *l)
 {
     return l->mode == OFL_READ     ? l->drop ? HOST_CONSUME : HOST_READ
@@ -265,7 +304,7 @@ static int update_on_host(struct run *r, const struct plan_op *op)
         u->core.tensors[i] = r->tensors[leases[i].tensor];
         u->core.access[i] = access_of(&leases[i]);
     }
-    err = pager_update(&r->world.pager, &u->core, false);
+    err = pager_update(&r->world.pager, &u->core, r->s->hold);
     r->world.due = true;
     if (err < 0)
         return err;
@@ -276,22 +315,22 @@ static int update_on_host(struct run *r, const struct plan_op *op)
                                                      .from = u->number,
                                                      .to = i,
                                                      .value = world_access(u->core.access[i])});
+    if (r->s->hold)
+        world_call(&r->world, OPTIMIZER, u);
     return 0;
 }
 
 /* Where the device is the tensors' home: a kernel, as the optimizer has one. */
 static int update_on_device(struct run *r, const struct plan_op *op)
 {
-    struct plan_op kernel = {.type = PLAN_COMPUTE, .stream = op->stream};
     const struct plan_lease *leases = &r->s->program->leases[op->first];
-    int err = run_acquire(r, op->stream, leases, op->count);
+    struct plan_op kernel = {.stream = OPTIMIZER, .bytes = op->bytes};
+    int err = run_acquire(r, OPTIMIZER, leases, op->count);
 
     if (err < 0)
         return err;
-    for (uint32_t i = 0; i < op->count; i++)
-        kernel.bytes += 2.0 * (double)r->s->program->tensors[leases[i].tensor].bytes;
     run_launch(r, &kernel);
-    return run_release(r, op->stream, leases, op->count);
+    return run_release(r, OPTIMIZER, leases, op->count);
 }
 
 static int update(struct run *r, const struct plan_op *op)
@@ -392,6 +431,9 @@ static int run(struct run *r)
 {
     int err = 0;
 
+    struct plan_step none = {0};
+
+    find_bound(r, &none); /* what came before counts to no step */
     r->before = counters(r);
     while (err == 0) {
         err = advance(r);
@@ -527,6 +569,7 @@ int plan_simulate(const struct plan_simulation *s, struct plan_simulated *out)
     r->world.random = s->seed;
     r->world.record = s->record;
     r->world.record_arg = s->arg;
+    r->world.called = update_let_go;
     err = allocate(r);
     if (err == 0) {
         world_open(&r->world);

@@ -27,12 +27,12 @@ struct plan_rates {
     double device_flops_s, device_bytes_s;
     uint64_t launch_ns; /* of each kernel */
     double link_in_bytes_s, link_out_bytes_s;
+    double link_both_bytes_s; /* both ways together; 0: they do not slow each other */
     uint64_t link_latency_ns;
-    struct plan_drive
-        drives[PLAN_DRIVES]; /* a store's bytes are spread over all, by rate; sources are on the first */
+    struct plan_drive drives[PLAN_DRIVES]; /* bytes are spread over all of them, by rate */
     uint32_t drives_count;
     uint32_t workers;
-    double update_bytes_s, seal_bytes_s; /* of all workers together */
+    double update_bytes_s, seal_bytes_s; /* of RAM, read and written, by all workers together */
     uint32_t run_ahead;                  /* leases and releases that a stream may be behind; 0: any number */
 };
 
@@ -48,6 +48,7 @@ struct plan_simulation {
     uint32_t steps; /* 1 to PLAN_STEPS */
     bool sync;     /* the program waits for its streams at the end of each: a token is sampled, a loss read */
     double jitter; /* services take up to so much of their time more: 0 none, 0.1 a tenth */
+    bool hold;     /* updates wait for what stream 1 had to do before them: the norm */
     uint64_t seed; /* of the jitter */
     uint64_t most_events;                                   /* gives up after so many; 0: never */
     void (*record)(void *arg, const struct plan_record *r); /* NULL: nobody listens */
@@ -55,18 +56,19 @@ struct plan_simulation {
 };
 
 enum plan_resource {
-    PLAN_DEVICE, /* its streams together */
+    PLAN_DEVICE, /* the busiest of its streams: they run side by side */
     PLAN_LINK_IN,
-    PLAN_LINK_OUT,
-    PLAN_DRIVE, /* the busiest of them */
+    PLAN_LINK,  /* both ways */
+    PLAN_DRIVE, /* the busiest of them, both ways */
     PLAN_WORKERS,
     PLAN_RESOURCES
 };
 
 struct plan_step {
     uint64_t ns;
-    uint64_t stall_ns; /* of all streams: they stood at a gate */
-    uint64_t busy_ns[PLAN_RESOURCES];
+    uint64_t stall_ns;                                     /* the model's stream stood at a gate */
+    uint64_t stall_all_ns;                                 /* all streams did, added up */
+    uint64_t busy_ns[PLAN_RESOURCES];                      /* what they had to do, as fast as they can */
     uint64_t in_bytes, out_bytes, read_bytes, write_bytes; /* read: of store and sources */
     uint64_t late_bytes;                                   /* of in_bytes: a stream stood waiting for them */
     uint64_t hits, misses, prefetches, evictions;

@@ -30,7 +30,8 @@ struct run {
     struct ofl_lease *leases; /* scratch: as many as the largest batch has */
     uint64_t leases_made, updates_made;
     uint32_t op, step;
-    struct plan_step before; /* counters when the step began */
+    struct plan_step before;             /* counters when the step began */
+    double moved_ns[PLAN_DRIVES + 1][2]; /* the same of work: of drives, and, first, the link */
     uint64_t began_ns;
     bool over;
 };

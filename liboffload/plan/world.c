@@ -288,7 +288,8 @@ static void env_work(void *arg, struct core_request *r)
     uint64_t bytes = 0;
 
     for (uint32_t i = 0; i < r->count; i++)
-        bytes += tile_count_bytes(r->refs[i].tensor, r->refs[i].tile);
+        bytes += tile_count_bytes(r->refs[i].tensor, r->refs[i].tile) *
+                 (r->refs[i].access == HOST_UPDATE ? 2 : 1); /* read and written */
     job_put(w, 1, NULL, r, world_ns(w, worker_ns(w, bytes, w->rates.update_bytes_s)));
     jobs_start(w);
 }
@@ -363,6 +364,9 @@ static void event(struct world *w, struct base_event e)
     case WORLD_MARK:
         pager_done(&w->pager, e.what);
         break;
+    case WORLD_CALL:
+        w->called(&w->pager, e.what);
+        break;
     }
     w->due = true;
 }
@@ -391,6 +395,8 @@ void world_open(struct world *w)
 {
     pipe_open(&w->link[0], w->rates.link_in_bytes_s);
     pipe_open(&w->link[1], w->rates.link_out_bytes_s);
+    if (w->rates.link_both_bytes_s > 0)
+        pipe_couple(&w->link[0], &w->link[1], w->rates.link_both_bytes_s);
     world_drives_open(w);
     w->workers_idle = w->rates.workers;
     w->jobs_tail[0] = &w->jobs[0];

@@ -22,7 +22,7 @@ struct world_stream {
     struct world_item *head, **tail;
     bool running;  /* its first item is a kernel at work */
     bool standing; /* at a gate, since since_ns */
-    uint64_t since_ns, late_bytes;
+    uint64_t since_ns, late_bytes, busy_ns, stall_ns;
     uint32_t ahead; /* acquires and releases that it has not reached */
 };
 
@@ -56,11 +56,11 @@ struct world {
     void *record_arg;
     uint64_t records, hash, kernels;
     /* So far. */
-    uint64_t device_busy_ns, workers_busy_ns, stall_ns, late_bytes;
+    uint64_t workers_busy_ns, stall_ns, late_bytes;
     struct world_item *free_items;
     struct world_part *free_parts;
     struct world_job *free_jobs;
-    void (*update_ended)(void *arg, struct core_request *r);
+    void (*called)(struct pager *p, void *arg); /* a stream has passed a world_call */
 };
 
 /* A batch of leases on its way through a stream. */
@@ -86,10 +86,11 @@ void world_pump(struct world *w);
 /* Of a stream, in order. Batches become the world's, to be freed by it. gate NULL: nothing to wait for. */
 void world_wait(struct world *w, uint32_t stream, struct dev_gate *gate, struct world_batch *batch);
 void world_launch(struct world *w, uint32_t stream, uint64_t kernel, uint64_t ns);
+/* Once the stream has passed it. */
+void world_call(struct world *w, uint32_t stream, void *arg);
 void world_mark(struct world *w, uint32_t stream, struct core_op *op, struct world_batch *batch);
 
 /* Time that a service takes, with the jitter. */
 uint64_t world_ns(struct world *w, double ns);
-uint64_t world_drive_busy_ns(const struct world *w);
 
 #endif

@@ -60,12 +60,12 @@ static void drive_put(struct world *w, uint32_t drive, struct world_part *whole,
     drive_start(w, d);
 }
 
-/* Sources lie on the first drive; the store's pieces are dealt out to all. */
+/* Pieces are dealt out to all drives: a store's by the library, a source's by its file system. */
 static void spread(struct world *w, struct world_part *whole, struct core_op *op)
 {
     uint64_t bytes[PLAN_DRIVES] = {0}, at = op->io.offset, end = at + op->io.bytes;
 
-    if (op->tensor->source || w->rates.drives_count == 1) {
+    if (w->rates.drives_count == 1) {
         drive_put(w, 0, whole, op, op->io.bytes);
         return;
     }
@@ -149,23 +149,4 @@ void world_drives_open(struct world *w)
         open_one(&w->drives[i], &w->rates.drives[i]);
     if (w->rates.drives_count)
         deal(w);
-}
-
-uint64_t world_drive_busy_ns(const struct world *w)
-{
-    uint64_t most = 0;
-
-    for (uint32_t i = 0; i < w->rates.drives_count; i++) {
-        const struct pipe *way = w->drives[i].way;
-
-        /* Of a shared drive both count, of one that duplexes only what does not overlap. */
-        double both = way[0].both > 0.5 ? 2 - 2 * way[0].both : 1;
-        uint64_t longer = way[0].busy_ns > way[1].busy_ns ? way[0].busy_ns : way[1].busy_ns;
-        uint64_t sum = way[0].busy_ns + way[1].busy_ns;
-
-        sum = longer + (uint64_t)((double)(sum - longer) * both);
-        if (sum > most)
-            most = sum;
-    }
-    return most;
 }

@@ -4,7 +4,7 @@
 
 #include "liboffload/plan/world.h"
 
-enum world_event { WORLD_PIPE, WORLD_JOB, WORLD_KERNEL, WORLD_MARK };
+enum world_event { WORLD_PIPE, WORLD_JOB, WORLD_KERNEL, WORLD_MARK, WORLD_CALL };
 
 /* A transfer, or what of one goes to a drive; whole: a transfer that is cut over drives. */
 struct world_part {

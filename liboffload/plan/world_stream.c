@@ -5,7 +5,7 @@
 
 #include "liboffload/plan/world_impl.h"
 
-enum item_type { ITEM_WAIT, ITEM_KERNEL, ITEM_MARK };
+enum item_type { ITEM_WAIT, ITEM_KERNEL, ITEM_MARK, ITEM_CALL };
 
 struct world_gate {
     bool open, waited;
@@ -19,9 +19,15 @@ struct world_item {
     struct core_op *op;
     struct world_batch *batch;
     uint64_t kernel, ns;
+    void *arg;
 };
 
 static void stream_go(struct world *w, uint32_t index);
+
+static bool counts(enum item_type type)
+{
+    return type == ITEM_WAIT || type == ITEM_MARK;
+}
 
 static void item_add(struct world *w, uint32_t stream, struct world_item item)
 {
@@ -38,7 +44,7 @@ static void item_add(struct world *w, uint32_t stream, struct world_item item)
     own->next = NULL;
     *s->tail = own;
     s->tail = &own->next;
-    s->ahead += item.type != ITEM_KERNEL;
+    s->ahead += counts(item.type);
     if (s->head == own)
         stream_go(w, stream);
 }
@@ -50,7 +56,7 @@ static void item_pop(struct world *w, struct world_stream *s)
     s->head = item->next;
     if (!s->head)
         s->tail = &s->head;
-    s->ahead -= item->type != ITEM_KERNEL;
+    s->ahead -= counts(item->type);
     free(item->batch);
     item->batch = NULL;
     item->next = w->free_items;
@@ -122,6 +128,11 @@ void world_mark(struct world *w, uint32_t stream, struct core_op *op, struct wor
     item_add(w, stream, (struct world_item){.type = ITEM_MARK, .op = op, .batch = batch});
 }
 
+void world_call(struct world *w, uint32_t stream, void *arg)
+{
+    item_add(w, stream, (struct world_item){.type = ITEM_CALL, .arg = arg});
+}
+
 void world_kernel_over(struct world *w, uint32_t stream)
 {
     struct world_stream *s = &w->streams[stream];
@@ -145,6 +156,7 @@ static bool pass_wait(struct world *w, struct world_stream *s)
         return false;
     }
     if (s->standing) {
+        s->stall_ns += w->now - s->since_ns;
         w->stall_ns += w->now - s->since_ns;
         w->late_bytes += s->late_bytes;
         s->late_bytes = 0;
@@ -185,13 +197,17 @@ static void stream_go(struct world *w, uint32_t index)
             break;
         case ITEM_KERNEL:
             s->running = true;
-            w->device_busy_ns += item->ns;
+            s->busy_ns += item->ns;
             world_record(
                 w, (struct plan_record){.type = PLAN_RECORD_RUN, .stream = index, .from = item->kernel});
             world_post(w, w->now + item->ns, WORLD_KERNEL, NULL, index);
             break;
         case ITEM_MARK:
             pass_mark(w, s, index);
+            break;
+        case ITEM_CALL:
+            world_post(w, w->now, WORLD_CALL, item->arg, 0);
+            item_pop(w, s);
             break;
         }
     }
