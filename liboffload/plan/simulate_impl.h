@@ -21,6 +21,7 @@ struct update {
 
 struct run {
     const struct plan_simulation *s;
+    const struct plan_program *program; /* of the step at hand */
     struct plan_simulated *out;
     struct world world;
     struct ofl_tensor **tensors; /* [count], the last one is what is held for good */
