@@ -421,6 +421,7 @@ $(B)/tests/test_sim: $(call obj,$(SIM_SRC))
 $(B)/tests/test_sim: TEST_EXTRA = $(call obj,$(SIM_SRC)) $(SIM_WRAP)
 # This one has them fail itself.
 $(B)/tests/test_core_memory: TEST_EXTRA = $(SIM_WRAP)
+$(B)/tests/test_extent: TEST_EXTRA = -Wl,--wrap=malloc
 $(B)/tests/test_core_engine: TEST_EXTRA = -Wl,--wrap=pthread_mutex_lock,--wrap=pthread_mutex_unlock
 
 # The one file that looks at CUDA's own header, where there is one.

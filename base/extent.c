@@ -1,6 +1,12 @@
-/* extent: see extent.h. Free ranges in two trees, by offset and by length; neighbours always merged. */
+/*
+ * extent: see extent.h. Free ranges in two trees, by offset and by length; neighbours always merged.
+ *
+ * Between k taken ranges lie at most k + 1 free ones, and at most k - 1 if one of the k has none beside it. So
+ * with as many nodes as ranges are taken, one is left for a range that is given back and joins no other.
+ */
 #include "base/extent.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -10,12 +16,14 @@
 struct range {
     struct base_node by_offset, by_length;
     uint64_t offset, bytes;
+    struct range *next; /* of the spares */
 };
 
 struct base_extents {
     uint64_t span, free;
     struct base_tree by_offset, by_length;
-    struct range *spare; /* one is kept: linked by nothing */
+    uint64_t nodes, taken; /* nodes: in the trees and spare */
+    struct range *spares;
 };
 
 static struct range *at_offset(const struct base_node *n)
@@ -42,26 +50,38 @@ static bool length_before(const struct base_node *a, const struct base_node *b)
 
 /* ---- free ranges ------------------------------------------------------- */
 
-static int add(struct base_extents *x, uint64_t offset, uint64_t bytes)
+/* One more spare. */
+static bool stock(struct base_extents *x)
 {
-    struct range *r = x->spare ? x->spare : malloc(sizeof *r);
+    struct range *r = malloc(sizeof *r);
 
     if (!r)
-        return base_fail(-ENOMEM, "free a range of %llu bytes: out of memory", (unsigned long long)bytes);
-    x->spare = NULL;
+        return false;
+    r->next = x->spares;
+    x->spares = r;
+    x->nodes++;
+    return true;
+}
+
+/* There is a spare. */
+static void add(struct base_extents *x, uint64_t offset, uint64_t bytes)
+{
+    struct range *r = x->spares;
+
+    assert(r);
+    x->spares = r->next;
     r->offset = offset;
     r->bytes = bytes;
     base_tree_insert(&x->by_offset, &r->by_offset);
     base_tree_insert(&x->by_length, &r->by_length);
-    return 0;
 }
 
 static void drop(struct base_extents *x, struct range *r)
 {
     base_tree_remove(&x->by_offset, &r->by_offset);
     base_tree_remove(&x->by_length, &r->by_length);
-    free(x->spare);
-    x->spare = r;
+    r->next = x->spares;
+    x->spares = r;
 }
 
 /* r keeps its place by offset. */
@@ -89,8 +109,7 @@ int base_extents_create(uint64_t span_bytes, struct base_extents **out)
         return base_fail(-ENOMEM, "create range allocator: out of memory");
     x->by_offset.before = offset_before;
     x->by_length.before = length_before;
-    x->span = x->free = span_bytes;
-    if (span_bytes && add(x, 0, span_bytes) < 0) {
+    if (base_extents_grow(x, span_bytes) < 0) {
         free(x);
         return -ENOMEM;
     }
@@ -104,8 +123,18 @@ void base_extents_destroy(struct base_extents *x)
         return;
     while (x->by_offset.root)
         drop(x, at_offset(x->by_offset.root));
-    free(x->spare);
+    while (x->spares) {
+        struct range *r = x->spares;
+
+        x->spares = r->next;
+        free(r);
+    }
     free(x);
+}
+
+bool base_extents_ready(struct base_extents *x)
+{
+    return x->nodes > x->taken || stock(x);
 }
 
 uint64_t base_extents_take(struct base_extents *x, uint64_t bytes)
@@ -113,7 +142,7 @@ uint64_t base_extents_take(struct base_extents *x, uint64_t bytes)
     struct range key = {.bytes = bytes}, *best;
     uint64_t offset;
 
-    if (bytes == 0)
+    if (bytes == 0 || !base_extents_ready(x))
         return BASE_EXTENT_NONE;
     key.bytes--;
     key.offset = UINT64_MAX; /* behind all that are shorter */
@@ -126,17 +155,17 @@ uint64_t base_extents_take(struct base_extents *x, uint64_t bytes)
     else
         resize(x, best, offset + bytes, best->bytes - bytes);
     x->free -= bytes;
+    x->taken++;
     return offset;
 }
 
-static int give(struct base_extents *x, uint64_t offset, uint64_t bytes)
+static void give(struct base_extents *x, uint64_t offset, uint64_t bytes)
 {
     struct range key = {.offset = offset};
     struct range *left = at_offset(base_tree_before(&x->by_offset, &key.by_offset));
     struct range *right = at_offset(base_tree_after(&x->by_offset, &key.by_offset));
     bool joins_left = left && left->offset + left->bytes == offset;
     bool joins_right = right && offset + bytes == right->offset;
-    int err = 0;
 
     if (joins_left && joins_right) {
         uint64_t more = right->bytes;
@@ -148,30 +177,28 @@ static int give(struct base_extents *x, uint64_t offset, uint64_t bytes)
     } else if (joins_right) {
         resize(x, right, offset, right->bytes + bytes);
     } else {
-        err = add(x, offset, bytes);
+        add(x, offset, bytes);
     }
-    if (err == 0)
-        x->free += bytes;
-    return err;
+    x->free += bytes;
 }
 
-int base_extents_give(struct base_extents *x, uint64_t offset, uint64_t bytes)
+void base_extents_give(struct base_extents *x, uint64_t offset, uint64_t bytes)
 {
-    if (offset >= x->span)
-        return 0; /* the span was shortened meanwhile */
-    return give(x, offset, bytes < x->span - offset ? bytes : x->span - offset);
+    if (offset < x->span) /* it may have been shortened meanwhile */
+        give(x, offset, bytes < x->span - offset ? bytes : x->span - offset);
+    x->taken--;
 }
 
 int base_extents_grow(struct base_extents *x, uint64_t span_bytes)
 {
-    int err;
-
     if (span_bytes <= x->span)
         return 0;
-    err = give(x, x->span, span_bytes - x->span);
-    if (err == 0)
-        x->span = span_bytes;
-    return err;
+    if (!x->spares && !stock(x))
+        return base_fail(-ENOMEM, "lengthen a span to %llu bytes: out of memory",
+                         (unsigned long long)span_bytes);
+    give(x, x->span, span_bytes - x->span);
+    x->span = span_bytes;
+    return 0;
 }
 
 void base_extents_shrink(struct base_extents *x, uint64_t span_bytes)

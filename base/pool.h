@@ -24,7 +24,7 @@ void base_pool_submit_first(struct base_pool *p, void (*fn)(void *arg), void *ar
 bool base_pool_idle(struct base_pool *p);
 
 /* Waits for all submitted work, and for what that work submits; then ends the threads.
- * Not from a job of the pool. NULL accepted. */
+ * Not from a job of the pool, nor while another thread is in a call of it. NULL accepted. */
 void base_pool_destroy(struct base_pool *p);
 
 #endif

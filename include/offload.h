@@ -323,21 +323,34 @@ struct ofl_lease {
     struct ofl_tensor *tensor;
     enum ofl_mode mode;
     uint32_t flags;
-    /* Which part, in elements: count_elems from offset_elems on, 0: up to the end. This version leases whole
-     * tensors: any other part is -ENOTSUP. */
+    /* Which part, in elements: count_elems from offset_elems on, 0: up to the end. See "Parts". */
     uint64_t offset_elems, count_elems;
-    void *ptr;       /* out: device address, 256-byte aligned, valid for work on the stream until release */
+    void *ptr; /* out: device address of the first element, valid for work on the stream until release */
     uint64_t cookie; /* the library's */
 };
+
+/*
+ * Parts. A lease of a part takes device memory for that part alone, and moves the tiles that it touches and no
+ * others; what is written to it leaves the rest of the tensor as it was. A tensor may be larger than
+ * device_bytes if it is leased in parts only.
+ *  - Leases of one tensor that are held together must share no byte, or only read, the later one some of the
+ *    bytes of the earlier: rows of an embedding while others are written, but not rows 0 to 9 beside 5 to 14.
+ *    That later one holds all that the earlier one did, until both are released.
+ *  - ptr is 256-byte aligned, unless the part lies inside another one that is held, or in a tensor that lives on
+ *    the device (see "Homes"): there it lies as far behind the first element as in the tensor.
+ *  - Parts are whole blocks, where the dtype has such. OFL_LEASE_DROP of a part that lies inside a larger one has
+ *    no effect. A write that is lost (see ofl_release) loses the whole tensor.
+ *  - Parts in a step are predicted as others are, if they are the same ones each time.
+ */
 
 /*
  * step thread. Leases n tensors as one batch for work enqueued on s after this call.
  * Returns at once; s, not the host, waits for the bytes. (On cuda the host waits, too, once it has run far
  * ahead of s: see offload_cuda.h.) All or nothing:
  *  -OFL_EBUDGET  the batch does not fit beside what is leased already (the numbers are named)
- *  -EINVAL, -ENOTSUP  a part that the tensor does not have, or that is not all of it
+ *  -EINVAL       a part that the tensor does not have
  *  the first error of a tensor that is lost, see ofl_release
- *  -OFL_ESTATE   a tensor is leased already in a mode that excludes this one
+ *  -OFL_ESTATE   a tensor, or a part of it, is leased already in a way that excludes this one
  *  -EROFS        a write lease on a source's tensor
  *  -OFL_EBROKEN  see the code
  */
@@ -348,7 +361,7 @@ OFL_API int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n,
  * before, or, where those are gone, is lost: every acquire and read of it returns the first error until it is
  * overwritten whole (OFL_OVERWRITE, or ofl_tensor_write of all its bytes). */
 OFL_API int ofl_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s);
-/* any. Bytes of the device arena that a tensor of so many bytes takes. */
+/* any. Bytes of the device arena that a lease of so many bytes takes. */
 OFL_API uint64_t ofl_device_footprint(uint64_t bytes);
 
 /* ---- steps ------------------------------------------------------------- */

@@ -31,17 +31,71 @@ bool sched_plan_unsolved(const struct sched *s)
     return s->plan && !s->in_step && s->plan->events.count && !s->plan->solved;
 }
 
+/* All uses of parts of an id as one, the first of them, which lasts as long as they do: in a step they use each
+ * byte about once. The others are no uses; their until is the first one's place. */
+static struct sched_use *uses_of_wholes(const struct sched_plan *p, const struct sched_item *items,
+                                        uint32_t ids)
+{
+    uint32_t count = (uint32_t)p->events.count, *first;
+    struct sched_use *uses;
+    bool any = false;
+
+    for (uint32_t id = 0; id < ids; id++)
+        any |= items[id].parts;
+    if (!any)
+        return p->events.at;
+    uses = malloc(count * sizeof *uses);
+    first = malloc(ids * sizeof *first);
+    for (uint32_t id = 0; id < ids && first; id++)
+        first[id] = UINT32_MAX;
+    for (uint32_t i = 0; i < count && uses && first; i++) {
+        uint32_t id = p->events.at[i].event.id;
+        struct sched_use *one;
+
+        uses[i] = p->events.at[i];
+        if (id >= ids || !items[id].parts)
+            continue;
+        if (first[id] == UINT32_MAX)
+            first[id] = i;
+        one = &uses[first[id]];
+        one->drops = false;
+        one->event.no_fetch = false;
+        one->event.writes |= uses[i].event.writes;
+        if (first[id] == i)
+            continue;
+        if (uses[i].until > one->until)
+            one->until = uses[i].until;
+        uses[i].event.id = UINT32_MAX;
+        uses[i].until = first[id];
+    }
+    if (!uses || !first) {
+        free(uses);
+        uses = NULL;
+    }
+    free(first);
+    return uses;
+}
+
 int sched_plan_solve(struct sched *s, const struct sched_item *items, uint32_t ids,
                      const struct sched_room *room)
 {
     struct sched_plan *p = s->plan;
     struct sched_rest *rest = realloc(p->rest, p->events.count * sizeof *rest);
+    struct sched_use *uses = rest ? uses_of_wholes(p, items, ids) : NULL;
     int err;
 
-    if (!rest)
+    if (rest)
+        p->rest = rest;
+    if (!uses)
         return base_fail(-ENOMEM, "plan step %s: out of memory", p->name);
-    p->rest = rest;
-    err = sched_solve(p->events.at, (uint32_t)p->events.count, items, ids, room, rest, &p->moved);
+    err = sched_solve(uses, (uint32_t)p->events.count, items, ids, room, rest, &p->moved);
+    for (uint64_t i = 0; i < p->events.count && err == 0; i++)
+        if (uses[i].event.id != p->events.at[i].event.id)
+            rest[i] = rest[uses[i].until];
+        else if (items[uses[i].event.id].parts)
+            rest[i].device = false;
+    if (uses != p->events.at)
+        free(uses);
     p->solved = err == 0;
     s->plan_changes++;
     plan_turned(s);

@@ -29,6 +29,7 @@ struct sched_item {
     uint32_t home_tiles;        /* so many at the front lie in host memory for good */
     bool device_home;           /* its copy is on the device for good */
     bool transient;             /* has no bytes between uses */
+    bool parts;                 /* is used in parts, device_bytes at a time: these never rest on the device */
 };
 
 /* Room for what comes and goes and for what rests. */

@@ -73,7 +73,7 @@ static void turn_to(struct sched *s, struct sched_plan *p, uint64_t position)
 
 static bool same(struct sched_event a, struct sched_event b)
 {
-    return a.id == b.id && a.where == b.where;
+    return a.id == b.id && a.where == b.where && a.from == b.from && a.len == b.len;
 }
 
 int sched_step_begin(struct sched *s, const char *name)
@@ -296,6 +296,31 @@ uint64_t sched_next_use(const struct sched *s, uint32_t id)
         return SCHED_NEVER / 2 + age;
     }
     return plan_next(s, id, &index) ? index - s->position : SCHED_NEVER;
+}
+
+static bool shares(const struct sched_event *e, uint64_t from, uint64_t len)
+{
+    return e->len == 0 || (e->from < from + len && from < e->from + e->len);
+}
+
+uint64_t sched_next_use_part(const struct sched *s, uint32_t id, uint64_t from, uint64_t len)
+{
+    const struct sched_plan *p = s->plan;
+    uint64_t index, uses, use;
+
+    if (!plan_next(s, id, &index))
+        return sched_next_use(s, id);
+    uses = p->first[id + 1] - p->first[id];
+    use = p->first[id];
+    while (p->uses[use] != index % p->events.count)
+        use++;
+    for (uint64_t i = 0; i < uses && i < SCHED_PART_USES; i++) {
+        if (shares(&p->events.at[index % p->events.count].event, from, len))
+            return index - s->position;
+        use = use + 1 < p->first[id + 1] ? use + 1 : p->first[id];
+        index += (p->uses[use] + p->events.count - index % p->events.count) % p->events.count;
+    }
+    return uses > SCHED_PART_USES ? index - s->position : SCHED_NEVER;
 }
 
 uint64_t sched_now(const struct sched *s)

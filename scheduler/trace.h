@@ -21,9 +21,10 @@ enum sched_where { SCHED_ON_DEVICE, SCHED_ON_HOST };
 
 struct sched_event {
     uint32_t id;
-    uint8_t where;    /* enum sched_where */
-    uint8_t no_fetch; /* the use overwrites: old bytes are not needed */
-    uint8_t writes;   /* what lies below is older from then on */
+    uint8_t where;      /* enum sched_where */
+    uint8_t no_fetch;   /* the use overwrites: old bytes are not needed */
+    uint8_t writes;     /* what lies below is older from then on */
+    uint64_t from, len; /* the part that is used; len 0: all of it */
 };
 
 struct sched;
@@ -48,6 +49,10 @@ void sched_use_over(struct sched *s, uint32_t id, bool drops);
 /* Events from now to the next use of id; SCHED_NEVER if the plan has none. Without a plan
  * the least recently used id counts as farthest: SCHED_NEVER / 2 and its age in uses. */
 uint64_t sched_next_use(const struct sched *s, uint32_t id);
+
+/* The same for a part of id: uses of other parts are passed over, up to SCHED_PART_USES of them. */
+#define SCHED_PART_USES 256u
+uint64_t sched_next_use_part(const struct sched *s, uint32_t id, uint64_t from, uint64_t len);
 
 /* Orders ids by their next use: the larger, the later. Counted like sched_now if the plan has one, beyond any
  * such number if not. It stays the same until id is used or passed over, or the plan changes. */

@@ -152,6 +152,30 @@ int io_test_forbid(const struct io_test_filter *f)
     return IO_TEST_SKIPPED;
 }
 
+const struct io_test_engine io_test_engines[2] = {{"io_uring", IO_ENGINE_URING},
+                                                  {"threads", IO_ENGINE_THREADS}};
+
+bool io_test_is_missing(const struct io_test_engine *e)
+{
+    static bool said;
+
+    if (e->engine != IO_ENGINE_URING || io_test.uring)
+        return false;
+    if (!said)
+        fprintf(stderr, "skipped: io_uring: not on this machine\n");
+    said = true;
+    return true;
+}
+
+struct io_file *io_test_scratch(unsigned flags, uint64_t bytes)
+{
+    struct io_file *f;
+
+    assert_int_equal(io_file_open_scratch(io_test.dir, flags, &f), 0);
+    assert_int_equal(io_file_reserve(f, bytes), 0);
+    return f;
+}
+
 int io_test_set_up(void **state)
 {
     const char *base = getenv("OFL_TEST_DIR"), *text = getenv("OFL_TEST_SEED");

@@ -20,11 +20,24 @@
 
 #define IO_TEST_SKIPPED 77 /* a child's exit code; it has said why */
 
+#define IO_TEST_HANG_MS 120000 /* what has not happened by then never does, however busy the machine */
+
 extern struct io_test {
     char dir[512]; /* of this run; tear_down fails if anything is left in it */
     uint64_t seed;
     bool uring, direct; /* work here */
 } io_test;
+
+/* Both engines. */
+extern const struct io_test_engine {
+    const char *name;
+    enum io_engine engine;
+} io_test_engines[2];
+
+/* Says so, and counts as run: the other engine did. */
+bool io_test_is_missing(const struct io_test_engine *e);
+/* A scratch file with so many bytes reserved. */
+struct io_file *io_test_scratch(unsigned flags, uint64_t bytes);
 
 int io_test_set_up(void **state);
 int io_test_tear_down(void **state);

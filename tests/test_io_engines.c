@@ -28,35 +28,7 @@
 #define MIB (1024 * KIB)
 #define MS  1000000ull
 
-#define HANG_MS 120000 /* who is not woken by then never is, however busy the machine */
-#define EVER    UINT64_MAX
-
-static const struct engine {
-    const char *name;
-    enum io_engine engine;
-} engines[] = {{"io_uring", IO_ENGINE_URING}, {"threads", IO_ENGINE_THREADS}};
-
-/* Says so, and counts as run: the other engine did. */
-static bool is_missing(const struct engine *e)
-{
-    static bool said;
-
-    if (e->engine != IO_ENGINE_URING || io_test.uring)
-        return false;
-    if (!said)
-        fprintf(stderr, "skipped: io_uring: not on this machine\n");
-    said = true;
-    return true;
-}
-
-static struct io_file *open_scratch(unsigned flags, uint64_t bytes)
-{
-    struct io_file *f;
-
-    assert_int_equal(io_file_open_scratch(io_test.dir, flags, &f), 0);
-    assert_int_equal(io_file_reserve(f, bytes), 0);
-    return f;
-}
+#define EVER UINT64_MAX
 
 static void fill(unsigned char *p, uint64_t bytes, uint64_t salt)
 {
@@ -73,18 +45,18 @@ static void who_listens_is_woken(void **state)
 {
     (void)state;
     for (unsigned i = 0; i < 2 * WHENS * 2; i++) {
-        const struct engine *e = &engines[i % 2];
+        const struct io_test_engine *e = &io_test_engines[i % 2];
         enum when when = (enum when)(i / 2 % WHENS);
         struct io_queue_config config = {.engine = e->engine};
         struct io_request r = {.bytes = 4096, .buf = io_test_aligned(4096)}, *done;
         struct io_queue *q;
         struct pollfd p = {.events = POLLIN};
 
-        if (is_missing(e)) {
+        if (io_test_is_missing(e)) {
             free(r.buf);
             continue;
         }
-        r.file = open_scratch(i / 2 / WHENS ? IO_FILE_BUFFERED : 0, 4096);
+        r.file = io_test_scratch(i / 2 / WHENS ? IO_FILE_BUFFERED : 0, 4096);
         assert_int_equal(io_queue_open(&config, &q), 0);
         if (when == BEFORE_SUBMIT)
             (void)io_queue_fd(q);
@@ -95,10 +67,10 @@ static void who_listens_is_woken(void **state)
         if (when == MUCH_LATER)
             usleep(20000);
         p.fd = io_queue_fd(q);
-        if (poll(&p, 1, HANG_MS) != 1)
+        if (poll(&p, 1, IO_TEST_HANG_MS) != 1)
             fail_msg("%s: listening from moment %d on: not woken", e->name, (int)when);
         while (io_reap(q, &done, 1) == 0)
-            assert_int_equal(poll(&p, 1, HANG_MS), 1);
+            assert_int_equal(poll(&p, 1, IO_TEST_HANG_MS), 1);
         assert_int_equal(r.error.code, 0);
         io_queue_close(q);
         io_file_close(r.file);
@@ -111,17 +83,17 @@ static void who_cancels_is_woken(void **state)
 {
     (void)state;
     for (unsigned i = 0; i < 200; i++) {
-        const struct engine *e = &engines[i % 2];
+        const struct io_test_engine *e = &io_test_engines[i % 2];
         struct io_queue_config config = {.engine = e->engine, .depth = 4};
         struct io_request r = {.bytes = 64 * KIB, .buf = io_test_aligned(64 * KIB)}, *done;
         struct io_queue *q;
         struct pollfd p = {.events = POLLIN};
 
-        if (is_missing(e)) {
+        if (io_test_is_missing(e)) {
             free(r.buf);
             continue;
         }
-        r.file = open_scratch(i / 2 % 2 ? IO_FILE_BUFFERED : 0, 64 * KIB);
+        r.file = io_test_scratch(i / 2 % 2 ? IO_FILE_BUFFERED : 0, 64 * KIB);
         assert_int_equal(io_queue_open(&config, &q), 0);
         p.fd = io_queue_fd(q);
         io_submit(q, &r);
@@ -129,7 +101,7 @@ static void who_cancels_is_woken(void **state)
             io_flush(q);
         io_cancel(q, &r);
         while (io_queue_pending(q)) {
-            if (poll(&p, 1, HANG_MS) != 1)
+            if (poll(&p, 1, IO_TEST_HANG_MS) != 1)
                 fail_msg("%s: not woken after a cancellation", e->name);
             (void)io_reap(q, &done, 1);
         }
@@ -162,7 +134,7 @@ static void waiting_ends_in_time(void **state)
 {
     (void)state;
     for (size_t i = 0; i < 4 * (sizeof wait_cases / sizeof wait_cases[0]); i++) {
-        const struct engine *e = &engines[i % 2];
+        const struct io_test_engine *e = &io_test_engines[i % 2];
         bool armed = i / 2 % 2;
         size_t c = i / 4;
         struct io_queue_config config = {.engine = e->engine};
@@ -170,9 +142,9 @@ static void waiting_ends_in_time(void **state)
         struct io_queue *q;
         uint64_t begin_ns, took_ns;
 
-        if (is_missing(e))
+        if (io_test_is_missing(e))
             continue;
-        r.file = open_scratch(0, 4096);
+        r.file = io_test_scratch(0, 4096);
         r.buf = io_test_aligned(4096);
         config.faults.seed = io_test.seed;
         config.faults.late = wait_cases[c].late;
@@ -226,14 +198,14 @@ static void registered_buffers_and_files(void **state)
 {
     (void)state;
     for (unsigned i = 0; i < 4; i++) {
-        const struct engine *e = &engines[i % 2];
+        const struct io_test_engine *e = &io_test_engines[i % 2];
         struct io_queue_config config = {.engine = e->engine};
         unsigned char *memory = io_test_aligned(4 * MIB), *other = io_test_aligned(MIB);
-        struct io_file *f = open_scratch(i / 2 ? IO_FILE_BUFFERED : 0, 4 * MIB);
+        struct io_file *f = io_test_scratch(i / 2 ? IO_FILE_BUFFERED : 0, 4 * MIB);
         struct io_stats stats;
         struct io_queue *q;
 
-        if (is_missing(e))
+        if (io_test_is_missing(e))
             goto next;
         config.faults.seed = i / 2; /* the decorator, which has no more than what it decorates */
         assert_int_equal(io_queue_open(&config, &q), 0);
@@ -267,13 +239,13 @@ static void registered_buffers_and_files(void **state)
 static void more_files_than_slots(void **state)
 {
     struct io_queue_config config = {.engine = IO_ENGINE_URING};
-    struct io_file *f = open_scratch(0, 4 * MIB);
+    struct io_file *f = io_test_scratch(0, 4 * MIB);
     unsigned char *buf = io_test_aligned(256 * KIB);
     struct io_queue *q;
     int rc = 0;
 
     (void)state;
-    if (is_missing(&engines[0])) {
+    if (io_test_is_missing(&io_test_engines[0])) {
         io_file_close(f);
         free(buf);
         skip();
@@ -325,7 +297,7 @@ static bool run_ring(const char *name, uint32_t flags)
         fprintf(stderr, "skipped: %s: %s\n", name, base_error_text());
         goto out;
     }
-    r.file = open_scratch(0, 4 * MIB);
+    r.file = io_test_scratch(0, 4 * MIB);
     fill(expected, r.bytes, 1);
     memcpy(r.buf, expected, r.bytes);
     rc = wait_for(q, &r);
@@ -358,7 +330,7 @@ static void every_kind_of_ring_moves_bytes(void **state)
     unsigned ran = 0;
 
     (void)state;
-    if (is_missing(&engines[0]))
+    if (io_test_is_missing(&io_test_engines[0]))
         skip();
     for (size_t i = 0; i < sizeof rings / sizeof rings[0]; i++)
         ran += run_ring(rings[i].name, rings[i].flags);
@@ -373,7 +345,7 @@ static void storm_of_cancellations(void **state)
     enum { DEPTH = 4096 };
     const struct io_queue_config config = {.engine = IO_ENGINE_URING, .depth = DEPTH};
     struct io_request *r = calloc(2 * DEPTH, sizeof *r), *done[64];
-    struct io_file *f = open_scratch(IO_FILE_BUFFERED, MIB);
+    struct io_file *f = io_test_scratch(IO_FILE_BUFFERED, MIB);
     unsigned char *buf = io_test_aligned(MIB);
     unsigned back = 0;
     struct io_queue *q = NULL;
@@ -382,7 +354,7 @@ static void storm_of_cancellations(void **state)
     for (unsigned i = 0; i < 2 * DEPTH; i++)
         r[i] = (struct io_request){
             .file = f, .buf = buf + i % 256 * 4096, .offset = i % 256 * 4096, .bytes = 4096};
-    if (is_missing(&engines[0]))
+    if (io_test_is_missing(&io_test_engines[0]))
         goto out;
     assert_int_equal(io_queue_open(&config, &q), 0);
     for (unsigned i = 0; i < DEPTH; i++)

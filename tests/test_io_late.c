@@ -32,35 +32,7 @@
 #define KIB 1024ull
 #define MS  1000000ull
 
-#define HANG_MS 120000 /* what has not happened by then never does, however busy the machine */
-#define EVER    UINT64_MAX
-
-static const struct engine {
-    const char *name;
-    enum io_engine engine;
-} engines[] = {{"io_uring", IO_ENGINE_URING}, {"threads", IO_ENGINE_THREADS}};
-
-/* Says so, and counts as run: the other engine did. */
-static bool is_missing(const struct engine *e)
-{
-    static bool said;
-
-    if (e->engine != IO_ENGINE_URING || io_test.uring)
-        return false;
-    if (!said)
-        fprintf(stderr, "skipped: io_uring: not on this machine\n");
-    said = true;
-    return true;
-}
-
-static struct io_file *open_scratch(unsigned flags, uint64_t bytes)
-{
-    struct io_file *f;
-
-    assert_int_equal(io_file_open_scratch(io_test.dir, flags, &f), 0);
-    assert_int_equal(io_file_reserve(f, bytes), 0);
-    return f;
-}
+#define EVER UINT64_MAX
 
 /* ---- buffers that the kernel has ---------------------------------------------------- */
 
@@ -98,23 +70,23 @@ static void the_kernel_lets_go_first(void **state)
 
     (void)state;
     for (unsigned i = 0; i < 2; i++) {
-        struct io_queue_config config = {.engine = engines[i].engine};
+        struct io_queue_config config = {.engine = io_test_engines[i].engine};
         struct io_request r = {.bytes = bytes, .deadline_ns = 50 * MS}, *done;
         struct io_queue *q;
         int fd;
 
-        if (is_missing(&engines[i]))
+        if (io_test_is_missing(&io_test_engines[i]))
             continue;
         fd = open_missing_pages(&r.buf, bytes);
         if (fd < 0) {
             fprintf(stderr, "skipped: userfaultfd: %s\n", strerror(-fd));
             break;
         }
-        r.file = open_scratch(IO_FILE_BUFFERED, bytes);
+        r.file = io_test_scratch(IO_FILE_BUFFERED, bytes);
         assert_int_equal(io_queue_open(&config, &q), 0);
         io_submit(q, &r);
         io_flush(q);
-        assert_int_equal(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, HANG_MS),
+        assert_int_equal(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, IO_TEST_HANG_MS),
                          1); /* it is inside */
         assert_int_equal(io_wait(q, &done, 1, EVER), 0);
         assert_int_equal(io_late(q, &done, 1), 1);
@@ -170,13 +142,13 @@ static void closing_waits_for_the_kernel(void **state)
 
     (void)state;
     for (unsigned i = 0; i < 4; i++) {
-        struct io_queue_config config = {.engine = engines[i % 2].engine};
+        struct io_queue_config config = {.engine = io_test_engines[i % 2].engine};
         struct io_request r = {.bytes = 64 * KIB, .deadline_ns = i / 2 ? MS : 0}, *done;
         struct giver g = {.bytes = r.bytes};
         struct io_queue *q;
         pthread_t thread;
 
-        if (is_missing(&engines[i % 2]))
+        if (io_test_is_missing(&io_test_engines[i % 2]))
             continue;
         g.fd = open_missing_pages(&g.memory, g.bytes);
         if (g.fd < 0) {
@@ -184,11 +156,11 @@ static void closing_waits_for_the_kernel(void **state)
             break;
         }
         r.buf = g.memory;
-        r.file = open_scratch(IO_FILE_BUFFERED, r.bytes);
+        r.file = io_test_scratch(IO_FILE_BUFFERED, r.bytes);
         assert_int_equal(io_queue_open(&config, &q), 0);
         io_submit(q, &r);
         io_flush(q);
-        assert_int_equal(poll(&(struct pollfd){.fd = g.fd, .events = POLLIN}, 1, HANG_MS), 1);
+        assert_int_equal(poll(&(struct pollfd){.fd = g.fd, .events = POLLIN}, 1, IO_TEST_HANG_MS), 1);
         if (r.deadline_ns)
             assert_int_equal(io_wait(q, &done, 1, EVER), 0);
         assert_int_equal(pthread_create(&thread, NULL, give_later, &g), 0);
@@ -220,8 +192,8 @@ static int wait_for_a_deaf_kernel(void *arg)
     (void)arg;
     CHECK(io_queue_open(&config, &q) == 0);
     for (unsigned i = 0; i < 12; i++)
-        r[i] =
-            (struct io_request){.file = open_scratch(0, 4096), .buf = io_test_aligned(4096), .bytes = 4096};
+        r[i] = (struct io_request){
+            .file = io_test_scratch(0, 4096), .buf = io_test_aligned(4096), .bytes = 4096};
     rc = io_test_forbid(&enter);
     if (rc)
         return rc;
@@ -249,7 +221,7 @@ static int wait_for_a_deaf_kernel(void *arg)
 static void what_the_kernel_never_took_comes_back(void **state)
 {
     (void)state;
-    if (is_missing(&engines[0]))
+    if (io_test_is_missing(&io_test_engines[0]))
         skip();
     io_test_child_passes(wait_for_a_deaf_kernel, NULL);
 }
@@ -282,7 +254,7 @@ static int wait_while_stopped(void *arg)
     int fd;
 
     r.buf = io_test_aligned(r.bytes);
-    r.file = open_scratch(0, r.bytes);
+    r.file = io_test_scratch(0, r.bytes);
     config.faults.seed = io_test.seed;
     config.faults.late = 1000;
     CHECK(io_queue_open(&config, &q) == 0);
@@ -316,10 +288,10 @@ static void time_in_which_it_is_stopped_does_not_count(void **state)
     (void)state;
     fflush(NULL);
     for (unsigned i = 0; i < 4; i++) {
-        struct stopped s = {.engine = engines[i % 2].engine, .armed = i / 2};
+        struct stopped s = {.engine = io_test_engines[i % 2].engine, .armed = i / 2};
 
         s.deadline_ns = s.armed ? 2200 * MS : 1000 * MS; /* a second of a stop counts for who polls */
-        pid[i] = is_missing(&engines[i % 2]) ? -1 : fork();
+        pid[i] = io_test_is_missing(&io_test_engines[i % 2]) ? -1 : fork();
         if (pid[i] == 0)
             _exit(wait_while_stopped(&s));
     }
@@ -328,7 +300,7 @@ static void time_in_which_it_is_stopped_does_not_count(void **state)
             continue;
         assert_int_equal(waitpid(pid[i], &status, WUNTRACED), pid[i]);
         if (!WIFSTOPPED(status))
-            fail_msg("%s: child: wait status 0x%x", engines[i % 2].name, (unsigned)status);
+            fail_msg("%s: child: wait status 0x%x", io_test_engines[i % 2].name, (unsigned)status);
     }
     usleep(STOPPED_MS * 1000);
     for (unsigned i = 0; i < 4; i++)

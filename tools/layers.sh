@@ -21,7 +21,7 @@ allowed() {
     # Inside core, from the ground up; side by side: lease, work, home, ahead.
     local c=liboffload/core/
     local ground="$store ${c}update.h ${c}pager.h" copy pump
-    copy="$ground ${c}tile.h ${c}place.h ${c}copy.h"
+    copy="$ground ${c}tile.h ${c}part.h ${c}place.h ${c}copy.h"
     pump="$copy ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}ahead.h ${c}pump.h"
     case "$1" in
     include/*) echo include/ offload.h ;; # beside itself, as installed
@@ -34,11 +34,13 @@ allowed() {
     liboffload/source/*) echo "$base liboffload/source/" ;;
     liboffload/core/update.h) echo 'include/' ;;
     liboffload/core/pager.h | liboffload/core/op.c) echo "$ground" ;;
-    liboffload/core/tile.[ch] | liboffload/core/tile_sets.c) echo "$ground ${c}tile.h" ;;
-    liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}place.h" ;;
+    liboffload/core/tile.[ch] | liboffload/core/tile_*.c) echo "$ground ${c}tile.h" ;;
+    liboffload/core/part.[ch]) echo "$ground ${c}tile.h ${c}part.h" ;;
+    liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}part.h ${c}place.h" ;;
     liboffload/core/copy.[ch]) echo "$copy" ;;
     liboffload/core/wait.[ch]) echo "$copy ${c}wait.h" ;;
-    liboffload/core/lease.[ch]) echo "$copy ${c}wait.h ${c}lease.h" ;;
+    liboffload/core/hold.[ch]) echo "$ground ${c}part.h ${c}hold.h" ;;
+    liboffload/core/lease.[ch]) echo "$copy ${c}wait.h ${c}hold.h ${c}lease.h" ;;
     liboffload/core/work.[ch]) echo "$copy ${c}work.h" ;;
     liboffload/core/ahead.[ch]) echo "$copy ${c}ahead.h" ;;
     liboffload/core/home.[ch]) echo "$copy ${c}home.h" ;;

@@ -18,31 +18,31 @@ ghost-forgets-readers|liboffload/core/copy.c|if (c->marks \|\| c->moving \|\| c-
 ghost-forgets-moves|liboffload/core/copy.c|if (c->marks \|\| c->moving \|\| c->waiting \|\| copy_filling(c))|if (c->marks \|\| c->waiting \|\| copy_filling(c))|sim
 drain-before-writers|liboffload/core/copy.c|if (c->drop \|\| c->marks \|\| c->waiting|if (c->drop \|\| c->waiting|sim
 drain-before-host-work|liboffload/core/copy.c|t->host_done < c->drain_after \|\||0 \|\||sim
-drain-before-older-fill|liboffload/core/copy.c|fill_older(t, c->seq) \|\| drain_older(c))|drain_older(c))|sim
-drain-before-older-drain|liboffload/core/copy.c|fill_older(t, c->seq) \|\| drain_older(c))|fill_older(t, c->seq))|sim
+drain-before-older-fill|liboffload/core/copy.c|fill_older(c) \|\| drain_older(c))|drain_older(c))|sim
+drain-before-older-drain|liboffload/core/copy.c|fill_older(c) \|\| drain_older(c))|fill_older(c))|sim
 drain-into-use|liboffload/core/copy.c|return x->state != TILE_ARRIVING \&\& !x->pins \&\& !x->writing;|return x->state != TILE_ARRIVING;|sim
 drain-into-arriving|liboffload/core/copy.c|return x->state != TILE_ARRIVING \&\& !x->pins \&\& !x->writing;|return !x->pins \&\& !x->writing;|sim
-fill-before-drain|liboffload/core/copy.c|        if (!copy_drained(t, i, c->seq))|        if (0)|sim
+fill-before-drain|liboffload/core/copy.c|        if (!copy_drained(t, s.from, s.to, c->seq))|        if (0)|sim
 fill-before-host-work|liboffload/core/copy.c|if (t->host_done < c->after_host \|\| c->blockers)|if (c->blockers)|sim
 fill-before-clear|liboffload/core/copy.c|if (t->host_done < c->after_host \|\| c->blockers)|if (t->host_done < c->after_host)|sim
 fill-arriving-tile|liboffload/core/copy.c|} else if (x->state != TILE_ARRIVING \&\& i == c->fill_next) {|} else if (i == c->fill_next) {|sim
 fill-unpinned|liboffload/core/copy.c|        tile_pin(p, t, tile);\n        p->env.copy_in|        p->env.copy_in|sim
 fill-given-up-with-waiters|liboffload/core/place.c|if (!c->waiting \&\& copy_filling(c))|if (copy_filling(c))|sim
-no-wait-for-bytes|liboffload/core/lease.c|    if (!copy_bytes_ready(c))\n        wait_add|    if (0)\n        wait_add|sim
+no-wait-for-bytes|liboffload/core/lease.c|    if (needs_bytes(c, mode))\n        wait_add|    if (0)\n        wait_add|sim
 no-wait-between-streams|liboffload/core/lease.c|return pending \&\& c->mark_stream != stream;|return 0;|sim
 writers-ignore-readers|liboffload/core/lease.c|mode == OFL_READ ? c->write_marks : c->marks|c->write_marks|sim
 stream-of-marks-forgotten|liboffload/core/lease.c|c->mark_stream = c->marks == 0 \|\| c->mark_stream == stream ? stream : 0;|c->mark_stream = stream;|sim
 marks-not-counted|liboffload/core/wait.c|        if (--cond->count) {|        if (0) {|sim
-obsolete-dropped-for-newer|liboffload/core/copy.c|return version == t->version \&\& |return |sim
+obsolete-dropped-for-newer|liboffload/core/copy.c|return version == newest \&\& |return |sim
 obsolete-dropped-before-work|liboffload/core/copy.c|t->host_issued == t->host_done \&\& !t->source|!t->source|sim
-obsolete-dropped-before-fill|liboffload/core/copy.c|           !fill_older(t, c->seq);|           1;|sim
-work-out-of-order|liboffload/core/work.c|if (t->turns != (r->update ? \&r->update->turn[i] : \&r->turn) \|\| |if (|sim
-work-before-drain|liboffload/core/work.c| \|\| !copy_drained(t, ref->tile, r->seq))|)|sim
+obsolete-dropped-before-fill|liboffload/core/copy.c|           !fill_older(c);|           1;|sim
+work-out-of-order|liboffload/core/work.c|if (t->turns != (r->update ? \&r->update->turn[i] : \&r->turn) \|\||if (|sim
+work-before-drain|liboffload/core/work.c| \|\|\n        !copy_drained(t, from, from + tile_count_bytes(t, ref->tile), r->seq))|)|sim
 work-before-older-fill|liboffload/core/work.c|return ref->access == HOST_READ \|\| !copy_fill_before(t, r->ordinal[i]);|return true;|sim
 work-writer-not-alone|liboffload/core/work.c|if (ref->access == HOST_READ \|\| x->pins == 0)|if (1)|sim
-request-leaves-copy|liboffload/core/work.c|if (t->current \&\& (t->current->dirty \|\| write))|if (t->current \&\& t->current->dirty)|sim
-request-leaves-dirty-copy|liboffload/core/work.c|if (t->current \&\& (t->current->dirty \|\| write))|if (t->current \&\& write)|sim
-update-leaves-copy|liboffload/core/work.c|        if (t->current)\n            place_evict(p, t->current);|        ;|sim
+request-leaves-copy|liboffload/core/work.c|if (c->dirty \|\| write)|if (c->dirty)|sim
+request-leaves-dirty-copy|liboffload/core/work.c|if (c->dirty \|\| write)|if (write)|sim
+update-leaves-copy|liboffload/core/work.c|        while ((c = part_find(t, 0, t->bytes)))\n            place_evict(p, c);|        ;|sim
 clip-not-awaited|liboffload/core/work.c|    u->held = held;|    u->held = false;|sim test_optimizer
 no-place-for-the-oldest|liboffload/core/work.c|    if (p->active + !oldest >= p->active_max)|    if (p->active >= p->active_max)|sim
 no-claims-for-the-oldest|liboffload/core/work.c|uint32_t kept = oldest ? 0 : CORE_UPDATE_TENSORS;|uint32_t kept = 0;|sim
@@ -52,7 +52,7 @@ late-range-given-on|liboffload/core/tile.c|    op->orphan_next = p->orphans;\n| 
 stale-read-kept|liboffload/core/tile.c|    if (op->io.error.code < 0 \|\| x->stale)|    if (op->io.error.code < 0)|sim
 seal-not-compared|liboffload/core/tile.c|    if (op->seal == x->seal)|    if (1)|sim test_core_faults
 lost-write-ignored|liboffload/core/pump.c|        pager_break(p, why);|        ;|sim test_core_faults
-failed-read-ignored|liboffload/core/pump.c|    copy_fail(p, op->tensor, 0, why);|    ;|sim test_core_faults
+failed-read-ignored|liboffload/core/pump.c|    copy_fail(p, t, 0, from, from + tile_count_bytes(t, op->tile), why);|    ;|sim test_core_faults
 skipped-write-published|liboffload/core/lease.c|    else if (failed)\n        copy_ruin(p, c, u->version, why);\n||sim
 skipped-write-unnoticed|liboffload/core/copy.c|        copy_lose(t, error);|        ;|sim
 lost-tensor-readable|liboffload/core/copy.c|    if (!t->lost)\n        return 0;|    return 0;|sim
@@ -64,12 +64,31 @@ homes-over-caches|liboffload/core/pump.c|if (err == 0 \&\& t->home_tiles \&\& !t
 leased-evicted|liboffload/core/place.c|if (c == \&s->p->live \|\| c->leases \|\| c->home)|if (c == \&s->p->live \|\| c->home)|sim
 hollow-not-filled|liboffload/core/lease.c|        if (item->made \|\| c->hollow) {|        if (item->made) {|sim
 hungry-gives-up|liboffload/core/pump.c|return p->changes != before \|\| p->hungry;|return p->changes != before;|sim
-prefetch-tries-for-ever|liboffload/core/pump.c|    op->tensor->ahead_failed = true;|    ;|sim
+prefetch-tries-for-ever|liboffload/core/pump.c|    t->ahead_failed = true; /* nobody|    ; /* nobody|sim
 gone-below-believed|liboffload/core/copy.c|    t->gone \|= c->wrote;|    ;|sim
 superseded-write-published|liboffload/core/copy.c|    spoil(p, c, error);\n}\n\nvoid copy_ruin|}\n\nvoid copy_ruin|sim
 works-on-skipped-write|liboffload/core/copy.c|    ruin_works(p, c, t->whole_seq, error);|    ;|sim
 failed-acquire-goes-on|liboffload/core/wait.c|w \&\& (w->remaining > 1 \|\| w->error) ? w->gate|w \&\& w->remaining > 1 ? w->gate|sim
-acquire-half-done|liboffload/core/lease.c|    if (waits \&\& (wait_reserve(p, 2 * n) < 0 \|\| !(w = wait_make(p, stream)))) {\n        unhold_all(p, leases, n);|    if (waits \&\& (wait_reserve(p, 2 * n) < 0 \|\| !(w = wait_make(p, stream)))) {|sim
+acquire-half-done|liboffload/core/lease.c|        unhold_all(p, n);\n        return -ENOMEM;|        return -ENOMEM;|sim
+edge-without-its-rest|liboffload/core/copy.c|    if (edge \&\& x->state == TILE_NONE)|    if (0)|sim
+edge-not-zeroed|liboffload/core/tile_zero.c|tile_ptr(p, t, tile), tile_count_bytes(t, tile), op);\n    return true;|tile_ptr(p, t, tile), 0, op);\n    return true;|sim
+edge-drained-whole|liboffload/core/copy.c|on_host(p, c, tile, s), on_device(p, c, s), s.to - s.from, op);\n    return true;|tile_ptr(p, t, tile), on_device(p, c, s), s.to - s.from, op);\n    return true;|sim
+edge-can-not-be-had|liboffload/core/pump.c|    copy_fail_edge(p, t, op->tile, why);|    ;|sim
+edge-dropped|liboffload/core/copy.c|        if (!is_edge(c, i))\n|        if (1)\n|sim
+edge-dropped-with-its-ghost|liboffload/core/copy.c|(c->drop \&\& !is_edge(c, op->tile))|c->drop|sim
+part-drops-larger-ghost|liboffload/core/copy.c|g->seq < c->seq \&\& copy_holds(c, g->from, g->to)|g->seq < c->seq|sim
+part-drops-under-newer|liboffload/core/copy.c|uint64_t newest = c->ghost ? t->version : c->version;|uint64_t newest = c->version;|sim
+part-before-older-drain|liboffload/core/copy.c|if (!c->drop \&\& c->write_seq < seq \&\& copy_meets(c, from, to) \&\& c->drain_done <= tile)|if (!c->drop \&\& c->write_seq < seq \&\& c->from <= from \&\& c->to >= to \&\& c->drain_done <= tile)|sim
+part-drained-before-older|liboffload/core/copy.c|if (!g->drop \&\& copy_meets(g, c->from, c->to))|if (!g->drop \&\& copy_holds(g, c->from, c->to))|sim
+part-before-older-fill|liboffload/core/copy.c|copy_filling(o) \&\& o->seq < c->seq \&\& copy_meets(o, c->from, c->to)|copy_filling(o) \&\& o->seq < c->seq \&\& copy_holds(c, o->from, o->to)|sim
+part-overwrite-of-a-home|liboffload/core/lease.c|if (l->mode != OFL_OVERWRITE \|\| c->to - c->from > item->to - item->from) {|if (l->mode != OFL_OVERWRITE) {|sim
+part-makes-whole|liboffload/core/copy.c|    if (whole \&\& version >=|    if (version >=|sim
+part-makes-whole-at-once|liboffload/core/lease.c|if (l->mode == OFL_OVERWRITE \&\& whole) {|if (l->mode == OFL_OVERWRITE) {|sim
+part-overwritten-again|liboffload/core/copy.c|    if (version < c->over_version)\n        return;|    ;|sim
+parts-overlap|liboffload/core/lease.c|            while ((across = part_find(t, item->from, item->to)))\n                place_evict(p, across);|            ;|sim
+parts-of-a-home-shared|liboffload/core/hold.c|            err = check_holds(c, l, from, to);|            err = 0;|sim test_core_parts
+parts-held-shared|liboffload/core/hold.c|else if (c->writers \|\| l->mode != OFL_READ \|\| !copy_holds(c, from, to))|else if (0)|sim test_core_parts
+error-not-heard|liboffload/core/lease.c|return !copy_bytes_ready(c) \|\| (c->error \&\& mode != OFL_OVERWRITE);|return !copy_bytes_ready(c);|sim
 stuck-forgotten|liboffload/core/copy.c|    place_set_stuck(p, c, !room);|    (void)room;|sim
 starved-not-told|liboffload/core/tile.c|p->starved \|= claim.need != NEED_AHEAD;|;|sim test_core
 own-landed-tiles-kept|liboffload/core/tile.c|t->fill_seq < s->claim.seq)|t->fill_seq <= s->claim.seq)|test_core

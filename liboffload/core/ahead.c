@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "liboffload/core/copy.h"
+#include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
 
@@ -42,6 +43,28 @@ static uint64_t largest_copy(const struct sched_item *items, uint32_t count)
     return most;
 }
 
+/* What of them is used in parts, and how much of it at once. */
+static void note_parts(const struct pager *p, struct sched_item *items, uint32_t count)
+{
+    struct sched_event e;
+
+    for (uint64_t k = 0; sched_ahead(p->sched, k, &e); k++)
+        if (e.len && e.id < count && !items[e.id].parts) {
+            items[e.id].parts = true;
+            items[e.id].device_bytes = 0;
+        }
+    for (uint64_t k = 0; sched_ahead(p->sched, k, &e); k++) {
+        struct sched_item *x = e.id < count ? &items[e.id] : NULL;
+        uint64_t bytes = x ? place_footprint(e.len ? e.len : x->bytes) : 0;
+
+        if (x && x->parts && bytes > x->device_bytes)
+            x->device_bytes = bytes;
+    }
+    for (uint32_t id = 0; id < count; id++)
+        if (items[id].device_bytes > p->device_bytes)
+            items[id].device_bytes = 0; /* it is not leased whole, and not in this step */
+}
+
 void ahead_plan(struct pager *p)
 {
     struct sched_room room = {.device_bytes = p->device_bytes - p->held_bytes, .host_bytes = p->stage_bytes};
@@ -60,6 +83,7 @@ void ahead_plan(struct pager *p)
     for (uint32_t id = 0; id < p->next_id; id++)
         if (p->by_id[id])
             items[id] = item_of(p->by_id[id]);
+    note_parts(p, items, p->next_id);
     room.device_window = largest_copy(items, p->next_id);
     window = sched_plan_on_host(p->sched) ? WINDOW_TILES_UPDATES : WINDOW_TILES;
     room.host_window = least(window * (p->tile_bytes + CORE_HOST_ALIGN), p->stage_bytes / 4);
@@ -75,11 +99,14 @@ void ahead_plan(struct pager *p)
 /* What was on its way for another plan would stand before what this one wants. */
 static void turn_to_plan(struct pager *p, struct ofl_tensor *t)
 {
-    struct core_copy *c = t->current;
+    struct core_copy *c, *next;
 
-    if (c && copy_filling(c) && !c->waiting && !c->leases && !c->home)
-        place_evict(p, c);
-    tile_ahead_all(p, t, 0, false);
+    for (c = t->busy; c; c = next) {
+        next = c->busy_next;
+        if (copy_filling(c) && !c->waiting && !c->leases && !c->home)
+            place_evict(p, c);
+    }
+    tile_ahead_all(p, t, 0, t->tiles_count, false);
     for (struct core_turn *turn = t->turns; turn; turn = turn->next)
         turn->rest = tile_rest_planned(p, t);
     tile_rest(p, t, tile_rest_planned(p, t));
@@ -105,6 +132,11 @@ static void sync(struct pager *p)
 
 /* ---- what is fetched --------------------------------------------------- */
 
+static uint64_t end_of(const struct ofl_tensor *t, const struct sched_event *e)
+{
+    return e->len ? e->from + e->len : t->bytes;
+}
+
 /* Gives ranges to what the plan acquires next, in order, as long as nothing that is needed
  * sooner, or is to rest, has to leave: up to the event at which the device is full. */
 static void start_device(struct pager *p)
@@ -116,15 +148,17 @@ static void start_device(struct pager *p)
          p->ahead_device++) {
         struct ofl_tensor *t = p->by_id[e.id];
         uint64_t k = p->ahead_device - now;
+        struct core_copy *c;
 
-        if (e.where != SCHED_ON_DEVICE || !t || t->current || t->leaving || !t->added ||
-            ((t->lost || t->ahead_failed) && !e.no_fetch))
+        if (e.where != SCHED_ON_DEVICE || !t || t->leaving || !t->added ||
+            ((t->lost || t->ahead_failed) && !e.no_fetch) || part_find(t, e.from, end_of(t, &e)))
             continue;
-        if (!place_copy(p, t, k ? k : 1))
+        c = place_copy(p, t, e.from, end_of(t, &e), k ? k : 1);
+        if (!c)
             return;
-        copy_set_fill(p, t->current, !e.no_fetch);
-        t->current->hollow = e.no_fetch;
-        t->current->fetched = true;
+        copy_set_fill(p, c, !e.no_fetch);
+        c->hollow = e.no_fetch;
+        c->fetched = true;
         p->stats.prefetches++;
     }
 }
@@ -139,15 +173,17 @@ static void start_host(struct pager *p)
          p->ahead_host++) {
         struct tile_claim claim = {.need = NEED_AHEAD, .ahead = p->ahead_host - now};
         struct ofl_tensor *t = p->by_id[e.id];
-        uint32_t i;
+        uint32_t first, end;
 
-        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || t->current || t->turns ||
-            t->dirty_ghosts)
+        if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || t->turns || t->dirty_ghosts ||
+            part_find(t, e.from, end_of(t, &e)))
             continue;
-        tile_ahead_all(p, t, 0, true);
+        first = (uint32_t)(e.from / t->tile_bytes);
+        end = (uint32_t)((end_of(t, &e) - 1) / t->tile_bytes) + 1;
+        tile_ahead_all(p, t, first, end, true);
         if (!t->file || !t->missing.count)
             continue;
-        for (i = base_bits_next(&t->missing, 0); i != BASE_BITS_NONE; i = base_bits_next(&t->missing, i))
+        for (uint32_t i = base_bits_next(&t->missing, first); i < end; i = base_bits_next(&t->missing, i))
             if (!tile_read_start(p, t, i, claim, IO_PREFETCH))
                 return;
     }
@@ -161,12 +197,12 @@ void ahead_start(struct pager *p)
         start_host(p);
 }
 
-void ahead_look(struct pager *p, struct ofl_tensor *t)
+bool ahead_pass(struct pager *p, struct core_copy *c)
 {
-    struct core_copy *c = t->current;
-
     /* What passes and is newer than what lies below goes out at once, so that its room is free when it is wanted. */
-    if (p->planned && c && c->dirty && !c->leases && !c->marks && !c->waiting && !c->home && !c->hollow &&
-        !copy_filling(c) && sched_passing(p->sched, t->id))
-        place_evict(p, c);
+    if (!p->planned || !c->dirty || c->leases || c->marks || c->home || c->hollow ||
+        !sched_passing(p->sched, c->tensor->id))
+        return false;
+    place_evict(p, c);
+    return true;
 }

@@ -8,7 +8,7 @@
 void ahead_plan(struct pager *p);
 /* Starts what may be fetched now. */
 void ahead_start(struct pager *p);
-/* t's state has changed. */
-void ahead_look(struct pager *p, struct ofl_tensor *t);
+/* Nothing is to happen to c, which is live: the plan may have it leave. True: it has left. */
+bool ahead_pass(struct pager *p, struct core_copy *c);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 
+#include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
 
@@ -15,55 +16,83 @@
 
 bool copy_bytes_ready(const struct core_copy *c)
 {
-    return c->blockers == 0 && (c->fill ? c->fill_done == c->tensor->tiles_count : c->moving == 0);
+    return c->blockers == 0 && (c->fill ? c->fill_done == c->end : c->moving == 0);
 }
 
-static bool awaits(const struct core_copy *c, uint64_t ordinal)
+/* What c has of the tile: bytes of the tensor. */
+struct span {
+    uint64_t from, to;
+};
+
+static struct span span_of(const struct core_copy *c, uint32_t tile)
 {
-    return copy_filling(c) && c->after_host < ordinal;
+    uint64_t start = tile * c->tensor->tile_bytes, stop = start + tile_count_bytes(c->tensor, tile);
+
+    return (struct span){c->from > start ? c->from : start, c->to < stop ? c->to : stop};
+}
+
+static bool is_edge(const struct core_copy *c, uint32_t tile)
+{
+    struct span s = span_of(c, tile);
+
+    return s.to - s.from < tile_count_bytes(c->tensor, tile);
+}
+
+/* Where the first byte of the span lies. */
+static uint8_t *on_device(const struct pager *p, const struct core_copy *c, struct span s)
+{
+    return p->device + c->off + (s.from - c->from);
+}
+
+static uint8_t *on_host(const struct pager *p, const struct core_copy *c, uint32_t tile, struct span s)
+{
+    return (uint8_t *)tile_ptr(p, c->tensor, tile) + (s.from - tile * c->tensor->tile_bytes);
 }
 
 bool copy_fill_before(const struct ofl_tensor *t, uint64_t ordinal)
 {
-    for (const struct core_copy *c = t->ghosts; c; c = c->next)
-        if (awaits(c, ordinal))
+    for (const struct core_copy *c = copy_first(t); c; c = copy_after(c))
+        if (copy_filling(c) && c->after_host < ordinal)
             return true;
-    return t->current && awaits(t->current, ordinal);
+    return false;
 }
 
-/* A copy made before seq still awaits bytes from the tiles: what is newer must not replace them yet. */
-static bool fill_older(const struct ofl_tensor *t, uint64_t seq)
+/* A copy made before c still awaits bytes of its part from the tiles: what is newer must not replace them yet. */
+static bool fill_older(const struct core_copy *c)
 {
-    for (const struct core_copy *c = t->ghosts; c; c = c->next)
-        if (copy_filling(c) && c->seq < seq)
+    for (const struct core_copy *o = copy_first(c->tensor); o; o = copy_after(o))
+        if (copy_filling(o) && o->seq < c->seq && copy_meets(o, c->from, c->to))
             return true;
-    return t->current && copy_filling(t->current) && t->current->seq < seq;
+    return false;
 }
 
 /* An older copy's bytes are still to be drained: they go first. */
 static bool drain_older(const struct core_copy *c)
 {
     for (const struct core_copy *g = c->prev; g; g = g->prev)
-        if (!g->drop)
+        if (!g->drop && copy_meets(g, c->from, c->to))
             return true;
     return false;
 }
 
 bool copy_in_use(const struct ofl_tensor *t)
 {
-    for (const struct core_copy *c = t->ghosts; c; c = c->next)
-        if (c->marks || c->waiting)
+    for (const struct core_copy *c = copy_first(t); c; c = copy_after(c))
+        if (c->waiting)
             return true;
-    return t->current && (t->current->marks || t->current->waiting);
+    return t->used > 0;
 }
 
-bool copy_drained(const struct ofl_tensor *t, uint32_t tile, uint64_t seq)
+bool copy_drained(const struct ofl_tensor *t, uint64_t from, uint64_t to, uint64_t seq)
 {
-    if (t->current && t->current->dirty && t->current->write_seq < seq)
-        return false;
+    uint64_t tile = from / t->tile_bytes;
+
+    for (const struct core_copy *c = part_find(t, from, to); c && c->from < to; c = part_behind(c))
+        if (c->dirty && c->write_seq < seq)
+            return false;
     if (t->dirty_ghosts)
         for (const struct core_copy *c = t->ghosts; c; c = c->next)
-            if (!c->drop && c->write_seq < seq && c->drain_done <= tile)
+            if (!c->drop && c->write_seq < seq && copy_meets(c, from, to) && c->drain_done <= tile)
                 return false;
     return true;
 }
@@ -89,15 +118,10 @@ void copy_note_fills(struct pager *p, struct ofl_tensor *t)
 
     t->filling = false;
     t->fill_seq = SCHED_NEVER;
-    for (const struct core_copy *c = t->ghosts; c; c = c->next) {
+    for (const struct core_copy *c = copy_first(t); c; c = copy_after(c)) {
         t->filling |= copy_filling(c);
         if (copy_filling(c) && c->waiting && c->seq < t->fill_seq)
             t->fill_seq = c->seq;
-    }
-    if (t->current && copy_filling(t->current)) {
-        t->filling = true;
-        if (t->current->waiting && t->current->seq < t->fill_seq)
-            t->fill_seq = t->current->seq;
     }
     if (t->filling != before)
         tile_offer(p, t);
@@ -108,8 +132,9 @@ void copy_set_fill(struct pager *p, struct core_copy *c, bool fill)
     if (c->fill == fill)
         return;
     place_set_stuck(p, c, false); /* its urgency may be another one */
+    part_set_busy(c, true);
     c->fill = fill;
-    tile_ahead_all(p, c->tensor, c->fill_next, fill);
+    tile_ahead_all(p, c->tensor, c->fill_next, c->end, fill);
     copy_note_fills(p, c->tensor);
     pager_look(p, c->tensor);
 }
@@ -117,6 +142,7 @@ void copy_set_fill(struct pager *p, struct core_copy *c, bool fill)
 void copy_await(struct pager *p, struct core_copy *c, int by)
 {
     place_set_stuck(p, c, false);
+    part_set_busy(c, true);
     c->waiting += (uint32_t)by;
     copy_note_fills(p, c->tensor);
     pager_look(p, c->tensor);
@@ -129,7 +155,7 @@ static bool fill_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     struct ofl_tensor *t = c->tensor;
     bool zero = t->tiles[tile].state == TILE_NONE;
     struct core_op *op = pager_op(p, zero ? OP_FILL : OP_IN, t, tile);
-    uint8_t *to = p->device + c->off + tile * t->tile_bytes;
+    struct span s = span_of(c, tile);
 
     assert(c->blockers == 0 && tile == c->fill_next);
     if (!op)
@@ -139,10 +165,10 @@ static bool fill_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     c->fill_next++;
     pager_moves(p, t, 1);
     if (zero) {
-        p->env.fill(p->env.arg, to, 0, tile_count_bytes(t, tile), op);
+        p->env.fill(p->env.arg, on_device(p, c, s), 0, s.to - s.from, op);
     } else {
         tile_pin(p, t, tile);
-        p->env.copy_in(p->env.arg, to, tile_ptr(p, t, tile), tile_count_bytes(t, tile), op);
+        p->env.copy_in(p->env.arg, on_device(p, c, s), on_host(p, c, tile, s), s.to - s.from, op);
     }
     return true;
 }
@@ -159,12 +185,13 @@ static bool fill_advance(struct pager *p, struct core_copy *c)
         return true;
     if (!c->waiting) {
         claim.need = NEED_AHEAD;
-        claim.ahead = sched_next_use(p->sched, t->id);
+        claim.ahead = part_next_use(p, c);
     }
-    for (uint32_t i = c->fill_next; i < t->tiles_count && i < c->fill_next + FILL_AHEAD; i++) {
+    for (uint32_t i = c->fill_next; i < c->end && i < c->fill_next + FILL_AHEAD; i++) {
         struct core_tile *x = &t->tiles[i];
+        struct span s = span_of(c, i);
 
-        if (!copy_drained(t, i, c->seq))
+        if (!copy_drained(t, s.from, s.to, c->seq))
             return true;
         if (x->state == TILE_NONE && x->stored) {
             if (must_queue(p, c) || !tile_read_start(p, t, i, claim, class))
@@ -193,14 +220,33 @@ static bool drain_early(const struct pager *p, const struct ofl_tensor *t, uint3
            p->fetched_bytes + t->tile_bytes > p->fetched_max / 2;
 }
 
+/* What c has not of the tile comes to host memory first, and stays there until c's bytes are drained over the
+ * rest: the tile is the unit that is kept below. */
+static bool fetch_edge(struct pager *p, struct core_copy *c, uint32_t tile)
+{
+    const struct tile_claim claim = {.need = NEED_WORK};
+    struct ofl_tensor *t = c->tensor;
+
+    part_set_wants(p, c, true);
+    if (tile >= t->home_tiles && must_queue(p, c))
+        return false;
+    if (t->tiles[tile].stored)
+        return tile_read_start(p, t, tile, claim, IO_DEMAND);
+    return tile_zero_start(p, t, tile, claim);
+}
+
 static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
 {
     struct ofl_tensor *t = c->tensor;
     struct core_tile *x = &t->tiles[tile];
+    struct span s = span_of(c, tile);
+    bool edge = is_edge(c, tile);
     struct core_op *op;
 
-    /* Into a tile's home nothing is claimed: there is no need to wait for a turn. */
-    if (tile >= t->home_tiles &&
+    if (edge && x->state == TILE_NONE)
+        return fetch_edge(p, c, tile);
+    /* Into a tile's home, or an edge, nothing is claimed: there is no need to wait for a turn. */
+    if (tile >= t->home_tiles && !edge &&
         (must_queue(p, c) || drain_early(p, t, tile) ||
          (p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->stage_bytes / 2)))
         return false;
@@ -219,12 +265,12 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     if (t->turns && tile >= t->home_tiles)
         tile_set_fetched(p, x, true);
     op->copy = c;
+    part_set_wants(p, c, false);
     c->moving++;
     c->drain_next++;
     pager_moves(p, t, 1);
     tile_touched(p, t, tile);
-    p->env.copy_out(p->env.arg, tile_ptr(p, t, tile), p->device + c->off + tile * t->tile_bytes,
-                    tile_count_bytes(t, tile), op);
+    p->env.copy_out(p->env.arg, on_host(p, c, tile, s), on_device(p, c, s), s.to - s.from, op);
     return true;
 }
 
@@ -234,9 +280,9 @@ static bool drain_advance(struct pager *p, struct core_copy *c)
     struct ofl_tensor *t = c->tensor;
 
     if (c->drop || c->marks || c->waiting || copy_filling(c) || t->host_done < c->drain_after ||
-        fill_older(t, c->seq) || drain_older(c))
+        fill_older(c) || drain_older(c))
         return true;
-    while (c->drain_next < t->tiles_count && drain_may(&t->tiles[c->drain_next]))
+    while (c->drain_next < c->end && drain_may(&t->tiles[c->drain_next]))
         if (!drain_tile(p, c, c->drain_next))
             return false;
     return true;
@@ -303,7 +349,9 @@ void copy_moved(struct pager *p, struct core_op *op)
         x->state = TILE_VALID;
         c->drain_done++;
         tile_set_dirty(p, t, op->tile, true);
-        if (c->drop || x->stale)
+        if (is_edge(c, op->tile) && !t->turns)
+            tile_ahead(p, t, op->tile, false); /* if it was fetched, it was for this */
+        if (x->stale || (c->drop && !is_edge(c, op->tile)))
             tile_drop(p, t, op->tile);
         return;
     }
@@ -313,7 +361,7 @@ void copy_moved(struct pager *p, struct core_op *op)
     }
     if (!c->poisoned)
         c->fill_done++;
-    if (c->fill_done == t->tiles_count)
+    if (c->fill_done == c->end)
         copy_note_fills(p, t);
 }
 
@@ -321,7 +369,7 @@ bool copy_over(struct pager *p, struct core_copy *c)
 {
     if (c->marks || c->moving || c->waiting || copy_filling(c))
         return false;
-    if (!c->drop && c->drain_done < c->tensor->tiles_count)
+    if (!c->drop && c->drain_done < c->end)
         return false;
     if (p->poison && !c->poisoned && !p->broken.code && c->blockers == 0) {
         struct core_op *op = pager_op(p, OP_FILL, c->tensor, 0);
@@ -355,27 +403,35 @@ static void spoil(struct pager *p, struct core_copy *c, const struct base_error 
     place_set_stuck(p, c, false);
     c->dirty = false;
     if (c->ghost)
-        place_drop(c);
+        part_drop(p, c);
     pager_look(p, c->tensor);
 }
 
 /* What awaits the bytes fails, nothing else. Not before the range is clear, though: a GPU runs what was
  * launched behind the gate all the same, and what it writes must not meet bytes of another tensor that are
  * still to be drained from there. */
-void copy_fail(struct pager *p, struct ofl_tensor *t, uint64_t seq, const struct base_error *error)
+void copy_fail(struct pager *p, struct ofl_tensor *t, uint64_t seq, uint64_t from, uint64_t to,
+               const struct base_error *error)
 {
-    for (struct core_copy *c = t->ghosts; c; c = c->next)
-        if (copy_filling(c) && c->seq > seq)
-            spoil(p, c, error);
-    if (t->current && copy_filling(t->current) && t->current->seq > seq) {
-        struct core_copy *c = t->current;
+    struct core_copy *c, *next;
 
+    for (c = copy_first(t); c; c = next) {
+        next = copy_after(c);
+        if (!copy_filling(c) || c->seq <= seq || !copy_meets(c, from, to))
+            continue;
         spoil(p, c, error);
-        if (!c->waiting && !c->leases && !c->home) {
+        if (!c->ghost && !c->waiting && !c->leases && !c->home) {
             t->ahead_failed = true;
             place_evict(p, c);
         }
     }
+}
+
+void copy_fail_edge(struct pager *p, struct ofl_tensor *t, uint32_t tile, const struct base_error *error)
+{
+    for (struct core_copy *c = t->ghosts; c; c = c->next)
+        if (c->wants && c->drain_next == tile)
+            copy_ruin(p, c, c->version, error);
 }
 
 void copy_lose(struct ofl_tensor *t, const struct base_error *error)
@@ -399,6 +455,14 @@ int copy_check_lost(const struct ofl_tensor *t, const char *what)
                      t->name, t->lost->text);
 }
 
+static bool fills(const struct ofl_tensor *t)
+{
+    for (const struct core_copy *c = copy_first(t); c; c = copy_after(c))
+        if (copy_filling(c))
+            return true;
+    return false;
+}
+
 /* Host works issued since, up to to, count on it as well. */
 static void ruin_works(const struct core_copy *c, uint64_t to, const struct base_error *error)
 {
@@ -419,22 +483,21 @@ static void ruin_works(const struct core_copy *c, uint64_t to, const struct base
 
 /* Somebody has overwritten all of t since: what it holds is not touched, but who reads what lay between the two
  * fails. */
-static void ruin_superseded(struct pager *p, struct core_copy *c, uint64_t version,
-                            const struct base_error *error)
+static void ruin_superseded(struct pager *p, struct core_copy *c, const struct base_error *error)
 {
     struct ofl_tensor *t = c->tensor;
 
-    for (struct core_copy *g = t->ghosts; g; g = g->next)
-        if (copy_filling(g) && g->seq > c->seq && g->seq < t->whole_seq)
+    for (struct core_copy *g = copy_first(t); g; g = copy_after(g)) {
+        if (!copy_filling(g) || g->seq <= c->seq || g->seq >= t->whole_seq || !copy_meets(g, c->from, c->to))
+            continue;
+        if (g->ghost) {
             spoil(p, g, error);
-    if (t->current && copy_filling(t->current) && t->current->seq > c->seq &&
-        t->current->seq < t->whole_seq) {
-        note_error(t->current, error); /* who only overwrites it keeps it */
-        copy_set_fill(p, t->current, false);
+        } else {
+            note_error(g, error); /* who only overwrites it keeps it */
+            copy_set_fill(p, g, false);
+        }
     }
     ruin_works(c, t->whole_seq, error);
-    if (c->version > version)
-        return;          /* c holds the newer write as well, whose own end decides */
     t->gone |= c->wrote; /* what lay below was dropped for it */
     spoil(p, c, error);
 }
@@ -443,18 +506,21 @@ void copy_ruin(struct pager *p, struct core_copy *c, uint64_t version, const str
 {
     struct ofl_tensor *t = c->tensor;
 
+    if (version < c->over_version)
+        return; /* nobody has read it since, and the end of the newer write decides */
     if (version < t->whole_version) {
-        ruin_superseded(p, c, version, error);
+        ruin_superseded(p, c, error);
         return;
     }
     spoil(p, c, error);
-    copy_fail(p, t, c->seq, error); /* they were promised what was to be written */
+    copy_fail(p, t, c->seq, c->from, c->to, error); /* they were promised what was to be written */
     ruin_works(c, p->seq, error);
     if (!(t->flags & OFL_TENSOR_TRANSIENT) && (c->wrote || c->home || t->gone)) {
-        tile_drop_all(p, t);
+        if (!fills(t)) /* of other parts, or of what there was before */
+            tile_drop_all(p, t);
         copy_lose(t, error);
     }
-    if (t->current == c && !c->leases && !c->home && !c->waiting)
+    if (!c->ghost && !c->leases && !c->home && !c->waiting)
         place_evict(p, c);
 }
 
@@ -462,25 +528,30 @@ void copy_ruin(struct pager *p, struct core_copy *c, uint64_t version, const str
 static bool below_is_idle(const struct core_copy *c, uint64_t version)
 {
     const struct ofl_tensor *t = c->tensor;
+    /* Who writes to bytes of a live copy has its lease, or makes a ghost of it. */
+    uint64_t newest = c->ghost ? t->version : c->version;
 
-    return version == t->version && t->host_issued == t->host_done && !t->source && c->drain_next == 0 &&
-           !fill_older(t, c->seq);
+    return version == newest && t->host_issued == t->host_done && !t->source && c->drain_next == c->first &&
+           !fill_older(c);
 }
 
 static void drop_below(struct pager *p, struct core_copy *c)
 {
     struct ofl_tensor *t = c->tensor;
 
-    for (struct core_copy *g = t->ghosts; g && g->seq < c->seq; g = g->next)
-        place_drop(g);
-    tile_drop_all(p, t);
+    for (struct core_copy *g = t->ghosts; g; g = g->next)
+        if (g->seq < c->seq && copy_holds(c, g->from, g->to))
+            part_drop(p, g);
+    for (uint32_t i = c->first; i < c->end; i++)
+        if (!is_edge(c, i))
+            tile_drop(p, t, i);
     pager_look(p, t);
 }
 
-void copy_publish(struct pager *p, struct core_copy *c, uint64_t version)
+void copy_publish(struct pager *p, struct core_copy *c, uint64_t version, bool whole)
 {
     c->wrote = true;
-    if (version >= c->tensor->whole_version)
+    if (whole && version >= c->tensor->whole_version)
         c->tensor->gone = false;
     if (below_is_idle(c, version))
         drop_below(p, c);

@@ -18,21 +18,25 @@ void copy_advance_stuck(struct pager *p);
 /* The ghost has nothing left to do. */
 bool copy_over(struct pager *p, struct core_copy *c);
 void copy_moved(struct pager *p, struct core_op *op);
-/* The bytes of t can't be had: copies younger than seq whose bytes are still to come fail. */
-void copy_fail(struct pager *p, struct ofl_tensor *t, uint64_t seq, const struct base_error *error);
+/* Bytes [from, to) of t can't be had: copies younger than seq to which some of them are still to come fail. */
+void copy_fail(struct pager *p, struct ofl_tensor *t, uint64_t seq, uint64_t from, uint64_t to,
+               const struct base_error *error);
+/* The tile can't be had: ghosts that were to be drained into it can't be kept. */
+void copy_fail_edge(struct pager *p, struct ofl_tensor *t, uint32_t tile, const struct base_error *error);
 /* What a write should have put into c is not there. Its range is not published; t is lost if nothing good
  * lies below. version: of the write. */
 void copy_ruin(struct pager *p, struct core_copy *c, uint64_t version, const struct base_error *error);
-/* A write has ended well: what lies below is obsolete, unless somebody is still to read it. */
-void copy_publish(struct pager *p, struct core_copy *c, uint64_t version);
+/* A write has ended well: what lies below is obsolete, unless somebody is still to read it. whole: it may have
+ * written all of the tensor. */
+void copy_publish(struct pager *p, struct core_copy *c, uint64_t version, bool whole);
 /* Contents are undefined from here on. */
 void copy_forget(struct pager *p, struct core_copy *c, uint64_t version);
 /* A copy made before that host work still awaits bytes from the tiles. */
 bool copy_fill_before(const struct ofl_tensor *t, uint64_t ordinal);
 /* Work on streams has still to pass a use of t. */
 bool copy_in_use(const struct ofl_tensor *t);
-/* The tile's newest bytes are below the device, as far as copies older than seq are concerned. */
-bool copy_drained(const struct ofl_tensor *t, uint32_t tile, uint64_t seq);
+/* The newest of these bytes of a tile are below the device, as far as copies older than seq are concerned. */
+bool copy_drained(const struct ofl_tensor *t, uint64_t from, uint64_t to, uint64_t seq);
 
 /* t's bytes are lost: error is what every reader gets until it is overwritten whole. */
 void copy_lose(struct ofl_tensor *t, const struct base_error *error);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -200,6 +201,25 @@ static void env_seal(void *arg, struct core_op *op)
 
     op->env = e;
     base_pool_submit_first(e->pool, seal_job, op);
+}
+
+/* Worker thread. */
+static void zero_job(void *arg)
+{
+    struct core_op *op = arg;
+
+    memset(op->zero_bytes, 0, op->seal_count);
+    engine_post(op->env, op);
+}
+
+static void env_zero(void *arg, void *bytes, uint64_t count, struct core_op *op)
+{
+    struct core_engine *e = arg;
+
+    op->env = e;
+    op->zero_bytes = bytes;
+    op->seal_count = count;
+    base_pool_submit_first(e->pool, zero_job, op);
 }
 
 static void env_copy_in(void *arg, void *dst, const void *src, uint64_t bytes, struct core_op *op)
@@ -434,6 +454,7 @@ int engine_start(struct core_engine *e)
     env->arg = e;
     env->io = env_io;
     env->seal = env_seal;
+    env->zero = env_zero;
     env->copy_in = env_copy_in;
     env->copy_out = env_copy_out;
     env->fill = env_fill;

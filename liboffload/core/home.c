@@ -17,10 +17,9 @@
 #include "liboffload/core/tile.h"
 
 #define TILE_MIN_BYTES (64ull << 10)
-/* Larger ones reach no other rate, and a window of a few tiles, and what a tile waits for before it can be passed on,
- * grow with them. Larger ones cost less of the CPU: 0.25 s a GB from a drive to the device with these, 0.20 with twice
- * as large ones. */
-#define TILE_MAX_BYTES (1ull << 20)
+/* Large tiles cost less of the CPU per byte; but a window of a few of them, and what a tile waits for before it can be
+ * passed on, grow with them: so they are a small part of the host budget, STAGE_TILES_WIDE of which it holds. */
+#define TILE_MAX_BYTES (8ull << 20)
 /* Tiles that move through what homes leave of the host arena: with these, the few that are held
  * always leave a hole for one more; */
 #define STAGE_TILES 32u
@@ -281,16 +280,20 @@ static void give_host(struct pager *p, struct ofl_tensor *t, uint32_t tiles)
     tail = base_extents_tail(p->homes.host);
     if (tail == 0 || !tile_vacate(p))
         return; /* what is still there would be given out again: the next home may have it */
+    if (base_extents_grow(p->host_ranges, p->stage_bytes + tail) < 0)
+        return; /* out of memory: likewise */
     base_extents_shrink(p->homes.host, p->host_bytes - p->stage_bytes - tail);
-    if (base_extents_grow(p->host_ranges, p->stage_bytes + tail) == 0)
-        set_stage(p, p->stage_bytes + tail); /* else the range is lost, which only wastes space */
+    set_stage(p, p->stage_bytes + tail);
 }
 
 /* A range at the end of the arena, which homes grow into from behind. */
 static int take_range(struct pager *p, struct ofl_tensor *t, uint64_t bytes, uint64_t *off)
 {
-    uint64_t at = base_extents_take(p->homes.host, bytes), missing;
+    uint64_t at, missing;
 
+    if (!base_extents_ready(p->homes.host))
+        return base_fail(-ENOMEM, "create %s: out of memory", t->name);
+    at = base_extents_take(p->homes.host, bytes);
     if (at == BASE_EXTENT_NONE) {
         missing = bytes - base_extents_tail(p->homes.host);
         if (less(p->stage_bytes, p->homes.stage_min_bytes) < missing)

@@ -10,6 +10,8 @@ int lease_acquire(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t 
 /* *mark is to be posted on the stream; NULL for an empty batch. */
 int pager_release(struct pager *p, struct ofl_lease *leases, size_t n, uint64_t stream,
                   struct core_op **mark);
+/* Frees what is kept for leases to come. */
+void lease_close(struct pager *p);
 void lease_mark_done(struct pager *p, struct core_op *op);
 
 #endif

@@ -6,27 +6,31 @@
  *
  * Its files, each of which knows only those before it:
  *     tile.c   the HOST tier: ranges, reads, write-backs, what leaves it
+ *     part.c   which copies hold which bytes of a tensor
  *     place.c  the device arena: who gets which range, what leaves it
  *     copy.c   device copies: bytes in (fill), bytes out (drain), the end of a ghost
  *     wait.c   what a stream waits for
+ *     hold.c   who may lease which bytes together
  *     lease.c  acquire and release      work.c  host-side work on tiles      home.c  where tensors live
  *     pump.c   life, inputs, and what starts when
  *     verify.c balances all books, for tests
  *
- * Words: a copy is a tensor's range in device memory. At most one of a tensor is live; a ghost is a copy
- * whose range was given to another tensor while its last use, or its write-back, is still to complete.
+ * Words: a copy holds bytes [from, to) of its tensor, a part or the whole, in a range of device memory. Live
+ * copies of a tensor never overlap in it; a ghost is a copy whose range was given to another while its last use,
+ * or its write-back, is still to complete. An edge is a tile that a copy has only a part of.
  *
- * Orders, by tensor. Commands (acquire, release, host work) are numbered as they come, in pager.seq; work on
+ * Orders, by bytes of a tensor: copies that share none of them have none. Commands (acquire, release, host work) are numbered as they come, in pager.seq; work on
  * streams and on drives ends in any order. What keeps the order of the commands:
  *  1. A copy's bytes come in when its range is clear of older ghosts, when host works issued before it are
- *     done, and, tile by tile, when older dirty ghosts of the tensor are drained.
+ *     done, and, tile by tile, when older dirty ghosts of these bytes are drained.
  *  2. A dirty ghost is drained when its uses have ended well, its own bytes have come in, older copies have
- *     theirs, older dirty ghosts are drained, and host works issued before its last lease are done.
+ *     theirs, older dirty ghosts are drained, and host works issued before its last lease are done. An edge is
+ *     drained into a tile whose other bytes are in host memory, and keeps them.
  *  3. A host work runs in its turn, tile by tile when older dirty copies are drained; it writes when copies
  *     older than it have their bytes.
  *  4. A range is given on, in physics, when all that used it before has ended: its ghosts are gone.
  *  5. What lies below the device is dropped when a write has ended well that no other followed, unless older
- *     copies or host works are still to read it.
+ *     copies or host works are still to read it: tiles and ghosts of which the copy has all bytes.
  */
 #ifndef OFL_CORE_PAGER_H
 #define OFL_CORE_PAGER_H
@@ -75,22 +79,37 @@ struct core_tile {
 
 struct core_cond;
 
+/* A lease of a part of a copy, where several may write. */
+struct core_hold {
+    uint64_t from, to;
+    uint64_t batch; /* the one that is releasing it */
+    bool writes;
+    struct core_hold *next;
+};
+
+/* What a lease of a copy that is there looks at comes first: as few cache lines as can be. */
 struct core_copy {
-    struct base_node place; /* live: of pager.arena; ghost: of pager.graves */
-    struct base_node turn;  /* of pager.stuck, if stuck */
     struct ofl_tensor *tensor;
-    struct core_copy *prev, *next; /* live: by address; ghosts: of the tensor, by age */
+    struct base_node part; /* live: of tensor->live */
+    uint64_t from, to;     /* bytes of the tensor */
     uint64_t seq, off, len;
-    uint64_t gap, gap_max; /* live: free bytes behind it; the most of that in its subtree */
-    uint64_t end_max;      /* ghost: where the last range of its subtree ends */
-    uint64_t after_host;   /* host works to await before bytes come in */
-    uint64_t drain_after;  /* and before they go out */
-    uint64_t version;      /* of the last lease to write */
-    uint64_t write_seq;    /* of the first lease that made it dirty */
-    uint32_t blockers;     /* older ghosts in the range; 0: it is clear */
-    uint32_t leases;
-    bool writer;      /* the lease is exclusive */
+    uint64_t version;               /* of the last lease to write */
+    uint64_t over_version;          /* of the last one that overwrote all that the copy holds */
+    uint64_t batch;                 /* of leases that are released, the last that named it */
+    uint64_t mark_seq, mark_stream; /* of the latest release; stream 0: several */
+    struct base_error *error;       /* its bytes could not be had */
+    uint32_t leases, writers;       /* held; those of them that write: of a home, each its own part */
+    uint32_t named;                 /* in batch, so often */
+    uint32_t blockers;              /* older ghosts in the range; 0: it is clear */
+    uint32_t marks, write_marks;    /* released uses that have not completed */
+    uint32_t waiting;               /* conditions below that await the bytes */
+    uint32_t moving;                /* link copies in flight */
+    uint32_t first, end;            /* tiles that its bytes lie in */
+    uint32_t fill_next, fill_done;  /* the first tile that is not issued, that has not landed */
+    uint32_t drain_next, drain_done;
     bool home;        /* never evicted: the device is this tensor's home */
+    bool busy;        /* live: may be filling, awaited, or on the move */
+    bool wants;       /* the edge at drain_next is counted as wanted: it is fetched, or has arrived */
     bool ghost, drop; /* drop: nothing to write back */
     bool dirty;       /* newer than what lies below, or will be when its uses have ended */
     bool wrote;       /* a write has ended well: what lay below is gone */
@@ -98,15 +117,18 @@ struct core_copy {
     bool hollow;      /* placed ahead for an overwrite: has no bytes, and none on their way */
     bool fetched;     /* started ahead of its acquire */
     bool poisoned;
-    bool stuck;                    /* waits for room in the host arena */
-    uint32_t fill_next, fill_done; /* tiles issued, landed */
-    uint32_t drain_next, drain_done;
-    uint32_t moving;                /* link copies in flight */
-    uint32_t marks, write_marks;    /* released uses that have not completed */
-    uint64_t mark_seq, mark_stream; /* of the latest release; stream 0: several */
-    uint32_t waiting;               /* conditions below that await the bytes */
+    bool stuck;           /* waits for room in the host arena */
+    uint64_t write_seq;   /* of the first lease that made it dirty */
+    uint64_t after_host;  /* host works to await before bytes come in */
+    uint64_t drain_after; /* and before they go out */
     struct core_cond *conds;
-    struct base_error *error; /* its bytes could not be had */
+    struct core_hold *holds;                 /* of a home: leases of parts */
+    struct base_node place;                  /* live: of pager.arena; ghost: of pager.graves */
+    struct base_node turn;                   /* of pager.stuck, if stuck */
+    struct core_copy *prev, *next;           /* live: by address; ghosts: of the tensor, by end of life */
+    struct core_copy *busy_prev, *busy_next; /* live: of tensor->busy, if busy */
+    uint64_t gap, gap_max;                   /* live: free bytes behind it; the most of that in its subtree */
+    uint64_t end_max;                        /* ghost: where the last range of its subtree ends */
 };
 
 /* One acquire that has to wait: its gate opens when the last condition holds. */
@@ -150,11 +172,14 @@ struct ofl_tensor {
     struct ofl_source *source;
     struct base_node by_size; /* of pager.sizes, unless device_home */
     bool added;
-    bool leaving;        /* being destroyed: nothing is fetched for it */
-    bool homed;          /* it has its home already, and awaits that nothing else is there */
-    bool device_home;    /* its copy is never evicted; nothing of it is below */
-    uint32_t home_tiles; /* the first so many own their ranges of the host arena for good */
-    struct core_copy *current;
+    bool leaving;           /* being destroyed: nothing is fetched for it */
+    bool homed;             /* it has its home already, and awaits that nothing else is there */
+    bool device_home;       /* its copy is never evicted; nothing of it is below */
+    uint32_t home_tiles;    /* the first so many own their ranges of the host arena for good */
+    struct base_tree live;  /* copies, by their part */
+    struct core_copy *busy; /* those of them that something may be to happen to */
+    uint32_t leased, loose; /* live copies: leased ones, ones that may be evicted */
+    uint32_t used;          /* released uses that have not completed, of all copies */
     struct core_copy *ghosts, *ghosts_last; /* oldest first */
     uint32_t dirty_ghosts, ghosts_count;
     uint64_t host_issued, host_done;
@@ -179,12 +204,13 @@ struct ofl_tensor {
 
 /* ---- operations -------------------------------------------------------- */
 
-enum core_op_type { OP_READ, OP_WRITE, OP_IN, OP_OUT, OP_FILL, OP_MARK, OP_CALL };
+/* OP_ZERO: a tile that was never written becomes zeros in host memory. */
+enum core_op_type { OP_READ, OP_ZERO, OP_WRITE, OP_IN, OP_OUT, OP_FILL, OP_MARK, OP_CALL };
 
 struct core_use {
     struct core_copy *copy;
     uint64_t seq, version;
-    bool wrote, drop;
+    bool wrote, drop, whole; /* whole: the lease was of all the tensor */
 };
 
 struct core_op {
@@ -204,6 +230,7 @@ struct core_op {
     uint64_t orphan_off, orphan_len; /* of a late read: its range, which is no tile's any more */
     struct core_op *orphan_next;
     const void *seal_bytes;
+    void *zero_bytes;
     uint64_t seal_count, seal;
     struct io_request io;
 };
@@ -241,6 +268,7 @@ struct core_env {
     void (*io)(void *arg, struct core_op *op);
     /* op->seal is to become the seal of op->seal_count bytes at op->seal_bytes. */
     void (*seal)(void *arg, struct core_op *op);
+    void (*zero)(void *arg, void *bytes, uint64_t count, struct core_op *op);
     void (*copy_in)(void *arg, void *dst, const void *src, uint64_t bytes, struct core_op *op);
     void (*copy_out)(void *arg, void *dst, const void *src, uint64_t bytes, struct core_op *op);
     void (*fill)(void *arg, void *dst, uint8_t byte, uint64_t bytes, struct core_op *op);
@@ -299,6 +327,8 @@ struct pager {
     struct core_copy *spare_copies;
     uint32_t spare_copies_count, spare_conds_count;
     struct core_cond *spare_conds;
+    struct core_hold *spare_holds;
+    uint32_t spare_holds_count;
     struct core_wait waits;
     struct core_wait
         *failed_waits; /* over with an error before their stream could wait: their gates open next */
@@ -338,7 +368,36 @@ struct pager {
 /* c's bytes are to come. */
 static inline bool copy_filling(const struct core_copy *c)
 {
-    return c->fill && c->fill_done < c->tensor->tiles_count;
+    return c->fill && c->fill_done < c->end;
+}
+
+static inline bool copy_whole(const struct core_copy *c)
+{
+    return c->to - c->from == c->tensor->bytes;
+}
+
+/* c has some of these bytes, all of them. */
+static inline bool copy_meets(const struct core_copy *c, uint64_t from, uint64_t to)
+{
+    return c->from < to && from < c->to;
+}
+
+static inline bool copy_holds(const struct core_copy *c, uint64_t from, uint64_t to)
+{
+    return c->from <= from && to <= c->to;
+}
+
+/* All copies of t that something may be to happen to: ghosts, oldest first, then busy live ones. */
+static inline struct core_copy *copy_first(const struct ofl_tensor *t)
+{
+    return t->ghosts ? t->ghosts : t->busy;
+}
+
+static inline struct core_copy *copy_after(const struct core_copy *c)
+{
+    if (!c->ghost)
+        return c->busy_next;
+    return c->next ? c->next : c->tensor->busy;
 }
 
 /* A transfer of t's tiles begins (1) or ends (-1). */

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "liboffload/core/part.h"
 #include "liboffload/core/tile.h"
 
 /* Copies that a window is laid around, farthest next use first, before the best of them is taken. */
@@ -162,12 +163,14 @@ int place_reserve(struct pager *p, uint32_t copies)
     return 0;
 }
 
-static void offer(struct pager *p, const struct core_copy *c)
+/* One more copy of t, or one fewer, may be evicted. */
+static void offer(struct pager *p, struct ofl_tensor *t, int by)
 {
-    if (c->ghost || c->leases || c->home)
-        sched_withdraw(p->sched, SCHED_COPIES, c->tensor->id);
+    t->loose += (uint32_t)by;
+    if (t->loose)
+        sched_offer(p->sched, SCHED_COPIES, t->id);
     else
-        sched_offer(p->sched, SCHED_COPIES, c->tensor->id);
+        sched_withdraw(p->sched, SCHED_COPIES, t->id);
 }
 
 static void block(void *arg, struct core_copy *g)
@@ -186,18 +189,30 @@ static struct core_copy *live_at(const struct pager *p, uint64_t off)
     return of_place(base_tree_before(&p->arena, &key.place));
 }
 
-/* In the gap at off, which holds it. */
-static struct core_copy *make(struct pager *p, struct ofl_tensor *t, uint64_t off, uint64_t len)
+/* Bytes [from, to) of t in the gap at off, which holds them. */
+static struct core_copy *make(struct pager *p, struct ofl_tensor *t, uint64_t from, uint64_t to, uint64_t off)
 {
     struct core_copy *c, *prev = live_at(p, off);
+    uint64_t len = place_footprint(to - from);
+    uint32_t first = (uint32_t)(from / t->tile_bytes);
 
-    assert(end_of(prev) <= off && end_of(prev) + prev->gap >= off + len && !t->current);
+    assert(end_of(prev) <= off && end_of(prev) + prev->gap >= off + len);
+    assert(from < to && to <= t->bytes && !part_find(t, from, to));
     if (place_reserve(p, 1) < 0)
         return NULL;
     c = p->spare_copies;
     p->spare_copies = c->next;
     p->spare_copies_count--;
     *c = (struct core_copy){.tensor = t,
+                            .from = from,
+                            .to = to,
+                            .first = first,
+                            .end = (uint32_t)((to - 1) / t->tile_bytes) + 1,
+                            .fill_next = first,
+                            .fill_done = first,
+                            .drain_next = first,
+                            .drain_done = first,
+                            .version = t->version,
                             .seq = ++p->seq,
                             .off = off,
                             .len = len,
@@ -211,8 +226,8 @@ static struct core_copy *make(struct pager *p, struct ofl_tensor *t, uint64_t of
     c->prev->next = c->next->prev = c;
     base_tree_insert(&p->arena, &c->place);
     graves_in(p->graves.root, off, off + len, block, c);
-    t->current = c;
-    offer(p, c);
+    part_add(c);
+    offer(p, t, 1);
     pager_look(p, t);
     p->device_used += len;
     if (p->device_used > p->device_peak)
@@ -220,27 +235,15 @@ static struct core_copy *make(struct pager *p, struct ofl_tensor *t, uint64_t of
     return c;
 }
 
-static void ghost_append(struct ofl_tensor *t, struct core_copy *c)
-{
-    c->next = NULL;
-    c->prev = t->ghosts_last;
-    if (c->prev)
-        c->prev->next = c;
-    else
-        t->ghosts = c;
-    t->ghosts_last = c;
-    t->ghosts_count++;
-}
-
 void place_evict(struct pager *p, struct core_copy *c)
 {
     struct ofl_tensor *t = c->tensor;
 
-    assert(!c->ghost && c->leases == 0 && t->current == c);
+    assert(!c->ghost && c->leases == 0);
     place_set_stuck(p, c, false);
     if (!c->waiting && copy_filling(c)) {
         c->fill = false; /* nobody will use what has not landed */
-        tile_ahead_all(p, t, c->fill_next, false);
+        tile_ahead_all(p, t, c->fill_next, c->end, false);
     }
     if (p->homes_last == c)
         p->homes_last = c->prev;
@@ -252,14 +255,13 @@ void place_evict(struct pager *p, struct core_copy *c)
     c->prev->next = c->next;
     c->next->prev = c->prev;
     p->device_used -= c->len;
-    t->current = NULL;
+    part_remove(c);
     c->ghost = true;
+    if (!c->home)
+        offer(p, t, -1);
     c->home = false;
-    offer(p, c);
     c->drop = !c->dirty || (t->flags & OFL_TENSOR_TRANSIENT);
-    if (!c->drop)
-        t->dirty_ghosts++;
-    ghost_append(t, c);
+    part_ghost_add(c);
     base_tree_insert(&p->graves, &c->place);
     if (sched_far(p->sched, t->id) < p->ahead_device)
         p->ahead_device = sched_far(p->sched, t->id); /* it may be worth placing again */
@@ -280,15 +282,6 @@ void place_evict_all(struct pager *p)
             place_evict(p, c);
         c = next;
     }
-}
-
-void place_drop(struct core_copy *c)
-{
-    assert(c->ghost);
-    if (c->drop)
-        return;
-    c->drop = true;
-    c->tensor->dirty_ghosts--;
 }
 
 static void unblock(struct pager *p, struct core_copy *c)
@@ -316,16 +309,13 @@ void place_bury(struct pager *p, struct core_copy *c)
     struct ofl_tensor *t = c->tensor;
     struct buried b = {p, c};
 
+    assert(!c->wants);
     base_tree_remove(&p->graves, &c->place);
     graves_in(p->graves.root, c->off, end_of(c), unblock_ghost, &b);
     for (struct core_copy *l = live_at(p, c->off)->next; l != &p->live && l->off < end_of(c); l = l->next)
         if (l->seq > c->seq)
             unblock(p, l);
-    *(c->prev ? &c->prev->next : &t->ghosts) = c->next;
-    *(c->next ? &c->next->prev : &t->ghosts_last) = c->prev;
-    t->ghosts_count--;
-    if (!c->drop)
-        t->dirty_ghosts--;
+    part_ghost_remove(c);
     pager_look(p, t);
     copy_free(c);
 }
@@ -347,17 +337,25 @@ bool place_at_rest(const struct pager *p, const struct core_copy *c)
 
 void place_hold(struct pager *p, struct core_copy *c)
 {
-    if (c->leases++ == 0 && !c->home)
-        p->held_bytes += c->len;
-    offer(p, c);
+    if (c->leases++)
+        return;
+    c->tensor->leased++;
+    if (c->home)
+        return;
+    p->held_bytes += c->len;
+    offer(p, c->tensor, -1);
 }
 
 void place_unhold(struct pager *p, struct core_copy *c)
 {
     assert(c->leases > 0);
-    if (--c->leases == 0 && !c->home)
-        p->held_bytes -= c->len;
-    offer(p, c);
+    if (--c->leases)
+        return;
+    c->tensor->leased--;
+    if (c->home)
+        return;
+    p->held_bytes -= c->len;
+    offer(p, c->tensor, 1);
 }
 
 void place_keep(struct pager *p, struct core_copy *c)
@@ -365,7 +363,7 @@ void place_keep(struct pager *p, struct core_copy *c)
     assert(c->leases == 0 && !c->home);
     c->home = true;
     p->held_bytes += c->len;
-    offer(p, c);
+    offer(p, c->tensor, -1);
     while (p->homes_last->next->home)
         p->homes_last = p->homes_last->next;
 }
@@ -431,7 +429,7 @@ static uint64_t use_of(const struct search *s, const struct core_copy *c)
     if (c == &s->p->live || c->leases || c->home)
         return 0;
     id = c->tensor->id;
-    next = sched_next_use(s->p->sched, id);
+    next = part_next_use(s->p, c);
     return kept_from(s, id, next) ? 0 : worth_of(s, id, next);
 }
 
@@ -461,18 +459,30 @@ static bool window_around(const struct search *s, struct core_copy *c, struct wi
     return true;
 }
 
+/* The windows around the copies of t. */
+static void windows_of(struct search *s, const struct ofl_tensor *t)
+{
+    struct core_copy *c = part_find(t, 0, t->bytes);
+    struct window w;
+
+    for (; c && s->looks < WINDOWS_MAX; c = part_behind(c)) {
+        if (!use_of(s, c))
+            continue;
+        s->looks++;
+        if (window_around(s, c, &w) && (!s->best.first || w.next_use > s->best.next_use))
+            s->best = w;
+    }
+}
+
 static enum sched_verdict judge(void *arg, uint32_t id, uint64_t distance)
 {
     struct search *s = arg;
-    struct core_copy *c = s->p->by_id[id]->current;
-    struct window w;
 
-    if ((s->best.first && worth_of(s, id, distance) < s->best.next_use) || s->looks++ == WINDOWS_MAX)
+    if ((s->best.first && worth_of(s, id, distance) < s->best.next_use) || s->looks >= WINDOWS_MAX)
         return SCHED_STOP; /* those to come can't be better */
     if (kept_from(s, id, distance))
         return s->p->planned && sched_passing(s->p->sched, id) ? SCHED_SKIP : SCHED_STOP;
-    if (window_around(s, c, &w) && (!s->best.first || w.next_use > s->best.next_use))
-        s->best = w;
+    windows_of(s, s->p->by_id[id]);
     return SCHED_SKIP;
 }
 
@@ -520,9 +530,10 @@ static void clear_range(struct pager *p, const struct window *w, uint64_t off, u
     }
 }
 
-struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t limit)
+struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t from, uint64_t to,
+                             uint64_t limit)
 {
-    struct search s = {.p = p, .bytes = place_footprint(t->bytes), .limit = limit};
+    struct search s = {.p = p, .bytes = place_footprint(to - from), .limit = limit};
     bool top = from_top(p, t);
     struct core_copy *gap = gap_find(p, s.bytes, top);
     uint64_t off;
@@ -531,7 +542,10 @@ struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t lim
     if (place_reserve(p, 1) < 0)
         return NULL;
     if (gap)
-        return make(p, t, top ? end_of(gap) + gap->gap - s.bytes : end_of(gap), s.bytes);
+        return make(p, t, from, to, top ? end_of(gap) + gap->gap - s.bytes : end_of(gap));
+    if (to - from < t->bytes)
+        windows_of(&s, t); /* the next use of t is that of its next part: of others it may be far away */
+    s.looks = 0;
     (void)sched_choose(p->sched, SCHED_COPIES, 0, judge, &s, &id);
     if (!s.best.first && limit == 0)
         window_anywhere(&s);
@@ -539,7 +553,7 @@ struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t lim
         return NULL;
     off = top ? end_of(s.best.last) + s.best.last->gap - s.bytes : end_of(s.best.first->prev);
     clear_range(p, &s.best, off, s.bytes);
-    return make(p, t, off, s.bytes);
+    return make(p, t, from, to, off);
 }
 
 struct core_copy *place_home(struct pager *p, struct ofl_tensor *t)
@@ -569,9 +583,9 @@ struct core_copy *place_home(struct pager *p, struct ofl_tensor *t)
             w.last = c;
         }
         clear_range(p, &w, from, s.bytes);
-        c = make(p, t, from, s.bytes);
+        c = make(p, t, 0, t->bytes, from);
     } else {
-        c = make(p, t, end_of(at), s.bytes);
+        c = make(p, t, 0, t->bytes, end_of(at));
     }
     return c;
 }

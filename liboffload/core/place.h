@@ -9,9 +9,11 @@ void place_close(struct pager *p);
 uint64_t place_footprint(uint64_t bytes);
 /* So many copies can be placed from now on without memory being asked for. -ENOMEM. */
 int place_reserve(struct pager *p, uint32_t copies);
-/* A range for t, at the expense of copies whose next use is further than limit events away (0: any that are
- * not leased); NULL if there is none, or no memory (see place_reserve). */
-struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t limit);
+/* A range for bytes [from, to) of t, of which no live copy has any, at the expense of copies whose next use is
+ * further than limit events away (0: any that are not leased); NULL if there is none, or no memory (see
+ * place_reserve). */
+struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t from, uint64_t to,
+                             uint64_t limit);
 /* A range for good: the lowest that holds no lease and no other home, so that homes lie side by side
  * and the rest stays in one piece. */
 struct core_copy *place_home(struct pager *p, struct ofl_tensor *t);
@@ -25,8 +27,6 @@ void place_unhold(struct pager *p, struct core_copy *c);
 void place_keep(struct pager *p, struct core_copy *c); /* c is a home */
 /* The ghost has ended: what waited for its range is clear, or waits for fewer. */
 void place_bury(struct pager *p, struct core_copy *c);
-/* The ghost's bytes are obsolete: nothing to write back any more. */
-void place_drop(struct core_copy *c);
 /* c waits for room in the host arena, or does not any more; before what decides its urgency changes. */
 void place_set_stuck(struct pager *p, struct core_copy *c, bool stuck);
 /* Drains come first, which others wait for; then fills that are awaited; then those ahead. */

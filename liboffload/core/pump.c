@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "liboffload/core/copy.h"
+#include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
 #include "liboffload/core/wait.h"
@@ -42,8 +43,7 @@ int pager_open(struct pager *p)
 void pager_close(struct pager *p)
 {
     wait_close(p);
-    free(p->items);
-    p->items = NULL;
+    lease_close(p);
     place_close(p);
     while (p->free_ops) {
         struct core_op *op = p->free_ops;
@@ -124,11 +124,18 @@ static void unadmit(struct pager *p, struct ofl_tensor *t)
         t->id; /* what is kept by id must not grow with tensors that have gone */
 }
 
+/* Whole, beside homes: what is larger than the device is leased in parts. */
+static bool may_be_leased(const struct pager *p, const struct ofl_tensor *t)
+{
+    return !t->device_home && place_footprint(t->bytes) <= p->device_bytes;
+}
+
 int pager_tensor_add(struct pager *p, struct ofl_tensor *t)
 {
     int err = pager_check(p);
 
     if (err == 0 && !t->homed) {
+        part_admit(t);
         err = take_id(p, t);
         if (err == 0)
             err = home_take(p, t);
@@ -142,7 +149,7 @@ int pager_tensor_add(struct pager *p, struct ofl_tensor *t)
         return err;
     }
     t->added = true;
-    if (!t->device_home)
+    if (may_be_leased(p, t))
         base_tree_insert(&p->sizes, &t->by_size);
     t->next = p->tensors;
     if (p->tensors)
@@ -157,27 +164,27 @@ int pager_tensor_add(struct pager *p, struct ofl_tensor *t)
 
 int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
 {
-    struct core_copy *c = t->current;
+    struct core_copy *c;
 
-    if (c && c->leases)
+    if (t->leased)
         return base_fail(-OFL_ESTATE, "destroy %s: it is leased", t->name);
     t->leaving = true;
     if (copy_in_use(t))
         return -EAGAIN; /* released, but work on streams is still to see the bytes */
-    if (c) {
+    while ((c = part_find(t, 0, t->bytes))) {
         c->dirty = false;
         place_evict(p, c);
     }
     for (c = t->ghosts; c; c = c->next)
         if (!c->drop) {
-            place_drop(c);
+            part_drop(p, c);
             pager_look(p, t);
         }
     if (t->ghosts || t->turns || tile_busy(t))
         return -EAGAIN;
     tile_drop_all(p, t);
     unadmit(p, t);
-    if (!t->device_home)
+    if (may_be_leased(p, t))
         base_tree_remove(&p->sizes, &t->by_size);
     if (t->prev)
         t->prev->next = t->next;
@@ -197,13 +204,17 @@ int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
 /* The bytes of op's tile can't be had, or can't be kept. */
 static void io_failed(struct pager *p, struct core_op *op, const struct base_error *why)
 {
+    struct ofl_tensor *t = op->tensor;
+    uint64_t from = op->tile * t->tile_bytes;
+
     if (op->type == OP_WRITE) {
         pager_break(p, why);
         return;
     }
-    op->tensor->ahead_failed = true; /* nobody who only looks ahead tries again */
-    copy_fail(p, op->tensor, 0, why);
-    work_fail_tile(p, op->tensor, op->tile, why);
+    t->ahead_failed = true; /* nobody who only looks ahead tries again */
+    copy_fail(p, t, 0, from, from + tile_count_bytes(t, op->tile), why);
+    copy_fail_edge(p, t, op->tile, why);
+    work_fail_tile(p, t, op->tile, why);
 }
 
 void pager_late(struct pager *p, struct core_op *op)
@@ -233,6 +244,9 @@ void pager_done(struct pager *p, struct core_op *op)
             break;
         }
         break;
+    case OP_ZERO:
+        tile_zero_done(p, op);
+        break;
     case OP_IN:
     case OP_OUT:
     case OP_FILL:
@@ -257,6 +271,8 @@ static void look_at_copy(struct pager *p, struct core_copy *c)
         wait_copy_ready(p, c);
     if (c->ghost && copy_over(p, c))
         place_bury(p, c);
+    else if (!c->ghost && !c->waiting && !c->moving && !copy_filling(c) && !ahead_pass(p, c))
+        part_set_busy(c, false);
 }
 
 /* What t's state allows: its copies, oldest first. Requests are looked at in their own order. */
@@ -265,7 +281,6 @@ static void look_at(struct pager *p, struct ofl_tensor *t)
     struct core_copy *c, *next;
 
     copy_note_fills(p, t);
-    ahead_look(p, t);
     if (t->ruin) {
         struct base_error *why = t->ruin;
 
@@ -273,12 +288,10 @@ static void look_at(struct pager *p, struct ofl_tensor *t)
         work_fail_between(p, t, t->ruin_from, t->ruin_to, why);
         pager_error_free(why);
     }
-    for (c = t->ghosts; c; c = next) {
-        next = c->next;
+    for (c = copy_first(t); c; c = next) {
+        next = copy_after(c);
         look_at_copy(p, c);
     }
-    if (t->current)
-        look_at_copy(p, t->current);
 }
 
 static void look_at_all(struct pager *p)
@@ -290,7 +303,7 @@ static void look_at_all(struct pager *p)
         if (!p->looks)
             p->looks_tail = &p->looks;
         t->looked_for = false;
-        if (t->added || t->current || t->ghosts)
+        if (t->added || t->busy || t->ghosts)
             look_at(p, t);
     }
 }
@@ -311,7 +324,8 @@ static bool pump(struct pager *p)
             work_fail_all(p);
             continue;
         }
-        copy_advance_stuck(p);
+        if (p->stuck.root)
+            copy_advance_stuck(p);
         work_advance(p);
         ahead_start(p);
         tile_write_behind(p);

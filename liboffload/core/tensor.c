@@ -24,14 +24,8 @@ int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, st
 static int add_run(struct ofl_ctx *ctx, void *arg)
 {
     struct ofl_tensor *t = arg;
-    uint64_t footprint = place_footprint(t->bytes);
     int err;
 
-    if (footprint > ctx->engine.pager.device_bytes)
-        return base_fail(
-            -OFL_EBUDGET,
-            "create %s: a lease of it takes %llu bytes of device memory, the device budget is %llu", t->name,
-            (ull)footprint, (ull)ctx->engine.pager.device_bytes);
     pthread_mutex_lock(&ctx->engine.io_lock); /* the store's file may grow, which the queue reads */
     err = pager_tensor_add(&ctx->engine.pager, t);
     pthread_mutex_unlock(&ctx->engine.io_lock);

@@ -83,7 +83,6 @@ static void free_range(struct pager *p, struct ofl_tensor *t, uint32_t tile)
     x->state = TILE_NONE;
     x->stale = false;
     if (tile >= t->home_tiles) {
-        /* A range lost for want of memory only wastes space. */
         base_extents_give(p->host_ranges, x->off, x->len);
         p->cached_bytes -= x->len;
         t->host_tiles--;
@@ -264,6 +263,10 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
 
     if (x->state != TILE_NONE || tile < t->home_tiles)
         return true;
+    if (!base_extents_ready(p->host_ranges)) {
+        p->hungry = true;
+        return false;
+    }
     claim.tile = tile;
     for (;;) {
         x->off = base_extents_take(p->host_ranges, bytes);

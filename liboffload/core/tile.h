@@ -39,14 +39,17 @@ uint32_t tile_rest_planned(const struct pager *p, const struct ofl_tensor *t);
 void tile_rest(struct pager *p, struct ofl_tensor *t, uint32_t rest);
 /* The first host work in t's queue is done with so many; 0: it is over. */
 void tile_served(struct pager *p, struct ofl_tensor *t, uint32_t tiles);
-/* Somebody is about to use the tile, or those from one on; or nobody any more. */
+/* Somebody is about to use the tile, or tiles [from, end); or nobody any more. */
 void tile_ahead(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool ahead);
-void tile_ahead_all(struct pager *p, struct ofl_tensor *t, uint32_t from, bool ahead);
+void tile_ahead_all(struct pager *p, struct ofl_tensor *t, uint32_t from, uint32_t end, bool ahead);
 /* Something is under way that leaves room behind when it ends, or lets something go on that does. */
 bool tile_room_comes(const struct pager *p);
 bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim);
 bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim,
                      enum io_class class);
+/* The tile, which was never written, becomes zeros in host memory. False: as above. */
+bool tile_zero_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim);
+void tile_zero_done(struct pager *p, const struct core_op *op);
 void tile_set_dirty(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool dirty);
 void tile_drop(struct pager *p, struct ofl_tensor *t, uint32_t tile);
 void tile_drop_all(struct pager *p, struct ofl_tensor *t);

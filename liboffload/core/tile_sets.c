@@ -132,10 +132,10 @@ void tile_ahead(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool ahead
     tile_touched(p, t, tile);
 }
 
-void tile_ahead_all(struct pager *p, struct ofl_tensor *t, uint32_t from, bool ahead)
+void tile_ahead_all(struct pager *p, struct ofl_tensor *t, uint32_t from, uint32_t end, bool ahead)
 {
     if (!p->planned && t->ahead.count == 0)
         return;
-    for (uint32_t i = from < t->home_tiles ? t->home_tiles : from; i < t->tiles_count; i++)
+    for (uint32_t i = from < t->home_tiles ? t->home_tiles : from; i < end; i++)
         tile_ahead(p, t, i, ahead);
 }

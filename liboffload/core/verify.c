@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "liboffload/core/copy.h"
+#include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
 
@@ -102,13 +103,16 @@ static int check_conds(const struct core_copy *c, struct base_error *why)
 
 static int check_progress(const struct core_copy *c, struct base_error *why)
 {
-    uint32_t tiles = c->tensor->tiles_count;
     uint32_t moving = c->fill_next - c->fill_done + c->drain_next - c->drain_done;
 
-    if (c->fill_next > tiles || c->drain_next > tiles || c->drain_done > c->drain_next ||
-        c->fill_done > c->fill_next)
-        return FAIL(why, "%s: copy %llu: filled %u of %u, drained %u of %u, of %u tiles", c->tensor->name,
-                    (ull)c->seq, c->fill_done, c->fill_next, c->drain_done, c->drain_next, tiles);
+    if (c->fill_next > c->end || c->drain_next > c->end || c->drain_done > c->drain_next ||
+        c->fill_done > c->fill_next || c->fill_done < c->first || c->drain_done < c->first)
+        return FAIL(why, "%s: copy %llu: filled %u of %u, drained %u of %u, of tiles %u to %u",
+                    c->tensor->name, (ull)c->seq, c->fill_done, c->fill_next, c->drain_done, c->drain_next,
+                    c->first, c->end);
+    if (c->wants && (!c->ghost || c->drop || c->drain_next == c->end))
+        return FAIL(why, "%s: copy %llu wants tile %u, into which nothing is to be drained", c->tensor->name,
+                    (ull)c->seq, c->drain_next);
     if (c->moving < moving || c->moving > moving + c->poisoned)
         return FAIL(why, "%s: copy %llu: moving is %u: filled %u of %u, drained %u of %u", c->tensor->name,
                     (ull)c->seq, c->moving, c->fill_done, c->fill_next, c->drain_done, c->drain_next);
@@ -148,11 +152,16 @@ static int check_blockers(const struct pager *p, const struct core_copy *c, stru
 
 static int check_copy(const struct pager *p, const struct core_copy *c, struct base_error *why)
 {
+    const struct ofl_tensor *t = c->tensor;
     int err;
 
-    if (end_of(c) > p->device_bytes || c->len != place_footprint(c->tensor->bytes))
-        return FAIL(why, "%s: copy %llu: range %llu, %llu bytes, of %llu", c->tensor->name, (ull)c->seq,
-                    (ull)c->off, (ull)c->len, (ull)p->device_bytes);
+    if (end_of(c) > p->device_bytes || c->len != place_footprint(c->to - c->from))
+        return FAIL(why, "%s: copy %llu: range %llu, %llu bytes, of %llu", t->name, (ull)c->seq, (ull)c->off,
+                    (ull)c->len, (ull)p->device_bytes);
+    if (c->from >= c->to || c->to > t->bytes || c->first != c->from / t->tile_bytes ||
+        c->end != (c->to - 1) / t->tile_bytes + 1)
+        return FAIL(why, "%s: copy %llu: bytes %llu to %llu of %llu, tiles %u to %u", t->name, (ull)c->seq,
+                    (ull)c->from, (ull)c->to, (ull)t->bytes, c->first, c->end);
     if (c->tensor->source && c->dirty)
         return FAIL(why, "%s: copy %llu is dirty: it lives in a source", c->tensor->name, (ull)c->seq);
     if (c->stuck && !tree_has(&p->stuck, &c->turn))
@@ -163,24 +172,46 @@ static int check_copy(const struct pager *p, const struct core_copy *c, struct b
     return err < 0 ? err : check_blockers(p, c, why);
 }
 
+/* Leases that write share no byte with another. */
+static int check_leases(const struct core_copy *c, struct base_error *why)
+{
+    uint32_t parts = 0, writers = 0;
+
+    for (const struct core_hold *h = c->holds; h; h = h->next, parts++) {
+        writers += h->writes;
+        for (const struct core_hold *o = h->next; o; o = o->next)
+            if ((h->writes || o->writes) && h->from < o->to && o->from < h->to)
+                return FAIL(why, "%s: copy %llu: two leases of bytes %llu to %llu, one to write",
+                            c->tensor->name, (ull)c->seq, (ull)h->from, (ull)h->to);
+    }
+    if (c->home ? parts > c->leases || c->writers < writers || (c->writers > writers && c->leases != 1)
+                : parts || (c->writers && (c->leases != 1 || c->writers != 1)))
+        return FAIL(why, "%s: copy %llu: %u leases, %u writers, %u of parts", c->tensor->name, (ull)c->seq,
+                    c->leases, c->writers, parts);
+    if (c->hollow && (c->fill || c->leases))
+        return FAIL(why, "%s: copy %llu: %u leases, hollow", c->tensor->name, (ull)c->seq, c->leases);
+    return 0;
+}
+
 static int check_live_copy(const struct pager *p, const struct core_copy *c, struct base_error *why)
 {
     uint64_t next = c->next == &p->live ? p->device_bytes : c->next->off;
+    int err;
 
     if (c->prev->next != c || c->next->prev != c || !tree_has(&p->arena, &c->place))
         return FAIL(why, "%s: copy %llu: its list is cut, or it is not in the arena's tree", c->tensor->name,
                     (ull)c->seq);
-    if (c->ghost || c->tensor->current != c)
+    if (c->ghost || !tree_has(&c->tensor->live, &c->part))
         return FAIL(why, "%s: copy %llu is live, and not the tensor's own", c->tensor->name, (ull)c->seq);
+    if (!c->busy && (c->waiting || c->moving || copy_filling(c)))
+        return FAIL(why, "%s: copy %llu is busy, and not among those", c->tensor->name, (ull)c->seq);
     if (end_of(c) > next || c->gap != next - end_of(c))
         return FAIL(why,
                     "%s: copy %llu ends at %llu, the next begins at %llu: its gap is %llu: it overlaps, or "
                     "the order is wrong",
                     c->tensor->name, (ull)c->seq, (ull)end_of(c), (ull)next, (ull)c->gap);
-    if ((c->writer && c->leases != 1) || (c->hollow && (c->fill || c->leases)))
-        return FAIL(why, "%s: copy %llu: %u leases%s%s", c->tensor->name, (ull)c->seq, c->leases,
-                    c->writer ? ", a writer" : "", c->hollow ? ", hollow" : "");
-    return check_copy(p, c, why);
+    err = check_leases(c, why);
+    return err < 0 ? err : check_copy(p, c, why);
 }
 
 static int check_live(const struct pager *p, struct base_error *why)
@@ -215,6 +246,47 @@ static int check_live(const struct pager *p, struct base_error *why)
     return 0;
 }
 
+/* The live copies of t: no two share a byte. */
+static int check_parts(const struct ofl_tensor *t, struct base_error *why)
+{
+    const struct base_node *n = base_tree_first(&t->live);
+    uint32_t count = 0, leased = 0, loose = 0, busy = 0, listed = 0, used = 0;
+    uint64_t end = 0;
+
+    for (; n; n = base_tree_after(&t->live, n), count++) {
+        const struct core_copy *c = BASE_TREE_OWNER(n, struct core_copy, part);
+
+        if (c->ghost || c->tensor != t || c->from < end)
+            return FAIL(why, "%s: copy %llu of bytes %llu to %llu: a ghost, or not alone there", t->name,
+                        (ull)c->seq, (ull)c->from, (ull)c->to);
+        end = c->to;
+        leased += c->leases > 0;
+        loose += !c->leases && !c->home;
+        busy += c->busy;
+        used += c->marks;
+    }
+    for (const struct core_copy *c = t->busy; c; c = c->busy_next)
+        listed += c->busy && (c->busy_prev ? c->busy_prev->busy_next == c : t->busy == c);
+    for (const struct core_copy *c = t->ghosts; c; c = c->next)
+        used += c->marks;
+    if (used != t->used)
+        return FAIL(why, "%s: %u released uses have not completed; counted are %u", t->name, used, t->used);
+    if (count != tree_count(t->live.root) || leased != t->leased || loose != t->loose || busy != listed)
+        return FAIL(why, "%s: %u live copies, %u leased, %u loose, %u busy; counted are %u, %u, %u and %u",
+                    t->name, count, leased, loose, busy, tree_count(t->live.root), t->leased, t->loose,
+                    listed);
+    return 0;
+}
+
+/* Ghosts of the same bytes stand in the order in which they were made. */
+static bool in_order(const struct core_copy *c)
+{
+    for (const struct core_copy *g = c->prev; g; g = g->prev)
+        if (g->seq >= c->seq && copy_meets(g, c->from, c->to))
+            return false;
+    return true;
+}
+
 static int check_ghosts(const struct pager *p, const struct ofl_tensor *t, uint32_t *all,
                         struct base_error *why)
 {
@@ -223,10 +295,9 @@ static int check_ghosts(const struct pager *p, const struct ofl_tensor *t, uint3
     int err = 0;
 
     for (const struct core_copy *c = t->ghosts; c && err == 0; c = c->next) {
-        if (!c->ghost || t->current == c || c->leases || c->home || c->tensor != t)
-            return FAIL(why, "%s: copy %llu among the ghosts: current, leased, or a home", t->name,
-                        (ull)c->seq);
-        if (c->prev != last || (last && last->seq >= c->seq) || !tree_has(&p->graves, &c->place))
+        if (!c->ghost || c->busy || c->leases || c->home || c->tensor != t)
+            return FAIL(why, "%s: copy %llu among the ghosts: live, leased, or a home", t->name, (ull)c->seq);
+        if (c->prev != last || !in_order(c) || !tree_has(&p->graves, &c->place))
             return FAIL(why, "%s: ghost %llu: its list is cut or out of order, or it is not in the tree",
                         t->name, (ull)c->seq);
         ghosts++;
@@ -296,7 +367,7 @@ static int check_waits(const struct pager *p, struct base_error *why)
 
 /* Sums over all tiles; pages: what of the host arena is taken, a bit each. */
 struct sums {
-    uint64_t cached, in_stage, dirty, writing, arriving, wanted, fetched, home_host, home_nvme;
+    uint64_t cached, in_stage, dirty, writing, arriving, wanted, edges, fetched, home_host, home_nvme;
     uint32_t ghosts, looks, sizes, moving;
     uint64_t *pages;
 };
@@ -383,9 +454,9 @@ struct busy {
 static int check_moving(const struct pager *p, const struct ofl_tensor *t, const struct busy *b,
                         struct base_error *why)
 {
-    uint32_t draining = 0, moving = t->current ? t->current->moving : 0, orphans = 0;
+    uint32_t draining = 0, moving = 0, orphans = 0;
 
-    for (const struct core_copy *c = t->ghosts; c; c = c->next) {
+    for (const struct core_copy *c = copy_first(t); c; c = copy_after(c)) {
         draining += c->drain_next - c->drain_done;
         moving += c->moving;
     }
@@ -457,9 +528,7 @@ static int check_fills(const struct ofl_tensor *t, struct base_error *why)
     uint64_t seq = SCHED_NEVER;
     bool filling = false;
 
-    for (const struct core_copy *c = t->ghosts ? t->ghosts : t->current; c; c = c == t->current ? NULL
-                                                                                : c->next       ? c->next
-                                                                                          : t->current) {
+    for (const struct core_copy *c = copy_first(t); c; c = copy_after(c)) {
         filling |= copy_filling(c);
         if (copy_filling(c) && c->waiting && c->seq < seq)
             seq = c->seq;
@@ -485,15 +554,26 @@ static int check_turns(const struct ofl_tensor *t, struct base_error *why)
 
 static int check_home(const struct pager *p, const struct ofl_tensor *t, struct base_error *why)
 {
-    if (t->device_home && !t->leaving &&
-        (!t->current || !t->current->home || t->dirty_ghosts || t->host_tiles || t->file))
+    const struct core_copy *c = part_find(t, 0, t->bytes);
+    bool home = c && c->home && copy_whole(c);
+
+    if (t->device_home && !t->leaving && (!home || t->dirty_ghosts || t->host_tiles || t->file))
         return FAIL(why, "%s lives on the device: it has %s", t->name,
-                    !t->current || !t->current->home ? "no copy there" : "something below");
+                    !home ? "no copy there" : "something below");
     if ((t->flags & OFL_TENSOR_TRANSIENT) && (t->host_tiles || t->dirty_ghosts || t->file))
         return FAIL(why, "%s is transient: it has something below the device", t->name);
     if (t->lost && !t->gone && !p->broken.code)
         return FAIL(why, "%s is lost, and what lies below is not gone", t->name);
     return 0;
+}
+
+static uint32_t wants(const struct ofl_tensor *t)
+{
+    uint32_t n = 0;
+
+    for (const struct core_copy *c = t->ghosts; c; c = c->next)
+        n += c->wants;
+    return n;
 }
 
 static int check_tensor(const struct pager *p, const struct ofl_tensor *t, struct sums *s,
@@ -508,6 +588,8 @@ static int check_tensor(const struct pager *p, const struct ofl_tensor *t, struc
         return FAIL(why, "%s: the list of tensors is cut", t->name);
     err = check_home(p, t, why);
     if (err == 0)
+        err = check_parts(t, why);
+    if (err == 0)
         err = check_ghosts(p, t, &s->ghosts, why);
     if (err == 0)
         err = check_fills(t, why);
@@ -518,8 +600,9 @@ static int check_tensor(const struct pager *p, const struct ofl_tensor *t, struc
     if (err < 0)
         return err;
     s->looks += t->looked_for;
+    s->edges += wants(t);
     s->moving += t->moving;
-    s->sizes += !t->device_home;
+    s->sizes += !t->device_home && place_footprint(t->bytes) <= p->device_bytes;
     if (t->file && !t->source)
         s->home_nvme += round_up(t->bytes, CORE_HOST_ALIGN) - t->home_tiles * t->tile_bytes;
     return check_moving(p, t, &b, why);
@@ -702,7 +785,7 @@ int pager_verify(const struct pager *p, struct base_error *why)
     if (err == 0)
         err = check_all_tensors(p, &sums, why);
     if (err == 0)
-        err = check_requests(p, sums.wanted, why);
+        err = check_requests(p, sums.wanted - sums.edges, why);
     if (err == 0)
         err = check_updates(p, why);
     free(sums.pages);

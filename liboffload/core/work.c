@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "liboffload/core/copy.h"
+#include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
 
@@ -99,8 +100,10 @@ static bool in_order(const struct core_request *r, uint32_t i)
 {
     const struct core_tileref *ref = &r->refs[i];
     const struct ofl_tensor *t = ref->tensor;
+    uint64_t from = ref->tile * t->tile_bytes;
 
-    if (t->turns != (r->update ? &r->update->turn[i] : &r->turn) || !copy_drained(t, ref->tile, r->seq))
+    if (t->turns != (r->update ? &r->update->turn[i] : &r->turn) ||
+        !copy_drained(t, from, from + tile_count_bytes(t, ref->tile), r->seq))
         return false;
     return ref->access == HOST_READ || !copy_fill_before(t, r->ordinal[i]);
 }
@@ -256,7 +259,7 @@ int pager_update_check(const struct pager *p, const struct core_update *u)
     for (uint32_t i = 0; i < u->count && err == 0; i++) {
         const struct ofl_tensor *t = u->tensors[i];
 
-        if (t->current && t->current->leases)
+        if (t->leased)
             err = base_fail(-OFL_ESTATE, "update %s: %s is leased", u->tensors[0]->name, t->name);
         else if (u->access[i] != HOST_OVERWRITE)
             err = copy_check_lost(t, "update");
@@ -284,9 +287,10 @@ int pager_update(struct pager *p, struct core_update *u, bool held)
     p->updates_last = u;
     for (uint32_t i = 0; i < u->count; i++) {
         struct ofl_tensor *t = u->tensors[i];
+        struct core_copy *c;
 
-        if (t->current)
-            place_evict(p, t->current);
+        while ((c = part_find(t, 0, t->bytes)))
+            place_evict(p, c);
         t->version += u->access[i] != HOST_READ;
         if (u->access[i] == HOST_OVERWRITE) {
             t->whole_version = t->version;
@@ -319,6 +323,19 @@ void pager_update_let_go(struct pager *p, struct core_update *u)
 
 /* ---- requests ---------------------------------------------------------- */
 
+/* What the device has of the tile leaves if it is newer than what is below, or is to be older. */
+static void evict_tile(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool write)
+{
+    uint64_t from = tile * t->tile_bytes, to = from + tile_count_bytes(t, tile);
+    struct core_copy *c = part_find(t, from, to), *next;
+
+    for (; c && c->from < to; c = next) {
+        next = part_behind(c);
+        if (c->dirty || write)
+            place_evict(p, c);
+    }
+}
+
 int pager_request(struct pager *p, struct core_request *r)
 {
     struct ofl_tensor *t = r->refs[0].tensor;
@@ -327,7 +344,7 @@ int pager_request(struct pager *p, struct core_request *r)
 
     if (err < 0)
         return err;
-    if (t->current && t->current->leases)
+    if (t->leased)
         return base_fail(-OFL_ESTATE, "access %s: it is leased", t->name);
     t->ahead_failed = false;
     if (r->whole && r->refs[0].tile == 0)
@@ -335,8 +352,7 @@ int pager_request(struct pager *p, struct core_request *r)
     err = copy_check_lost(t, write ? "write" : "read");
     if (err < 0)
         return err;
-    if (t->current && (t->current->dirty || write))
-        place_evict(p, t->current);
+    evict_tile(p, t, r->refs[0].tile, write);
     t->version += write;
     if (r->whole) {
         t->whole_version = t->version;
@@ -368,7 +384,10 @@ void pager_request_run(const struct core_request *r, uint64_t most_elems)
 /* A fill is about to use the tile. */
 static bool fill_ahead(const struct ofl_tensor *t, uint32_t tile)
 {
-    return t->current && copy_filling(t->current) && tile >= t->current->fill_next;
+    for (const struct core_copy *c = t->busy; c; c = c->busy_next)
+        if (copy_filling(c) && tile >= c->fill_next && tile < c->end)
+            return true;
+    return false;
 }
 
 static void release_refs(struct pager *p, struct core_request *r)

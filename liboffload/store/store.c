@@ -241,6 +241,8 @@ int store_take(struct store *s, uint64_t bytes, const char *what, uint64_t *offs
 {
     int err;
 
+    if (!base_extents_ready(s->ranges))
+        return base_fail(-ENOMEM, "reserve NVMe space for %s: out of memory", what);
     bytes = round_up(bytes);
     *offset = base_extents_take(s->ranges, bytes);
     if (*offset == BASE_EXTENT_NONE) {
@@ -258,9 +260,8 @@ int store_take(struct store *s, uint64_t bytes, const char *what, uint64_t *offs
 void store_give(struct store *s, uint64_t offset, uint64_t bytes)
 {
     bytes = round_up(bytes);
-    /* A range lost for want of memory only wastes space. */
-    if (base_extents_give(s->ranges, offset, bytes) == 0)
-        s->used -= bytes;
+    base_extents_give(s->ranges, offset, bytes);
+    s->used -= bytes;
 }
 
 uint64_t store_seal(const void *bytes, uint64_t count)

@@ -5,14 +5,15 @@
 
 static void dump_copy(const struct core_copy *c, const char *what)
 {
-    printf("  %s of %s, number %llu, at %llu to %llu:%s%s%s%s%s%s%s%s filled %u of %u, drained %u of %u (%u "
-           "tiles), "
+    printf("  %s of %s, bytes %llu to %llu, number %llu, at %llu to %llu:%s%s%s%s%s%s%s%s filled %u of %u, "
+           "drained %u of %u (tiles %u to %u), "
            "after host work %llu, leases %u, marks %u, waiting %u, moving %u%s\n",
-           what, c->tensor->name, (ull)c->seq, (ull)c->off, (ull)(c->off + c->len), c->home ? " home" : "",
-           c->writer ? " writer" : "", c->dirty ? " dirty" : "", c->ghost && c->drop ? " drop" : "",
-           !c->blockers ? " clear" : "", c->fill ? " fill" : "", c->hollow ? " hollow" : "",
-           c->fetched ? " fetched" : "", c->fill_done, c->fill_next, c->drain_done, c->drain_next,
-           c->tensor->tiles_count, (ull)c->after_host, c->leases, c->marks, c->waiting, c->moving,
+           what, c->tensor->name, (ull)c->from, (ull)c->to, (ull)c->seq, (ull)c->off, (ull)(c->off + c->len),
+           c->home ? " home" : "", c->writers ? " writer" : "", c->dirty ? " dirty" : "",
+           c->ghost && c->drop ? " drop" : "", !c->blockers ? " clear" : "", c->fill ? " fill" : "",
+           c->hollow ? " hollow" : "", c->fetched ? " fetched" : "", c->fill_done, c->fill_next,
+           c->drain_done, c->drain_next, c->first, c->end, (ull)c->after_host, c->leases, c->marks,
+           c->waiting, c->moving,
            c->error   ? ", failed"
            : c->stuck ? ", stuck"
                       : "");

@@ -120,7 +120,7 @@ static void access_slots(struct sim *s, struct sim_tensor *x, uint32_t first, ui
 {
     bool all;
 
-    if (!x->t || x->spec.transient || x->writer || x->readers || (write && x->spec.source))
+    if (!x->t || x->spec.transient || x->writers || x->readers || (write && x->spec.source))
         return;
     if (x->count + SIM_TILES + 2 > SIM_WRITES)
         return;

@@ -22,6 +22,7 @@ enum {
     OPT_STREAMS,
     OPT_OPTIM,
     OPT_STEPS,
+    OPT_PARTS,
     OPT_VERIFY,
     OPT_TRACE,
     OPT_KEEP,
@@ -38,6 +39,7 @@ static const struct option long_options[] = {
     {"one-stream", no_argument, NULL, OPT_STREAMS},
     {"no-optimizers", no_argument, NULL, OPT_OPTIM},
     {"no-steps", no_argument, NULL, OPT_STEPS},
+    {"no-parts", no_argument, NULL, OPT_PARTS},
     {"verify-every", required_argument, NULL, OPT_VERIFY},
     {"trace", no_argument, NULL, OPT_TRACE},
     {"keep-going", no_argument, NULL, OPT_KEEP},
@@ -56,6 +58,7 @@ static const char usage[] =
     "  --one-stream          one stream, one optimizer\n"
     "  --no-optimizers\n"
     "  --no-steps            no recorded steps: no prefetch\n"
+    "  --no-parts            no leases of parts\n"
     "  --verify-every N      balance the books after every N events (16; 0: only at rest)\n"
     "  --keep-going          go on after a violation; count them\n"
     "  --no-shrinking        print the program as it was\n"
@@ -157,6 +160,9 @@ static int parse(int argc, char **argv, struct sim_options *options, struct job 
             break;
         case OPT_STEPS:
             options->no_steps = true;
+            break;
+        case OPT_PARTS:
+            options->no_parts = true;
             break;
         case OPT_VERIFY:
             options->verify_every = (uint32_t)number(optarg);

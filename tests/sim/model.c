@@ -8,11 +8,11 @@
 
 #include "tests/sim/sim.h"
 
-void sim_tensor_shape(struct sim *s, struct sim_tensor *x)
+void sim_tensor_shape(const struct sim_program *prog, struct sim_tensor *x)
 {
     uint64_t bytes = 8ull * x->spec.words, each = x->spec.each;
 
-    x->tile_bytes = (uint32_t)(s->pager.tile_bytes / (each > 4 ? each : 4) * each);
+    x->tile_bytes = (uint32_t)(prog->config.tile_bytes / (each > 4 ? each : 4) * each);
     x->tiles = (uint32_t)((bytes + x->tile_bytes - 1) / x->tile_bytes);
     x->slots = x->tiles * SIM_SLOTS;
 }
@@ -29,6 +29,43 @@ uint32_t sim_slot_offset(const struct sim_tensor *x, uint32_t slot)
     uint32_t words = (bytes < x->tile_bytes ? bytes : x->tile_bytes) / 8;
 
     return start + 8 * ((slot % SIM_SLOTS) * (words - 1) / (SIM_SLOTS - 1));
+}
+
+void sim_part(const struct sim_tensor *x, uint32_t code, uint32_t *from, uint32_t *to)
+{
+    struct sim_random r = {code * 0x2545F4914F6CDD1Dull + x->index};
+    uint32_t bytes = 8 * x->spec.words, a = sim_below(&r, x->slots), b = a + sim_below(&r, x->slots - a),
+             kind;
+
+    *from = 0;
+    *to = bytes;
+    if (code == 0)
+        return;
+    kind = sim_below(&r, 4);
+    if (kind == 0) { /* whole tiles */
+        *from = sim_slot_tile(a) * x->tile_bytes;
+        *to = (sim_slot_tile(b) + 1) * x->tile_bytes;
+        *to = *to < bytes ? *to : bytes;
+    } else if (kind == 1) { /* what is compared lies at its ends */
+        *from = sim_slot_offset(x, a);
+        *to = sim_slot_offset(x, b) + 8;
+    } else if (kind == 2 && sim_slot_offset(x, a) + 8 < sim_slot_offset(x, b)) { /* or right beside them */
+        *from = sim_slot_offset(x, a) + 8;
+        *to = sim_slot_offset(x, b);
+    } else {
+        *from = 8 * sim_below(&r, x->spec.words);
+        *to = *from + 8 + 8 * sim_below(&r, x->spec.words - *from / 8);
+    }
+}
+
+void sim_slots_in(const struct sim_tensor *x, uint32_t from, uint32_t to, uint32_t *first, uint32_t *end)
+{
+    *first = 0;
+    while (*first < x->slots && sim_slot_offset(x, *first) < from)
+        ++*first;
+    *end = *first;
+    while (*end < x->slots && sim_slot_offset(x, *end) + 8 <= to)
+        ++*end;
 }
 
 /* Slots that lie on one word hold the value of the first of them. */

@@ -66,7 +66,7 @@ static void update_done(void *arg)
 static bool leased(const struct sim_group *g)
 {
     for (uint32_t i = 0; i < count_of(g); i++)
-        if (g->tensors[i]->writer || g->tensors[i]->readers)
+        if (g->tensors[i]->writers || g->tensors[i]->readers)
             return true;
     return false;
 }

@@ -91,13 +91,15 @@ static uint64_t largest_of(const struct sim_program *prog)
     return largest;
 }
 
-static void make_budgets(struct sim_program *prog, struct sim_random *r)
+static void make_budgets(struct sim_program *prog, struct sim_random *r, const struct sim_options *o)
 {
     struct sim_config *c = &prog->config;
     uint64_t all = bytes_of(prog), tile = c->tile_bytes,
              device = largest_of(prog) * ONE_OF(r, 2, 3, 4, 5) / 2;
 
     device += tile * sim_below(r, ONE_OF(r, 1, 2, 10, 30));
+    if (!o->no_parts && sim_below(r, 8) == 0) /* the largest tensors can be leased in parts alone */
+        device = device / ONE_OF(r, 3, 6) + 2 * tile;
     c->device_bytes = device / CORE_DEVICE_ALIGN * CORE_DEVICE_ALIGN;
     switch (sim_below(r, 8)) {
     case 0: /* all on the device */
@@ -182,6 +184,7 @@ struct maker {
     uint32_t weights[STMT_TYPES];
     uint32_t hurry, heat; /* 0: time passes; heat: per cent of uses that are of the hot tensors */
     uint32_t hots;
+    uint32_t parts, names; /* per cent of leases that are of a part; parts there are of a tensor */
     uint8_t hot[4];
 };
 
@@ -222,6 +225,8 @@ static void choose_weights(struct maker *m)
             m->weights[i] = i == STMT_USE ? 24 : i == STMT_APPLY ? sim_below(m->random, 2) : 0;
     m->hurry = sim_below(m->random, 3);
     m->heat = ONE_OF(m->random, 0, 30, 60, 90);
+    m->parts = m->options->no_parts ? 0 : ONE_OF(m->random, 0, 0, 30, 60, 95);
+    m->names = ONE_OF(m->random, 1, 3, 8, 200);
     m->hots = ONE_OF(m->random, 1, 2, 4);
     for (size_t i = 0; i < sizeof m->hot; i++)
         m->hot[i] = (uint8_t)sim_below(m->random, SIM_TENSORS);
@@ -261,6 +266,8 @@ static void choose_batch(struct maker *m, struct sim_stmt *st)
         st->tensor[i] = any_tensor(m);
         st->mode[i] = kind < 5 ? OFL_READ : kind < 8 ? OFL_UPDATE : OFL_OVERWRITE;
         st->drop[i] = sim_below(r, 12) == 0;
+        if (sim_below(r, 100) < m->parts)
+            st->part[i] = (uint8_t)(1 + sim_below(r, m->names));
     }
     st->arg = (uint32_t)sim_next(r);
 }
@@ -337,7 +344,7 @@ void sim_program_make(struct sim_program *prog, uint64_t seed, const struct sim_
     tiles = ONE_OF(&random, 1, 2, 4, SIM_TILES, SIM_TILES); /* of the larger tensors */
     make_groups(prog, &random, tiles);
     make_others(prog, &random, tiles);
-    make_budgets(prog, &random);
+    make_budgets(prog, &random, options);
     choose_weights(&m);
     for (uint32_t i = 0; i < SIM_TENSORS; i++)
         if (sim_below(&random, 8)) {
@@ -358,6 +365,20 @@ void sim_program_make(struct sim_program *prog, uint64_t seed, const struct sim_
 
 /* ---- printing ---------------------------------------------------------- */
 
+static void print_use(const struct sim_program *prog, const struct sim_stmt *st, uint32_t i)
+{
+    static const char *const modes[] = {"", "read", "update", "overwrite"};
+    struct sim_tensor x = {.spec = prog->specs[st->tensor[i]], .index = st->tensor[i]};
+    uint32_t from, to;
+
+    printf(" %u %s%s", st->tensor[i], modes[st->mode[i]], st->drop[i] ? " drop" : "");
+    if (!st->part[i])
+        return;
+    sim_tensor_shape(prog, &x);
+    sim_part(&x, st->part[i], &from, &to);
+    printf(" bytes %u to %u;", from, to);
+}
+
 static void print_stmt(const struct sim_program *prog, const struct sim_stmt *st)
 {
     static const char *const names[STMT_TYPES] = {
@@ -368,7 +389,6 @@ static void print_stmt(const struct sim_program *prog, const struct sim_stmt *st
         [STMT_APPLY] = "apply",       [STMT_WAIT] = "wait",         [STMT_QUIET] = "quiet",
         [STMT_OPTIMIZE] = "optimize", [STMT_WRONG] = "wrong calls",
     };
-    static const char *const modes[] = {"", "read", "update", "overwrite"};
 
     printf("%s", names[st->type]);
     switch (st->type) {
@@ -393,7 +413,7 @@ static void print_stmt(const struct sim_program *prog, const struct sim_stmt *st
             printf(" batch %u", st->slot);
         printf(" on stream %u:", st->stream);
         for (uint32_t i = 0; i < st->count; i++)
-            printf(" %u %s%s", st->tensor[i], modes[st->mode[i]], st->drop[i] ? " drop" : "");
+            print_use(prog, st, i);
         break;
     case STMT_LAUNCH:
     case STMT_RELEASE:
@@ -488,6 +508,18 @@ static bool simplify(struct sim_program *prog, const struct sim_options *options
     return false;
 }
 
+static bool make_whole(struct sim_program *prog, const struct sim_options *options, struct sim_result *out,
+                       uint8_t *part)
+{
+    uint8_t old = *part;
+
+    *part = 0;
+    if (old && fails(prog, options, out))
+        return true;
+    *part = old;
+    return false;
+}
+
 void sim_shrink(struct sim_program *prog, const struct sim_options *options, struct sim_result *out)
 {
     struct sim_config *c = &prog->config;
@@ -508,6 +540,8 @@ void sim_shrink(struct sim_program *prog, const struct sim_options *options, str
             if (st->type == STMT_NONE)
                 continue;
             smaller |= simplify(prog, options, out, &st->pause, 0);
+            for (uint32_t k = 0; k < st->count; k++)
+                smaller |= make_whole(prog, options, out, &st->part[k]);
             for (uint32_t k = 0; k < st->count && st->count > 1; k++) {
                 struct sim_stmt old = *st;
 
@@ -515,6 +549,7 @@ void sim_shrink(struct sim_program *prog, const struct sim_options *options, str
                     st->tensor[j] = st->tensor[j + 1];
                     st->mode[j] = st->mode[j + 1];
                     st->drop[j] = st->drop[j + 1];
+                    st->part[j] = st->part[j + 1];
                 }
                 st->count--;
                 if (fails(prog, options, out))

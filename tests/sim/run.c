@@ -42,23 +42,32 @@ void sim_check_lost(struct sim *s, struct sim_tensor *x, int err, bool whole, co
 
 static bool rightly_over_budget(const struct sim *s, const struct sim_batch *b)
 {
-    uint64_t held = 0, wanted = 0;
-    bool others = false;
+    const struct pager *p = &s->pager;
+    uint64_t wanted = 0;
 
-    for (int i = 0; i < SIM_TENSORS; i++) {
-        const struct sim_tensor *x = &s->tensors[i];
-        bool mine = false, taken;
+    for (const struct core_copy *c = p->live.next; c != &p->live; c = c->next)
+        if (c->leases || c->home)
+            return true; /* the arena may be in pieces between them */
+    for (uint32_t i = 0; i < b->count; i++)
+        wanted += place_footprint(b->uses[i].to - b->uses[i].from);
+    return wanted > p->device_bytes;
+}
 
-        if (!x->t)
-            continue;
-        for (uint32_t k = 0; k < b->count; k++)
-            mine |= b->tensors[k] == x;
-        taken = x->writer || x->readers || x->t->device_home;
-        held += taken ? place_footprint(x->t->bytes) : 0;
-        wanted += mine && !taken ? place_footprint(x->t->bytes) : 0;
-        others |= taken;
-    }
-    return held + wanted > s->pager.device_bytes || others;
+/* Bytes that a lease names. */
+static void range_of(const struct sim_tensor *x, const struct ofl_lease *l, uint32_t *from, uint32_t *to)
+{
+    *from = (uint32_t)l->offset_elems * x->spec.each;
+    *to = l->count_elems ? *from + (uint32_t)l->count_elems * x->spec.each : 8 * x->spec.words;
+}
+
+static void use_of(struct sim_batch *b, uint32_t i)
+{
+    struct sim_tensor *x = b->tensors[i];
+    struct sim_use *u = &b->uses[i];
+
+    *u = (struct sim_use){.tensor = x, .undefined = -1, .wrote = b->leases[i].mode != OFL_READ};
+    range_of(x, &b->leases[i], &u->from, &u->to);
+    sim_slots_in(x, u->from, u->to, &u->slot, &u->slot_end);
 }
 
 static void note_acquired(struct sim_batch *b)
@@ -68,16 +77,31 @@ static void note_acquired(struct sim_batch *b)
         struct sim_use *u = &b->uses[i];
 
         if (x->spec.transient)
-            x->writes[sim_write_add(x, 0, x->slots, true)].done = UINT32_MAX;
-        *u = (struct sim_use){.tensor = x, .undefined = -1, .wrote = b->leases[i].mode != OFL_READ};
+            x->writes[sim_write_add(x, u->slot, u->slot_end, true)].done = UINT32_MAX;
         if (b->leases[i].mode == OFL_OVERWRITE)
-            u->undefined = sim_write_add(x, 0, x->slots, true);
+            u->undefined = sim_write_add(x, u->slot, u->slot_end, true);
         u->first = u->end = x->count;
         if (u->wrote)
-            x->writer = true;
+            x->writers++;
         else
             x->readers++;
     }
+}
+
+/* The pointer is that of the part's first byte. What the lease holds: its own part, or that of the lease that it
+ * lies inside. */
+static void check_pointer(struct sim *s, struct sim_batch *b, uint32_t i)
+{
+    const struct sim_use *u = &b->uses[i];
+    const struct core_copy *c = part_find(b->tensors[i]->t, u->from, u->to);
+
+    if (!c || !copy_holds(c, u->from, u->to) || c->off % CORE_DEVICE_ALIGN ||
+        b->leases[i].ptr != s->pager.device + c->off + (u->from - c->from)) {
+        sim_fail(s, "acquire of tensor %u: the pointer is not its copy's", b->tensors[i]->index);
+        return;
+    }
+    b->held_from[i] = c->home ? u->from : (uint32_t)c->from;
+    b->held_to[i] = c->home ? u->to : (uint32_t)c->to;
 }
 
 int sim_acquire(struct sim *s, struct sim_batch *b)
@@ -85,13 +109,18 @@ int sim_acquire(struct sim *s, struct sim_batch *b)
     struct dev_gate *gate = NULL;
     int err;
 
+    for (uint32_t i = 0; i < b->count; i++)
+        use_of(b, i);
     sim_enter(s);
     err = pager_acquire(&s->pager, b->leases, b->count, s->streams[b->stream].id, &gate);
     sim_leave(s);
     s->due = true;
     for (uint32_t i = 0; i < b->count && (err == 0 || b->count == 1); i++)
         if (!b->tensors[i]->readers)
-            sim_check_lost(s, b->tensors[i], err, b->leases[i].mode == OFL_OVERWRITE, "acquire");
+            sim_check_lost(s, b->tensors[i], err,
+                           b->leases[i].mode == OFL_OVERWRITE &&
+                               b->uses[i].to - b->uses[i].from == 8 * b->tensors[i]->spec.words,
+                           "acquire");
     if (err == -OFL_EBUDGET && rightly_over_budget(s, b))
         return err;
     if (err < 0) {
@@ -104,8 +133,7 @@ int sim_acquire(struct sim *s, struct sim_batch *b)
         sim_gate_wait(s, gate, b->stream);
     }
     for (uint32_t i = 0; i < b->count; i++)
-        if (b->leases[i].ptr != s->pager.device + b->tensors[i]->t->current->off)
-            sim_fail(s, "acquire of tensor %u: the pointer is not its copy's", b->tensors[i]->index);
+        check_pointer(s, b, i);
     b->held = true;
     note_acquired(b);
     return 0;
@@ -119,18 +147,26 @@ void sim_launch(struct sim *s, struct sim_batch *b)
         struct sim_tensor *x = b->tensors[i];
         struct sim_use *u = &b->uses[i];
         struct sim_access *a = &item->job.access[item->job.count++];
-        uint32_t first = 0, end = x->slots;
-        bool fresh = b->leases[i].mode == OFL_OVERWRITE && x->count == u->first;
+        uint32_t first = u->slot, end = u->slot_end;
+        bool fresh = b->leases[i].mode == OFL_OVERWRITE && !u->written;
 
-        *a = (struct sim_access){.tensor = x, .ptr = b->leases[i].ptr, .write = -1, .reads = !fresh};
+        *a = (struct sim_access){
+            .tensor = x, .ptr = (uint8_t *)b->leases[i].ptr - u->from, .write = -1, .reads = !fresh};
+        a->first = first;
+        a->end = end;
         a->upto = x->count;
-        if (!u->wrote || x->count + 2 > SIM_WRITES)
+        if (!u->wrote || first == end || x->count + 2 > SIM_WRITES)
             continue;
         if (!fresh && sim_below(&s->random, 2)) {
-            first = SIM_SLOTS * sim_below(&s->random, x->tiles);
-            end = first + SIM_SLOTS * (1 + sim_below(&s->random, x->tiles - first / SIM_SLOTS));
+            uint32_t tile = sim_slot_tile(first) +
+                            sim_below(&s->random, sim_slot_tile(end - 1) - sim_slot_tile(first) + 1);
+
+            first = tile * SIM_SLOTS > first ? tile * SIM_SLOTS : first;
+            tile += 1 + sim_below(&s->random, x->tiles - tile);
+            end = tile * SIM_SLOTS < end ? tile * SIM_SLOTS : end;
         }
         a->write = sim_write_add(x, first, end, false);
+        u->written = true;
     }
     sim_stream_add(s, b->stream, item);
 }
@@ -162,14 +198,14 @@ void sim_release(struct sim *s, struct sim_batch *b)
         struct sim_use *u = &b->uses[i];
 
         if (u->wrote) {
-            x->writer = false;
+            x->writers--;
             u->end = x->count;
         } else {
             x->readers--;
         }
         item->uses[i] = *u;
         if (drop[i] || x->spec.transient)
-            x->writes[sim_write_add(x, 0, x->slots, true)].done = UINT32_MAX;
+            x->writes[sim_write_add(x, u->slot, u->slot_end, true)].done = UINT32_MAX;
     }
     b->held = false;
     sim_stream_add(s, b->stream, item);
@@ -186,25 +222,62 @@ bool sim_sync(struct sim *s, uint32_t stream)
     return sim_await(s, is_idle, &s->streams[stream], "a stream at a gate");
 }
 
+/* Whether two leases of x may not be held together: they share bytes, and do not only read, or neither lies inside
+ * the other. new: the second comes later, and is the one that has to. */
+static bool excludes(bool reads, uint32_t from, uint32_t to, uint32_t other_from, uint32_t other_to,
+                     bool later)
+{
+    if (from >= other_to || other_from >= to)
+        return false;
+    if (!reads)
+        return true;
+    if (from >= other_from && to <= other_to)
+        return false;
+    return later || other_from < from || other_to > to;
+}
+
+static bool conflicts(const struct sim *s, const struct sim_batch *own, const struct sim_tensor *x,
+                      const struct ofl_lease *l)
+{
+    uint32_t from, to, other_from, other_to;
+
+    range_of(x, l, &from, &to);
+    for (uint32_t i = 0; i < SIM_BATCHES; i++)
+        for (uint32_t k = 0; s->batches[i].held && k < s->batches[i].count; k++)
+            if (s->batches[i].tensors[k] == x &&
+                excludes(l->mode == OFL_READ && s->batches[i].leases[k].mode == OFL_READ, from, to,
+                         s->batches[i].held_from[k], s->batches[i].held_to[k], true))
+                return true;
+    for (uint32_t k = 0; k < own->count; k++) {
+        if (own->tensors[k] != x)
+            continue;
+        range_of(x, &own->leases[k], &other_from, &other_to);
+        if (excludes(l->mode == OFL_READ && own->leases[k].mode == OFL_READ, from, to, other_from, other_to,
+                     false))
+            return true;
+    }
+    return false;
+}
+
 /* Fills b with what of the statement can be leased. */
 static bool batch_of(struct sim *s, const struct sim_stmt *st, struct sim_batch *b)
 {
     *b = (struct sim_batch){.stream = st->stream};
     for (uint32_t i = 0; i < st->count; i++) {
         struct sim_tensor *x = &s->tensors[st->tensor[i]];
-        enum ofl_mode mode = st->mode[i];
-        bool conflict = !x->t || x->writer || x->count + 16 > SIM_WRITES;
+        struct ofl_lease l = {.tensor = x->t, .mode = x->spec.source ? OFL_READ : st->mode[i]};
+        uint32_t from, to;
 
-        if (x->spec.source)
-            mode = OFL_READ;
-        conflict |= mode != OFL_READ && x->readers;
-        for (uint32_t k = 0; k < b->count; k++)
-            conflict |= b->tensors[k] == x && (mode != OFL_READ || b->leases[k].mode != OFL_READ);
-        if (conflict)
+        if (!x->t || x->count + 24 > SIM_WRITES)
+            continue;
+        sim_part(x, st->part[i], &from, &to);
+        l.flags = st->drop[i] && !x->spec.source ? OFL_LEASE_DROP : 0;
+        l.offset_elems = from / x->spec.each;
+        l.count_elems = st->part[i] ? (to - from) / x->spec.each : 0;
+        if (conflicts(s, b, x, &l))
             continue;
         b->tensors[b->count] = x;
-        b->leases[b->count++] = (struct ofl_lease){
-            .tensor = x->t, .mode = mode, .flags = st->drop[i] && !x->spec.source ? OFL_LEASE_DROP : 0};
+        b->leases[b->count++] = l;
     }
     return b->count > 0;
 }
@@ -248,6 +321,7 @@ static struct ofl_tensor *tensor_make(struct sim *s, struct sim_tensor *x)
     if (!t || !(t->name = strdup(name)))
         abort();
     t->kind = x->spec.kind;
+    t->dtype = x->spec.each == 2 ? OFL_F16 : x->spec.each == 4 ? OFL_F32 : OFL_F64;
     t->flags = x->spec.transient ? OFL_TENSOR_TRANSIENT : 0;
     t->bytes = 8ull * x->spec.words;
     t->elems = t->bytes / x->spec.each;
@@ -287,9 +361,7 @@ static void create(struct sim *s, uint32_t index)
     if (x->t)
         return;
     *x = (struct sim_tensor){.spec = s->prog->specs[index], .index = index, .uid = ++s->uids};
-    sim_tensor_shape(s, x);
-    if (place_footprint(8ull * x->spec.words) > s->pager.device_bytes)
-        return;
+    sim_tensor_shape(s->prog, x);
     if (x->spec.source &&
         (s->pager.host_bytes == 0 || s->source_used + 8ull * x->spec.words + 16384 > SOURCE_BYTES))
         return;
@@ -320,7 +392,7 @@ static void destroy(struct sim *s, uint32_t index)
     struct sim_tensor *x = &s->tensors[index];
     struct command c = {.t = x->t};
 
-    if (!x->t || x->writer || x->readers || in_group(s, x))
+    if (!x->t || x->writers || x->readers || in_group(s, x))
         return;
     s->due = true;
     if (!sim_await(s, command_over, &c, "the destruction of a tensor"))
@@ -473,11 +545,11 @@ static void wrong_calls(struct sim *s)
             wrong_acquire(s, x, OFL_UPDATE, -EROFS);
         else
             wrong_acquire(s, x, OFL_UPDATE, -EINVAL); /* twice in a batch */
-        if (x->writer)
+        if (x->writers)
             wrong_acquire(s, x, OFL_READ, -OFL_ESTATE);
         if (x->readers && !x->spec.source)
             wrong_acquire(s, x, OFL_OVERWRITE, -OFL_ESTATE);
-        if (x->readers || x->writer)
+        if (x->readers || x->writers)
             refused(s, pager_tensor_remove(&s->pager, x->t), -OFL_ESTATE, "a wrong destroy");
     }
 }

@@ -20,6 +20,7 @@
 
 #include "base/events.h"
 #include "liboffload/core/copy.h"
+#include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/pump.h"
 #include "liboffload/core/tile.h"
@@ -65,8 +66,9 @@ enum sim_stmt_type {
 struct sim_stmt {
     uint8_t type, stream, slot, count;
     uint8_t tensor[SIM_BATCH], mode[SIM_BATCH], drop[SIM_BATCH];
-    uint32_t arg, pause; /* pause: virtual time that passes afterwards */
-    uint64_t id;         /* seeds what happens from here on */
+    uint8_t part[SIM_BATCH]; /* 0: the whole; else names a part, see sim_part */
+    uint32_t arg, pause;     /* pause: virtual time that passes afterwards */
+    uint64_t id;             /* seeds what happens from here on */
 };
 
 struct sim_spec {
@@ -96,7 +98,7 @@ struct sim_program {
 };
 
 struct sim_options {
-    bool no_faults, no_alloc_failures, no_streams, no_optimizers, no_steps;
+    bool no_faults, no_alloc_failures, no_streams, no_optimizers, no_steps, no_parts;
     bool (*spoil)(struct pager *p); /* tests: makes a book wrong, true once it could */
     uint32_t verify_every;          /* books are balanced after so many events; 0: only at rest */
     bool trace, dump;
@@ -140,10 +142,9 @@ struct sim_tensor {
     struct ofl_tensor *t; /* NULL: does not exist */
     struct sim_spec spec;
     uint32_t uid, index, tiles, tile_bytes, slots;
-    uint32_t readers;
-    bool writer;
-    bool hurt;        /* an injected failure met it: errors are to be expected */
-    uint32_t hurt_at; /* writes when it was */
+    uint32_t readers, writers; /* leases of all or a part */
+    bool hurt;                 /* an injected failure met it: errors are to be expected */
+    uint32_t hurt_at;          /* writes when it was */
     int lost;         /* the error by which it is refused until it is overwritten whole; 0: it is not */
     uint32_t updates; /* pending */
     bool source;
@@ -154,8 +155,9 @@ struct sim_tensor {
 struct sim_access {
     struct sim_tensor *tensor;
     uint8_t *ptr;
-    uint32_t upto; /* writes before it, in the order of the program */
-    int32_t write; /* its own; -1: none */
+    uint32_t first, end; /* slots that it may touch: ptr is where the tensor would begin */
+    uint32_t upto;       /* writes before it, in the order of the program */
+    int32_t write;       /* its own; -1: none */
     bool reads;
 };
 
@@ -169,7 +171,9 @@ struct sim_use {
     struct sim_tensor *tensor;
     uint32_t first, end; /* its writes */
     int32_t undefined;   /* that of an overwrite; -1 */
-    bool wrote;
+    uint32_t from, to;   /* bytes */
+    uint32_t slot, slot_end;
+    bool wrote, written; /* written: by a kernel that was launched */
 };
 
 enum sim_item_type { ITEM_WAIT, ITEM_JOB, ITEM_MARK };
@@ -220,6 +224,7 @@ enum sim_event_type {
     EVENT_DONE,
     EVENT_HOST,
     EVENT_SEAL,
+    EVENT_ZERO,
     EVENT_TICK
 };
 
@@ -241,6 +246,8 @@ struct sim_batch {
     struct ofl_lease leases[SIM_BATCH];
     struct sim_tensor *tensors[SIM_BATCH];
     struct sim_use uses[SIM_BATCH];
+    uint32_t held_from[SIM_BATCH],
+        held_to[SIM_BATCH]; /* bytes that nobody else may lease but inside of them */
 };
 
 struct sim_group {
@@ -321,9 +328,13 @@ int sim_gate_create(void *arg, struct dev_gate **gate);
 void sim_gate_open(void *arg, struct dev_gate *gate, const struct base_error *error);
 
 /* model.c */
-void sim_tensor_shape(struct sim *s, struct sim_tensor *x);
+void sim_tensor_shape(const struct sim_program *prog, struct sim_tensor *x);
 uint32_t sim_slot_offset(const struct sim_tensor *x, uint32_t slot); /* in the tensor */
 uint32_t sim_slot_tile(uint32_t slot);
+/* The part that code names: bytes. One code names the same part of a tensor each time. */
+void sim_part(const struct sim_tensor *x, uint32_t code, uint32_t *from, uint32_t *to);
+/* The slots whose words lie in these bytes. */
+void sim_slots_in(const struct sim_tensor *x, uint32_t from, uint32_t to, uint32_t *first, uint32_t *end);
 uint64_t sim_value(const struct sim_tensor *x, int32_t write, uint32_t slot); /* -1: as created */
 int32_t sim_write_add(struct sim_tensor *x, uint32_t first, uint32_t end, bool undefined);
 /* word is what somebody sees who comes after so many writes. */

@@ -51,6 +51,8 @@ int store_take(struct store *store, uint64_t bytes, const char *what, uint64_t *
     bytes = round_up(bytes);
     if (sim_chance(owner, owner->prog->config.store_full))
         return base_fail(-ENOSPC, "reserve NVMe space for %s: simulated", what);
+    if (!base_extents_ready(store->ranges))
+        return base_fail(-ENOMEM, "reserve NVMe space for %s: out of memory", what);
     *offset = base_extents_take(store->ranges, bytes);
     if (*offset == BASE_EXTENT_NONE)
         return base_fail(-OFL_EBUDGET, "reserve NVMe space for %s: simulated", what);
@@ -61,8 +63,8 @@ int store_take(struct store *store, uint64_t bytes, const char *what, uint64_t *
 void store_give(struct store *store, uint64_t offset, uint64_t bytes)
 {
     bytes = round_up(bytes);
-    if (base_extents_give(store->ranges, offset, bytes) == 0)
-        store->used -= bytes;
+    base_extents_give(store->ranges, offset, bytes);
+    store->used -= bytes;
 }
 
 uint64_t store_seal(const void *bytes, uint64_t count)

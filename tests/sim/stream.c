@@ -115,7 +115,7 @@ static void access_begin(struct sim *s, const struct sim_access *a)
     struct sim_tensor *x = a->tensor;
 
     if (a->reads)
-        sim_check(s, x, a->ptr, 0, x->slots, a->upto, "a kernel");
+        sim_check(s, x, a->ptr, a->first, a->end, a->upto, "a kernel");
     if (a->write >= 0) {
         const struct sim_write *w = &x->writes[a->write];
 
@@ -130,7 +130,7 @@ static void access_end(struct sim *s, const struct sim_access *a)
     struct sim_write *w = a->write >= 0 ? &x->writes[a->write] : NULL;
 
     if (!w) {
-        sim_check(s, x, a->ptr, 0, x->slots, a->upto, "the end of a kernel");
+        sim_check(s, x, a->ptr, a->first, a->end, a->upto, "the end of a kernel");
         return;
     }
     if (w->must_skip)
@@ -138,8 +138,8 @@ static void access_end(struct sim *s, const struct sim_access *a)
     w->done = UINT32_MAX;
     sim_check(s, x, a->ptr, w->first, (w->first + w->end) / 2, (uint32_t)a->write + 1, "the end of a kernel");
     if (a->reads) {
-        sim_check(s, x, a->ptr, 0, w->first, a->upto, "the end of a kernel");
-        sim_check(s, x, a->ptr, w->end, x->slots, a->upto, "the end of a kernel");
+        sim_check(s, x, a->ptr, a->first, w->first, a->upto, "the end of a kernel");
+        sim_check(s, x, a->ptr, w->end, a->end, a->upto, "the end of a kernel");
     }
     sim_fill(x, a->ptr, a->write, (w->first + w->end) / 2, w->end);
     w->done = all_tiles(x);
@@ -179,8 +179,10 @@ static void uses_over(struct sim *s, struct sim_stream *q, struct sim_item *item
             continue;
         sim_hurt(u->tensor);
         s->may_break |= u->tensor->updates > 0; /* they count on what was to be written */
-        for (uint32_t k = u->first; k < u->end; k++)
-            u->tensor->writes[k].maybe = true;
+        for (uint32_t k = u->first; k < u->end; k++) {
+            w = &u->tensor->writes[k];
+            w->maybe |= w->first >= u->slot && w->end <= u->slot_end; /* others write to other parts */
+        }
     }
 }
 

@@ -236,6 +236,22 @@ static void env_seal(void *arg, struct core_op *op)
     sim_post(s, sim_delay(s, s->prog->config.work), EVENT_SEAL, op, 0);
 }
 
+static void env_zero(void *arg, void *bytes, uint64_t count, struct core_op *op)
+{
+    struct sim *s = arg;
+    struct sim_move *m = sim_move_get(s);
+
+    *m = (struct sim_move){.to = bytes, .bytes = count, .op = op};
+    sim_post(s, sim_delay(s, s->prog->config.work), EVENT_ZERO, m, 0);
+}
+
+static void zero_event(struct sim *s, struct sim_move *m)
+{
+    memset(m->to, 0, m->bytes);
+    sim_post(s, sim_delay(s, s->prog->config.post), EVENT_DONE, m->op, 0);
+    sim_move_put(s, m);
+}
+
 static void seal_event(struct sim *s, struct core_op *op)
 {
     op->seal = store_seal(op->seal_bytes, op->seal_count);
@@ -361,6 +377,7 @@ void sim_env(struct sim *s, struct core_env *env)
     *env = (struct core_env){.arg = s,
                              .io = env_io,
                              .seal = env_seal,
+                             .zero = env_zero,
                              .copy_in = env_copy_in,
                              .copy_out = env_copy_out,
                              .fill = env_fill,
@@ -446,6 +463,9 @@ bool sim_step(struct sim *s)
         break;
     case EVENT_SEAL:
         seal_event(s, e.what);
+        break;
+    case EVENT_ZERO:
+        zero_event(s, e.what);
         break;
     case EVENT_TICK:
         s->ticking = false;
