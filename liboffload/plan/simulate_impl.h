@@ -43,6 +43,9 @@ int run_release(struct run *r, uint32_t stream, const struct plan_lease *leases,
 void run_launch(struct run *r, const struct plan_op *op);
 int run_deadlock(const struct run *r, const char *what);
 
+/* simulate_input.c: -EINVAL: a rate, a number or an index that can't be. */
+int run_check(const struct plan_simulation *s);
+
 /* simulate_open.c: the pager over addresses; its tensors, and what they hold before the first step. */
 int run_open(struct run *r);
 int run_create(struct run *r);
