@@ -31,7 +31,9 @@ struct run {
     float *logits;
     double fill_s, prompt_s, *token_s; /* [tokens] */
     unsigned count;
-    struct ofl_stats before, after; /* the tokens that count */
+    struct ofl_stats before, after;           /* the tokens that count */
+    struct common_stall worst[COMMON_STALLS]; /* of them */
+    unsigned worst_count;
     struct ofl_estimate predicted;
     struct common_meter meter;
 };
@@ -144,7 +146,7 @@ static int decode(struct run *r)
         int32_t token = best_token(r);
         double start;
 
-        if (i == o->warmup && ofl_stats_get(r->ctx, &r->before) < 0)
+        if (i == o->warmup && (ofl_stats_get(r->ctx, &r->before) < 0 || ofl_stall_clear(r->ctx) < 0))
             return common_fail_ofl(EXIT_RUNTIME, "get statistics");
         common_progress("token %llu of %llu", (ull)i + 1, (ull)(o->warmup + o->tokens));
         start = common_seconds();
@@ -157,7 +159,22 @@ static int decode(struct run *r)
     common_progress_clear();
     if (status == 0 && ofl_stats_get(r->ctx, &r->after) < 0)
         status = common_fail_ofl(EXIT_RUNTIME, "get statistics");
+    r->worst_count = common_stalls(r->ctx, r->worst);
     return status;
+}
+
+static int generate(struct run *r)
+{
+    const char *timeline = r->options->budget.timeline;
+    int status = common_timeline_open(r->ctx, timeline), closed;
+
+    if (status)
+        return status;
+    status = prefill(r);
+    if (status == 0)
+        status = decode(r);
+    closed = common_timeline_close(r->ctx, timeline);
+    return status ? status : closed;
 }
 
 /* ---- figures --------------------------------------------------------------- */
@@ -241,6 +258,8 @@ static void print_figures(const struct run *r, const struct figures *f)
            common_bytes(s->peak_bytes[OFL_DEVICE]).text, common_bytes(s->budget_bytes[OFL_DEVICE]).text,
            common_bytes(s->peak_bytes[OFL_HOST]).text, common_bytes(s->budget_bytes[OFL_HOST]).text,
            common_bytes(s->peak_bytes[OFL_NVME]).text, common_bytes(s->budget_bytes[OFL_NVME]).text);
+    for (unsigned i = 0; i < r->worst_count; i++)
+        printf("          %s\n", r->worst[i].text);
 }
 
 static int write_report(const struct run *r, const struct figures *f)
@@ -265,8 +284,9 @@ static int write_report(const struct run *r, const struct figures *f)
     int status =
         j ? json_object_set_new(j, "predicted", bench_predict_json(&r->predicted, f->token_s.median)) : 0;
 
-    status = j && status == 0 ? common_report_stats(j, &r->after, common_drives_json(r->ctx))
-                              : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+    status = j && status == 0
+                 ? common_report_stats(j, &r->after, common_drives_json(r->ctx), common_stalls_json(r->ctx))
+                 : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 
     if (status == 0)
         status = common_report_write(o->budget.report, j);
@@ -286,9 +306,7 @@ static int run_in_context(struct run *r, const struct llama_generator_config *co
         return common_fail(EXIT_INPUT, "%s", error);
     status = fill(r);
     if (status == 0)
-        status = prefill(r);
-    if (status == 0)
-        status = decode(r);
+        status = generate(r);
     if (status == 0) {
         figures_of(r, &f);
         print_figures(r, &f);

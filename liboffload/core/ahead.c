@@ -154,6 +154,7 @@ static void start_device(struct pager *p)
             ((t->lost || t->ahead_failed) && !e.no_fetch) || part_find(t, e.from, end_of(t, &e)))
             continue;
         c = place_copy(p, t, e.from, end_of(t, &e), k ? k : 1);
+        t->denied = !c;
         if (!c)
             return;
         copy_set_fill(p, c, !e.no_fetch);
