@@ -165,17 +165,15 @@ static void add_use(struct plan_random *r, uint8_t *held, uint32_t streams)
     plan_add_op(r, PLAN_RELEASE, stream, count)->first = first;
 }
 
-/* Device memory that is leased at once at most, as nested uses can take it: all tensors. */
 static void set_budgets(struct plan_random *r)
 {
     const struct plan_program *p = &r->program;
     struct plan_budgets *b = &r->simulation.budgets;
-    uint64_t all = 0, homes = 0;
+    uint64_t homes = 0;
 
     for (uint32_t i = 0; i < p->tensors_count; i++) {
         uint64_t bytes = (p->tensors[i].bytes + 4095) / 4096 * 4096;
 
-        all += bytes;
         homes += p->tensors[i].source || p->tensors[i].transient ? 0 : bytes;
     }
     b->tile_bytes = 64 * KIB;
@@ -191,7 +189,6 @@ static void set_budgets(struct plan_random *r)
         b->store_bytes -= there / 4096 * 4096;
         b->store_bytes += 64 * KIB;
     }
-    b->device_bytes = all;
 }
 
 static void set_rates(struct plan_random *r)
@@ -214,15 +211,13 @@ static void set_rates(struct plan_random *r)
 }
 
 /* What is leased at once, and a little: now and then it does not fit in one piece, and is refused. */
-static void squeeze(struct plan_random *r)
+static void squeeze(struct plan_random *r, const struct plan_program *p)
 {
-    const struct plan_program *p = &r->program;
-    uint64_t now = 0, most = 0, largest = 0;
+    uint64_t now = 0, most = 0, largest = 0, bytes;
 
     for (uint32_t k = 0; k < p->ops_count; k++)
         for (uint32_t i = p->ops[k].first; i < p->ops[k].first + p->ops[k].count; i++) {
-            uint64_t bytes = p->tensors[p->leases[i].tensor].bytes + 256;
-
+            bytes = p->tensors[p->leases[i].tensor].bytes + 256;
             largest = bytes > largest ? bytes : largest;
             if (p->ops[k].type == PLAN_ACQUIRE)
                 now += bytes;
@@ -230,19 +225,16 @@ static void squeeze(struct plan_random *r)
                 now -= bytes;
             most = now > most ? now : most;
         }
-    r->simulation.budgets.device_bytes = p->held_bytes + most + largest / 2 * (1 + below(r, 6)) + 4096;
+    bytes = r->program.held_bytes + most + largest / 2 * (1 + below(r, 6)) + 4096;
+    if (bytes > r->simulation.budgets.device_bytes)
+        r->simulation.budgets.device_bytes = bytes;
 }
 
-void plan_random_make(struct plan_random *r, uint64_t seed)
+static void add_uses(struct plan_random *r, uint32_t streams)
 {
     uint8_t held[64] = {0};
-    uint32_t streams, uses;
 
-    *r = (struct plan_random){.state = seed};
-    streams = 1 + below(r, 3);
-    uses = 4 + below(r, 24);
-    add_tensors(r);
-    for (uint32_t i = 0; i < uses; i++) {
+    for (uint32_t uses = 4 + below(r, 24); uses; uses--) {
         uint32_t t = below(r, r->program.tensors_count);
 
         if (below(r, 3) == 0 && t + 1 < r->program.tensors_count &&
@@ -250,12 +242,36 @@ void plan_random_make(struct plan_random *r, uint64_t seed)
             add_update(r, t, held);
         add_use(r, held, streams);
     }
+}
+
+/* Another program with the same tensors. */
+static void add_other(struct plan_random *r, uint32_t streams)
+{
+    r->other = r->program;
+    r->program.leases = NULL;
+    r->program.ops = NULL;
+    r->program.leases_count = r->program.ops_count = r->leases_room = r->ops_room = 0;
+    add_uses(r, streams);
+}
+
+void plan_random_make(struct plan_random *r, uint64_t seed)
+{
+    uint32_t streams;
+
+    *r = (struct plan_random){.state = seed};
+    streams = 1 + below(r, 3);
+    add_tensors(r);
+    add_uses(r, streams);
+    if (below(r, 2))
+        add_other(r, streams);
     r->program.held_bytes = 1 + below(r, 100000);
     set_budgets(r);
     set_rates(r);
-    squeeze(r);
+    squeeze(r, &r->program);
+    squeeze(r, &r->other);
     r->simulation.program = &r->program;
-    r->simulation.steps = 2 + below(r, 4);
+    r->simulation.other = r->other.ops_count ? &r->other : NULL;
+    r->simulation.steps = 2 + below(r, 6);
     r->simulation.sync = below(r, 2);
     r->simulation.jitter = below(r, 3) ? 0.5 : 0;
     r->simulation.seed = seed;
@@ -267,4 +283,6 @@ void plan_random_free(struct plan_random *r)
     free(r->program.tensors);
     free(r->program.leases);
     free(r->program.ops);
+    free(r->other.leases);
+    free(r->other.ops);
 }

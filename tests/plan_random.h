@@ -6,7 +6,7 @@
 
 struct plan_random {
     uint64_t state;
-    struct plan_program program; /* its arrays are freed by plan_random_free */
+    struct plan_program program, other; /* of the same tensors; their arrays are freed by plan_random_free */
     struct plan_simulation simulation;
     uint32_t tensors_room, leases_room, ops_room;
 };

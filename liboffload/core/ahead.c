@@ -88,11 +88,9 @@ void ahead_plan(struct pager *p)
     window = sched_plan_on_host(p->sched) ? WINDOW_TILES_UPDATES : WINDOW_TILES;
     room.host_window = least(window * (p->tile_bytes + CORE_HOST_ALIGN), p->stage_bytes / 4);
     p->claims_planned = (uint32_t)(room.host_window / (p->tile_bytes + CORE_HOST_ALIGN) / 2);
-    /* What comes from the device, or is to be written, passes through the same window. */
-    p->fetched_max = room.host_window;
-    if (sched_plan_solve(p->sched, items, p->next_id, &room) == 0 &&
-        sched_moved(p->sched)->device_out + sched_moved(p->sched)->drive_write)
-        p->fetched_max /= 2;
+    /* The other half is for the copies that have been placed, and for what comes from the device. */
+    p->fetched_max = room.host_window / 2;
+    (void)sched_plan_solve(p->sched, items, p->next_id, &room);
     free(items);
 }
 

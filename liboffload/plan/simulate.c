@@ -294,7 +294,7 @@ static enum core_access access_of(const struct plan_lease *l)
 
 static int update_on_host(struct run *r, const struct plan_op *op)
 {
-    const struct plan_lease *leases = &r->s->program->leases[op->first];
+    const struct plan_lease *leases = &r->program->leases[op->first];
     struct update *u = &r->updates[leases[0].tensor];
     int err;
 
@@ -323,7 +323,7 @@ static int update_on_host(struct run *r, const struct plan_op *op)
 /* Where the device is the tensors' home: a kernel, as the optimizer has one. */
 static int update_on_device(struct run *r, const struct plan_op *op)
 {
-    const struct plan_lease *leases = &r->s->program->leases[op->first];
+    const struct plan_lease *leases = &r->program->leases[op->first];
     struct plan_op kernel = {.stream = OPTIMIZER, .bytes = op->bytes};
     int err = run_acquire(r, OPTIMIZER, leases, op->count);
 
@@ -335,7 +335,7 @@ static int update_on_device(struct run *r, const struct plan_op *op)
 
 static int update(struct run *r, const struct plan_op *op)
 {
-    if (r->tensors[r->s->program->leases[op->first].tensor]->device_home)
+    if (r->tensors[r->program->leases[op->first].tensor]->device_home)
         return update_on_device(r, op);
     return update_on_host(r, op);
 }
@@ -353,7 +353,7 @@ static bool streams_idle(const struct world *w)
 /* The next operation has to wait for something. */
 static bool blocked(const struct run *r)
 {
-    const struct plan_program *p = r->s->program;
+    const struct plan_program *p = r->program;
     const struct plan_op *op = &p->ops[r->op];
     const struct world_stream *s;
 
@@ -367,7 +367,7 @@ static bool blocked(const struct run *r)
 
 static int perform(struct run *r, const struct plan_op *op)
 {
-    const struct plan_lease *leases = &r->s->program->leases[op->first];
+    const struct plan_lease *leases = &r->program->leases[op->first];
 
     switch (op->type) {
     case PLAN_ACQUIRE:
@@ -393,21 +393,21 @@ static int step_begin(struct run *r)
 /* As far as the program gets now. */
 static int advance(struct run *r)
 {
-    const struct plan_program *p = r->s->program;
     int err = 0;
 
     while (err == 0 && !r->over && !blocked(r)) {
-        if (r->op == p->ops_count) { /* what the step has queued has run, if that matters */
+        if (r->op == r->program->ops_count) { /* what the step has queued has run, if that matters */
             step_over(r);
             r->over = r->step == r->s->steps;
             r->op = 0;
+            r->program = r->s->other && r->step % 3 == 2 ? r->s->other : r->s->program;
             continue;
         }
         if (r->op == 0)
             err = step_begin(r);
         if (err == 0)
-            err = perform(r, &p->ops[r->op]);
-        if (err == 0 && ++r->op == p->ops_count) {
+            err = perform(r, &r->program->ops[r->op]);
+        if (err == 0 && ++r->op == r->program->ops_count) {
             err = pager_step_end(&r->world.pager);
             r->world.due = true;
         }
@@ -421,6 +421,9 @@ static int check_world(const struct run *r)
 
     if (w->out_of_memory)
         return base_fail(-ENOMEM, "simulate: out of memory");
+    if (w->circles)
+        return base_fail(-EDEADLK, "simulate: the pump never stands still (operation %u of step %u, %llu ns)",
+                         r->op, r->step, (ull)w->now);
     if (r->s->most_events && w->records > r->s->most_events)
         return base_fail(-EDEADLK, "simulate: more than %llu events by operation %u of step %u",
                          (ull)r->s->most_events, r->op, r->step);
@@ -451,42 +454,24 @@ static int run(struct run *r)
 
 /* ---- the whole --------------------------------------------------------- */
 
-static bool positive(double rate)
+static uint32_t largest_batch(const struct plan_program *p)
 {
-    return rate > 0 && rate < 1e18;
-}
+    uint32_t most = 1;
 
-static int check(const struct plan_simulation *s)
-{
-    const struct plan_rates *r = &s->rates;
-    const struct plan_program *p = s->program;
-    bool good = s->steps >= 1 && s->steps <= PLAN_STEPS && p->ops_count && s->budgets.device_bytes &&
-                s->jitter >= 0 && r->drives_count <= PLAN_DRIVES && r->workers &&
-                positive(r->device_flops_s) && positive(r->device_bytes_s) && positive(r->link_in_bytes_s) &&
-                positive(r->link_out_bytes_s) && positive(r->update_bytes_s) && positive(r->seal_bytes_s);
-
-    for (uint32_t i = 0; good && i < r->drives_count; i++)
-        good = positive(r->drives[i].read_bytes_s) && positive(r->drives[i].write_bytes_s);
-    for (uint32_t i = 0; good && i < p->ops_count; i++)
-        good = p->ops[i].stream < WORLD_STREAMS && p->ops[i].first + p->ops[i].count <= p->leases_count &&
-               (p->ops[i].type != PLAN_UPDATE || (p->ops[i].count && p->ops[i].count <= CORE_UPDATE_TENSORS));
-    for (uint32_t i = 0; good && i < p->tensors_count; i++)
-        good = p->tensors[i].bytes && ofl_dtype_bytes(p->tensors[i].dtype) &&
-               !(p->tensors[i].source && r->drives_count == 0);
-    if (s->budgets.store_bytes && r->drives_count == 0)
-        good = false;
-    return good ? 0 : base_fail(-EINVAL, "simulate: a rate, a number or an index makes no sense");
+    for (uint32_t i = 0; p && i < p->ops_count; i++)
+        if (p->ops[i].count > most)
+            most = p->ops[i].count;
+    return most;
 }
 
 static int allocate(struct run *r)
 {
-    const struct plan_program *p = r->s->program;
-    uint32_t most = 1;
+    uint32_t most = largest_batch(r->s->program), other = largest_batch(r->s->other);
 
-    for (uint32_t i = 0; i < p->ops_count; i++)
-        if (p->ops[i].count > most)
-            most = p->ops[i].count;
-    r->count = p->tensors_count + 1;
+    if (other > most)
+        most = other;
+    r->program = r->s->program;
+    r->count = r->program->tensors_count + 1;
     r->held.prev = r->held.next = &r->held;
     r->tensors = calloc(r->count, sizeof(struct ofl_tensor *));
     r->holds = calloc(r->count, sizeof *r->holds);
@@ -511,7 +496,7 @@ static void close_all(struct run *r)
         if (why.code)
             p->broken = why;
         w->due = true;
-        while (!w->out_of_memory && world_step(w))
+        while (!w->out_of_memory && !w->circles && world_step(w))
             ;
         pager_close(p);
     }
@@ -554,7 +539,7 @@ int plan_simulate(const struct plan_simulation *s, struct plan_simulated *out)
 {
     struct run *r;
     struct base_error why;
-    int err = check(s);
+    int err = run_check(s);
 
     memset(out, 0, sizeof *out);
     if (err < 0)

@@ -43,6 +43,8 @@ struct plan_budgets {
 
 struct plan_simulation {
     const struct plan_program *program;
+    const struct plan_program
+        *other; /* every third step does this with the same tensors: off plan. NULL: none */
     struct plan_rates rates;
     struct plan_budgets budgets;
     uint32_t steps; /* 1 to PLAN_STEPS */

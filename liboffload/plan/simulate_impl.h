@@ -21,6 +21,7 @@ struct update {
 
 struct run {
     const struct plan_simulation *s;
+    const struct plan_program *program; /* of the step at hand */
     struct plan_simulated *out;
     struct world world;
     struct ofl_tensor **tensors; /* [count], the last one is what is held for good */
@@ -41,6 +42,9 @@ int run_acquire(struct run *r, uint32_t stream, const struct plan_lease *leases,
 int run_release(struct run *r, uint32_t stream, const struct plan_lease *leases, uint32_t count);
 void run_launch(struct run *r, const struct plan_op *op);
 int run_deadlock(const struct run *r, const char *what);
+
+/* simulate_input.c: -EINVAL: a rate, a number or an index that can't be. */
+int run_check(const struct plan_simulation *s);
 
 /* simulate_open.c: the pager over addresses; its tensors, and what they hold before the first step. */
 int run_open(struct run *r);

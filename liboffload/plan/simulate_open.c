@@ -61,6 +61,8 @@ int run_open(struct run *r)
         if (lives_in_tiers(&program->tensors[i]))
             c.expected_bytes += program->tensors[i].bytes;
     c.leased_bytes = leased_most(program, r->holds);
+    if (r->s->other && leased_most(r->s->other, r->holds) > c.leased_bytes)
+        c.leased_bytes = leased_most(r->s->other, r->holds);
     if (c.leased_bytes > c.device_bytes)
         return base_fail(
             -OFL_EBUDGET,

@@ -10,7 +10,7 @@
 #include "liboffload/plan/world_impl.h"
 
 /* A pump that goes on for longer is one that runs in circles. */
-#define PUMPS_MAX 10000u
+#define PUMPS_MAX 1000u
 
 /* ---- the log ----------------------------------------------------------- */
 
@@ -333,8 +333,8 @@ void world_pump(struct world *w)
     uint32_t rounds = 0;
 
     w->due = false;
-    while (pager_pump(&w->pager) && rounds++ < PUMPS_MAX && !w->pager.hungry)
-        ;
+    while (pager_pump(&w->pager) && !w->pager.hungry && !w->circles)
+        w->circles = ++rounds == PUMPS_MAX;
     if (w->pager.hungry)
         w->out_of_memory = true;
 }

@@ -48,6 +48,7 @@ struct world {
     struct world_job *jobs[2], **jobs_tail[2]; /* seals come before updates */
     bool due;                                  /* the pager is to be pumped */
     bool out_of_memory;
+    bool circles; /* the pump never stands still */
     double jitter;
     uint64_t random;
     uint32_t *number_of;  /* by the pager's id: the tensor's number in the log */
