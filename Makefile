@@ -157,7 +157,7 @@ NVCC_MATH_FLAGS := -fmad=false -prec-div=true -prec-sqrt=true -ftz=false
 
 # ---- files -----------------------------------------------------------------
 
-ROOMS := base io scheduler $(addprefix liboffload/,mem device store source core optim plan)
+ROOMS := base io scheduler $(addprefix liboffload/,mem device store source timeline core optim plan)
 LIB_SRC := $(wildcard $(ROOMS:=/*.c))
 MAINS := $(foreach p,finetune generate hello,$(wildcard examples/$(p).c examples/$(p)_*.c))
 SHARED_SRC := $(wildcard examples/model/*.c examples/common*.c)

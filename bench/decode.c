@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/decode_budget.h"
 #include "bench/model.h"
 #include "bench/predict.h"
 #include "bench/rates.h"
@@ -26,12 +27,14 @@ struct run {
     struct llama_config config;
     struct llama_generator *generator;
     struct ofl_ctx *ctx;
-    struct llama_generator_need need;
+    struct bench_decode_model model;
     struct bench_rates rates;
     float *logits;
     double fill_s, prompt_s, *token_s; /* [tokens] */
     unsigned count;
-    struct ofl_stats before, after; /* the tokens that count */
+    struct ofl_stats before, after;           /* the tokens that count */
+    struct common_stall worst[COMMON_STALLS]; /* of them */
+    unsigned worst_count;
     struct ofl_estimate predicted;
     struct common_meter meter;
 };
@@ -88,7 +91,7 @@ static int fill(struct run *r)
             return common_fail(EXIT_RUNTIME, "make the model: %s", error);
         llama_tensor_at(&r->config.shape, i, &d);
         done += d.elems * ofl_dtype_bytes(r->options->dtype);
-        common_progress_bytes("making the model:", done, r->need.weight_bytes);
+        common_progress_bytes("making the model:", done, r->model.need.weight_bytes);
         if (common_stopping())
             return common_fail(EXIT_INTERRUPTED, "interrupted");
     }
@@ -144,7 +147,7 @@ static int decode(struct run *r)
         int32_t token = best_token(r);
         double start;
 
-        if (i == o->warmup && ofl_stats_get(r->ctx, &r->before) < 0)
+        if (i == o->warmup && (ofl_stats_get(r->ctx, &r->before) < 0 || ofl_stall_clear(r->ctx) < 0))
             return common_fail_ofl(EXIT_RUNTIME, "get statistics");
         common_progress("token %llu of %llu", (ull)i + 1, (ull)(o->warmup + o->tokens));
         start = common_seconds();
@@ -157,7 +160,22 @@ static int decode(struct run *r)
     common_progress_clear();
     if (status == 0 && ofl_stats_get(r->ctx, &r->after) < 0)
         status = common_fail_ofl(EXIT_RUNTIME, "get statistics");
+    r->worst_count = common_stalls(r->ctx, r->worst);
     return status;
+}
+
+static int generate(struct run *r)
+{
+    const char *timeline = r->options->budget.timeline;
+    int status = common_timeline_open(r->ctx, timeline), closed;
+
+    if (status)
+        return status;
+    status = prefill(r);
+    if (status == 0)
+        status = decode(r);
+    closed = common_timeline_close(r->ctx, timeline);
+    return status ? status : closed;
 }
 
 /* ---- figures --------------------------------------------------------------- */
@@ -176,8 +194,8 @@ struct figures {
 /* What is held beside weights for good leaves less of the device for them. */
 static void least_of(const struct run *r, struct figures *f)
 {
-    uint64_t device = r->after.budget_bytes[OFL_DEVICE], weights = r->need.weight_bytes;
-    uint64_t held = r->need.device_all_bytes - weights;
+    uint64_t device = r->after.budget_bytes[OFL_DEVICE], weights = r->model.need.weight_bytes;
+    uint64_t held = r->model.need.device_all_bytes - weights;
     struct common_least least =
         common_least_pass(weights, device > held ? device - held : 0, r->after.budget_bytes[OFL_HOST]);
 
@@ -241,6 +259,8 @@ static void print_figures(const struct run *r, const struct figures *f)
            common_bytes(s->peak_bytes[OFL_DEVICE]).text, common_bytes(s->budget_bytes[OFL_DEVICE]).text,
            common_bytes(s->peak_bytes[OFL_HOST]).text, common_bytes(s->budget_bytes[OFL_HOST]).text,
            common_bytes(s->peak_bytes[OFL_NVME]).text, common_bytes(s->budget_bytes[OFL_NVME]).text);
+    for (unsigned i = 0; i < r->worst_count; i++)
+        printf("          %s\n", r->worst[i].text);
 }
 
 static int write_report(const struct run *r, const struct figures *f)
@@ -252,21 +272,22 @@ static int write_report(const struct run *r, const struct figures *f)
         "s:f, s:f, s:s, s:f, s:o, s:f, s:f, s:f}",
         "program", "ofl-bench decode", "version", ofl_version(), "date", bench_date().text, "device",
         o->budget.chosen.device, "device_name", o->budget.chosen.name, "model",
-        bench_model_json(&r->config.shape), "cache_bytes", (json_int_t)r->need.cache_bytes, "workspace_bytes",
-        (json_int_t)r->need.workspace_bytes, "settings", "prompt", (json_int_t)o->prompt, "tokens",
-        (json_int_t)o->tokens, "warmup", (json_int_t)o->warmup, "dtype", ofl_dtype_name(o->dtype), "rates",
-        bench_rates_json(&f->rates), "fill_s", r->fill_s, "prompt_s", r->prompt_s, "token_s",
-        bench_spread_json(&f->token_s), "tokens_per_s", 1 / f->token_s.median, "bound_s", f->bound_s,
-        "binding", f->needs[f->binding].name, "share_of_bound", f->bound_s / f->mean_s, "least_s", f->least_s,
-        "least_binding", f->least[f->least_binding].name, "share_of_least", f->least_s / f->mean_s, "bound",
-        common_bound_json(&f->run), "stall_share", f->stall_share, "device_in_per_token",
-        (double)(r->after.device_in_bytes - r->before.device_in_bytes) / n, "nvme_read_per_token",
-        (double)(r->after.nvme_read_bytes - r->before.nvme_read_bytes) / n);
+        bench_model_json(&r->config.shape), "cache_bytes", (json_int_t)r->model.need.cache_bytes,
+        "workspace_bytes", (json_int_t)r->model.need.workspace_bytes, "settings", "prompt",
+        (json_int_t)o->prompt, "tokens", (json_int_t)o->tokens, "warmup", (json_int_t)o->warmup, "dtype",
+        ofl_dtype_name(o->dtype), "rates", bench_rates_json(&f->rates), "fill_s", r->fill_s, "prompt_s",
+        r->prompt_s, "token_s", bench_spread_json(&f->token_s), "tokens_per_s", 1 / f->token_s.median,
+        "bound_s", f->bound_s, "binding", f->needs[f->binding].name, "share_of_bound", f->bound_s / f->mean_s,
+        "least_s", f->least_s, "least_binding", f->least[f->least_binding].name, "share_of_least",
+        f->least_s / f->mean_s, "bound", common_bound_json(&f->run), "stall_share", f->stall_share,
+        "device_in_per_token", (double)(r->after.device_in_bytes - r->before.device_in_bytes) / n,
+        "nvme_read_per_token", (double)(r->after.nvme_read_bytes - r->before.nvme_read_bytes) / n);
     int status =
         j ? json_object_set_new(j, "predicted", bench_predict_json(&r->predicted, f->token_s.median)) : 0;
 
-    status = j && status == 0 ? common_report_stats(j, &r->after, common_drives_json(r->ctx))
-                              : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+    status = j && status == 0
+                 ? common_report_stats(j, &r->after, common_drives_json(r->ctx), common_stalls_json(r->ctx))
+                 : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 
     if (status == 0)
         status = common_report_write(o->budget.report, j);
@@ -286,9 +307,7 @@ static int run_in_context(struct run *r, const struct llama_generator_config *co
         return common_fail(EXIT_INPUT, "%s", error);
     status = fill(r);
     if (status == 0)
-        status = prefill(r);
-    if (status == 0)
-        status = decode(r);
+        status = generate(r);
     if (status == 0) {
         figures_of(r, &f);
         print_figures(r, &f);
@@ -299,86 +318,18 @@ static int run_in_context(struct run *r, const struct llama_generator_config *co
     return status;
 }
 
-/* Device memory that no weight lives in: for a part of the model, and if there is room for the next two,
- * which then come while it is in use. */
-static uint64_t leased_bytes(const struct common_budget *b, const struct llama_generator_need *need,
-                             const struct ofl_config *c)
-{
-    uint64_t least = need->device.device_bytes, part = least - need->cache_bytes - need->workspace_bytes;
-    uint64_t kept = c->host_bytes > 8ull << 30 ? 1ull << 30 : c->host_bytes / 4; /* for moves */
-    uint64_t elsewhere = c->host_bytes - kept, on_device = need->device.largest_bytes, leased;
-
-    for (uint32_t i = 0; i < b->nvme_count; i++)
-        elsewhere += b->nvme[i].bytes ? b->nvme[i].bytes : c->expected_bytes;
-    if (c->expected_bytes > elsewhere)
-        on_device += c->expected_bytes - elsewhere;
-    leased = c->device_bytes > on_device ? c->device_bytes - on_device : 0;
-    if (leased > least + 2 * part)
-        leased = least + 2 * part;
-    if (leased < least)
-        leased = least;
-    return leased < c->device_bytes ? leased : c->device_bytes;
-}
-
-static int choose_budgets(const struct common_budget *b, const struct llama_generator_need *need,
-                          struct ofl_config *out)
-{
-    struct common_ways ways = {.device_least = need->device.device_bytes, .host_least = OFL_HOST_MIN_BYTES};
-    struct ofl_config c = {.size = sizeof c, .device = b->chosen.device, .log = common_log};
-
-    c.host_bytes = b->host_bytes ? b->host_bytes : b->nvme_count ? 64 << 20 : 4 << 20;
-    c.device_bytes = b->device_bytes;
-    if (b->in_memory || !c.device_bytes) /* the larger memory is the home where there is no drive */
-        c.device_bytes = need->device_all_bytes > c.host_bytes ? need->device_all_bytes : c.host_bytes + 4096;
-    c.nvme = b->nvme;
-    c.nvme_count = b->nvme_count;
-    c.expected_bytes = need->weight_bytes + 4096ull * need->weights;
-    if (c.device_bytes < ways.device_least)
-        return common_fail(
-            EXIT_INPUT,
-            "--device-mem of %llu bytes: %s needs %llu bytes at once, the largest tensor of it is %s with "
-            "%llu bytes; the smallest workable --device-mem is %llu bytes (%s)",
-            (ull)c.device_bytes, need->device.part, (ull)ways.device_least, need->device.largest,
-            (ull)need->device.largest_bytes, (ull)ways.device_least, common_bytes(ways.device_least).text);
-    if (c.device_bytes < need->device_all_bytes)
-        c.leased_bytes = leased_bytes(b, need, &c);
-    if (!b->nvme_count) {
-        /* All tiers together hold the weights: less of one is more of the other. */
-        uint64_t both = c.expected_bytes + ways.device_least;
-
-        ways.drive_bytes = c.expected_bytes;
-        ways.drive_device_least = ways.device_least;
-        if (both > c.host_bytes + ways.device_least)
-            ways.device_least = both - c.host_bytes;
-        if (ways.device_least > c.device_bytes) /* what was chosen does */
-            ways.device_least = c.device_bytes;
-        if (both > c.device_bytes + ways.host_least)
-            ways.host_least = both - c.device_bytes < c.host_bytes ? both - c.device_bytes : c.host_bytes;
-    }
-    *out = c;
-    return common_budget_fits(b, out, c.expected_bytes, 0, &ways);
-}
-
 /* What it will take, and budgets for that; refuses what can't work. */
 static int plan(struct run *r, const struct llama_generator_config *config, struct ofl_config *open)
 {
     const struct options *o = r->options;
-    uint32_t count = llama_tensor_count(&r->config.shape);
-    enum ofl_dtype *dtypes = calloc(count, sizeof *dtypes);
     int status;
 
     r->logits = calloc(r->config.shape.vocab, sizeof *r->logits);
     r->token_s = calloc(o->tokens, sizeof *r->token_s);
-    if (!dtypes || !r->logits || !r->token_s) {
-        status = common_fail(EXIT_RUNTIME, "decode: out of memory");
-    } else {
-        for (uint32_t i = 0; i < count; i++)
-            dtypes[i] = o->dtype;
-        llama_generator_need(config, dtypes, &r->need);
-        status = choose_budgets(&o->budget, &r->need, open);
-    }
-    free(dtypes);
-    return status;
+    if (!r->logits || !r->token_s)
+        return common_fail(EXIT_RUNTIME, "decode: out of memory");
+    status = bench_decode_model_make(&r->model, config);
+    return status ? status : bench_decode_budgets(&o->budget, &r->model, open);
 }
 
 static int predict(struct run *r, const struct llama_generator_config *config, const struct ofl_config *open)
@@ -389,13 +340,12 @@ static int predict(struct run *r, const struct llama_generator_config *config, c
                                            .piece = 1,
                                            .rows = 1,
                                            .positions = config->positions};
-
     uint64_t row =
         ofl_device_footprint(r->config.shape.hidden * sizeof(float)); /* an estimate has it itself */
 
     /* what is held for the prompt stays held */
-    return bench_predict(&r->options->budget, &compute, false, r->need.scratch_bytes - row, open, &r->rates,
-                         &r->predicted);
+    return bench_predict(&r->options->budget, &compute, false, r->model.need.scratch_bytes - row, open,
+                         &r->rates, &r->predicted);
 }
 
 static int run_all(struct run *r)
@@ -414,8 +364,9 @@ static int run_all(struct run *r)
     if (status == 0) {
         bench_rates_print(&r->rates);
         printf("model     %.3f B parameters, %s of weights; keys and values %s, scratch %s\n",
-               (double)llama_param_count(&r->config.shape) * 1e-9, common_bytes(r->need.weight_bytes).text,
-               common_bytes(r->need.cache_bytes).text, common_bytes(r->need.workspace_bytes).text);
+               (double)llama_param_count(&r->config.shape) * 1e-9,
+               common_bytes(r->model.need.weight_bytes).text, common_bytes(r->model.need.cache_bytes).text,
+               common_bytes(r->model.need.workspace_bytes).text);
         status = predict(r, &config, &open);
         if (status == 0 && ofl_open(&open, &r->ctx) < 0)
             status = common_fail_ofl(EXIT_INPUT, "open");
@@ -425,6 +376,7 @@ static int run_all(struct run *r)
         if (ofl_close(r->ctx) < 0 && status == 0)
             status = common_fail_ofl(EXIT_RUNTIME, "close");
     }
+    bench_decode_model_free(&r->model);
     free(r->logits);
     free(r->token_s);
     return status;

@@ -11,7 +11,6 @@
 #include "bench/model.h"
 #include "bench/predict.h"
 #include "bench/rates.h"
-#include "bench/timeline.h"
 #include "examples/common_budget.h"
 #include "examples/model/trainer.h"
 
@@ -30,9 +29,11 @@ struct series {
     double *step_s; /* [count] */
     double loss;    /* of the last */
     struct common_meter meter;
-    struct ofl_stats stats; /* of these steps alone, but for peaks and budgets */
+    struct ofl_stats stats;                   /* of these steps alone, but for peaks and budgets */
+    struct common_stall worst[COMMON_STALLS]; /* likewise */
+    unsigned worst_count;
+    json_t *stalls;
     struct ofl_estimate predicted;
-    struct bench_timeline *timeline; /* of the last one */
 };
 
 static const struct common_word dtype_words[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}, {NULL, 0}};
@@ -73,7 +74,7 @@ static const char more[] =
     "Examples:\n"
     "  ofl-bench step --preset 1b --seq 2048 --batch 4 --in-memory\n"
     "  ofl-bench step --preset 7b --seq 2048 --accum 16 --device-mem 24G --host-mem 96G --nvme /mnt/nvme \\\n"
-    "      --report step.json\n"
+    "      --report step.json --timeline step-trace.json\n"
     "\n"
     "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work; "
     "130 ended by SIGINT or SIGTERM.";
@@ -141,8 +142,12 @@ static int count_steps(struct ofl_ctx *ctx, struct ofl_stats before, struct seri
     SUBTRACT(off_plan);
     SUBTRACT(updates);
     SUBTRACT(stall_ns);
+    SUBTRACT(device_in_busy_ns);
+    SUBTRACT(device_out_busy_ns);
     SUBTRACT(steps);
     SUBTRACT(driver_calls);
+    s->worst_count = common_stalls(ctx, s->worst);
+    s->stalls = common_stalls_json(ctx);
     return 0;
 }
 
@@ -159,10 +164,8 @@ static int run_steps(const struct options *o, const struct llama_config *config,
         double start;
 
         common_progress("%s: step %llu of %llu", what, (ull)i + 1, (ull)(o->warmup + o->steps));
-        if (i == o->warmup && ofl_stats_get(ctx, &before) < 0)
+        if (i == o->warmup && (ofl_stats_get(ctx, &before) < 0 || ofl_stall_clear(ctx) < 0))
             status = common_fail_ofl(EXIT_RUNTIME, "get statistics");
-        if (i + 1 == o->warmup + o->steps)
-            bench_timeline_mark(s->timeline);
         start = common_seconds();
         if (status == 0)
             status = run_step(o, config, t, i + 1, tokens, &random, &s->loss);
@@ -180,12 +183,12 @@ static int run_steps(const struct options *o, const struct llama_config *config,
 
 static int run_series(const struct options *o, const struct llama_config *config,
                       const struct llama_trainer_config *trainer, const struct ofl_config *open,
-                      struct series *s, const char *what)
+                      struct series *s, const char *what, const char *timeline)
 {
     char error[COMMON_ERROR_BYTES];
     struct llama_trainer *t = NULL;
     struct ofl_ctx *ctx;
-    int status = 0;
+    int status = 0, err;
 
     s->step_s = calloc(o->steps, sizeof *s->step_s);
     if (!s->step_s)
@@ -196,10 +199,12 @@ static int run_series(const struct options *o, const struct llama_config *config
         status = common_fail(EXIT_INPUT, "%s: %s", what, error);
     if (status == 0)
         status = fill(t, config);
+    if (status == 0)
+        status = common_timeline_open(ctx, timeline);
     if (status == 0) {
-        s->timeline = bench_timeline_start(ctx);
         status = run_steps(o, config, ctx, t, s, what);
-        bench_timeline_stop(s->timeline);
+        err = common_timeline_close(ctx, timeline);
+        status = status ? status : err;
     }
     llama_trainer_destroy(t);
     if (ofl_close(ctx) < 0 && status == 0)
@@ -239,7 +244,8 @@ struct figures {
     struct common_bound run;
     struct bench_need needs[NEEDS];
     size_t binding;
-    double mean_s, tokens_per_s, flops, bound_s, stall_share;
+    double mean_s, tokens_per_s, flops, bound_s;
+    double stall_share, in_share, out_share; /* of the time; link: busy */
 };
 
 static void figures_of(const struct options *o, const struct llama_shape *shape, const struct series *s,
@@ -254,23 +260,13 @@ static void figures_of(const struct options *o, const struct llama_shape *shape,
     f->tokens_per_s = tokens / f->step_s.median;
     f->flops = 6 * bench_model_products(shape) * f->tokens_per_s;
     f->stall_share = (double)s->stats.stall_ns * 1e-9 / all;
+    f->in_share = (double)s->stats.device_in_busy_ns * 1e-9 / all;
+    f->out_share = (double)s->stats.device_out_busy_ns * 1e-9 / all;
     common_bound_get(&s->meter, &(struct common_least){.known = false}, &f->run);
     f->rates = *r;
     bench_rates_raise(&f->rates, &f->run);
     needs_of(o, shape, s, &f->rates, f->needs);
     f->bound_s = bench_bound(f->needs, NEEDS, &f->binding);
-}
-
-static void print_timeline(const struct series *s)
-{
-    struct bench_overlap o;
-
-    bench_timeline_overlap(s->timeline, &o);
-    printf(
-        "          the last step: stalled %.1f %%, link in %.1f %%, out %.1f %% busy; at work while the link "
-        "copies %.1f to %.1f %%\n",
-        100 * o.stalled, 100 * o.in, 100 * o.out, 100 * o.both_least, 100 * o.both_most);
-    bench_timeline_print(s->timeline, 80);
 }
 
 static void print_figures(const char *what, const struct series *s, const struct figures *f,
@@ -288,19 +284,23 @@ static void print_figures(const char *what, const struct series *s, const struct
     for (size_t i = 0; i < NEEDS; i++)
         printf(" %s %.3f%s", f->needs[i].name, f->needs[i].seconds, i + 1 < NEEDS ? "," : " s\n");
     common_bound_check(f->bound_s, f->mean_s);
-    printf("          stall %.1f %%; a step moves in %s, out %s, reads %s, writes %s; %.0f driver calls, "
-           "off plan %llu\n",
-           100 * f->stall_share, common_bytes((uint64_t)((double)s->stats.device_in_bytes / n)).text,
-           common_bytes((uint64_t)((double)s->stats.device_out_bytes / n)).text,
-           common_bytes((uint64_t)((double)s->stats.nvme_read_bytes / n)).text,
-           common_bytes((uint64_t)((double)s->stats.nvme_write_bytes / n)).text,
-           (double)s->stats.driver_calls / n, (ull)s->stats.off_plan);
+    printf(
+        "          stall %.1f %%, link in %.1f %% busy, out %.1f %%; a step moves in %s, out %s, reads %s, "
+        "writes %s; %.0f driver calls, off plan %llu\n",
+        100 * f->stall_share, 100 * f->in_share, 100 * f->out_share,
+        common_bytes((uint64_t)((double)s->stats.device_in_bytes / n)).text,
+        common_bytes((uint64_t)((double)s->stats.device_out_bytes / n)).text,
+        common_bytes((uint64_t)((double)s->stats.nvme_read_bytes / n)).text,
+        common_bytes((uint64_t)((double)s->stats.nvme_write_bytes / n)).text,
+        (double)s->stats.driver_calls / n, (ull)s->stats.off_plan);
     printf(
         "          peak of budget: device %s of %s, host %s of %s, NVMe %s of %s\n",
         common_bytes(s->stats.peak_bytes[OFL_DEVICE]).text,
         common_bytes(s->stats.budget_bytes[OFL_DEVICE]).text,
         common_bytes(s->stats.peak_bytes[OFL_HOST]).text, common_bytes(s->stats.budget_bytes[OFL_HOST]).text,
         common_bytes(s->stats.peak_bytes[OFL_NVME]).text, common_bytes(s->stats.budget_bytes[OFL_NVME]).text);
+    for (unsigned i = 0; i < s->worst_count; i++)
+        printf("          %s\n", s->worst[i].text);
 }
 
 static struct llama_compute_config compute_of(const struct llama_trainer_config *t)
@@ -313,7 +313,8 @@ static struct llama_compute_config compute_of(const struct llama_trainer_config 
                                          .accum = t->accum};
 }
 
-static json_t *series_json(const struct series *s, const struct figures *f, const struct bench_rates *r)
+/* Takes its stalls. */
+static json_t *series_json(struct series *s, const struct figures *f, const struct bench_rates *r)
 {
     json_t *samples = json_array(), *needs = json_object(), *j;
 
@@ -322,16 +323,18 @@ static json_t *series_json(const struct series *s, const struct figures *f, cons
     for (size_t i = 0; i < NEEDS; i++)
         json_object_set_new(needs, f->needs[i].name, bench_real_json(f->needs[i].seconds));
     j = json_pack(
-        "{s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:s, s:f, s:o, s:o, s:o, s:f, s:f, s:f}", "timeline",
-        bench_timeline_json(s->timeline), "step_s", bench_spread_json(&f->step_s), "samples_s", samples,
-        "tokens_per_s", f->tokens_per_s, "tflops", f->flops * 1e-12, "tflops_recompute",
+        "{s:f, s:f, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:s, s:f, s:o, s:o, s:o, s:f, s:f, s:f}",
+        "link_in_share", f->in_share, "link_out_share", f->out_share, "step_s", bench_spread_json(&f->step_s),
+        "samples_s", samples, "tokens_per_s", f->tokens_per_s, "tflops", f->flops * 1e-12, "tflops_recompute",
         f->flops * 8 / 6 * 1e-12, "share_of_product_rate", f->flops * 8 / 6 / r->matrix_flops, "bound_s",
         f->bound_s, "binding", f->needs[f->binding].name, "share_of_bound", f->bound_s / f->mean_s, "needs_s",
         needs, "rates", bench_rates_json(&f->rates), "bound", common_bound_json(&f->run), "stall_share",
         f->stall_share, "loss", s->loss, "driver_calls_per_step", (double)s->stats.driver_calls / s->count);
     if (j)
         json_object_set_new(j, "predicted", bench_predict_json(&s->predicted, f->step_s.median));
-    if (j && common_report_stats(j, &s->stats, json_array()) != 0)
+    else
+        json_decref(s->stalls);
+    if (j && common_report_stats(j, &s->stats, json_array(), s->stalls) != 0)
         return NULL;
     return j;
 }
@@ -406,13 +409,13 @@ static int run_all(const struct options *o, const struct llama_config *config)
             continue;
         status = bench_predict(b, &compute, o->clip > 0, 0, &open[i], &rates, &series[i].predicted);
         if (status == 0)
-            status = run_series(o, config, &trainer, &open[i], &series[i], what);
+            status = run_series(o, config, &trainer, &open[i], &series[i], what,
+                                i == 0 || !budgeted ? o->budget.timeline : NULL);
         if (status)
             break;
         figures_of(o, &config->shape, &series[i], &rates, &figures[i]);
         print_figures(what, &series[i], &figures[i], &rates);
         bench_predict_end(&series[i].predicted, figures[i].step_s.median);
-        print_timeline(&series[i]);
         reports[i] = series_json(&series[i], &figures[i], &rates);
     }
     if (status == 0 && budgeted && in_memory)
@@ -424,10 +427,8 @@ static int run_all(const struct options *o, const struct llama_config *config)
         json_decref(reports[0]);
         json_decref(reports[1]);
     }
-    for (int i = 0; i < 2; i++) {
-        bench_timeline_free(series[i].timeline);
+    for (int i = 0; i < 2; i++)
         free(series[i].step_s);
-    }
     return status;
 }
 

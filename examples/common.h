@@ -60,7 +60,7 @@ struct common_budget {
     struct ofl_nvme nvme[OFL_NVME_MAX]; /* as given; the directories are owned */
     uint32_t nvme_count;
     bool in_memory;
-    const char *report;
+    const char *report, *timeline;
 };
 
 /* Fills chosen: the device that was asked for, else the first GPU, else the host device; says which. */
@@ -103,10 +103,23 @@ int common_file_end(const char *path, char *temporary, int err);
 
 /* ---- report ------------------------------------------------------------- */
 
+/* A timeline of what ctx does from now on; path NULL: none. Returns a status. */
+int common_timeline_open(struct ofl_ctx *ctx, const char *path);
+/* Ends it, however the run went, and says how large it is. Returns a status. */
+int common_timeline_close(struct ofl_ctx *ctx, const char *path);
+
+#define COMMON_STALLS 3 /* that reports name */
+struct common_stall {
+    char text[256]; /* "stall     1.234 s for NAME: drive busy (12 times, longest 0.200 s)" */
+};
+/* The worst ones, the first of them first. Returns how many there are. */
+unsigned common_stalls(struct ofl_ctx *ctx, struct common_stall out[COMMON_STALLS]);
+/* The same for reports; NULL: no memory. */
+json_t *common_stalls_json(struct ofl_ctx *ctx);
 /* What each drive has done so far, for common_report_stats, which takes it; NULL: no memory. */
 json_t *common_drives_json(struct ofl_ctx *ctx);
-/* Adds budget, peak, moved, the counters and io to a report. */
-int common_report_stats(json_t *report, const struct ofl_stats *stats, json_t *drives);
+/* Adds budget, peak, moved, the counters, stalls (of common_stalls_json, which it takes) and io to a report. */
+int common_report_stats(json_t *report, const struct ofl_stats *stats, json_t *drives, json_t *stalls);
 /* Whether it could be written there: 0 or -errno. Writes nothing. */
 int common_report_check(const char *path);
 /* A regular file is replaced whole, at the end of links if path is one; anything else that is

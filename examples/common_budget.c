@@ -189,12 +189,9 @@ static uint64_t sharers(const struct common_budget *b, const dev_t *device, uint
     return n;
 }
 
-/* Store and host memory together have to hold all tensors. */
-static int check_nvme(const struct common_budget *b, const struct llama_trainer_need *need,
-                      uint64_t host_bytes)
+int common_budget_store(const struct common_budget *b, uint64_t bytes[OFL_NVME_MAX])
 {
-    uint64_t least = store_least_bytes(need, host_bytes);
-    uint64_t unit = b->nvme_count > 1 ? 1 << 20 : 4096, total = 0, available[OFL_NVME_MAX];
+    uint64_t unit = b->nvme_count > 1 ? 1 << 20 : 4096, available[OFL_NVME_MAX];
     dev_t device[OFL_NVME_MAX];
 
     for (uint32_t i = 0; i < b->nvme_count; i++) {
@@ -211,12 +208,25 @@ static int check_nvme(const struct common_budget *b, const struct llama_trainer_
                                common_bytes(available[i]).text);
     }
     for (uint32_t i = 0; i < b->nvme_count; i++) {
-        uint64_t bytes = b->nvme[i].bytes;
-
-        if (bytes == 0)
-            bytes = (available[i] - available[i] / 20) / sharers(b, device, i);
-        total += bytes / unit * unit;
+        bytes[i] = b->nvme[i].bytes;
+        if (bytes[i] == 0)
+            bytes[i] = (available[i] - available[i] / 20) / sharers(b, device, i);
+        bytes[i] = bytes[i] / unit * unit;
     }
+    return 0;
+}
+
+/* Store and host memory together have to hold all tensors. */
+static int check_nvme(const struct common_budget *b, const struct llama_trainer_need *need,
+                      uint64_t host_bytes)
+{
+    uint64_t least = store_least_bytes(need, host_bytes), total = 0, bytes[OFL_NVME_MAX];
+    int status = common_budget_store(b, bytes);
+
+    if (status)
+        return status;
+    for (uint32_t i = 0; i < b->nvme_count; i++)
+        total += bytes[i];
     if (total < least)
         return common_fail(
             EXIT_INPUT,

@@ -23,6 +23,10 @@ struct llama_trainer_need;
 int common_budget_training(const struct common_budget *b, const struct llama_trainer_need *need,
                            uint64_t array_bytes, struct ofl_config *out);
 
+/* What each --nvme directory may hold, as the library counts it: what is free, less 5 %, where no SIZE is given.
+ * Refuses more than is free. Returns a status. */
+int common_budget_store(const struct common_budget *b, uint64_t bytes[OFL_NVME_MAX]);
+
 /* What could be changed where memory is short. */
 struct common_ways {
     uint64_t device_least, host_least; /* the smallest budgets that would do, with the rest as it is */

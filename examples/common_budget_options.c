@@ -71,6 +71,12 @@ static bool set_nvme(void *field, const char *text, struct common_complaint *c)
              .value = "FILE",                                                                                \
              .field = FIELD(report),                                                                         \
              .text = "Write a report in JSON; docs/report.md describes it"},                                 \
+            {.kind = COMMON_TEXT,                                                                            \
+             .name = "timeline",                                                                             \
+             .value = "FILE",                                                                                \
+             .field = FIELD(timeline),                                                                       \
+             .text = "Write what the run does when, and what it waits for, as a trace that "                 \
+                     "https://ui.perfetto.dev opens"},                                                       \
         {                                                                                                    \
             .kind = COMMON_END                                                                               \
         }                                                                                                    \
@@ -105,5 +111,8 @@ int common_budget_check(const struct common_budget *b)
     err = b->report ? common_report_check(b->report) : 0;
     if (err < 0)
         return common_fail(EXIT_INPUT, "--report %s: %s", b->report, strerror(-err));
+    err = b->timeline ? common_report_check(b->timeline) : 0;
+    if (err < 0)
+        return common_fail(EXIT_INPUT, "--timeline %s: %s", b->timeline, strerror(-err));
     return 0;
 }

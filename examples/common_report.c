@@ -135,7 +135,7 @@ json_t *common_drives_json(struct ofl_ctx *ctx)
     return drives;
 }
 
-int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drives)
+int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drives, json_t *stalls)
 {
     json_t *moved =
         json_pack("{s:o, s:o, s:o, s:o, s:o}", "source_read", integer(s->source_read_bytes), "nvme_read",
@@ -158,6 +158,7 @@ int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drive
                   {"moved", moved},
                   {"planned", planned},
                   {"stall_s", json_real((double)s->stall_ns * 1e-9)},
+                  {"worst_stalls", stalls},
                   {"hits", integer(s->hits)},
                   {"misses", integer(s->misses)},
                   {"evictions", integer(s->evictions)},

@@ -160,15 +160,16 @@ static json_t *model_json(const struct run *r)
                      (json_int_t)need.activation_bytes, "workspace_bytes", (json_int_t)need.workspace_bytes);
 }
 
-/* Takes drives. */
-static int write_report(struct run *r, const struct ofl_stats *stats, json_t *drives, const char *hash)
+/* Takes drives and stalls. */
+static int write_report(struct run *r, const struct ofl_stats *stats, json_t *drives, json_t *stalls,
+                        const char *hash)
 {
     json_t *j =
         json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:s, s:o, s:o, s:o}", "program", "ofl-finetune", "version",
                   ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "tokens", (json_int_t)r->tokens,
                   "step_s", r->step_s, "state_hash", hash, "model", model_json(r), "settings",
                   options_json(r->options), "bound", common_bound_json(&r->bound));
-    int status = j ? common_report_stats(j, stats, drives)
+    int status = j ? common_report_stats(j, stats, drives, stalls)
                    : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 
     if (status == 0)
@@ -181,7 +182,9 @@ static int finish(struct run *r)
 {
     const struct options *o = r->options;
     struct ofl_stats stats = {.size = sizeof stats};
-    json_t *drives = NULL;
+    json_t *drives = NULL, *stalls = NULL;
+    struct common_stall worst[COMMON_STALLS];
+    unsigned worst_count = common_stalls(r->state->ctx, worst);
     char hash[33];
     int status = 0;
 
@@ -191,18 +194,22 @@ static int finish(struct run *r)
     common_bound_get(&r->meter, &(struct common_least){.known = false}, &r->bound);
     if (o->budget.report) {
         drives = common_drives_json(r->state->ctx);
+        stalls = common_stalls_json(r->state->ctx);
         status = state_hash(r->state, hash);
     }
     if (status == 0 && o->out)
         status = state_save(r->state);
     if (status == 0 && o->budget.report) {
-        status = write_report(r, &stats, drives, hash);
-        drives = NULL;
+        status = write_report(r, &stats, drives, stalls, hash);
+        drives = stalls = NULL;
     }
     json_decref(drives);
+    json_decref(stalls);
     if (status)
         return status;
     print_summary(r, &stats);
+    for (unsigned i = 0; i < worst_count; i++)
+        common_line("%s", worst[i].text);
     if (o->budget.report)
         common_line("state hash %s", hash);
     return 0;
@@ -343,7 +350,12 @@ static int run_all(const struct options *o, struct data *data)
     err = ofl_open(&open, &ctx);
     if (err < 0)
         return setup_failed(err, ofl_error());
-    status = run_in_context(ctx, o, &config, &trainer, data, &predicted);
+    status = common_timeline_open(ctx, o->budget.timeline);
+    if (status == 0) {
+        status = run_in_context(ctx, o, &config, &trainer, data, &predicted);
+        err = common_timeline_close(ctx, o->budget.timeline);
+        status = status ? status : err;
+    }
     err = ofl_close(ctx);
     if (err < 0 && status == 0)
         status = common_fail_ofl(EXIT_RUNTIME, "close");

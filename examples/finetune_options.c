@@ -61,6 +61,8 @@ static const char after[] =
     "  ofl-finetune --model story --data text.txt --steps 200 --lr 1e-3 --out tuned\n"
     "  ofl-finetune --preset 300m --data text.txt --seq 512 --accum 4 --dtype bf16 \\\n"
     "      --device-mem 512M --host-mem 256M --nvme /mnt/scratch:8G --report run.json\n"
+    "  ofl-finetune --preset 20m --data text.txt --device-mem 64M --host-mem 32M --steps 5 \\\n"
+    "      --nvme /mnt/scratch --timeline run.json   (open run.json in https://ui.perfetto.dev)\n"
     "\n"
     "Exit status: 0 done; 1 something failed on the way; 2 options, budgets or data that can't work, or a "
     "loss that is not a number; 130 ended by SIGINT or SIGTERM after the current step (the second one ends "

@@ -325,9 +325,8 @@ static json_t *model_json(const struct run *r, const struct llama_generator_need
                      (json_int_t)need->workspace_bytes);
 }
 
-/* Takes drives. */
 static int write_report(struct run *r, const struct llama_generator_need *need, const struct ofl_stats *stats,
-                        json_t *drives)
+                        struct ofl_ctx *ctx)
 {
     json_t *j = json_pack(
         "{s:s, s:s, s:o, s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o}", "program", "ofl-generate", "version",
@@ -335,7 +334,8 @@ static int write_report(struct run *r, const struct llama_generator_need *need, 
         "prompt_tokens", (json_int_t)r->prompt_tokens, "generated_tokens", (json_int_t)r->generated,
         "prefill_s", r->prefill_s, "decode_s", r->decode_s, "tokens_per_s", tokens_per_s(r), "model",
         model_json(r, need), "settings", options_json(r->options), "bound", common_bound_json(&r->bound));
-    int status = j ? common_report_stats(j, stats, drives) : out_of_memory();
+    int status =
+        j ? common_report_stats(j, stats, common_drives_json(ctx), common_stalls_json(ctx)) : out_of_memory();
 
     if (status == 0)
         status = common_report_write(r->options->budget.report, j);
@@ -356,6 +356,8 @@ static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_check
                     const struct llama_generator_need *need)
 {
     struct ofl_stats stats = {.size = sizeof stats};
+    struct common_stall worst[COMMON_STALLS];
+    unsigned worst_count;
     int status;
 
     r->rng.state = r->options->seed;
@@ -375,8 +377,11 @@ static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_check
     if (ofl_stats_get(ctx, &stats) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "get statistics");
     bound_of(r, need, &stats);
+    worst_count = common_stalls(ctx, worst);
     print_summary(r, &stats);
-    return r->options->budget.report ? write_report(r, need, &stats, common_drives_json(ctx)) : 0;
+    for (unsigned i = 0; i < worst_count; i++)
+        common_line("%s", worst[i].text);
+    return r->options->budget.report ? write_report(r, need, &stats, ctx) : 0;
 }
 
 /* ---- set-up ------------------------------------------------------------------ */
@@ -497,7 +502,12 @@ static int run_all(struct run *r)
     err = ofl_open(&open, &ctx);
     if (err < 0)
         return setup_failed(err, ofl_error());
-    status = run_in_context(r, ctx, &config, &need);
+    status = common_timeline_open(ctx, r->options->budget.timeline);
+    if (status == 0) {
+        status = run_in_context(r, ctx, &config, &need);
+        err = common_timeline_close(ctx, r->options->budget.timeline);
+        status = status ? status : err;
+    }
     err = ofl_close(ctx);
     return err < 0 && status == 0 ? common_fail_ofl(EXIT_RUNTIME, "close") : status;
 }

@@ -44,6 +44,8 @@ static const char after[] =
     "Examples:\n"
     "  ofl-generate --model story --prompt \"Once upon a time\" --temperature 0\n"
     "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G --host-mem 1G --report run.json\n"
+    "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G --timeline run.json\n"
+    "      (open run.json in https://ui.perfetto.dev)\n"
     "\n"
     "Exit status: 0 done; 1 something failed on the way; 2 options, budgets or data that can't work; "
     "130 ended by SIGINT or SIGTERM after the current token.";

@@ -248,6 +248,12 @@ struct ofl_tensor_info {
 /* any. Zeros; no I/O until it is written. -OFL_EBUDGET if the tiers can't hold all tensors. */
 OFL_API int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc,
                               struct ofl_tensor **out);
+/*
+ * any. Whether these tensors, made in this order in a context of this config, would all have homes (see "Homes"): 0,
+ * or -OFL_EBUDGET with the sentence that ofl_tensor_create would fail with. Nothing is opened or taken: for the
+ * smallest budgets that do. Directories count with their bytes, those without a number as having enough.
+ */
+OFL_API int ofl_homes_check(const struct ofl_config *config, const struct ofl_tensor_desc *tensors, size_t n);
 /* any. -OFL_ESTATE if leased. */
 OFL_API int ofl_tensor_destroy(struct ofl_tensor *t);
 OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *out);
@@ -475,6 +481,53 @@ struct ofl_path_stats {
 
 /* any. Drive `index` of ofl_stats.paths; -ENOENT beyond. Wear: write_bytes over since_ns. */
 OFL_API int ofl_path_stats_get(struct ofl_ctx *ctx, uint32_t index, struct ofl_path_stats *out);
+
+/* ---- stalls and timelines ---------------------------------------------- */
+
+/* Why the bytes that a stream waited for were not there, as things stood when they were acquired. */
+enum ofl_stall_reason {
+    OFL_STALL_UNKNOWN,
+    OFL_STALL_LATE_START,   /* planned, but its reads or copies began only with the acquire, or after it */
+    OFL_STALL_DRIVE_BUSY,   /* a read of it was under way before */
+    OFL_STALL_LINK_BUSY,    /* all of it was in host memory, and on its way to the device */
+    OFL_STALL_NO_ROOM,      /* its place on the device, or in host memory, was still somebody else's */
+    OFL_STALL_OFF_PLAN,     /* no recorded step said that it would be needed */
+    OFL_STALL_HOST_WORK,    /* an optimizer update, or a write by the host, was to be done first */
+    OFL_STALL_OTHER_STREAM, /* work of another stream with it was to end first */
+    OFL_STALL_REASONS
+};
+
+/* All waits of streams for one tensor, for one reason; their total_ns add up to ofl_stats.stall_ns. Of a batch the
+ * tensor that came last counts. */
+struct ofl_stall {
+    size_t size;
+    char
+        tensor[96]; /* cut, if its name is longer; "(unnamed)": of many more tensors than can be kept apart */
+    enum ofl_stall_reason reason;
+    const char *text; /* "drive busy"; static */
+    uint64_t count, total_ns, longest_ns;
+};
+
+/* any. The stall of that rank since ofl_open or ofl_stall_clear, 0 being the one with the largest total_ns;
+ * -ENOENT beyond the last. */
+OFL_API int ofl_stall_get(struct ofl_ctx *ctx, uint32_t rank, struct ofl_stall *out);
+/* any. They are counted from now on. */
+OFL_API int ofl_stall_clear(struct ofl_ctx *ctx);
+
+/*
+ * any, one thread at a time. From now on what ctx does is written to a file in the trace event format, to be opened
+ * in https://ui.perfetto.dev: work of streams as ofl_stream_label names it, copies in both directions of the link,
+ * transfers of each drive, host workers, and stalls with tensor and reason. The file grows as long as the timeline
+ * is open, by about 150 bytes an event; memory does not: where the file is too slow, events are dropped, and
+ * counted. -OFL_ESTATE if one is open; -errno.
+ */
+OFL_API int ofl_timeline_open(struct ofl_ctx *ctx, const char *path);
+/* any. Ends the file: all that has ended until now is in it. *events, *dropped, which may be NULL: those that are in
+ * it, and those that are not. ofl_close does the same. -OFL_ESTATE: none is open; -errno: it could not be written. */
+OFL_API int ofl_timeline_close(struct ofl_ctx *ctx, uint64_t *events, uint64_t *dropped);
+/* step thread. In timelines, the time that s takes from here to its next label has this name; NULL: none. Nothing
+ * happens while no timeline is open. */
+OFL_API int ofl_stream_label(struct ofl_stream *s, const char *name);
 
 /* ---- places ------------------------------------------------------------ */
 

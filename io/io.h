@@ -228,6 +228,18 @@ struct io_tuning {
 
 struct io_queue;
 
+/* A transfer that has moved bytes, from its hand-over to the engine to its collection. */
+struct io_span {
+    const struct io_request *request;
+    const char *drive; /* io_path_stats.name */
+    uint64_t start_ns, end_ns, bytes;
+};
+
+typedef void io_span_fn(void *arg, const struct io_span *span);
+
+/* From now on fn is told of each, by the owner in its calls; NULL: of none. */
+void io_queue_trace(struct io_queue *q, io_span_fn *fn, void *arg);
+
 int io_queue_open(const struct io_queue_config *config, struct io_queue **out);
 /* Waits for what is in flight, without a deadline, and forgets requests that were not reaped.
  * NULL accepted. */

@@ -107,6 +107,15 @@ static void start(struct io_queue *q, struct io_share *s)
     hand_over(q, t);
 }
 
+static void tell(struct io_queue *q, const struct io_transfer *t, uint64_t bytes)
+{
+    q->span(q->span_arg, &(struct io_span){.request = t->request,
+                                           .drive = t->path->stats.name,
+                                           .start_ns = t->start_ns,
+                                           .end_ns = q->now_ns,
+                                           .bytes = bytes});
+}
+
 /* The engine has returned t. */
 static void settle(struct io_queue *q, struct io_transfer *t)
 {
@@ -118,8 +127,11 @@ static void settle(struct io_queue *q, struct io_transfer *t)
     t->handed_over = false;
     before = t->request->done_bytes;
     verdict = io_piece_judge(t, &code, &cause);
-    if (t->request->done_bytes > before)
+    if (t->request->done_bytes > before) {
         io_path_count(t->path, t, t->request->done_bytes - before, q->now_ns);
+        if (q->span)
+            tell(q, t, t->request->done_bytes - before);
+    }
     if (verdict == IO_PIECE_AGAIN) {
         q->stats.resubmits++;
         io_transfers_push(&q->again, t);
@@ -212,6 +224,12 @@ static void collect(struct io_queue *q)
         for (unsigned i = 0; i < n; i++)
             settle(q, done[i]);
     } while (n == COLLECT_BATCH);
+}
+
+void io_queue_trace(struct io_queue *q, io_span_fn *fn, void *arg)
+{
+    q->span = fn;
+    q->span_arg = arg;
 }
 
 void io_submit(struct io_queue *q, struct io_request *r)

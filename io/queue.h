@@ -50,6 +50,8 @@ struct io_queue {
     uint32_t transfer_count, inflight;
     struct io_transfers unused, again; /* again: to be handed over once more */
     int flush_code;                    /* of the last flush */
+    io_span_fn *span;                  /* NULL: nobody wants to know */
+    void *span_arg;
     struct io_stats stats;
     char note[256];
 };

@@ -248,6 +248,38 @@ else
     skipped+=("the CUDA stub")
 fi
 
+# ---- budgets of a whole model --------------------------------------------------
+
+# least OPTION budgets...: what a refusal names as OPTION's smallest, which works; a page less is refused.
+decode=(decode --device host --preset tiny --dtype f32 --prompt 3 --tokens 1 --warmup 0)
+least() {
+    local option=$1 value
+    shift
+    refuse "smallest workable $option is" "${decode[@]}" "$@"
+    value=$(sed -n "s/.*smallest workable $option is \([0-9]*\) .*/\1/p" "$work/err")
+    [ -n "$value" ] || return
+    case "$option" in
+    --device-mem) set -- --device-mem "$value" "${@:3}" ;;
+    --host-mem) set -- "$1" "$2" --host-mem "$value" "${@:5}" ;;
+    --nvme) set -- "$1" "$2" "$3" "$4" --nvme "$work/dir:$value" ;;
+    esac
+    run "${decode[@]}" "$@"
+    wanted decode with the smallest "$option" "$*"
+    refuse 'smallest workable' "${decode[@]}" "${@/$value/$((value - 4096))}"
+}
+
+for option in --device-mem --host-mem --nvme; do
+    least $option --device-mem 2M --host-mem 2M                         # memory is all there is
+    least $option --device-mem 2M --host-mem 2M --nvme "$work/dir:512K" # three tiers
+done
+clean budgets of a whole model
+run "${decode[@]}" --device-mem 2M --host-mem 3M --nvme "$work/dir:2M" --report "$work/decode.json"
+wanted decode over three tiers
+for key in share_of_bound share_of_least; do
+    [ "$(field $key "$work/decode.json" | grep -c '^[0-9]')" -ge 1 ] || complain "decode's report has no $key"
+done
+[ "$(field bps_from "$work/decode.json" | sort -u)" = '"this run"' ] || complain "rates of another run"
+
 # ---- an end by signal ----------------------------------------------------------
 
 # Before, during and after the file is filled; the last one while fio runs, if it is there.

@@ -17,7 +17,7 @@ suite() {
     grep -hq '^\[  PASSED  \] [1-9]' "$work/out" "$work/err" || complain "$name $*: no test passed"
 }
 
-for name in test_device test_device_stream test_core test_core_homes test_core_faults; do
+for name in test_device test_device_stream test_core test_core_homes test_core_faults test_timeline; do
     suite $name
     # not under sanitizers as well
     [ -z "${OFL_TEST_LIGHT-}" ] || continue

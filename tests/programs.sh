@@ -30,6 +30,12 @@ refuse() {
     rm -rf "$work"/refused* # no failure of the next one
 }
 
+# judged FILE: a timeline is whole, and what Perfetto reads.
+judged() {
+    local why
+    why=$("$bin/tests/test_timeline" "$1") || complain "timeline: $why"
+}
+
 # What must not depend on placement: loss, grad_norm, state_hash.
 essence() {
     sed -n '/^  "loss": \[/,/^  \]/p; /^  "grad_norm": \[/,/^  \]/p; /^  "state_hash"/p' "$1"
@@ -210,6 +216,28 @@ refuse 'smallest workable --host-mem' ofl-finetune "${options[@]}" --device-mem 
 refuse 'smallest workable --host-mem' ofl-finetune "${options[@]}" --device-mem "$device" --host-mem $((host - 1))
 refuse 'smallest workable --device-mem' ofl-finetune "${options[@]}" --device-mem $((all - 1)) --host-mem 2M
 
+# ---- timelines -----------------------------------------------------------------
+
+run ofl-finetune "${options[@]}" --device-mem "$device" --host-mem 2M --nvme "$work:$nvme" --timeline "$work/run.json" \
+    --report "$work/placed.json"
+wanted --timeline
+same "$work/memory.json" "$work/placed.json" --timeline
+judged "$work/run.json"
+for words in 'layer 0 forward' 'layer 1 backward' '"head"' 'embedding backward' 'to the device' 'from the device' \
+    '"drive ' '"reads' '"writes' '"updates' '"seals' '"reason":"no room"' '"reason":"host work"'; do
+    says "$words" "$work/run.json" the timeline
+done
+says '^stall  *[0-9.]* s for [a-z0-9._]*: [a-z ]* (' "$work/err" the text
+says '"reason": "[a-z ]*"' "$work/placed.json" the report
+says '^timeline .* [0-9]* events' "$work/err" the text
+# It can fail.
+head -c -20 "$work/run.json" >"$work/cut.json"
+! "$bin/tests/test_timeline" "$work/cut.json" >/dev/null || complain "a timeline that was cut short passes"
+rm -f "$work/run.json" "$work/cut.json" "$work/placed.json"
+run ofl-finetune "${options[@]}" --in-memory --timeline "$work/absent/run.json"
+[ "$status" -eq 2 ] || complain "--timeline in no directory: exit status $status"
+says 'absent/run.json: No such file' "$work/err" --timeline
+
 # Another seed is another run: the comparison sees it.
 run ofl-finetune "${options[@]}" --seed 2 --in-memory --report "$work/placed.json"
 ! cmp -s <(essence "$work/memory.json") <(essence "$work/placed.json") || complain "a seed changes nothing"
@@ -316,13 +344,14 @@ wanted --version
 
 ran='ofl-finetune --steps 100000, and SIGTERM'
 env --default-signal "$bin/ofl-finetune" --device host "${tiny[@]}" --steps 100000 --out "$work/ended" \
-    --report "$work/ended.json" >"$work/out" 2>"$work/err" &
+    --report "$work/ended.json" --timeline "$work/cut.json" >"$work/out" 2>"$work/err" &
 child=$!
 until_true "$child" grep -q '^step 2/' "$work/err" || complain "it ended before its second step"
 kill -TERM "$child"
 status=0
 wait "$child" || status=$?
 [ "$status" -eq 130 ] || complain "SIGTERM: exit status $status"
+judged "$work/cut.json"
 [ -z "$(compgen -G "$work/ended*")" ] || complain "SIGTERM left $(compgen -G "$work/ended*")"
 
 [ "$real" -eq 1 ] || skipped+=("the real checkpoint, $story and $shakespeare: absent")

@@ -85,12 +85,18 @@ for budget in '' '--device-mem=3M --host-mem=2M'; do
     wanted "generate $budget"
     cmp -s "$work/out" "$work/text-host" || complain "generate $budget: another text than on the host"
 done
-run ofl-bench decode --preset tiny --prompt 3 --tokens 2 --warmup 1 --device-mem 3M --host-mem 2M --nvme "$work:8M"
+run ofl-bench decode --preset tiny --prompt 3 --tokens 2 --warmup 1 --device-mem 3M --host-mem 2M --nvme "$work:8M" \
+    --timeline "$work/decode.json"
 wanted 'ofl-bench decode'
 grep -q '^decode ' "$work/out" || complain "ofl-bench decode prints no figures"
 run ofl-bench step --preset tiny --seq 16 --steps 1 --warmup 1 --device-mem 8M --host-mem 8M --nvme "$work:16M" \
-    --report "$work/step.json"
+    --report "$work/step.json" --timeline "$work/trace.json"
 wanted 'ofl-bench step'
+for trace in "$work/decode.json" "$work/trace.json"; do
+    why=$("$bin/tests/test_timeline" "$trace") || complain "timeline: $why"
+done
+says 'layer 0 extend' "$work/decode.json" 'the timeline of decode'
+says 'layer 0 backward' "$work/trace.json" 'the timeline of step'
 grep -q '"share_of_bound"' "$work/step.json" || complain "ofl-bench step reports no bound"
 
 # ---- what is missing -----------------------------------------------------

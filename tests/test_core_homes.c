@@ -398,6 +398,70 @@ static void tiles_fit_the_budgets(void **state)
     }
 }
 
+/* ---- on paper ------------------------------------------------------------ */
+
+static void tensor_like(struct ofl_ctx *ctx, const struct ofl_tensor_desc *d, int *err)
+{
+    struct ofl_tensor *t;
+
+    *err = ofl_tensor_create(ctx, d, &t);
+}
+
+#define PAPER 80 /* tensors, more than most budgets hold */
+
+/* Budgets of all kinds, many of them tight. */
+static struct ofl_config paper_config(struct random *r, const char *dir)
+{
+    struct ofl_config c = {.size = sizeof c, .device = fixture_device(), .workers = 1};
+
+    c.device_bytes = 2 * MIB + random_below(r, 40) * MIB / 4;
+    c.host_bytes = 2 * MIB + random_below(r, 40) * MIB / 4;
+    c.leased_bytes = random_below(r, 2) ? 0 : random_below(r, (unsigned)(c.device_bytes / BLOCK)) * BLOCK;
+    if (random_below(r, 3)) {
+        c.nvme = fixture_nvme(dir, BLOCK * (1 + random_below(r, 2000)));
+        c.nvme_count = 1;
+    }
+    if (random_below(r, 3))
+        c.expected_bytes = (8 + random_below(r, 16)) * MIB;
+    return c;
+}
+
+/* What ofl_homes_check says of the first n tensors is what happens when they are made. */
+static void paper_agrees_with_creation(void **state)
+{
+    struct ofl_tensor_desc descs[PAPER];
+    unsigned refused = 0;
+
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        struct random r = {seed};
+        struct ofl_config c = paper_config(&r, *state);
+        struct ofl_ctx *ctx;
+        size_t made = 0;
+
+        assert_int_equal(ofl_open(&c, &ctx), 0);
+        for (int err = 0; made < PAPER; made++) {
+            descs[made] =
+                (struct ofl_tensor_desc){.size = sizeof *descs,
+                                         .name = "tensor",
+                                         .kind = random_below(&r, 4) ? OFL_KIND_WEIGHT : OFL_KIND_GRADIENT,
+                                         .dtype = random_below(&r, 2) ? OFL_F32 : OFL_BF16,
+                                         .elems = 1 + random_below(&r, 200000)};
+            if (random_below(&r, 9) == 0)
+                descs[made].flags = OFL_TENSOR_TRANSIENT;
+            tensor_like(ctx, &descs[made], &err);
+            if (err < 0)
+                break;
+        }
+        if (made && ofl_homes_check(&c, descs, made) != 0)
+            fail_msg("seed %llu: %zu tensors were made, and on paper: %s", (ull)seed, made, ofl_error());
+        if (made < PAPER && ofl_homes_check(&c, descs, made + 1) != -OFL_EBUDGET)
+            fail_msg("seed %llu: tensor %zu was refused, and not on paper", (ull)seed, made);
+        refused += made < PAPER;
+        assert_int_equal(fixture_ctx_close(ctx), 0);
+    }
+    assert_true(refused > 40); /* else it proves little */
+}
+
 /* ---- spread ------------------------------------------------------------ */
 
 static struct ofl_tensor *tensor_of(struct ofl_ctx *ctx, enum ofl_kind kind, uint64_t bytes, int *err)
@@ -769,11 +833,17 @@ static void mixed_groups_are_not_bound(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_programs),           cmocka_unit_test(errors_end_the_program),
-        cmocka_unit_test(tiles_fit_the_budgets),     cmocka_unit_test(tensors_are_spread_evenly),
-        cmocka_unit_test(what_is_announced_fits),    cmocka_unit_test(host_memory_holds_to_the_block),
-        cmocka_unit_test(refusals_name_the_way_out), cmocka_unit_test(leases_keep_their_room),
-        cmocka_unit_test(homes_come_after_caches),   cmocka_unit_test(mixed_groups_are_not_bound),
+        cmocka_unit_test(random_programs),
+        cmocka_unit_test(errors_end_the_program),
+        cmocka_unit_test(tiles_fit_the_budgets),
+        cmocka_unit_test(paper_agrees_with_creation),
+        cmocka_unit_test(tensors_are_spread_evenly),
+        cmocka_unit_test(what_is_announced_fits),
+        cmocka_unit_test(host_memory_holds_to_the_block),
+        cmocka_unit_test(refusals_name_the_way_out),
+        cmocka_unit_test(leases_keep_their_room),
+        cmocka_unit_test(homes_come_after_caches),
+        cmocka_unit_test(mixed_groups_are_not_bound),
     };
 
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);

@@ -363,7 +363,7 @@ static bool spoil_pins(struct pager *p)
 {
     for (struct core_request *r = p->requests.next; r != &p->requests; r = r->next)
         for (uint32_t i = 0; i < r->count; i++)
-            if (r->refs[i].held && r->refs[i].ptr) {
+            if (r->refs[i].held && r->refs[i].ptr && r->refs[i].tensor->tiles[r->refs[i].tile].dirty) {
                 r->refs[i].tensor->tiles[r->refs[i].tile].pins = 0;
                 return true;
             }

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Checks every #include against the order of the rooms:
 #
-#     base <- io, scheduler, mem, device, source <- store <- core <- optim <- examples, bench
+#     base <- io, scheduler, mem, device, source, timeline <- store <- core <- optim <- examples, bench
 #             scheduler <- plan <- bench
 #
 # Rooms side by side don't know each other. Examples and benches see the public header
@@ -17,11 +17,11 @@ allowed() {
     local base='include/ base/'
     local io='io/io.h io/histogram.h io/drive.h io/profile.h' # what the room shows; the rest is its own
     local store="$base $io scheduler/ liboffload/mem/ liboffload/device/ liboffload/store/"
-    local core="$store liboffload/source/ liboffload/core/"
+    local core="$store liboffload/source/ liboffload/timeline/ liboffload/core/"
     # Inside core, from the ground up; side by side: lease, work, home, ahead.
     local c=liboffload/core/
     local ground="$store ${c}update.h ${c}pager.h" copy pump
-    copy="$ground ${c}tile.h ${c}part.h ${c}place.h ${c}copy.h"
+    copy="$ground ${c}tile.h ${c}part.h ${c}place.h ${c}blame.h ${c}copy.h"
     pump="$copy ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}ahead.h ${c}pump.h"
     case "$1" in
     include/*) echo include/ offload.h ;; # beside itself, as installed
@@ -31,12 +31,14 @@ allowed() {
     liboffload/mem/*) echo "$base liboffload/mem/" ;;
     liboffload/device/*) echo "$base liboffload/device/" ;;
     liboffload/store/*) echo "$store" ;;
+    liboffload/timeline/*) echo "$base liboffload/timeline/" ;;
     liboffload/source/*) echo "$base liboffload/source/" ;;
     liboffload/core/update.h) echo 'include/' ;;
     liboffload/core/pager.h | liboffload/core/op.c) echo "$ground" ;;
     liboffload/core/tile.[ch] | liboffload/core/tile_*.c) echo "$ground ${c}tile.h" ;;
     liboffload/core/part.[ch]) echo "$ground ${c}tile.h ${c}part.h" ;;
     liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}part.h ${c}place.h" ;;
+    liboffload/core/blame.[ch]) echo "$ground ${c}blame.h" ;;
     liboffload/core/copy.[ch]) echo "$copy" ;;
     liboffload/core/wait.[ch]) echo "$copy ${c}wait.h" ;;
     liboffload/core/hold.[ch]) echo "$ground ${c}part.h ${c}hold.h" ;;
@@ -47,7 +49,8 @@ allowed() {
     liboffload/core/shape.[ch]) echo "$ground ${c}tile.h ${c}shape.h" ;;
     liboffload/core/pump.[ch]) echo "$pump" ;;
     liboffload/core/verify.[ch]) echo "$pump ${c}verify.h" ;;
-    liboffload/core/engine.[ch]) echo "$pump ${c}verify.h ${c}engine.h" ;;
+    liboffload/core/record.[ch]) echo "$ground liboffload/timeline/ ${c}record.h" ;;
+    liboffload/core/engine.[ch]) echo "$pump liboffload/timeline/ ${c}verify.h ${c}record.h ${c}engine.h" ;;
     liboffload/core/core.h) echo "include/ liboffload/device/device.h ${c}update.h" ;;
     liboffload/core/*) echo "$core" ;;
     # Of core it sees what is meant for it, of the pager nothing.
@@ -135,6 +138,8 @@ self_test() {
     expect bad liboffload/mem/a.c '#include "liboffload/device/device.h"' || failed=1
     expect bad liboffload/device/a.c '#include "io/io.h"' || failed=1
     expect bad liboffload/store/a.c '#include "liboffload/core/core.h"' || failed=1
+    expect bad liboffload/timeline/a.c '#include "liboffload/core/pager.h"' || failed=1
+    expect bad liboffload/core/blame.c '#include "liboffload/timeline/timeline.h"' || failed=1
     expect bad liboffload/source/a.c '#include "io/io.h"' || failed=1
     expect bad liboffload/store/a.c '#include "liboffload/source/source.h"' || failed=1
     expect bad liboffload/core/a.c '#include "liboffload/optim/optim.h"' || failed=1

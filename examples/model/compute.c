@@ -210,9 +210,31 @@ struct llama_job *llama_compute_alone(struct llama_compute *c, enum llama_run ru
     return llama_compute_job(c, run);
 }
 
+static int label(struct llama_compute *c, const struct llama_job *job)
+{
+    static const char *const names[] = {
+        [LLAMA_RUN_EMBED] = "embedding", [LLAMA_RUN_FORWARD] = "forward",
+        [LLAMA_RUN_HEAD] = "head",       [LLAMA_RUN_BACKWARD] = "backward",
+        [LLAMA_RUN_EXTEND] = "extend",   [LLAMA_RUN_EMBED_BACKWARD] = "embedding backward",
+        [LLAMA_RUN_LOGITS] = "head",     [LLAMA_RUN_FILL] = "fill",
+    };
+    bool layer =
+        job->run == LLAMA_RUN_FORWARD || job->run == LLAMA_RUN_BACKWARD || job->run == LLAMA_RUN_EXTEND;
+    char text[64];
+
+    if (!layer)
+        return ofl_stream_label(c->stream, names[job->run]);
+    snprintf(text, sizeof text, "layer %u %s", job->layer, names[job->run]);
+    return ofl_stream_label(c->stream, text);
+}
+
 int llama_compute_run(struct llama_compute *c, struct llama_job *job)
 {
-    return c->gpu ? compute_gpu_run(c, job) : ofl_stream_launch(c->stream, host_jobs[job->run], job);
+    int err = label(c, job);
+
+    if (err == 0)
+        err = c->gpu ? compute_gpu_run(c, job) : ofl_stream_launch(c->stream, host_jobs[job->run], job);
+    return err < 0 ? err : ofl_stream_label(c->stream, NULL);
 }
 
 int llama_compute_end(struct llama_compute *c)

@@ -49,6 +49,7 @@ struct llama_compute;
 struct llama_job {
     struct llama_compute *compute;
     enum llama_run run;
+    uint32_t layer; /* for timelines */
     size_t micro;
     bool first; /* overwrites the gradients */
     struct llama_block_weights weights;

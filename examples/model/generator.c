@@ -354,6 +354,7 @@ static int feed_layer(struct llama_generator *g, uint32_t layer, size_t n)
         struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_EXTEND);
 
         llama_layer_weights(&g->model, layer, leases, &job->weights);
+        job->layer = layer;
         job->k_cache = (char *)g->held[HELD_CACHE].ptr + 2 * layer * g->cache_bytes;
         job->v_cache = (char *)job->k_cache + g->cache_bytes;
         job->fed = g->fed + at;

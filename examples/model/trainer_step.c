@@ -50,6 +50,7 @@ static int run_part(struct part *p, uint32_t layer, activations_fn *activations,
                      : ofl_acquire(t->ctx, moving, p->moving, t->stream);
         if (err < 0)
             break;
+        job->layer = layer;
         job->micro = m;
         job->first = m == 0;
         describe(p, layer, job);

@@ -99,6 +99,7 @@ void ahead_plan(struct pager *p)
 /* What was on its way for another plan would stand before what this one wants. */
 static void turn_to_plan(struct pager *p, struct ofl_tensor *t)
 {
+    uint32_t served = t->served;
     struct core_copy *c, *next;
 
     for (c = t->busy; c; c = next) {
@@ -107,9 +108,11 @@ static void turn_to_plan(struct pager *p, struct ofl_tensor *t)
             place_evict(p, c);
     }
     tile_ahead_all(p, t, 0, t->tiles_count, false);
+    tile_served(p, t, 0); /* what rests of the tiles served is the first turn's to say, which changes */
     for (struct core_turn *turn = t->turns; turn; turn = turn->next)
         turn->rest = tile_rest_planned(p, t);
     tile_rest(p, t, tile_rest_planned(p, t));
+    tile_served(p, t, served);
 }
 
 /* What has been looked at stays so as the position moves on, unless the plan has changed. */
@@ -154,6 +157,7 @@ static void start_device(struct pager *p)
             ((t->lost || t->ahead_failed) && !e.no_fetch) || part_find(t, e.from, end_of(t, &e)))
             continue;
         c = place_copy(p, t, e.from, end_of(t, &e), k ? k : 1);
+        t->denied = !c;
         if (!c)
             return;
         copy_set_fill(p, c, !e.no_fetch);

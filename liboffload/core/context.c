@@ -61,6 +61,12 @@ static void device_done(void *sink, void *cookie, int code)
     engine_post(&((struct ofl_ctx *)sink)->engine, op);
 }
 
+/* Device threads. */
+static void device_span(void *sink, const struct dev_span *span)
+{
+    record_span(&((struct ofl_ctx *)sink)->engine.timeline, span);
+}
+
 static void env_log(void *arg, enum ofl_log_level level, const char *text)
 {
     struct core_engine *e = arg;
@@ -139,7 +145,8 @@ static int register_memory(struct ofl_ctx *ctx, unsigned flags)
 static int open_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
 {
     unsigned flags = c->flags & OFL_FORBID_PAGEABLE ? MEM_REQUIRE_PINNED : 0;
-    struct dev_config dev = {.arena_bytes = c->device_bytes, .done = device_done, .sink = ctx};
+    struct dev_config dev = {
+        .arena_bytes = c->device_bytes, .done = device_done, .span = device_span, .sink = ctx};
     int err;
 
     err = dev_open(c->device ? c->device : "host", &dev, &ctx->engine.dev);
@@ -180,6 +187,7 @@ static void ctx_free(struct ofl_ctx *ctx)
     store_close(ctx->store);
     dev_close(ctx->engine.dev);
     mem_arena_destroy(&ctx->arena);
+    core_timeline_end(ctx);
     engine_close(&ctx->engine);
     pthread_mutex_destroy(&ctx->log_lock);
     pthread_mutex_destroy(&ctx->lists_lock);

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 
+#include "liboffload/core/blame.h"
 #include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
@@ -301,6 +302,8 @@ void copy_advance(struct pager *p, struct core_copy *c)
     else if (c->ghost)
         room = drain_advance(p, c);
     place_set_stuck(p, c, !room);
+    if (!room)
+        blame_stuck(p, c);
 }
 
 void copy_advance_stuck(struct pager *p)

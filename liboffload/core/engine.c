@@ -190,8 +190,10 @@ static void seal_job(void *arg)
 {
     struct core_op *op = arg;
     struct core_engine *e = op->env;
+    uint64_t start = record_now(&e->timeline);
 
     op->seal = store_seal(op->seal_bytes, op->seal_count);
+    record_job(&e->timeline, TIMELINE_SEAL, op->tensor, start, op->seal_count);
     engine_post(e, op);
 }
 
@@ -248,6 +250,11 @@ static void env_gate_open(void *arg, struct dev_gate *gate, const struct base_er
     dev_gate_open(gate, error);
 }
 
+static void env_blame(void *arg, struct dev_gate *gate, struct ofl_tensor *t, enum ofl_stall_reason why)
+{
+    dev_gate_note(gate, record_note(&((struct core_engine *)arg)->timeline, t, why));
+}
+
 static const char *env_why(void *arg, int code)
 {
     return dev_check(((struct core_engine *)arg)->dev) == code ? base_error_text() : base_strerror(code);
@@ -258,8 +265,10 @@ static void work_job(void *arg)
 {
     struct core_request *r = arg;
     struct core_engine *e = r->arg;
+    uint64_t start = record_now(&e->timeline);
 
     pager_request_run(r, UINT64_MAX);
+    record_job(&e->timeline, TIMELINE_UPDATE, r->refs[0].tensor, start, 0);
     post_request(e, r);
 }
 
@@ -441,6 +450,7 @@ int engine_open(struct core_engine *e)
     pthread_mutex_init(&e->io_lock, NULL);
     pthread_mutex_init(&e->mail_lock, NULL);
     pthread_cond_init(&e->progress, NULL);
+    timeline_init(&e->timeline);
     e->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return e->mail_fd < 0 ? base_fail_errno(-errno, "open context: eventfd") : 0;
 }
@@ -461,6 +471,7 @@ int engine_start(struct core_engine *e)
     env->work = env_work;
     env->gate_create = env_gate_create;
     env->gate_open = env_gate_open;
+    env->blame = env_blame;
     env->why = env_why;
     /* Signals are for the program's own threads. */
     sigfillset(&all);
@@ -490,6 +501,7 @@ void engine_close(struct core_engine *e)
 {
     if (e->mail_fd >= 0)
         close(e->mail_fd);
+    timeline_destroy(&e->timeline);
     pthread_cond_destroy(&e->progress);
     pthread_mutex_destroy(&e->mail_lock);
     pthread_mutex_destroy(&e->io_lock);

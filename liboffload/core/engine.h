@@ -30,6 +30,7 @@
 
 #include "base/pool.h"
 #include "liboffload/core/pump.h"
+#include "liboffload/core/record.h"
 
 struct core_engine {
     struct pager pager;
@@ -62,6 +63,8 @@ struct core_engine {
     int mail_fd;
     pthread_t thread;
     bool runs;
+
+    struct timeline timeline; /* has a lock of its own, a leaf; large, so behind what is always in use */
 };
 
 /* Before anything else of e; e is zeroed. 0 or -errno with a sentence. */

@@ -97,7 +97,7 @@ static uint64_t host_room(const struct pager *p)
 
 static uint64_t nvme_room(const struct pager *p)
 {
-    return p->store ? less(store_budget(p->store), store_used(p->store)) : 0;
+    return less(p->homes.nvme_bytes, p->homes.bytes[OFL_NVME]);
 }
 
 static void set_stage(struct pager *p, uint64_t bytes)
@@ -107,7 +107,8 @@ static void set_stage(struct pager *p, uint64_t bytes)
     p->stage_bytes = bytes;
     /* m held tiles leave m + 1 holes: the largest holds one more. Without a store updates hold
      * none there. */
-    p->claims_max = p->store ? (uint32_t)least(less(bytes, hole) / (tile + hole), UINT32_MAX) : UINT32_MAX;
+    p->claims_max =
+        p->homes.nvme_bytes ? (uint32_t)least(less(bytes, hole) / (tile + hole), UINT32_MAX) : UINT32_MAX;
 }
 
 /* Everything lives on the device: where it fits, and is the larger memory or the only one that can. */
@@ -115,7 +116,7 @@ static bool on_device_only(const struct pager *p, const struct ofl_config *c)
 {
     uint64_t expected = c->expected_bytes;
 
-    if (p->store)
+    if (p->homes.nvme_bytes)
         return false;
     if (p->host_bytes == 0 || expected == 0)
         return c->host_bytes < c->device_bytes;
@@ -143,20 +144,26 @@ static void share_out(struct pager *p)
     }
 }
 
-int home_open(struct pager *p, const struct ofl_config *c)
+static int open_rooms(struct pager *p, const struct ofl_config *c, uint64_t store_bytes)
 {
     struct core_homes *h = &p->homes;
     int err = base_extents_create(0, &h->host);
 
     if (err < 0)
         return err;
+    h->nvme_bytes = store_bytes;
     h->expected_bytes = c->expected_bytes;
     h->leased_bytes = c->leased_bytes ? c->leased_bytes : p->device_bytes / 2;
-    h->stage_min_bytes = p->host_bytes ? stage_min(p->tile_bytes, p->store != NULL, STAGE_TILES) : 0;
+    h->stage_min_bytes = p->host_bytes ? stage_min(p->tile_bytes, store_bytes > 0, STAGE_TILES) : 0;
     set_stage(p, p->host_bytes);
     h->device_only = on_device_only(p, c);
     share_out(p);
     return 0;
+}
+
+int home_open(struct pager *p, const struct ofl_config *c)
+{
+    return open_rooms(p, c, p->store ? store_budget(p->store) : 0);
 }
 
 void home_close(struct pager *p)
@@ -240,7 +247,7 @@ static int refuse(const struct pager *p, const struct ofl_tensor *t)
     struct cut cut = cut_of(p, t);
     char way_out[200], device[160] = "";
 
-    if (p->store)
+    if (p->homes.nvme_bytes)
         snprintf(way_out, sizeof way_out, "raise the NVMe budget by at least %llu bytes%s",
                  (ull)less(bytes - front_bytes(t, cut.most), nvme),
                  p->homes.expected_bytes ? ", or the host budget" : ", or announce expected_bytes");
@@ -252,8 +259,8 @@ static int refuse(const struct pager *p, const struct ofl_tensor *t)
     return base_fail(-OFL_EBUDGET,
                      "create %s, %llu bytes: the tiers have no room for it: left are %llu of %llu bytes in "
                      "the store, %llu of %llu in host memory (%llu are kept for moves)%s: %s",
-                     t->name, (ull)t->bytes, (ull)nvme, (ull)(p->store ? store_budget(p->store) : 0),
-                     (ull)host, (ull)p->host_bytes, (ull)p->homes.stage_min_bytes, device, way_out);
+                     t->name, (ull)t->bytes, (ull)nvme, (ull)p->homes.nvme_bytes, (ull)host,
+                     (ull)p->host_bytes, (ull)p->homes.stage_min_bytes, device, way_out);
 }
 
 static int take_device(struct pager *p, struct ofl_tensor *t)
@@ -355,17 +362,37 @@ static bool updates_in_the_way(const struct pager *p)
 {
     uint64_t hole = p->tile_bytes + CORE_HOST_ALIGN;
 
-    return p->store && p->claims > less(p->homes.stage_min_bytes, hole) / (p->tile_bytes + hole);
+    return p->homes.nvme_bytes && p->claims > less(p->homes.stage_min_bytes, hole) / (p->tile_bytes + hole);
+}
+
+struct choice {
+    bool device; /* preferred, if it has a range for it */
+    bool below;  /* HOST and NVME have room */
+    uint32_t tiles;
+};
+
+static struct choice choose(const struct pager *p, const struct ofl_tensor *t)
+{
+    struct cut cut = cut_of(p, t);
+    struct choice c = {.below = cut.least <= cut.most};
+
+    c.device = may_live_on_device(t) && place_footprint(t->bytes) <= device_room(p) &&
+               (!c.below || device_is_behind(p, t));
+    c.tiles = c.below ? cut_wanted(p, t, cut) : 0;
+    return c;
+}
+
+static bool needs_none(const struct ofl_tensor *t)
+{
+    return t->source || (t->flags & OFL_TENSOR_TRANSIENT);
 }
 
 int home_take(struct pager *p, struct ofl_tensor *t)
 {
-    struct cut cut;
-    bool fits, device;
-    uint32_t tiles;
+    struct choice c;
     int err;
 
-    if (t->source || (t->flags & OFL_TENSOR_TRANSIENT))
+    if (needs_none(t))
         return 0;
     err = place_reserve(
         p, 1); /* so that there is no other reason than room for which the device can't take it */
@@ -373,17 +400,14 @@ int home_take(struct pager *p, struct ofl_tensor *t)
         return err;
     if (p->homes.device_only)
         return take_device(p, t) < 0 ? refuse_device(p, t) : 0;
-    cut = cut_of(p, t);
-    fits = cut.least <= cut.most;
-    device = may_live_on_device(t) && place_footprint(t->bytes) <= device_room(p);
-    if (device && (!fits || device_is_behind(p, t)) && take_device(p, t) == 0)
+    c = choose(p, t);
+    if (c.device && take_device(p, t) == 0)
         return 0;
-    if (!fits)
+    if (!c.below)
         return refuse(p, t);
-    tiles = cut_wanted(p, t, cut);
-    if (tiles && updates_in_the_way(p))
+    if (c.tiles && updates_in_the_way(p))
         return -EAGAIN;
-    return take_below(p, t, tiles);
+    return take_below(p, t, c.tiles);
 }
 
 void home_give(struct pager *p, struct ofl_tensor *t)
@@ -395,4 +419,44 @@ void home_give(struct pager *p, struct ofl_tensor *t)
         store_give(p->store, t->file_off, store_bytes_of(t));
     }
     give_host(p, t, t->home_tiles);
+}
+
+/* ---- trying -------------------------------------------------------------- */
+
+int home_try_open(struct pager *p, const struct ofl_config *c, uint64_t store_bytes)
+{
+    p->device_bytes = c->device_bytes / CORE_DEVICE_ALIGN * CORE_DEVICE_ALIGN;
+    p->host_bytes = c->host_bytes / CORE_HOST_ALIGN * CORE_HOST_ALIGN;
+    p->tile_bytes = home_tile_bytes(c, store_bytes);
+    return open_rooms(p, c, store_bytes);
+}
+
+int home_try(struct pager *p, const struct ofl_tensor *t)
+{
+    uint64_t footprint = place_footprint(t->bytes), host;
+    struct core_homes *h = &p->homes;
+    struct choice c;
+
+    if (footprint > p->device_bytes)
+        return base_fail(-OFL_EBUDGET, "create %s: a lease of it takes %llu bytes of device memory, of %llu",
+                         t->name, (ull)footprint, (ull)p->device_bytes);
+    if (!needs_none(t)) {
+        c = choose(p, t);
+        if (h->device_only ? h->bytes[OFL_DEVICE] + footprint <= p->device_bytes : c.device) {
+            h->bytes[OFL_DEVICE] += footprint; /* side by side from the start of the arena */
+            p->device_used += footprint;
+            return 0;
+        }
+        if (h->device_only)
+            return refuse_device(p, t);
+        if (!c.below)
+            return refuse(p, t);
+        host = front_bytes(t, c.tiles);
+        set_stage(p, p->stage_bytes - host);
+        h->bytes[OFL_HOST] += host;
+        h->bytes[OFL_NVME] += round_up(t->bytes, CORE_HOST_ALIGN) - host;
+    }
+    if (footprint > h->leased_bytes) /* the largest that must be leased from below keeps its room */
+        h->leased_bytes = footprint;
+    return 0;
 }

@@ -14,4 +14,9 @@ void home_close(struct pager *p);
 int home_take(struct pager *p, struct ofl_tensor *t);
 void home_give(struct pager *p, struct ofl_tensor *t);
 
+/* The same decisions without memory: p, zeros, keeps the books of a context with this config and store, and each
+ * tensor in turn gets a home on paper, or -OFL_EBUDGET. To be closed with home_close. */
+int home_try_open(struct pager *p, const struct ofl_config *config, uint64_t store_bytes);
+int home_try(struct pager *p, const struct ofl_tensor *t);
+
 #endif

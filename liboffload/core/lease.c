@@ -7,6 +7,9 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "liboffload/core/blame.h"
 #include "liboffload/core/copy.h"
 #include "liboffload/core/hold.h"
 #include "liboffload/core/part.h"
@@ -317,6 +320,7 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
 {
     struct ofl_tensor *t = l->tensor;
     struct core_copy *c = item->copy;
+    int predicted;
     bool whole = item->to - item->from == t->bytes;
     struct sched_event e = {.id = t->id,
                             .where = SCHED_ON_DEVICE,
@@ -347,9 +351,11 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
         e.from = item->from;
         e.len = item->to - item->from;
     }
-    if (sched_use(p->sched, e) == -ENOMEM)
+    predicted = sched_use(p->sched, e);
+    if (predicted == -ENOMEM)
         p->changes++; /* unrecorded: the plan will miss it, nothing else */
-    if (!t->turns)    /* else when these are over */
+    blame_acquired(c, item->made, predicted);
+    if (!t->turns) /* else when these are over */
         tile_rest(p, t, tile_rest_planned(p, t));
 }
 

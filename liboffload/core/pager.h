@@ -8,6 +8,7 @@
  *     tile.c   the HOST tier: ranges, reads, write-backs, what leaves it
  *     part.c   which copies hold which bytes of a tensor
  *     place.c  the device arena: who gets which range, what leaves it
+ *     blame.c  why what a stream waits for is not there
  *     copy.c   device copies: bytes in (fill), bytes out (drain), the end of a ghost
  *     wait.c   what a stream waits for
  *     hold.c   who may lease which bytes together
@@ -116,6 +117,8 @@ struct core_copy {
     bool fill;        /* bytes are to be fetched */
     bool hollow;      /* placed ahead for an overwrite: has no bytes, and none on their way */
     bool fetched;     /* started ahead of its acquire */
+    bool planned;     /* by its acquire, as the plan had said */
+    bool crowded; /* there was no room for it, here or in host memory: it began later than it might have */
     bool poisoned;
     bool stuck;           /* waits for room in the host arena */
     uint64_t write_seq;   /* of the first lease that made it dirty */
@@ -136,6 +139,8 @@ struct core_wait {
     struct dev_gate *gate;
     uint64_t stream;
     uint32_t remaining;
+    struct ofl_tensor *last;   /* of the condition that held last; NULL: none yet */
+    enum ofl_stall_reason why; /* it did not before */
     struct core_wait *prev, *next;
     struct core_wait *failed_next;
     struct base_error *error;
@@ -146,6 +151,7 @@ struct core_cond {
     struct core_cond *next;
     bool bytes;    /* awaits the copy's bytes; else the marks up to upto */
     bool readable; /* of marks: what they wrote is to be read */
+    enum ofl_stall_reason why;
     uint64_t upto;
     uint32_t count;
 };
@@ -190,14 +196,16 @@ struct ofl_tensor {
     bool gone;                            /* nothing good lies below the device */
     struct base_error *ruin; /* what should have been drained for host works of these numbers is not there */
     uint64_t ruin_from, ruin_to;
-    uint64_t fill_seq;   /* the oldest copy whose bytes somebody awaits, or SCHED_NEVER */
-    bool filling;        /* a copy is being filled, awaited or not */
-    bool ahead_failed;   /* a fetch ahead of its acquire failed: not again before that */
-    uint32_t host_tiles; /* with a range of the host arena, home or not */
-    uint32_t moving;     /* operations in flight on its tiles */
-    uint32_t pins;       /* of its tiles together */
-    uint32_t refs;       /* what else holds it: optimizers */
-    uint64_t batch;      /* the last batch of leases that named it */
+    uint64_t fill_seq;      /* the oldest copy whose bytes somebody awaits, or SCHED_NEVER */
+    bool filling;           /* a copy is being filled, awaited or not */
+    bool ahead_failed;      /* a fetch ahead of its acquire failed: not again before that */
+    bool denied;            /* there was no room on the device to fetch it ahead */
+    _Atomic uint32_t label; /* in timelines; 0: not known yet. record.c's */
+    uint32_t host_tiles;    /* with a range of the host arena, home or not */
+    uint32_t moving;        /* operations in flight on its tiles */
+    uint32_t pins;          /* of its tiles together */
+    uint32_t refs;          /* what else holds it: optimizers */
+    uint64_t batch;         /* the last batch of leases that named it */
     struct ofl_tensor *look_next;
     bool looked_for; /* it is to be looked at in this round */
 };
@@ -276,6 +284,8 @@ struct core_env {
     void (*work)(void *arg, struct core_request *r);
     int (*gate_create)(void *arg, struct dev_gate **gate);
     void (*gate_open)(void *arg, struct dev_gate *gate, const struct base_error *error);
+    /* gate, which is opened next, was closed for t, and why. NULL: nobody wants to know. */
+    void (*blame)(void *arg, struct dev_gate *gate, struct ofl_tensor *t, enum ofl_stall_reason why);
     const char *(*why)(void *arg, int code); /* a device operation failed: its cause, in words */
     void (*log)(void *arg, enum ofl_log_level level, const char *text);
 };
@@ -288,6 +298,7 @@ struct core_homes {
     uint64_t expected_bytes;   /* announced; 0: unknown */
     uint64_t leased_bytes;     /* device memory that homes leave to leases */
     uint64_t stage_min_bytes;  /* host memory that homes leave for moving bytes */
+    uint64_t nvme_bytes;       /* the store's budget; 0: there is none */
     uint64_t share[OFL_TIERS]; /* of the bytes announced; all 0: tiers are filled one after another */
     uint64_t bytes[OFL_TIERS]; /* of homes, as allocated */
     struct base_extents *host; /* ranges of homes in HOST, counted from the arena's end down */

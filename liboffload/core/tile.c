@@ -241,7 +241,8 @@ bool tile_room_comes(const struct pager *p)
 }
 
 /* Piece by piece is not done for what is ahead: it may not succeed, and what has left would be fetched again, for
- * ever. What is being filled leaves last; what is to rest, when nothing else is about to leave. */
+ * ever. What is being filled leaves last: it has landed and would be read again. That, and what is to rest, only
+ * when nothing else is about to leave. */
 static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
 {
     bool ahead = claim.need == NEED_AHEAD;
@@ -251,7 +252,7 @@ static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
     if (p->planned && (ahead || tile_room_comes(p)))
         return false;
     return evict_from(p, SCHED_CLEAN, bytes, claim, !ahead) ||
-           (!ahead && evict_from(p, SCHED_FILLING, bytes, claim, true));
+           (!ahead && !tile_room_comes(p) && evict_from(p, SCHED_FILLING, bytes, claim, true));
 }
 
 /* Gives the tile a range, evicting clean idle tiles if needed. False: none now; a later

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "liboffload/core/blame.h"
 #include "liboffload/core/copy.h"
 #include "liboffload/core/place.h"
 
@@ -44,6 +45,8 @@ static void wait_less(struct pager *p, struct core_wait *w)
     w->next->prev = w->prev;
     if (w->error)
         stream_failed(p, w->stream, w->error);
+    if (p->env.blame && w->last)
+        p->env.blame(p->env.arg, w->gate, w->last, w->why);
     p->env.gate_open(p->env.arg, w->gate, w->error);
     p->changes++;
     pager_error_free(w->error);
@@ -74,6 +77,7 @@ void wait_add(struct pager *p, struct core_wait *w, struct core_copy *c, bool by
                                .next = c->conds,
                                .bytes = bytes,
                                .readable = readable,
+                               .why = bytes ? blame_bytes(c) : OFL_STALL_OTHER_STREAM,
                                .upto = c->mark_seq,
                                .count = c->marks};
     c->conds = cond;
@@ -86,6 +90,8 @@ static void cond_over(struct pager *p, struct core_copy *c, struct core_cond *co
 {
     struct core_wait *w = cond->wait;
 
+    w->last = c->tensor;
+    w->why = blame_settled(c, cond->why);
     if (cond->bytes)
         copy_await(p, c, -1);
     cond->next = p->spare_conds;

@@ -206,9 +206,10 @@ static uint32_t claims_of(const struct core_update *u)
     return n;
 }
 
-static uint32_t claims_most(const struct pager *p)
+/* The plan's room is for those that could wait: the oldest must not. */
+static uint32_t claims_most(const struct pager *p, bool oldest)
 {
-    return p->planned && p->claims_planned < p->claims_max ? p->claims_planned : p->claims_max;
+    return !oldest && p->planned && p->claims_planned < p->claims_max ? p->claims_planned : p->claims_max;
 }
 
 /* Whether u, the first of those whose turn has come, may have one more request. What waits for something waits
@@ -220,7 +221,7 @@ static bool may_activate(const struct pager *p, const struct core_update *u)
 
     if (p->active + !oldest >= p->active_max)
         return false;
-    return p->claims == 0 || p->claims + claims_of(u) + kept <= claims_most(p);
+    return p->claims == 0 || p->claims + claims_of(u) + kept <= claims_most(p, oldest);
 }
 
 /* Turns the next tiles of updates whose turn has come into requests, as many as may be in flight: held tiles

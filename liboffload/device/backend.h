@@ -9,6 +9,7 @@
 #ifndef OFL_DEVICE_BACKEND_H
 #define OFL_DEVICE_BACKEND_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "liboffload/device/device.h"
@@ -33,6 +34,7 @@ struct dev_backend {
     void (*stream_mark)(struct dev_stream *s, void *cookie);
     void (*stream_wait)(struct dev_stream *s, struct dev_gate *g);
     bool (*stream_idle)(struct dev_stream *s, int *code);                  /* NULL: not known */
+    void (*stream_label)(struct dev_stream *s, uint64_t note);             /* handed to the device at once */
     void (*stream_flush)(struct dev_stream *s);                            /* NULL: nothing to do */
     void (*stream_room)(struct dev_stream *s);                             /* NULL: there always is */
     void *(*stream_native)(struct dev_stream *s);                          /* NULL: there is none */
@@ -53,7 +55,8 @@ struct dev {
     struct dev_config config;
     void *arena;
     char name[24];
-    _Atomic uint64_t streams; /* created so far: the last id given out */
+    _Atomic uint64_t traced_ns; /* dev_trace: since when; 0: off */
+    _Atomic uint64_t streams;   /* created so far: the last id given out */
 };
 
 struct dev_stream {
@@ -64,10 +67,24 @@ struct dev_stream {
 
 struct dev_gate {
     struct dev *dev;
+    uint64_t note;
 };
 
 extern const struct dev_backend dev_backend_host;
 extern const struct dev_backend dev_backend_cuda;
+
+/* Since when copies, fills and work are to be reported; 0: they are not. Stalls always are, where there is a sink
+ * for them. */
+static inline uint64_t dev_traced(const struct dev *d)
+{
+    return atomic_load_explicit(&d->traced_ns, memory_order_relaxed);
+}
+
+static inline void dev_report(const struct dev *d, const struct dev_span *span)
+{
+    if (d->config.span)
+        d->config.span(d->config.sink, span);
+}
 
 /* Whether [p, p + bytes) lies inside the arena; an empty range may sit at its end. */
 static inline bool dev_holds(const struct dev *d, const void *p, uint64_t bytes)

@@ -103,6 +103,14 @@ static void cuda_stream_wait(struct dev_stream *s, struct dev_gate *g)
                   &(struct cuda_op){.kind = CUDA_WAIT, .gate = (struct cuda_gate *)g});
 }
 
+static void cuda_stream_label(struct dev_stream *s, uint64_t note)
+{
+    struct cuda_lane *l = &((struct cuda_user_stream *)s)->lane;
+
+    cuda_lane_put(l, &(struct cuda_op){.kind = CUDA_LABEL, .note = note});
+    cuda_lane_flush(l);
+}
+
 static void cuda_stream_flush(struct dev_stream *s)
 {
     cuda_lane_flush(&((struct cuda_user_stream *)s)->lane);
@@ -487,6 +495,7 @@ const struct dev_backend dev_backend_cuda = {
     .stream_destroy = cuda_stream_destroy,
     .stream_mark = cuda_stream_mark,
     .stream_wait = cuda_stream_wait,
+    .stream_label = cuda_stream_label,
     .stream_flush = cuda_stream_flush,
     .stream_room = cuda_stream_room,
     .stream_native = cuda_stream_native,

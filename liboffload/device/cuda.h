@@ -28,7 +28,7 @@
 
 #define CUDA_WORDS 1024u /* user streams at once: a page of them */
 
-enum cuda_kind { CUDA_IN, CUDA_OUT, CUDA_FILL, CUDA_MARK, CUDA_WAIT, CUDA_SYNC };
+enum cuda_kind { CUDA_IN, CUDA_OUT, CUDA_FILL, CUDA_MARK, CUDA_WAIT, CUDA_LABEL, CUDA_SYNC };
 
 struct cuda_gate {
     struct dev_gate base;
@@ -62,6 +62,7 @@ struct cuda_op {
     uint32_t number;
     bool passed; /* the word has reached number */
     struct cuda_sync *sync;
+    uint64_t note; /* labels */
 };
 
 struct cuda_lane {
@@ -74,10 +75,12 @@ struct cuda_lane {
     struct cuda_op *unissued;      /* the first that the driver does not have */
     struct cuda_op *waits, **waits_tail;
     unsigned timed;          /* issued with an end event, not reported */
-    unsigned queued;         /* not reported */
+    unsigned queued;         /* not reported, without labels */
     uint32_t word, number;   /* index of its word; number of its latest wait */
     struct base_error error; /* the first; poller only */
-    cuda_event last;         /* end of what was reported last; poller only */
+    cuda_event last;         /* end of what was reported last; poller only, like the next two lines */
+    uint64_t last_ns;        /* by the host's clock, while somebody wants to know; else 0 */
+    uint64_t label, label_ns;
     _Atomic uint64_t bytes, copies, busy_ns;
 };
 

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "liboffload/device/cuda.h"
 
 /* The poller sleeps so long between looks at events that are not ready: from the first, twice
@@ -38,7 +39,7 @@ void cuda_broke(struct cuda *c, int code)
 static bool call_failed(struct cuda *c, cuda_result result, const char *call, const struct cuda_op *op)
 {
     static const char *const kinds[] = {
-        "copy to the device", "copy from the device", "fill", "mark", "wait at a gate", "sync"};
+        "copy to the device", "copy from the device", "fill", "mark", "wait at a gate", "label", "sync"};
 
     if (result == CUDA_OK)
         return false;
@@ -143,7 +144,7 @@ void cuda_lane_put(struct cuda_lane *l, const struct cuda_op *op)
     pthread_mutex_lock(&l->cuda->lock);
     *l->tail = own;
     l->tail = &own->next;
-    l->queued++;
+    l->queued += own->kind != CUDA_LABEL;
     if (!l->unissued)
         l->unissued = own;
     if (own->kind == CUDA_WAIT) {
@@ -316,29 +317,73 @@ static void fail_lane(struct cuda_lane *l, int code, const char *text)
         base_error_set(&l->error, code, "%s", text ? text : base_strerror(code));
 }
 
-static void count_copy(struct cuda_lane *l, const struct cuda_op *op)
+/* When op ended, by the host's clock. The poller hears of it a nap or more late, of several at once: counted from
+ * what was reported before on this lane, unless that would be in the future, or far in the past. */
+static uint64_t ended_ns(const struct cuda_lane *l, const struct cuda_op *op)
 {
-    add(&l->bytes, op->bytes);
-    add(&l->copies, 1);
-    add(&l->busy_ns, elapsed_ns(l->cuda, op->start ? op->start : l->last, op->end));
+    uint64_t now = base_now_ns(), counted = l->last_ns + elapsed_ns(l->cuda, l->last, op->end);
+
+    return l->last_ns && counted <= now && now - counted < 4 * NAP_MAX_NS ? counted : now;
 }
 
-static void report_copy(struct cuda_lane *l, const struct cuda_op *op)
+/* What a lane does it does one after the other, and has begun when it ends. */
+static uint64_t later(uint64_t start_ns, uint64_t last_ns, uint64_t end_ns)
 {
+    if (start_ns < last_ns)
+        start_ns = last_ns;
+    return start_ns < end_ns ? start_ns : end_ns;
+}
+
+static void report_copy(struct cuda_lane *l, const struct cuda_op *op, uint64_t end_ns)
+{
+    static const enum dev_span_kind kinds[] = {DEV_SPAN_IN, DEV_SPAN_OUT, DEV_SPAN_FILL};
     const struct dev_config *config = &l->cuda->base.config;
     int code = op->code ? op->code : l->error.code;
+    uint64_t took = 0;
 
-    if (code == 0 && op->kind != CUDA_FILL)
-        count_copy(l, op);
+    if (code == 0 && (op->kind != CUDA_FILL || end_ns))
+        took = elapsed_ns(l->cuda, op->start ? op->start : l->last, op->end);
+    if (code == 0 && op->kind != CUDA_FILL) {
+        add(&l->bytes, op->bytes);
+        add(&l->copies, 1);
+        add(&l->busy_ns, took);
+    }
+    if (code == 0 && end_ns)
+        dev_report(&l->cuda->base, &(struct dev_span){.kind = kinds[op->kind],
+                                                      .start_ns = later(end_ns - took, l->last_ns, end_ns),
+                                                      .end_ns = end_ns,
+                                                      .bytes = op->bytes,
+                                                      .cookie = op->cookie});
     config->done(config->sink, op->cookie, code);
 }
 
-static void report_wait(struct cuda_lane *l, const struct cuda_op *op)
+static void report_wait(struct cuda_lane *l, const struct cuda_op *op, uint64_t end_ns)
 {
+    uint64_t took = elapsed_ns(l->cuda, op->start, op->end);
+
     if (op->gate->code != 0)
         fail_lane(l, op->gate->code, op->gate->text); /* opened once: neither changes any more */
-    add(&l->cuda->stall_ns, elapsed_ns(l->cuda, op->start, op->end));
+    add(&l->cuda->stall_ns, took);
+    end_ns = end_ns ? end_ns : base_now_ns();
+    if (took)
+        dev_report(&l->cuda->base, &(struct dev_span){.kind = DEV_SPAN_STALL,
+                                                      .start_ns = end_ns - took,
+                                                      .end_ns = end_ns,
+                                                      .stream = l->owner->id,
+                                                      .note = op->gate->base.note});
     cuda_gate_put(op->gate);
+}
+
+static void report_label(struct cuda_lane *l, const struct cuda_op *op, uint64_t end_ns)
+{
+    if (l->label && end_ns && l->label_ns >= dev_traced(&l->cuda->base))
+        dev_report(&l->cuda->base, &(struct dev_span){.kind = DEV_SPAN_WORK,
+                                                      .start_ns = later(l->label_ns, 0, end_ns),
+                                                      .end_ns = end_ns,
+                                                      .stream = l->owner->id,
+                                                      .note = l->label});
+    l->label = op->note;
+    l->label_ns = end_ns;
 }
 
 static void report_sync(struct cuda_lane *l, const struct cuda_op *op)
@@ -367,20 +412,25 @@ static bool report(struct cuda_lane *l, struct cuda_op *op)
     const struct dev_config *config = &l->cuda->base.config;
     struct cuda *c = l->cuda;
     cuda_event old[2] = {op->start, op->end ? l->last : NULL};
+    uint64_t end_ns = op->end && dev_traced(&c->base) ? ended_ns(l, op) : 0;
     bool stays = true;
 
     if (atomic_load(&c->broken))
         fail_lane(l, c->error.code, c->error.text); /* set once, before broken */
     if (op->kind <= CUDA_FILL)
-        report_copy(l, op);
+        report_copy(l, op, end_ns);
     else if (op->kind == CUDA_MARK)
         config->done(config->sink, op->cookie, l->error.code);
     else if (op->kind == CUDA_WAIT)
-        report_wait(l, op);
+        report_wait(l, op, end_ns);
+    else if (op->kind == CUDA_LABEL)
+        report_label(l, op, end_ns);
     else
         stays = !op->sync->last;
-    if (op->end)
+    if (op->end) {
         l->last = op->end;
+        l->last_ns = end_ns;
+    }
     event_give(c, old[0]);
     event_give(c, old[1]);
     if (op->kind == CUDA_SYNC)
@@ -412,7 +462,7 @@ static unsigned poll_lane(struct cuda_lane *l, bool *any)
         if (!l->head)
             l->tail = &l->head;
         l->timed -= op->end != NULL;
-        if (l->queued-- == CUDA_AHEAD + 1)
+        if (op->kind != CUDA_LABEL && l->queued-- == CUDA_AHEAD + 1)
             pthread_cond_broadcast(&c->synced);
         pthread_mutex_unlock(&c->lock);
         *any = true;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "liboffload/device/backend.h"
 
 static const struct dev_backend *const backends[] = {
@@ -143,6 +144,11 @@ void dev_stats_get(struct dev *d, struct dev_stats *out)
     d->backend->stats(d, out);
 }
 
+void dev_trace(struct dev *d, bool on)
+{
+    atomic_store_explicit(&d->traced_ns, on && d->config.span ? base_now_ns() : 0, memory_order_relaxed);
+}
+
 void dev_copy_in(struct dev *d, void *dst, const void *src, uint64_t bytes, void *cookie)
 {
     d->backend->copy_in(d, dst, src, bytes, cookie);
@@ -190,6 +196,12 @@ void dev_stream_mark_later(struct dev_stream *s, void *cookie)
 void dev_stream_wait_later(struct dev_stream *s, struct dev_gate *g)
 {
     s->dev->backend->stream_wait(s, g);
+}
+
+void dev_stream_label(struct dev_stream *s, uint64_t note)
+{
+    if (dev_traced(s->dev))
+        s->dev->backend->stream_label(s, note);
 }
 
 void dev_stream_room(struct dev_stream *s)
@@ -261,6 +273,11 @@ int dev_gate_create(struct dev *d, struct dev_gate **out)
         return rc;
     (*out)->dev = d;
     return 0;
+}
+
+void dev_gate_note(struct dev_gate *g, uint64_t note)
+{
+    g->note = note;
 }
 
 void dev_gate_open(struct dev_gate *g, const struct base_error *error)

@@ -26,9 +26,24 @@ struct dev_gate;   /* closed until opened once; a stream waits at it without the
 typedef void dev_done_fn(void *sink, void *cookie, int code);
 typedef void dev_job_fn(void *arg);
 
+/* What took time, and when, by base_now_ns. */
+enum dev_span_kind { DEV_SPAN_IN, DEV_SPAN_OUT, DEV_SPAN_FILL, DEV_SPAN_STALL, DEV_SPAN_WORK };
+
+struct dev_span {
+    enum dev_span_kind kind;
+    uint64_t start_ns, end_ns;
+    uint64_t bytes;  /* of copies and fills */
+    void *cookie;    /* likewise: its done comes after this */
+    uint64_t stream; /* of stalls and work */
+    uint64_t note;   /* likewise: the gate's, or of the label */
+};
+
+typedef void dev_span_fn(void *sink, const struct dev_span *span);
+
 struct dev_config {
     uint64_t arena_bytes; /* > 0 */
     dev_done_fn *done;
+    dev_span_fn *span; /* from any thread, like done; NULL: nobody wants to know */
     void *sink;
 };
 
@@ -64,6 +79,8 @@ int dev_register_host(struct dev *d, void *base, uint64_t bytes);
 void *dev_native(struct dev *d);
 void *dev_symbol(struct dev *d, const char *name);
 void dev_stats_get(struct dev *d, struct dev_stats *out);
+/* Whether spans of all kinds are reported, from now on; else those of stalls are. At first they are not. */
+void dev_trace(struct dev *d, bool on);
 
 /* Kernels. The host device has none: -ENOTSUP. */
 
@@ -102,6 +119,8 @@ void dev_stream_wait_later(struct dev_stream *s, struct dev_gate *g);
  * first error. False says nothing. */
 bool dev_stream_idle(struct dev_stream *s, int *code);
 void dev_stream_flush(struct dev_stream *s);
+/* What s does from here to its next label is reported as work with this note; 0: it is not. */
+void dev_stream_label(struct dev_stream *s, uint64_t note);
 /* Waits while more waits and marks are queued on s than its queue should hold. Not for the thread that opens
  * gates. */
 void dev_stream_room(struct dev_stream *s);
@@ -121,6 +140,8 @@ void *dev_stream_native(struct dev_stream *s);
 
 /* A gate has one creator; waits keep it alive; dev_gate_open gives the creator's part up. */
 int dev_gate_create(struct dev *d, struct dev_gate **out);
+/* What stalls at g are reported with; before it is opened, by who opens it. */
+void dev_gate_note(struct dev_gate *g, uint64_t note);
 void dev_gate_open(struct dev_gate *g, const struct base_error *error); /* error NULL: success */
 
 #endif

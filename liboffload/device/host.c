@@ -39,8 +39,9 @@ struct stream {
     struct dev_stream base;
     struct host *host;
     struct base_pool *queue;
-    struct base_error error; /* the first; only the stream's thread touches it */
-    pthread_mutex_t lock;    /* guards every struct sync of this stream */
+    struct base_error error;  /* the first; only the stream's thread touches it, and the next two */
+    uint64_t label, label_ns; /* that is in force; 0: none. Since when */
+    pthread_mutex_t lock;     /* guards every struct sync of this stream */
     pthread_cond_t synced;
 };
 
@@ -90,15 +91,27 @@ struct copy {
     uint8_t byte; /* of a fill */
 };
 
-static void move(struct link *l, const struct copy *c)
+static void tell(const struct copy *c, enum dev_span_kind kind, uint64_t start_ns, uint64_t end_ns)
 {
-    uint64_t start = base_now_ns();
+    if (dev_traced(&c->host->base))
+        dev_report(&c->host->base, &(struct dev_span){.kind = kind,
+                                                      .start_ns = start_ns,
+                                                      .end_ns = end_ns,
+                                                      .bytes = c->bytes,
+                                                      .cookie = c->cookie});
+}
+
+static void move(struct link *l, const struct copy *c, enum dev_span_kind kind)
+{
+    uint64_t start = base_now_ns(), end;
 
     if (c->bytes > 0)
         memcpy(c->dst, c->src, c->bytes);
-    count(&l->busy_ns, base_now_ns() - start);
+    end = base_now_ns();
+    count(&l->busy_ns, end - start);
     count(&l->bytes, c->bytes);
     count(&l->copies, 1);
+    tell(c, kind, start, end);
 }
 
 static void finish(const struct copy *c, int code)
@@ -115,7 +128,7 @@ static void run_copy_in(void *arg)
 
     free(arg);
     if (valid)
-        move(&c.host->in, &c);
+        move(&c.host->in, &c, DEV_SPAN_IN);
     finish(&c, valid ? 0 : -EFAULT);
 }
 
@@ -126,7 +139,7 @@ static void run_copy_out(void *arg)
 
     free(arg);
     if (valid)
-        move(&c.host->out, &c);
+        move(&c.host->out, &c, DEV_SPAN_OUT);
     finish(&c, valid ? 0 : -EFAULT);
 }
 
@@ -135,10 +148,12 @@ static void run_fill(void *arg)
 {
     struct copy c = *(struct copy *)arg;
     bool valid = dev_holds(&c.host->base, c.dst, c.bytes);
+    uint64_t start = base_now_ns();
 
     free(arg);
     if (valid)
         memset(c.dst, c.byte, c.bytes);
+    tell(&c, DEV_SPAN_FILL, start, base_now_ns());
     finish(&c, valid ? 0 : -EFAULT);
 }
 
@@ -228,6 +243,11 @@ struct wait {
     struct gate *gate;
 };
 
+struct label {
+    struct stream *stream;
+    uint64_t note;
+};
+
 struct sync {
     struct stream *stream;
     bool reached;
@@ -267,21 +287,43 @@ static void run_wait(void *arg)
     struct stream *s = wait.stream;
     struct gate *g = wait.gate;
 
+    struct dev_span stall = {.kind = DEV_SPAN_STALL, .stream = s->base.id};
+
     free(arg);
     pthread_mutex_lock(&g->lock);
     if (!g->open) {
-        uint64_t start = base_now_ns();
-
+        stall.start_ns = base_now_ns();
         while (!g->open)
             pthread_cond_wait(&g->opened, &g->lock);
-        if (!s->base.uncounted)
-            count(&s->host->stall_ns, base_now_ns() - start);
+        stall.end_ns = base_now_ns();
     }
     pthread_mutex_unlock(&g->lock);
+    if (stall.end_ns && !s->base.uncounted) {
+        stall.note = g->base.note;
+        count(&s->host->stall_ns, stall.end_ns - stall.start_ns);
+        dev_report(&s->host->base, &stall);
+    }
     /* opened once: code and text don't change any more */
     if (g->code != 0 && s->error.code == 0)
         base_error_set(&s->error, g->code, "%s", g->text ? g->text : base_strerror(g->code));
     gate_put(g);
+}
+
+static void run_label(void *arg)
+{
+    struct label label = *(struct label *)arg;
+    struct stream *s = label.stream;
+    uint64_t now = base_now_ns(), since = dev_traced(&s->host->base);
+
+    free(arg);
+    if (s->label && since && s->label_ns >= since)
+        dev_report(&s->host->base, &(struct dev_span){.kind = DEV_SPAN_WORK,
+                                                      .start_ns = s->label_ns,
+                                                      .end_ns = now,
+                                                      .stream = s->base.id,
+                                                      .note = s->label});
+    s->label = label.note;
+    s->label_ns = now;
 }
 
 static void run_sync(void *arg)
@@ -308,6 +350,15 @@ static int host_stream_launch(struct dev_stream *base, dev_job_fn *fn, void *arg
     *job = (struct job){s, fn, arg};
     base_pool_submit(s->queue, run_job, job);
     return 0;
+}
+
+static void host_stream_label(struct dev_stream *base, uint64_t note)
+{
+    struct stream *s = (struct stream *)base;
+    struct label *label = op_alloc(sizeof *label);
+
+    *label = (struct label){s, note};
+    base_pool_submit(s->queue, run_label, label);
 }
 
 static void host_stream_mark(struct dev_stream *base, void *cookie)
@@ -486,6 +537,7 @@ const struct dev_backend dev_backend_host = {
     .stream_mark = host_stream_mark,
     .stream_idle = host_stream_idle,
     .stream_wait = host_stream_wait,
+    .stream_label = host_stream_label,
     .stream_launch = host_stream_launch,
     .stream_sync = host_stream_sync,
     .gate_create = host_gate_create,
