@@ -340,7 +340,6 @@ static int predict(struct run *r, const struct llama_generator_config *config, c
                                            .piece = 1,
                                            .rows = 1,
                                            .positions = config->positions};
-
     uint64_t row =
         ofl_device_footprint(r->config.shape.hidden * sizeof(float)); /* an estimate has it itself */
 
