@@ -1,8 +1,7 @@
 /*
- * blame: each reason for which a stream waits, provoked. The host device alone: what an acquire finds is arranged
- * by holding up a part of the machine that the reason names (the thread that talks to the drive, the link's, a
- * worker, another stream), and letting it go once the stream stands at the gate. A stream that had not got there
- * yet did not stall, and is sent again; a stall for another reason fails.
+ * blame: each reason for which a stream waits, provoked on the host device: a part of the machine is held up (the
+ * thread that talks to the drive, the link's, a worker, another stream), and let go once the stream stands at the
+ * gate. One that had not got there did not stall, and is sent again; a stall for another reason fails.
  */
 #include <errno.h>
 #include <semaphore.h>
