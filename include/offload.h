@@ -298,6 +298,11 @@ OFL_API int ofl_source_find(const struct ofl_source *s, const char *name, struct
 /* any. A tensor whose home is the file: paged in from there, never written. */
 OFL_API int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kind kind,
                             struct ofl_tensor **out);
+/* any. The same for elements offset_elems .. offset_elems + count_elems - 1: a tensor of its own, named
+ * NAME[FIRST:END], as rows of a matrix that is used slice by slice. Parts may overlap. -EINVAL past the end, for
+ * no elements, and inside a dtype's block. */
+OFL_API int ofl_source_bind_part(struct ofl_source *s, const char *name, uint64_t offset_elems,
+                                 uint64_t count_elems, enum ofl_kind kind, struct ofl_tensor **out);
 
 /* ---- streams ----------------------------------------------------------- */
 

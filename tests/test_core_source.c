@@ -221,6 +221,7 @@ static const struct change {
 
 struct look {
     uint8_t *bytes;
+    uint64_t first, count; /* in the file's data */
     atomic_uint wrong;
 };
 
@@ -299,8 +300,8 @@ static void look_run(void *arg)
     uint8_t *bytes = fixture_view(l->bytes);
     unsigned wrong = 0;
 
-    for (uint64_t i = 0; i < BYTES; i++)
-        wrong += bytes[i] != byte_at(1, i);
+    for (uint64_t i = 0; i < l->count; i++)
+        wrong += bytes[i] != byte_at(1, l->first + i);
     atomic_fetch_add(&l->wrong, wrong);
 }
 
@@ -315,6 +316,7 @@ static int lease(struct rig *r)
     err = ofl_acquire(r->ctx, &l, 1, r->stream);
     if (err == 0) {
         r->look.bytes = l.ptr;
+        r->look.count = BYTES;
         err = fixture_kernel(r->stream, look_run, &r->look, (struct fixture_range){l.ptr, BYTES, false});
         ofl_release(r->ctx, &l, 1, r->stream);
     }
@@ -489,6 +491,56 @@ static void written_right_after_opening(void **state)
     }
 }
 
+/* Parts of an entry, at any element and of any length, beside the whole; under leases and through the host. */
+static void parts_are_tensors(void **state)
+{
+    static const uint64_t parts[][2] = {{0, BYTES}, {0, 1}, {1, 4095}, {4097, MIB + 3}, {BYTES - 5, 5}};
+    uint8_t *bytes = malloc(BYTES);
+    struct ofl_tensor *part = NULL;
+    char name[64];
+    struct rig r;
+
+    (void)state;
+    assert_non_null(bytes);
+    rig_open(&r, 0);
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        uint64_t offset = parts[i][0], count = parts[i][1], wrong = 0;
+        struct ofl_tensor_info info = {.size = sizeof info};
+        struct ofl_lease l = {.mode = OFL_READ};
+
+        assert_int_equal(ofl_source_bind_part(r.source, "w", offset, count, OFL_KIND_WEIGHT, &part), 0);
+        assert_int_equal(ofl_tensor_info(part, &info), 0);
+        snprintf(name, sizeof name, "w[%llu:%llu]", (unsigned long long)offset,
+                 (unsigned long long)(offset + count));
+        assert_string_equal(info.name, name);
+        assert_int_equal(info.elems, count);
+        l.tensor = part;
+        assert_int_equal(ofl_acquire(r.ctx, &l, 1, r.stream), 0);
+        r.look = (struct look){.bytes = l.ptr, .first = offset, .count = count};
+        assert_int_equal(
+            fixture_kernel(r.stream, look_run, &r.look, (struct fixture_range){l.ptr, count, false}), 0);
+        assert_int_equal(ofl_release(r.ctx, &l, 1, r.stream), 0);
+        assert_int_equal(ofl_stream_sync(r.stream), 0);
+        assert_int_equal(atomic_load(&r.look.wrong), 0);
+        assert_int_equal(ofl_tensor_read(part, 0, bytes, count), 0);
+        for (uint64_t k = 0; k < count; k++)
+            wrong += bytes[k] != byte_at(1, offset + k);
+        assert_int_equal(wrong, 0);
+        assert_int_equal(ofl_tensor_write(part, 0, bytes, count), -EROFS);
+        assert_int_equal(ofl_source_close(r.source), -OFL_ESTATE);
+        assert_int_equal(ofl_tensor_destroy(part), 0);
+    }
+    assert_int_equal(ofl_source_bind_part(r.source, "w", BYTES, 1, OFL_KIND_WEIGHT, &part), -EINVAL);
+    assert_non_null(strstr(ofl_error(), "it has 4194304"));
+    assert_int_equal(ofl_source_bind_part(r.source, "w", 1, BYTES, OFL_KIND_WEIGHT, &part), -EINVAL);
+    assert_int_equal(ofl_source_bind_part(r.source, "w", 2, UINT64_MAX, OFL_KIND_WEIGHT, &part), -EINVAL);
+    assert_int_equal(ofl_source_bind_part(r.source, "w", 2, 0, OFL_KIND_WEIGHT, &part), -EINVAL);
+    assert_int_equal(ofl_source_bind_part(r.source, "v", 0, 1, OFL_KIND_WEIGHT, &part), -ENOENT);
+    assert_null(part);
+    free(bytes);
+    rig_close(&r);
+}
+
 static int setup(void **state)
 {
     int rc = scratch_setup(state);
@@ -572,7 +624,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(old_bytes_or_an_error), cmocka_unit_test(written_at_any_moment),
         cmocka_unit_test(what_failed_rests),     cmocka_unit_test(written_right_after_opening),
-        cmocka_unit_test(others_do_not_fail),
+        cmocka_unit_test(others_do_not_fail),    cmocka_unit_test(parts_are_tensors),
     };
 
     return cmocka_run_group_tests(tests, setup, scratch_teardown);

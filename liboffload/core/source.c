@@ -1,8 +1,10 @@
 /* source: files read in place, and tensors whose home they are. Their formats: liboffload/source/. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/dtype.h"
 #include "liboffload/core/context.h"
 #include "liboffload/core/shape.h"
 #include "liboffload/source/source.h"
@@ -156,24 +158,22 @@ int ofl_source_find(const struct ofl_source *s, const char *name, struct ofl_sou
     return 0;
 }
 
-int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kind kind, struct ofl_tensor **out)
+/* Elements offset .. offset + desc->elems - 1 of the entry. */
+static int bind(struct ofl_source *s, const struct source_entry *e, uint64_t offset,
+                struct ofl_tensor_desc *desc, struct ofl_tensor **out)
 {
-    const struct source_entry *e = source_find(s->header, name);
-    struct ofl_tensor_desc desc = {.size = sizeof desc, .name = name, .kind = kind};
+    const struct base_dtype *dtype = base_dtype(e->dtype);
     struct ofl_tensor *t;
     int err;
 
-    *out = NULL;
-    if (!e)
-        return missing(s, name);
-    desc.dtype = e->dtype;
-    desc.elems = e->elems;
-    err = core_tensor_make(s->ctx, &desc, &t);
+    desc->size = sizeof *desc;
+    desc->dtype = e->dtype;
+    err = core_tensor_make(s->ctx, desc, &t);
     if (err < 0)
         return err;
     t->source = s;
     t->file = s->file;
-    t->file_off = e->offset;
+    t->file_off = e->offset + offset / dtype->block_elems * dtype->block_bytes;
     for (uint32_t i = 0; i < t->tiles_count; i++)
         t->tiles[i].stored = true;
     err = core_tensor_add(t);
@@ -183,4 +183,41 @@ int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kind kind, 
     }
     *out = t;
     return 0;
+}
+
+int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kind kind, struct ofl_tensor **out)
+{
+    const struct source_entry *e = source_find(s->header, name);
+    struct ofl_tensor_desc desc = {.name = name, .kind = kind};
+
+    *out = NULL;
+    if (!e)
+        return missing(s, name);
+    desc.elems = e->elems;
+    return bind(s, e, 0, &desc, out);
+}
+
+int ofl_source_bind_part(struct ofl_source *s, const char *name, uint64_t offset_elems, uint64_t count_elems,
+                         enum ofl_kind kind, struct ofl_tensor **out)
+{
+    const struct source_entry *e = source_find(s->header, name);
+    struct ofl_tensor_desc desc = {.kind = kind, .elems = count_elems};
+    char *part;
+    int err;
+
+    *out = NULL;
+    if (!e)
+        return missing(s, name);
+    if (offset_elems > e->elems || count_elems > e->elems - offset_elems)
+        return base_fail(-EINVAL, "bind %s: %llu elements from %llu on: it has %llu", name, (ull)count_elems,
+                         (ull)offset_elems, (ull)e->elems);
+    if (offset_elems % base_dtype(e->dtype)->block_elems)
+        return base_fail(-EINVAL, "bind %s: from element %llu on: not the first of a block of %s", name,
+                         (ull)offset_elems, ofl_dtype_name(e->dtype));
+    if (asprintf(&part, "%s[%llu:%llu]", name, (ull)offset_elems, (ull)(offset_elems + count_elems)) < 0)
+        return base_fail(-ENOMEM, "bind %s: out of memory", name);
+    desc.name = part;
+    err = bind(s, e, offset_elems, &desc, out);
+    free(part);
+    return err;
 }
