@@ -196,13 +196,14 @@ static void least_of(const struct run *r, struct figures *f)
 {
     uint64_t device = r->after.budget_bytes[OFL_DEVICE], weights = r->model.need.weight_bytes;
     uint64_t held = r->model.need.device_all_bytes - weights;
+    uint64_t passed = weights - r->model.need.looked_up_bytes;
     struct common_least least =
-        common_least_pass(weights, device > held ? device - held : 0, r->after.budget_bytes[OFL_HOST]);
+        common_least_pass(passed, device > held ? device - held : 0, r->after.budget_bytes[OFL_HOST]);
 
     common_bound_get(&r->meter, &least, &f->run);
     f->rates = r->rates;
     bench_rates_raise(&f->rates, &f->run);
-    f->least[DEVICE] = (struct bench_need){"device memory", bench_time((double)weights, f->rates.device_bps)};
+    f->least[DEVICE] = (struct bench_need){"device memory", bench_time((double)passed, f->rates.device_bps)};
     f->least[LINK_IN] =
         (struct bench_need){"link in", bench_time(least.bytes[COMMON_LINK_IN], f->rates.link_in_bps)};
     f->least[DRIVE] =

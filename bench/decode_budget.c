@@ -7,27 +7,50 @@
 
 /* ---- the model ------------------------------------------------------------------ */
 
+/* Goes through the slices of all tensors; cuts NULL: only counts them. */
+static uint32_t list_cuts(const struct llama_shape *shape, const enum ofl_dtype *dtypes,
+                          struct llama_cut *cuts)
+{
+    uint64_t limit = llama_slice_limit(shape, dtypes);
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < llama_tensor_count(shape); i++) {
+        struct llama_cut cut = {0};
+
+        do {
+            llama_cut_at(shape, dtypes, limit, i, cut.from + cut.rows, &cut);
+            if (cuts)
+                cuts[count] = cut;
+            count++;
+        } while (cut.from + cut.rows < cut.desc.shape[0]);
+    }
+    return count;
+}
+
 int bench_decode_model_make(struct bench_decode_model *m, const struct llama_generator_config *config)
 {
-    enum ofl_dtype *dtypes;
+    uint32_t tensors = llama_tensor_count(&config->shape);
+    enum ofl_dtype *dtypes = calloc(tensors, sizeof *dtypes);
 
-    *m = (struct bench_decode_model){.count = llama_tensor_count(&config->shape)};
-    dtypes = calloc(m->count, sizeof *dtypes);
-    m->weights = calloc(m->count, sizeof *m->weights);
-    m->names = calloc(m->count, sizeof *m->names);
-    if (!dtypes || !m->weights || !m->names) {
+    *m = (struct bench_decode_model){0};
+    for (uint32_t i = 0; dtypes && i < tensors; i++)
+        dtypes[i] = config->fresh;
+    if (dtypes) {
+        m->count = list_cuts(&config->shape, dtypes, NULL);
+        m->weights = calloc(m->count, sizeof *m->weights);
+        m->cuts = calloc(m->count, sizeof *m->cuts);
+    }
+    if (!dtypes || !m->weights || !m->cuts) {
         free(dtypes);
         return common_fail(EXIT_RUNTIME, "decode: out of memory");
     }
-    for (uint32_t i = 0; i < m->count; i++) {
-        dtypes[i] = config->fresh;
-        llama_tensor_at(&config->shape, i, &m->names[i]);
+    list_cuts(&config->shape, dtypes, m->cuts);
+    for (uint32_t i = 0; i < m->count; i++)
         m->weights[i] = (struct ofl_tensor_desc){.size = sizeof *m->weights,
-                                                 .name = m->names[i].name,
+                                                 .name = m->cuts[i].name,
                                                  .kind = OFL_KIND_WEIGHT,
                                                  .dtype = config->fresh,
-                                                 .elems = m->names[i].elems};
-    }
+                                                 .elems = m->cuts[i].elems};
     llama_generator_need(config, dtypes, &m->need);
     free(dtypes);
     return 0;
@@ -36,7 +59,7 @@ int bench_decode_model_make(struct bench_decode_model *m, const struct llama_gen
 void bench_decode_model_free(struct bench_decode_model *m)
 {
     free(m->weights);
-    free(m->names);
+    free(m->cuts);
 }
 
 /* ---- one set of budgets ----------------------------------------------------------- */

@@ -8,12 +8,13 @@
 #include "bench/bench.h"
 #include "examples/common_budget.h"
 #include "examples/model/generator.h"
+#include "examples/model/slices.h"
 
 /* The weights as they will be made, and what else it takes. */
 struct bench_decode_model {
     struct llama_generator_need need;
     struct ofl_tensor_desc *weights;
-    struct llama_tensor_desc *names; /* of them */
+    struct llama_cut *cuts; /* of which they are */
     uint32_t count;
 };
 

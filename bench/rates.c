@@ -70,7 +70,8 @@ static int gpu_products(void *arg, unsigned times)
 
     while (times--)
         llama_cuda_matmul(g->cuda, g->memory, g->dtype, g->memory + g->matrix_bytes,
-                          g->memory + 2 * g->matrix_bytes, g->dtype, g->side, g->side, g->side, false);
+                          g->memory + 2 * g->matrix_bytes, g->dtype, g->side, g->side, g->side, g->side,
+                          false);
     return wait_for(g);
 }
 

@@ -297,7 +297,8 @@ static void bound_of(struct run *r, const struct llama_generator_need *need, con
 {
     uint64_t device = s->budget_bytes[OFL_DEVICE], held = need->device_all_bytes - need->weight_bytes;
     struct common_least least =
-        common_least_pass(need->weight_bytes, device > held ? device - held : 0, s->budget_bytes[OFL_HOST]);
+        common_least_pass(need->weight_bytes - need->looked_up_bytes, device > held ? device - held : 0,
+                          s->budget_bytes[OFL_HOST]);
 
     common_bound_get(&r->meter, &least, &r->bound);
 }
@@ -497,7 +498,7 @@ static int run_all(struct run *r)
     if (status)
         return status;
     config.piece = r->piece =
-        llama_generator_piece(&config.shape, &need, r->prompt_tokens, open.device_bytes, open.host_bytes);
+        llama_generator_piece(&need, r->prompt_tokens, open.device_bytes, open.host_bytes);
     predict(r, &config, &open);
     err = ofl_open(&open, &ctx);
     if (err < 0)

@@ -30,7 +30,7 @@ static const struct common_option text_options[] = {
 static const char before[] = "Generates text with a Llama inside hard memory budgets.";
 
 static const char after[] =
-    "Weights are paged in from the checkpoint itself, layer by layer, and need no second copy: there is no "
+    "Weights are paged in from the checkpoint itself, slice by slice, and need no second copy: there is no "
     "--nvme here. By default the whole model is kept on the device if it fits, else as much as does: all of "
     "a GPU's memory; of RAM a third, or a quarter. --host-mem is 256M by default, less where memory is "
     "short. "

@@ -117,6 +117,43 @@ static inline void layer_backward(struct layer *l, bool first)
     llama_block_backward(&l->shape, l->batch, l->seq, &l->weights, &l->grads, first, l->x, l->dx, l->ws);
 }
 
+/* What is to be done with one slice of one matrix. */
+typedef void layer_slice_fn(void *arg, const struct llama_extend *e, enum llama_matrix matrix,
+                            const struct llama_slice *slice);
+
+/* All slices of a layer with these weights, of `rows` rows each, in their order. */
+static inline void layer_slices(const struct llama_block_weights *w, const struct llama_extend *e,
+                                size_t rows, layer_slice_fn *run, void *arg)
+{
+    const struct llama_shape *s = e->shape;
+    size_t q = (size_t)s->heads * s->head_dim, kv = (size_t)s->kv_heads * s->head_dim;
+    const struct llama_weight none = {0};
+    const struct {
+        struct llama_weight weight, norm;
+        size_t out, in;
+    } all[LLAMA_MATRICES] = {
+        {w->q, w->attn_norm, q, s->hidden},
+        {w->k, none, kv, s->hidden},
+        {w->v, none, kv, s->hidden},
+        {w->o, none, s->hidden, q},
+        {w->gate, w->mlp_norm, s->ffn, s->hidden},
+        {w->up, none, s->ffn, s->hidden},
+        {w->down, none, s->hidden, s->ffn},
+    };
+
+    for (int m = 0; m < LLAMA_MATRICES; m++)
+        for (size_t from = 0; from < all[m].out; from += rows) {
+            struct llama_slice slice = {.from = from,
+                                        .rows = all[m].out - from < rows ? all[m].out - from : rows,
+                                        .weight = all[m].weight,
+                                        .norm = from ? none : all[m].norm};
+
+            slice.weight.data =
+                (const char *)slice.weight.data + from * all[m].in * ofl_dtype_bytes(slice.weight.dtype);
+            run(arg, e, (enum llama_matrix)m, &slice);
+        }
+}
+
 static inline double layer_loss(void *arg)
 {
     struct layer *l = arg;

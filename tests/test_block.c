@@ -2,7 +2,8 @@
  * The decoder layer. Proves:
  *  - forward agrees with a plain double reference, and backward with finite differences of that,
  *    for odd shapes; a gradient changed by 1 in 1000 is refused (the negative control);
- *  - rows put in one by one or in pieces through the KV cache come out as from the whole forward;
+ *  - rows put in one by one or in pieces through the KV cache, with matrices whole or in slices, come out as from
+ *    the whole forward; those put in one by one with the same bits however matrices are cut;
  *  - the bits don't depend on where the buffers lie or on what scratch and overwritten gradients held;
  *  - nothing is written past the scratch's stated size.
  * Against PyTorch: tests/test_block_golden.c.
@@ -114,17 +115,45 @@ static void test_gradients_accumulate(void **state)
 
 /* ---- the KV cache ----------------------------------------------------------- */
 
-static void extend_in_pieces(struct layer *l, const size_t *pieces, float *x, float *k, float *v)
+static void extend_slice(void *ws, const struct llama_extend *e, enum llama_matrix matrix,
+                         const struct llama_slice *slice)
+{
+    llama_block_extend(e, matrix, slice, ws);
+}
+
+/* Memory of that size with a mark behind it. */
+static unsigned char *marked(size_t bytes)
+{
+    unsigned char *p = ref_alloc(bytes + 64);
+
+    memset(p + bytes, 0xa5, 64);
+    return p;
+}
+
+static void expect_mark(const unsigned char *p, size_t bytes)
+{
+    for (size_t i = 0; i < 64; i++)
+        assert_int_equal(p[bytes + i], 0xa5);
+}
+
+static void extend_in_pieces(struct layer *l, const size_t *pieces, size_t slice, float *x, float *k,
+                             float *v)
 {
     size_t first = 0;
 
     for (; first < l->seq; pieces++) {
         size_t n = *pieces < l->seq - first ? *pieces : l->seq - first;
-        void *ws = ref_alloc(llama_block_extend_workspace(&l->shape, n, l->seq, l->weights.q.dtype));
+        size_t kept = llama_block_between_bytes(&l->shape, n);
+        size_t bytes = llama_block_extend_workspace(&l->shape, n, l->seq, l->weights.q.dtype);
+        unsigned char *ws = marked(bytes), *between = marked(kept);
+        struct llama_extend e = {&l->shape, first, n, l->seq, k, v, x + first * l->shape.hidden, between};
 
-        llama_block_extend(&l->shape, first, n, l->seq, &l->weights, k, v, x + first * l->shape.hidden, ws);
+        layer_slices(&l->weights, &e, slice, extend_slice, ws);
+        expect_mark(ws, bytes);
+        expect_mark(between, kept);
         first += n;
         free(ws);
+        free(between);
     }
 }
 
@@ -137,6 +166,7 @@ static void test_cache_agrees_with_forward(void **state)
         {3, 66, 1, 1, 1, 1, 132}, /* blocks that begin inside others */
     };
     static const enum ofl_dtype dtypes[] = {OFL_F32, OFL_BF16, OFL_F16};
+    static const size_t slices[] = {SIZE_MAX, 16, 3};
 
     (void)state;
     for (size_t c = 0; c < sizeof shapes / sizeof *shapes; c++)
@@ -148,7 +178,7 @@ static void test_cache_agrees_with_forward(void **state)
 
             layer_forward(l);
             want = ref_double(l->y, l->rows * l->shape.hidden);
-            extend_in_pieces(l, pieces[p], l->x, k, v);
+            extend_in_pieces(l, pieces[p], slices[(c + p) % 3], l->x, k, v);
             for (size_t r = 0; r < l->rows; r++)
                 if (ref_error(l->x + r * l->shape.hidden, want + r * l->shape.hidden, l->shape.hidden) >
                     TOLERANCE)
@@ -158,6 +188,35 @@ static void test_cache_agrees_with_forward(void **state)
             free(want);
             layer_destroy(l);
         }
+}
+
+/* A single row's sums are those of the whole matrix, bit by bit, however it is cut. */
+static void test_slices_do_not_change_a_row(void **state)
+{
+    static const size_t slices[] = {SIZE_MAX, 16, 5, 1}, ones[130] = {[0 ... 129] = 1};
+    static const enum ofl_dtype dtypes[] = {OFL_F32, OFL_BF16};
+
+    (void)state;
+    for (size_t d = 0; d < 2; d++) {
+        float *want = NULL;
+
+        for (size_t i = 0; i < 4; i++) {
+            struct layer *l = layer_create(&shapes[4].shape, 1, 65, dtypes[d], 0);
+            size_t kv = (size_t)l->shape.kv_heads * l->shape.head_dim * l->seq, n = l->rows * l->shape.hidden;
+            float *k = ref_floats(kv), *v = ref_floats(kv);
+
+            extend_in_pieces(l, ones, slices[i], l->x, k, v);
+            if (i == 0) {
+                want = ref_floats(n);
+                memcpy(want, l->x, n * sizeof *want);
+            }
+            assert_memory_equal(l->x, want, n * sizeof *want);
+            free(k);
+            free(v);
+            layer_destroy(l);
+        }
+        free(want);
+    }
 }
 
 /* ---- bits ------------------------------------------------------------------- */
@@ -247,6 +306,7 @@ int main(void)
         cmocka_unit_test(test_wrong_gradient_is_refused),
         cmocka_unit_test(test_gradients_accumulate),
         cmocka_unit_test(test_cache_agrees_with_forward),
+        cmocka_unit_test(test_slices_do_not_change_a_row),
         cmocka_unit_test(test_bits_do_not_depend_on_addresses),
         cmocka_unit_test(test_scratch_is_enough),
     };

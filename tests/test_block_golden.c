@@ -246,7 +246,14 @@ static double run_model(struct model *m, float *logits)
     memcpy(a->dy, b->dx, m->rows * m->hidden * sizeof(float));
     layer_backward(a, true);
     llama_embed_backward(m->d_embed, a->dx, m->tokens, m->rows, s->vocab, m->hidden, !s->tied);
-    llama_head_logits(s, &m->head, b->y + (m->rows - 1) * m->hidden, logits, ws);
+    for (size_t from = 0, n = s->vocab / 2 + 1; from < s->vocab; from += n) { /* in two slices */
+        struct llama_slice slice = {from, s->vocab - from < n ? s->vocab - from : n, m->head.head,
+                                    m->head.norm};
+
+        slice.weight.data =
+            (const char *)slice.weight.data + from * m->hidden * ofl_dtype_bytes(slice.weight.dtype);
+        llama_head_logits(s, &slice, b->y + (m->rows - 1) * m->hidden, logits, ws);
+    }
     free(ws);
     return loss;
 }

@@ -4,7 +4,8 @@
  *    in BF16 within what its rounding of the activations inside allows;
  *  - a comparison of that kind refuses a weight that is a little off (the negative control);
  *  - gradients accumulate; scratch may hold anything, and nothing past its stated size is written to;
- *  - rows put in piece by piece through the cache come out as from the whole forward.
+ *  - rows put in piece by piece through the cache, slice by slice of the matrices, come out as from the whole
+ *    forward.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -217,9 +218,16 @@ static void test_wrong_weight_is_noticed(void **state)
     close_pair(&p);
 }
 
+static void extend_slice(void *block, const struct llama_extend *e, enum llama_matrix matrix,
+                         const struct llama_slice *slice)
+{
+    llama_block_cuda_extend(block, e, matrix, slice);
+}
+
 static void test_extend_equals_forward(void **state)
 {
     static const size_t pieces[] = {1, 5, 64}; /* of 70 rows */
+    static const size_t slices[] = {SIZE_MAX, 7, 16};
 
     (void)state;
     for (size_t d = 0; d < 2; d++) {
@@ -234,9 +242,11 @@ static void test_extend_equals_forward(void **state)
         k = gpu_blank(&p.gpu, shapes[c].seq * kv);
         v = gpu_blank(&p.gpu, shapes[c].seq * kv);
         for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
+            struct llama_extend e = {s, fed, pieces[i], shapes[c].seq, k, v, p.x + fed * s->hidden, NULL};
+
             p.block.seq = pieces[i];
-            p.block.ws = gpu_blank(&p.gpu, llama_block_cuda_extend_bytes(s, pieces[i], dtypes[d]));
-            llama_block_cuda_extend(&p.block, fed, &p.weights, k, v, p.x + fed * s->hidden);
+            e.between = gpu_blank(&p.gpu, llama_block_cuda_between_bytes(s, pieces[i], dtypes[d]));
+            layer_slices(&p.weights, &e, slices[(i + d) % 3], extend_slice, &p.block);
             fed += pieces[i];
         }
         assert_int_equal(fed, shapes[c].seq);

@@ -229,7 +229,7 @@ static void loss_reference(struct loss *l, float scale, bool first)
 
     llama_norm(l->normed, l->x, norm, l->rows, l->hidden, l->shape.rms_eps, ws);
     round_to(l->normed, l->rows * l->hidden, l->dtype);
-    llama_matmul(l->logits, l->normed, head, l->rows, l->hidden, l->vocab, false, NULL);
+    llama_matmul(l->logits, l->normed, head, l->rows, l->hidden, l->vocab, l->vocab, false, NULL);
     reference(l->losses, l->logits_grad, l->logits, l->targets, l->rows, l->vocab, scale);
     round_to(l->logits_grad, l->rows * l->vocab, l->dtype);
     llama_matmul_dx(l->dx, l->logits_grad, head, l->rows, l->hidden, l->vocab, false, NULL);
@@ -344,8 +344,15 @@ static void loss_like_the_cpus(struct gpu *g)
                allowed_of(&l, l.dhead, l.vocab * l.hidden), "head");
     ws = gpu_blank(g, llama_cuda_head_bytes(&l.shape, 1, OFL_F32));
     logits = gpu_room(g, l.vocab, OFL_F32, 0);
-    llama_head_logits(&l.shape, &cpu, l.x, l.logits, cpu_ws);
-    llama_cuda_head_logits(g->cuda, OFL_F32, &l.shape, &gpu, x, logits, ws);
+    for (size_t from = 0, n = l.vocab / 2 + 1; from < l.vocab; from += n) { /* in two slices */
+        size_t count = l.vocab - from < n ? l.vocab - from : n;
+        struct llama_slice on_cpu = {from, count, {l.head + from * l.hidden, OFL_F32}, cpu.norm};
+        struct llama_slice on_gpu = {
+            from, count, {(const float *)gpu.head.data + from * l.hidden, OFL_F32}, gpu.norm};
+
+        llama_head_logits(&l.shape, &on_cpu, l.x, l.logits, cpu_ws);
+        llama_cuda_head_logits(g->cuda, OFL_F32, &l.shape, &on_gpu, x, logits, ws);
+    }
     gpu_expect(g, logits, OFL_F32, l.logits, l.vocab, allowed_of(&l, l.logits, l.vocab), "logits");
     free(cpu_ws);
     loss_free(&l);

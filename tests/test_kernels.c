@@ -48,10 +48,10 @@ static void check_product(size_t rows, size_t in, size_t out, enum ofl_dtype dty
     w64 = ref_double(w, out * in);
     weight = ref_weight(w, out * in, dtype);
     ref_matmul(y64, x64, w64, rows, in, out, false);
-    llama_matmul(y, x, weight, rows, in, out, false, ws);
+    llama_matmul(y, x, weight, rows, in, out, out, false, ws);
     for (size_t i = 0; i < rows * out; i++)
         assert_true(fabs((double)y[i] - y64[i]) <= 1e-6 * magnitude);
-    llama_matmul(y, x, weight, rows, in, out, true, ws);
+    llama_matmul(y, x, weight, rows, in, out, out, true, ws);
     for (size_t i = 0; i < rows * out; i++)
         assert_true(fabs((double)y[i] - 2 * y64[i]) <= 2e-6 * magnitude);
     for (int pass = 0; pass < 2; pass++) { /* overwrites NaN, then adds */
@@ -83,12 +83,45 @@ static void check_product(size_t rows, size_t in, size_t out, enum ofl_dtype dty
     free(ws);
 }
 
+/* A slice's product goes into columns of a wider result, and touches no others. */
+static void check_slice(size_t rows, size_t in, size_t out, enum ofl_dtype dtype)
+{
+    size_t from = out / 3, n = out - from - out / 4, stride = out + 5;
+    float *x = ref_random(rows * in, 1, 8, 0), *w = ref_random(out * in, 3, 2, 0);
+    float *whole = ref_floats(rows * out), *y = ref_floats(rows * stride);
+    void *ws = ref_alloc(llama_matmul_workspace(in, out, dtype));
+    struct llama_weight weight = ref_weight(w, out * in, dtype), slice = weight;
+
+    slice.data = (const char *)slice.data + from * in * ofl_dtype_bytes(dtype);
+    llama_matmul(whole, x, weight, rows, in, out, out, false, ws);
+    for (size_t i = 0; i < rows * stride; i++)
+        y[i] = -1;
+    llama_matmul(y + from, x, slice, rows, in, n, stride, false, ws);
+    for (size_t i = 0; i < rows * stride; i++) {
+        size_t r = i / stride, j = i % stride;
+
+        if (j < from || j >= from + n)
+            assert_true(y[i] == -1);
+        else
+            assert_true(fabsf(y[i] - whole[r * out + j]) <= 1e-6f * 8 * (float)in);
+    }
+    free(x);
+    free(w);
+    free(whole);
+    free(y);
+    free(ws);
+    free((void *)weight.data);
+}
+
 static void test_products(void **state)
 {
     (void)state;
     for (size_t p = 0; p < sizeof products / sizeof *products; p++)
         for (size_t d = 0; d < 3; d++)
             check_product(products[p].rows, products[p].in, products[p].out, dtypes[d]);
+    for (size_t p = 0; p < sizeof products / sizeof *products; p++)
+        for (size_t d = 0; d < 3; d++)
+            check_slice(products[p].rows, products[p].in, products[p].out, dtypes[d]);
 }
 
 /* What the "any address" promise rests on: sgemm itself, on sizes around its kernels' and threads' limits. */
@@ -117,7 +150,7 @@ static void test_products_do_not_depend_on_addresses(void **state)
                 ref_values(x, rows * (kind ? out : in), 31, 0.7f, 0);
                 ref_values(w, kind == 2 ? rows * in : out * in, 32, 0.3f, 0);
                 if (kind == 0)
-                    llama_matmul(z, x, weight, rows, in, out, false, NULL);
+                    llama_matmul(z, x, weight, rows, in, out, out, false, NULL);
                 else if (kind == 1)
                     llama_matmul_dx(z, x, weight, rows, in, out, false, NULL);
                 else
@@ -432,7 +465,7 @@ static void test_head_of_128256(void **state)
             sum += (double)dhead[v * 16 + i];
         assert_true(fabs(sum) < 1e-4);
     }
-    llama_head_logits(&shape, &w, x, logits, ws);
+    llama_head_logits(&shape, &(struct llama_slice){0, shape.vocab, w.head, w.norm}, x, logits, ws);
     for (size_t v = 0; v < shape.vocab; v += 1001) {
         double sum = 0, square = 0;
 

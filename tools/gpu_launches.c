@@ -48,23 +48,24 @@ void llama_cuda_zero(struct llama_cuda *c, void *p, size_t bytes)
 }
 
 void llama_cuda_matmul(struct llama_cuda *c, void *y, enum ofl_dtype y_dtype, const void *x, const void *w,
-                       enum ofl_dtype dtype, size_t rows, size_t in, size_t out, bool accumulate)
+                       enum ofl_dtype dtype, size_t rows, size_t in, size_t out, size_t stride,
+                       bool accumulate)
 {
     (void)c, (void)y, (void)y_dtype, (void)x, (void)w, (void)dtype, (void)rows, (void)in, (void)out;
-    (void)accumulate;
+    (void)stride, (void)accumulate;
 }
 
 void llama_cuda_matmul_dx(struct llama_cuda *c, void *dx, enum ofl_dtype dx_dtype, const void *dy,
                           const void *w, enum ofl_dtype dtype, size_t rows, size_t in, size_t out,
                           bool accumulate)
 {
-    llama_cuda_matmul(c, dx, dx_dtype, dy, w, dtype, rows, in, out, accumulate);
+    llama_cuda_matmul(c, dx, dx_dtype, dy, w, dtype, rows, in, out, out, accumulate);
 }
 
 void llama_cuda_matmul_dw(struct llama_cuda *c, float *dw, const void *dy, const void *x,
                           enum ofl_dtype dtype, size_t rows, size_t in, size_t out, bool first)
 {
-    llama_cuda_matmul(c, dw, OFL_F32, dy, x, dtype, rows, in, out, first);
+    llama_cuda_matmul(c, dw, OFL_F32, dy, x, dtype, rows, in, out, out, first);
 }
 
 /* ---- every launch --------------------------------------------------------- */

@@ -11,6 +11,7 @@ import argparse
 import json
 
 BYTES = {"f32": 4, "bf16": 2}
+MIB = 1 << 20
 READ, OVERWRITE, UPDATE, DROP = "read", "overwrite", "update", "drop"  # drop: read, and needed no more
 
 
@@ -22,6 +23,7 @@ class Shape:
         head_dim = config.get("head_dim") or hidden // heads
         q, kv = heads * head_dim, config.get("num_key_value_heads", heads) * head_dim
         ffn, vocab = config["intermediate_size"], config["vocab_size"]
+        self.columns = hidden, q, ffn
         self.hidden, self.kv, self.layers = hidden, kv, config["num_hidden_layers"]
         self.tied = bool(config.get("tie_word_embeddings"))
         self.layer = [hidden, hidden * q, hidden * kv, hidden * kv, hidden * q, hidden, hidden * ffn, hidden * ffn,
@@ -63,14 +65,71 @@ class Step:
         return {"device_held": self.held, "tensors": self.tensors, "slots": self.slots, "updates": self.updates}
 
 
+class Slices:
+    """Tensors cut by rows, as examples/model/slices.c does, and what is leased of them at a time, as
+    generator_need.c does: units are slices, with the norm in front of the first one of a matrix."""
+
+    def __init__(self, shape, each):
+        self.shape, self.each = shape, each
+        self.limit = max(8 * MIB, sum(shape.elems) * each // 1024)
+
+    def place(self, i):
+        return (i - 1) % len(self.shape.layer) if 0 < i < self.shape.norm else None
+
+    def is_norm(self, i):
+        return self.place(i) in (0, 5) or i == self.shape.norm
+
+    def cut(self, i):
+        """[(name, bytes)] of tensor i."""
+        shape, elems = self.shape, self.shape.elems[i]
+        place = self.place(i)
+        if self.is_norm(i):
+            return [(f"w{i}", elems * self.each)]
+        hidden, q, ffn = shape.columns
+        columns = {4: q, 8: ffn}.get(place, hidden)
+        rows, count = elems // columns, -(-elems * self.each // self.limit)
+        of_slice = rows if count == 1 else (-(-rows // count) + 15) // 16 * 16
+        return [(f"w{i}.{at}", min(of_slice, rows - at) * columns * self.each) for at in range(0, rows, of_slice)]
+
+    def parts(self):
+        """Units of each layer, then of the head."""
+        shape = self.shape
+        for n in range(shape.layers):
+            yield self.units(shape.of_layer(n))
+        yield self.units((shape.norm, shape.head))
+
+    def units(self, tensors):
+        units, norm = [], []
+        for i in tensors:
+            cut = self.cut(i)
+            if self.is_norm(i):
+                norm = cut
+                continue
+            for piece in cut:
+                units.append(norm + [piece])
+                norm = []
+        return units
+
+    def batches(self):
+        parts = list(self.parts())
+        most = max(sum(size for _, size in unit) for units in parts for unit in units)
+        for units in parts:
+            batch = []
+            for unit in units:
+                if batch and sum(size for _, size in batch + unit) > most:
+                    yield batch
+                    batch = []
+                batch = batch + unit
+            yield batch
+
+
 def decode(config, dtypes, workspace, cache, source):
+    """Of an embedding that is no head only rows are read."""
     shape, step = Shape(config), Step(workspace + cache)
-    for i, elems in enumerate(shape.elems):
-        step.tensor(f"w{i}", elems * dtypes, source)
-    step.part([("w0", READ)])
-    for n in range(shape.layers):
-        step.part([(f"w{i}", READ) for i in shape.of_layer(n)])
-    step.part([(f"w{shape.norm}", READ), (f"w{shape.head}", READ)])
+    for batch in Slices(shape, dtypes).batches():
+        for name, size in batch:
+            step.tensor(name, size, source)
+        step.part([(name, READ) for name, _ in batch])
     return step.json()
 
 

@@ -61,23 +61,41 @@ static void take_wide(struct inside *in, struct llama_arena *a, enum ofl_dtype d
     in->wide = llama_take(a, wide_bytes(in, dtype));
 }
 
-/* For forward and extend. `positions`: of the longest row of scores. */
-static void lay_out_forward(struct inside *in, struct llama_arena *a, size_t positions, bool cached)
+static void lay_out_forward(struct inside *in, struct llama_arena *a)
 {
     size_t mark;
 
     in->normed = in->normed_mid = llama_take_floats(a, in->rows * in->shape->hidden);
     mark = a->used;
     in->q = in->mixed = llama_take_floats(a, in->rows * in->q_dim);
-    if (!cached) {
-        in->k = llama_take_floats(a, in->rows * in->kv_dim);
-        in->v = llama_take_floats(a, in->rows * in->kv_dim);
-    }
-    in->scores = llama_take(a, llama_attention_workspace(positions));
+    in->k = llama_take_floats(a, in->rows * in->kv_dim);
+    in->v = llama_take_floats(a, in->rows * in->kv_dim);
+    in->scores = llama_take(a, llama_attention_workspace(in->seq));
     a->used = mark;
     in->gate = in->act = llama_take_floats(a, in->rows * in->shape->ffn);
     in->up = llama_take_floats(a, in->rows * in->shape->ffn);
     a->used = a->peak;
+}
+
+/* What a slice leaves for the next ones. */
+static void lay_out_between(struct inside *in, struct llama_arena *a)
+{
+    size_t mark;
+
+    in->normed = in->normed_mid = llama_take_floats(a, in->rows * in->shape->hidden);
+    mark = a->used;
+    in->q = in->mixed = llama_take_floats(a, in->rows * in->q_dim);
+    a->used = mark;
+    in->gate = in->act = llama_take_floats(a, in->rows * in->shape->ffn);
+    in->up = llama_take_floats(a, in->rows * in->shape->ffn);
+}
+
+/* `positions`: of the longest row of scores. */
+static void lay_out_extend(struct inside *in, struct llama_arena *a, size_t positions, enum ofl_dtype dtype)
+{
+    in->table = llama_take_floats(a, in->seq * in->shape->head_dim);
+    in->wide = in->scores =
+        llama_take(a, max_size(wide_bytes(in, dtype), llama_attention_workspace(positions)));
 }
 
 static void lay_out_backward(struct inside *in, struct llama_arena *a)
@@ -108,7 +126,7 @@ size_t llama_block_forward_workspace(const struct llama_shape *shape, size_t bat
     struct inside in = sizes_of(shape, batch, seq);
     struct llama_arena a = {0};
 
-    lay_out_forward(&in, &a, seq, false);
+    lay_out_forward(&in, &a);
     take_wide(&in, &a, dtype);
     return a.peak;
 }
@@ -124,14 +142,22 @@ size_t llama_block_backward_workspace(const struct llama_shape *shape, size_t ba
     return a.peak;
 }
 
+size_t llama_block_between_bytes(const struct llama_shape *shape, size_t n)
+{
+    struct inside in = sizes_of(shape, 1, n);
+    struct llama_arena a = {0};
+
+    lay_out_between(&in, &a);
+    return a.peak;
+}
+
 size_t llama_block_extend_workspace(const struct llama_shape *shape, size_t n, size_t positions,
                                     enum ofl_dtype dtype)
 {
     struct inside in = sizes_of(shape, 1, n);
     struct llama_arena a = {0};
 
-    lay_out_forward(&in, &a, positions, true);
-    take_wide(&in, &a, dtype);
+    lay_out_extend(&in, &a, positions, dtype);
     return a.peak;
 }
 
@@ -142,20 +168,25 @@ static void norm(const struct inside *in, float *y, const float *x, struct llama
     llama_norm(y, x, w, in->rows, in->shape->hidden, in->shape->rms_eps, in->wide);
 }
 
-/* in->normed, and rotated q and k, and v. */
-static void project(const struct inside *in, const struct llama_block_weights *w, const float *x,
-                    size_t first)
+static void rotate(const struct inside *in, size_t first)
 {
     const struct llama_shape *shape = in->shape;
-    size_t hidden = shape->hidden;
 
     llama_rope_table(in->table, shape, first, in->seq);
-    norm(in, in->normed, x, w->attn_norm);
-    llama_matmul(in->q, in->normed, w->q, in->rows, hidden, in->q_dim, false, in->wide);
-    llama_matmul(in->k, in->normed, w->k, in->rows, hidden, in->kv_dim, false, in->wide);
-    llama_matmul(in->v, in->normed, w->v, in->rows, hidden, in->kv_dim, false, in->wide);
     llama_rope(in->q, in->batch, in->seq, shape->heads, shape->head_dim, in->table, false);
     llama_rope(in->k, in->batch, in->seq, shape->kv_heads, shape->head_dim, in->table, false);
+}
+
+/* in->normed, and rotated q and k, and v. */
+static void project(const struct inside *in, const struct llama_block_weights *w, const float *x)
+{
+    size_t hidden = in->shape->hidden;
+
+    norm(in, in->normed, x, w->attn_norm);
+    llama_matmul(in->q, in->normed, w->q, in->rows, hidden, in->q_dim, in->q_dim, false, in->wide);
+    llama_matmul(in->k, in->normed, w->k, in->rows, hidden, in->kv_dim, in->kv_dim, false, in->wide);
+    llama_matmul(in->v, in->normed, w->v, in->rows, hidden, in->kv_dim, in->kv_dim, false, in->wide);
+    rotate(in, 0);
 }
 
 static void attend(const struct inside *in)
@@ -173,8 +204,8 @@ static void feed(const struct inside *in, const struct llama_block_weights *w, c
     size_t hidden = in->shape->hidden, ffn = in->shape->ffn;
 
     norm(in, in->normed_mid, mid, w->mlp_norm);
-    llama_matmul(in->gate, in->normed_mid, w->gate, in->rows, hidden, ffn, false, in->wide);
-    llama_matmul(in->up, in->normed_mid, w->up, in->rows, hidden, ffn, false, in->wide);
+    llama_matmul(in->gate, in->normed_mid, w->gate, in->rows, hidden, ffn, ffn, false, in->wide);
+    llama_matmul(in->up, in->normed_mid, w->up, in->rows, hidden, ffn, ffn, false, in->wide);
 }
 
 /* The second half of a forward pass; x holds the layer's input and gets its output. */
@@ -182,10 +213,10 @@ static void finish(const struct inside *in, const struct llama_block_weights *w,
 {
     size_t hidden = in->shape->hidden, ffn = in->shape->ffn;
 
-    llama_matmul(x, in->mixed, w->o, in->rows, in->q_dim, hidden, true, in->wide);
+    llama_matmul(x, in->mixed, w->o, in->rows, in->q_dim, hidden, hidden, true, in->wide);
     feed(in, w, x);
     llama_swiglu(in->act, in->gate, in->up, in->rows * ffn);
-    llama_matmul(x, in->act, w->down, in->rows, ffn, hidden, true, in->wide);
+    llama_matmul(x, in->act, w->down, in->rows, ffn, hidden, hidden, true, in->wide);
 }
 
 void llama_block_forward(const struct llama_shape *shape, size_t batch, size_t seq,
@@ -194,29 +225,71 @@ void llama_block_forward(const struct llama_shape *shape, size_t batch, size_t s
     struct inside in = sizes_of(shape, batch, seq);
     struct llama_arena a = {.base = ws};
 
-    lay_out_forward(&in, &a, seq, false);
+    lay_out_forward(&in, &a);
     take_wide(&in, &a, weights->q.dtype);
-    project(&in, weights, x_in, 0);
+    project(&in, weights, x_in);
     attend(&in);
     if (x_out != x_in)
         memcpy(x_out, x_in, in.rows * shape->hidden * sizeof *x_out);
     finish(&in, weights, x_out);
 }
 
-void llama_block_extend(const struct llama_shape *shape, size_t first, size_t n, size_t positions,
-                        const struct llama_block_weights *weights, float *k_cache, float *v_cache, float *x,
-                        void *ws)
-{
-    struct inside in = sizes_of(shape, 1, n);
-    struct llama_arena a = {.base = ws};
+/* ---- slice by slice ------------------------------------------------------ */
 
-    lay_out_forward(&in, &a, positions, true);
-    take_wide(&in, &a, weights->q.dtype);
-    in.k = k_cache + first * in.kv_dim;
-    in.v = v_cache + first * in.kv_dim;
-    project(&in, weights, x, first);
-    llama_attention(in.mixed, in.q, k_cache, v_cache, shape, first, n, in.scores);
-    finish(&in, weights, x);
+/* What comes between the matrix before and this one. */
+static void before(const struct inside *in, const struct llama_extend *e, enum llama_matrix matrix,
+                   struct llama_weight weight)
+{
+    if (matrix == LLAMA_MATRIX_Q || matrix == LLAMA_MATRIX_GATE) {
+        norm(in, in->normed, e->x, weight);
+    } else if (matrix == LLAMA_MATRIX_O) {
+        rotate(in, e->first);
+        llama_attention(in->mixed, in->q, e->k_cache, e->v_cache, in->shape, e->first, in->seq, in->scores);
+    } else if (matrix == LLAMA_MATRIX_DOWN) {
+        llama_swiglu(in->act, in->gate, in->up, in->rows * in->shape->ffn);
+    }
+}
+
+/* y[n, out] (+)= x[n, in] * matrix^T */
+struct product {
+    const float *x;
+    float *y;
+    size_t in, out;
+};
+
+static struct product product_of(const struct inside *in, const struct llama_extend *e,
+                                 enum llama_matrix matrix)
+{
+    size_t hidden = in->shape->hidden, ffn = in->shape->ffn;
+    const struct product all[LLAMA_MATRICES] = {
+        [LLAMA_MATRIX_Q] = {in->normed, in->q, hidden, in->q_dim},
+        [LLAMA_MATRIX_K] = {in->normed, in->k, hidden, in->kv_dim},
+        [LLAMA_MATRIX_V] = {in->normed, in->v, hidden, in->kv_dim},
+        [LLAMA_MATRIX_O] = {in->mixed, e->x, in->q_dim, hidden},
+        [LLAMA_MATRIX_GATE] = {in->normed_mid, in->gate, hidden, ffn},
+        [LLAMA_MATRIX_UP] = {in->normed_mid, in->up, hidden, ffn},
+        [LLAMA_MATRIX_DOWN] = {in->act, e->x, ffn, hidden},
+    };
+
+    return all[matrix];
+}
+
+void llama_block_extend(const struct llama_extend *e, enum llama_matrix matrix,
+                        const struct llama_slice *slice, void *ws)
+{
+    struct inside in = sizes_of(e->shape, 1, e->n);
+    struct llama_arena a = {.base = ws}, between = {.base = e->between};
+    struct product p;
+
+    lay_out_between(&in, &between);
+    lay_out_extend(&in, &a, e->positions, slice->weight.dtype);
+    in.k = (float *)e->k_cache + e->first * in.kv_dim;
+    in.v = (float *)e->v_cache + e->first * in.kv_dim;
+    if (slice->from == 0)
+        before(&in, e, matrix, slice->norm);
+    p = product_of(&in, e, matrix);
+    llama_matmul(p.y + slice->from, p.x, slice->weight, in.rows, p.in, slice->rows, p.out, p.y == e->x,
+                 in.wide);
 }
 
 /* ---- backward ------------------------------------------------------------ */
@@ -278,10 +351,11 @@ void llama_block_backward(const struct llama_shape *shape, size_t batch, size_t 
 
     lay_out_backward(&in, &a);
     take_wide(&in, &a, weights->q.dtype);
-    project(&in, weights, x_in, 0);
+    project(&in, weights, x_in);
     attend(&in);
     memcpy(in.mid, x_in, in.rows * shape->hidden * sizeof *in.mid);
-    llama_matmul(in.mid, in.mixed, weights->o, in.rows, in.q_dim, shape->hidden, true, in.wide);
+    llama_matmul(in.mid, in.mixed, weights->o, in.rows, in.q_dim, shape->hidden, shape->hidden, true,
+                 in.wide);
     feed(&in, weights, in.mid);
     feed_backward(&in, weights, grads, first, dx);
     attend_backward(&in, weights, grads, first, x_in, dx);

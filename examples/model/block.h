@@ -30,9 +30,6 @@ size_t llama_block_forward_workspace(const struct llama_shape *shape, size_t bat
                                      enum ofl_dtype dtype);
 size_t llama_block_backward_workspace(const struct llama_shape *shape, size_t batch, size_t seq,
                                       enum ofl_dtype dtype);
-size_t llama_block_extend_workspace(const struct llama_shape *shape, size_t n, size_t positions,
-                                    enum ofl_dtype dtype);
-
 /* x_out[batch * seq, hidden] = layer(x_in), positions 0 .. seq - 1. x_out may be x_in. */
 void llama_block_forward(const struct llama_shape *shape, size_t batch, size_t seq,
                          const struct llama_block_weights *weights, const float *x_in, float *x_out,
@@ -44,14 +41,43 @@ void llama_block_backward(const struct llama_shape *shape, size_t batch, size_t 
                           const struct llama_block_weights *weights, const struct llama_block_grads *grads,
                           bool first, const float *x_in, float *dx, void *ws);
 
+/* ---- new rows of one text, slice by slice -------------------------------- */
+
+/* In the order in which a layer uses them. */
+enum llama_matrix {
+    LLAMA_MATRIX_Q,
+    LLAMA_MATRIX_K,
+    LLAMA_MATRIX_V,
+    LLAMA_MATRIX_O,
+    LLAMA_MATRIX_GATE,
+    LLAMA_MATRIX_UP,
+    LLAMA_MATRIX_DOWN,
+    LLAMA_MATRICES
+};
+
 /*
- * x[n, hidden], new rows of one sequence at positions first .. first + n - 1, in place. Their keys
- * and values go to those rows of the caches, [positions, kv_heads * head_dim] f32, whose rows before
- * hold earlier ones. positions >= first + n is what the scratch was sized for. A long prompt may come in
- * pieces, to keep the scratch small.
+ * x[n, hidden], new rows at positions first .. first + n - 1, become the layer's output. Their keys and values go
+ * to those rows of the caches, [positions, kv_heads * head_dim], whose rows before hold earlier ones.
+ * positions >= first + n is what the scratch was sized for. A long prompt may come in pieces, to keep the scratch
+ * small.
  */
-void llama_block_extend(const struct llama_shape *shape, size_t first, size_t n, size_t positions,
-                        const struct llama_block_weights *weights, float *k_cache, float *v_cache, float *x,
-                        void *ws);
+struct llama_extend {
+    const struct llama_shape *shape;
+    size_t first, n, positions;
+    void *k_cache, *v_cache; /* f32; on a GPU of the layer's dtype */
+    float *x;
+    void *
+        between; /* llama_block_between_bytes that keep what they hold from a layer's first slice to its last */
+};
+
+size_t llama_block_between_bytes(const struct llama_shape *shape, size_t n);
+size_t llama_block_extend_workspace(const struct llama_shape *shape, size_t n, size_t positions,
+                                    enum ofl_dtype dtype);
+/*
+ * What a slice of one matrix gives. The matrices come in their order, each one's slices in theirs; with the first
+ * one comes what stands before the matrix: the norm for Q and GATE, attention for O, SwiGLU for DOWN.
+ */
+void llama_block_extend(const struct llama_extend *e, enum llama_matrix matrix,
+                        const struct llama_slice *slice, void *ws);
 
 #endif

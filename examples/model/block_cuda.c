@@ -39,6 +39,7 @@ static void *take(struct llama_arena *a, const struct inside *in, size_t columns
     return llama_take(a, in->rows * columns * ofl_dtype_bytes(in->b.dtype));
 }
 
+/* With its own keys and values; with those of a cache, it is what a slice leaves for the next ones. */
 static void lay_out_forward(struct inside *in, struct llama_arena *a, bool cached)
 {
     size_t mark;
@@ -114,7 +115,7 @@ size_t llama_block_cuda_backward_bytes(const struct llama_shape *shape, size_t b
     return a.peak;
 }
 
-size_t llama_block_cuda_extend_bytes(const struct llama_shape *shape, size_t n, enum ofl_dtype dtype)
+size_t llama_block_cuda_between_bytes(const struct llama_shape *shape, size_t n, enum ofl_dtype dtype)
 {
     struct llama_block_cuda b = measured(shape, 1, n, dtype);
     struct inside in = sizes_of(&b);
@@ -136,13 +137,14 @@ static void copy(struct llama_cuda *c, float *dst, const float *src, size_t n)
 static void matmul(const struct inside *in, void *y, const void *x, struct llama_weight w, size_t from,
                    size_t to)
 {
-    llama_cuda_matmul(in->b.cuda, y, in->b.dtype, x, w.data, in->b.dtype, in->rows, from, to, false);
+    llama_cuda_matmul(in->b.cuda, y, in->b.dtype, x, w.data, in->b.dtype, in->rows, from, to, to, false);
 }
 
 /* Onto the residual stream. */
 static void matmul_add(const struct inside *in, float *x, const void *y, struct llama_weight w, size_t from)
 {
-    llama_cuda_matmul(in->b.cuda, x, OFL_F32, y, w.data, in->b.dtype, in->rows, from, in->hidden, true);
+    llama_cuda_matmul(in->b.cuda, x, OFL_F32, y, w.data, in->b.dtype, in->rows, from, in->hidden, in->hidden,
+                      true);
 }
 
 static void norm(const struct inside *in, void *y, const float *x, struct llama_weight w)
@@ -158,16 +160,20 @@ static void rope(const struct inside *in, void *x, size_t heads, size_t first, b
                     backward);
 }
 
+static void rotate(const struct inside *in, size_t first)
+{
+    rope(in, in->q, in->b.shape->heads, first, false);
+    rope(in, in->k, in->b.shape->kv_heads, first, false);
+}
+
 /* in->normed, and rotated q and k, and v. */
-static void project(const struct inside *in, const struct llama_block_weights *w, const float *x,
-                    size_t first)
+static void project(const struct inside *in, const struct llama_block_weights *w, const float *x)
 {
     norm(in, in->normed, x, w->attn_norm);
     matmul(in, in->q, in->normed, w->q, in->hidden, in->q_dim);
     matmul(in, in->k, in->normed, w->k, in->hidden, in->kv_dim);
     matmul(in, in->v, in->normed, w->v, in->hidden, in->kv_dim);
-    rope(in, in->q, in->b.shape->heads, first, false);
-    rope(in, in->k, in->b.shape->kv_heads, first, false);
+    rotate(in, 0);
 }
 
 /* From x after attention to gate and up. */
@@ -194,28 +200,73 @@ void llama_block_cuda_forward(const struct llama_block_cuda *b, const struct lla
     struct llama_arena a = {.base = b->ws};
 
     lay_out_forward(&in, &a, false);
-    project(&in, weights, x_in, 0);
+    project(&in, weights, x_in);
     llama_cuda_attention(b->cuda, in.mixed, NULL, in.q, in.k, in.v, b->dtype, b->shape, b->batch, 0, b->seq);
     if (x_out != x_in)
         copy(b->cuda, x_out, x_in, in.rows * in.hidden);
     finish(&in, weights, x_out);
 }
 
-void llama_block_cuda_extend(const struct llama_block_cuda *b, size_t first,
-                             const struct llama_block_weights *weights, void *k_cache, void *v_cache,
-                             float *x)
+/* ---- slice by slice ------------------------------------------------------ */
+
+/* What comes between the matrix before and this one. */
+static void before(const struct inside *in, const struct llama_extend *e, enum llama_matrix matrix,
+                   struct llama_weight weight)
+{
+    const struct llama_block_cuda *b = &in->b;
+
+    if (matrix == LLAMA_MATRIX_Q || matrix == LLAMA_MATRIX_GATE) {
+        norm(in, in->normed, e->x, weight);
+    } else if (matrix == LLAMA_MATRIX_O) {
+        rotate(in, e->first);
+        llama_cuda_attention(b->cuda, in->mixed, NULL, in->q, e->k_cache, e->v_cache, b->dtype, b->shape, 1,
+                             e->first, e->n);
+    } else if (matrix == LLAMA_MATRIX_DOWN) {
+        llama_cuda_swiglu(b->cuda, in->act, in->gate, in->up, b->dtype, in->rows * in->ffn);
+    }
+}
+
+/* y[n, out] (+)= x[n, in] * matrix^T */
+struct product {
+    const void *x;
+    void *y;
+    size_t in, out;
+};
+
+static struct product product_of(const struct inside *in, const struct llama_extend *e,
+                                 enum llama_matrix matrix)
+{
+    const struct product all[LLAMA_MATRICES] = {
+        [LLAMA_MATRIX_Q] = {in->normed, in->q, in->hidden, in->q_dim},
+        [LLAMA_MATRIX_K] = {in->normed, in->k, in->hidden, in->kv_dim},
+        [LLAMA_MATRIX_V] = {in->normed, in->v, in->hidden, in->kv_dim},
+        [LLAMA_MATRIX_O] = {in->mixed, e->x, in->q_dim, in->hidden},
+        [LLAMA_MATRIX_GATE] = {in->normed_mid, in->gate, in->hidden, in->ffn},
+        [LLAMA_MATRIX_UP] = {in->normed_mid, in->up, in->hidden, in->ffn},
+        [LLAMA_MATRIX_DOWN] = {in->act, e->x, in->ffn, in->hidden},
+    };
+
+    return all[matrix];
+}
+
+void llama_block_cuda_extend(const struct llama_block_cuda *b, const struct llama_extend *e,
+                             enum llama_matrix matrix, const struct llama_slice *slice)
 {
     struct inside in = sizes_of(b);
-    struct llama_arena a = {.base = b->ws};
-    size_t behind = first * in.kv_dim * ofl_dtype_bytes(b->dtype);
+    struct llama_arena between = {.base = e->between};
+    size_t each = ofl_dtype_bytes(b->dtype), behind = e->first * in.kv_dim * each;
+    struct product p;
+    enum ofl_dtype dtype;
 
-    lay_out_forward(&in, &a, true);
-    in.k = (char *)k_cache + behind;
-    in.v = (char *)v_cache + behind;
-    project(&in, weights, x, first);
-    llama_cuda_attention(b->cuda, in.mixed, NULL, in.q, k_cache, v_cache, b->dtype, b->shape, 1, first,
-                         b->seq);
-    finish(&in, weights, x);
+    lay_out_forward(&in, &between, true);
+    in.k = (char *)e->k_cache + behind;
+    in.v = (char *)e->v_cache + behind;
+    if (slice->from == 0)
+        before(&in, e, matrix, slice->norm);
+    p = product_of(&in, e, matrix);
+    dtype = p.y == e->x ? OFL_F32 : b->dtype; /* the residual stream */
+    llama_cuda_matmul(b->cuda, (char *)p.y + slice->from * ofl_dtype_bytes(dtype), dtype, p.x,
+                      slice->weight.data, b->dtype, in.rows, p.in, slice->rows, p.out, p.y == e->x);
 }
 
 /* ---- backward ------------------------------------------------------------ */
@@ -302,7 +353,7 @@ void llama_block_cuda_backward(const struct llama_block_cuda *b, const struct ll
     struct llama_arena a = {.base = b->ws};
 
     lay_out_backward(&in, &a);
-    project(&in, weights, x_in, 0);
+    project(&in, weights, x_in);
     llama_cuda_attention(b->cuda, in.mixed, in.lse, in.q, in.k, in.v, b->dtype, b->shape, b->batch, 0,
                          b->seq);
     copy(b->cuda, in.mid, x_in, in.rows * in.hidden);

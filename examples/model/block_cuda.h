@@ -22,7 +22,8 @@ size_t llama_block_cuda_forward_bytes(const struct llama_shape *shape, size_t ba
                                       enum ofl_dtype dtype);
 size_t llama_block_cuda_backward_bytes(const struct llama_shape *shape, size_t batch, size_t seq,
                                        enum ofl_dtype dtype);
-size_t llama_block_cuda_extend_bytes(const struct llama_shape *shape, size_t n, enum ofl_dtype dtype);
+/* Of the scratch between the slices of an extend, which needs no other. */
+size_t llama_block_cuda_between_bytes(const struct llama_shape *shape, size_t n, enum ofl_dtype dtype);
 
 /* x_out may be x_in. */
 void llama_block_cuda_forward(const struct llama_block_cuda *b, const struct llama_block_weights *weights,
@@ -30,9 +31,8 @@ void llama_block_cuda_forward(const struct llama_block_cuda *b, const struct lla
 void llama_block_cuda_backward(const struct llama_block_cuda *b, const struct llama_block_weights *weights,
                                const struct llama_block_grads *grads, bool first, const float *x_in,
                                float *dx);
-/* The caches are of dtype, [positions, kv_heads * head_dim]; b->seq new rows come behind `first` old ones. */
-void llama_block_cuda_extend(const struct llama_block_cuda *b, size_t first,
-                             const struct llama_block_weights *weights, void *k_cache, void *v_cache,
-                             float *x);
+/* As llama_block_extend. b: of batch 1, and seq = e->n. */
+void llama_block_cuda_extend(const struct llama_block_cuda *b, const struct llama_extend *e,
+                             enum llama_matrix matrix, const struct llama_slice *slice);
 
 #endif

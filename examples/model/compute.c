@@ -14,9 +14,18 @@ static void embed(void *arg)
 {
     const struct llama_job *j = arg;
     const struct llama_compute *c = j->compute;
-    size_t rows = compute_rows(&c->config), n = rows ? rows : c->tokens;
+    size_t rows = compute_rows(&c->config);
 
-    llama_embed(j->y, j->table, c->inputs + j->micro * rows, n, c->config.shape.hidden);
+    llama_embed(j->y, j->table, c->inputs + j->micro * rows, rows, c->config.shape.hidden);
+}
+
+static void enter(void *arg)
+{
+    const struct llama_job *j = arg;
+    size_t hidden = j->compute->config.shape.hidden;
+
+    for (size_t i = 0; i < j->rows; i++)
+        memcpy(j->y + j->order[i] * hidden, j->compute->rows + i * hidden, hidden * sizeof *j->y);
 }
 
 static void forward(void *arg)
@@ -61,9 +70,11 @@ static void extend(void *arg)
 {
     const struct llama_job *j = arg;
     const struct llama_compute *c = j->compute;
+    char *scratch = (char *)c->workspace + llama_compute_between(&c->config, c->config.rows);
+    struct llama_extend e;
 
-    llama_block_extend(&c->config.shape, j->fed, j->rows, c->config.positions, &j->weights, j->k_cache,
-                       j->v_cache, j->y, c->workspace);
+    for (size_t at = 0; compute_extend(j, c->workspace, &at, &e);)
+        llama_block_extend(&e, j->matrix, &j->slice, scratch);
 }
 
 static void logits(void *arg)
@@ -71,7 +82,7 @@ static void logits(void *arg)
     const struct llama_job *j = arg;
     const struct llama_compute *c = j->compute;
 
-    llama_head_logits(&c->config.shape, &j->head, j->x, c->logits, c->workspace);
+    llama_head_logits(&c->config.shape, &j->slice, j->x, c->logits, c->workspace);
 }
 
 static void fill(void *arg)
@@ -85,7 +96,7 @@ static void fill(void *arg)
         for (uint64_t k = 0; k < n && f->std == 0; k++)
             values[k] = f->mean;
         if (f->std != 0)
-            llama_init_normal(values, i, n, f->seed, f->std);
+            llama_init_normal(values, f->first + i, n, f->seed, f->std);
         if (f->dtype == OFL_F32)
             memcpy((float *)f->dst + i, values, n * sizeof *values);
         else
@@ -98,6 +109,7 @@ static void (*const host_jobs[])(void *) = {
     [LLAMA_RUN_HEAD] = head,     [LLAMA_RUN_BACKWARD] = backward,
     [LLAMA_RUN_EXTEND] = extend, [LLAMA_RUN_EMBED_BACKWARD] = embed_backward,
     [LLAMA_RUN_LOGITS] = logits, [LLAMA_RUN_FILL] = fill,
+    [LLAMA_RUN_ENTER] = enter,
 };
 
 /* ---- sizes ---------------------------------------------------------------- */
@@ -114,12 +126,21 @@ size_t llama_compute_workspace(const struct llama_compute_config *c)
     if (c->cuda)
         return compute_gpu_workspace(c);
     if (c->batch == 0) {
-        bytes = llama_block_extend_workspace(&c->shape, c->rows, c->positions, c->dtype);
+        bytes = llama_compute_between(c, c->rows);
+        bytes += llama_block_extend_workspace(&c->shape, c->rows, c->positions, c->dtype);
         return max_size(bytes, llama_head_workspace(&c->shape, 1, c->dtype));
     }
     bytes = llama_block_forward_workspace(&c->shape, c->batch, c->seq, c->dtype);
     bytes = max_size(bytes, llama_block_backward_workspace(&c->shape, c->batch, c->seq, c->dtype));
     return max_size(bytes, llama_head_workspace(&c->shape, compute_rows(c), c->dtype));
+}
+
+/* Each part of the rows has its own, one behind the other. */
+size_t llama_compute_between(const struct llama_compute_config *c, size_t n)
+{
+    size_t each = c->cuda ? compute_gpu_between(c, c->rows) : llama_block_between_bytes(&c->shape, c->rows);
+
+    return (n + c->rows - 1) / c->rows * each;
 }
 
 size_t llama_compute_cache_elem(const struct llama_compute_config *c)
@@ -133,7 +154,7 @@ static size_t jobs_room(const struct llama_compute_config *c)
 {
     if (c->batch)
         return (2 * (size_t)c->shape.layers + 3) * c->accum;
-    return c->shape.layers * ((c->piece + c->rows - 1) / c->rows) + 2;
+    return c->jobs + (c->piece + c->rows - 1) / c->rows + 1;
 }
 
 int llama_compute_open(struct ofl_ctx *ctx, struct ofl_stream *s, const struct llama_compute_config *config,
@@ -150,8 +171,9 @@ int llama_compute_open(struct ofl_ctx *ctx, struct ofl_stream *s, const struct l
         c->jobs = calloc(jobs_room(config), sizeof *c->jobs);
         c->losses = calloc(config->accum + 1, sizeof *c->losses);
         c->logits = calloc(config->batch ? 1 : config->shape.vocab, sizeof *c->logits);
+        c->rows = calloc(config->rows * config->shape.hidden + 1, sizeof *c->rows);
     }
-    if (!c || !c->jobs || !c->losses || !c->logits) {
+    if (!c || !c->jobs || !c->losses || !c->logits || !c->rows) {
         snprintf(error, error_bytes, "compute %u layers: out of memory", config->shape.layers);
         llama_compute_close(c);
         return -ENOMEM;
@@ -175,6 +197,7 @@ void llama_compute_close(struct llama_compute *c)
     free(c->jobs);
     free(c->losses);
     free(c->logits);
+    free(c->rows);
     free(c);
 }
 
@@ -204,6 +227,11 @@ struct llama_job *llama_compute_job(struct llama_compute *c, enum llama_run run)
     return job;
 }
 
+float *llama_compute_rows(struct llama_compute *c)
+{
+    return c->gpu ? compute_gpu_rows(c) : c->rows;
+}
+
 struct llama_job *llama_compute_alone(struct llama_compute *c, enum llama_run run)
 {
     c->jobs_used = 0;
@@ -217,6 +245,7 @@ static int label(struct llama_compute *c, const struct llama_job *job)
         [LLAMA_RUN_HEAD] = "head",       [LLAMA_RUN_BACKWARD] = "backward",
         [LLAMA_RUN_EXTEND] = "extend",   [LLAMA_RUN_EMBED_BACKWARD] = "embedding backward",
         [LLAMA_RUN_LOGITS] = "head",     [LLAMA_RUN_FILL] = "fill",
+        [LLAMA_RUN_ENTER] = "embedding",
     };
     bool layer =
         job->run == LLAMA_RUN_FORWARD || job->run == LLAMA_RUN_BACKWARD || job->run == LLAMA_RUN_EXTEND;

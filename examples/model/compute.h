@@ -17,30 +17,34 @@ struct llama_compute_config {
     bool cuda;                /* the device is a GPU */
     size_t batch, seq, accum; /* training: of a micro-batch, and how many of them; else 0 */
     size_t piece, positions;  /* generating: new tokens of a step, and of the longest text; else 0 */
-    size_t rows;              /* generating: of those new ones, how many a job takes at most */
+    size_t rows;              /* generating: of those new ones, how many are computed at once */
+    size_t jobs;              /* generating: slices that a step uses */
 };
 
 /* Device memory that must be leased as long as a compute lives. */
 size_t llama_compute_workspace(const struct llama_compute_config *config);
+/* Generating: device memory between a layer's slices, for n new rows. That for config->rows is in the workspace. */
+size_t llama_compute_between(const struct llama_compute_config *config, size_t n);
 /* Bytes of a number in the caches of keys and values. */
 size_t llama_compute_cache_elem(const struct llama_compute_config *config);
 
 enum llama_run {
     LLAMA_RUN_EMBED,          /* y = table[tokens] */
+    LLAMA_RUN_ENTER,          /* rows of y = those of llama_compute_rows, where `order` says */
     LLAMA_RUN_FORWARD,        /* y = layer(x) */
     LLAMA_RUN_HEAD,           /* loss of x; dx */
     LLAMA_RUN_BACKWARD,       /* dx of y to dx of x, by x */
     LLAMA_RUN_EMBED_BACKWARD, /* table_grad from dx */
-    LLAMA_RUN_EXTEND,         /* y, the new rows, in place; caches */
-    LLAMA_RUN_LOGITS,         /* of x, one row */
+    LLAMA_RUN_EXTEND,         /* y, the new rows, in place; caches; by a slice of a matrix */
+    LLAMA_RUN_LOGITS,         /* of x, one row; by a slice of the head */
     LLAMA_RUN_FILL,           /* of fill */
 };
 
 /* Fresh values: mean, or with std not 0 the normal numbers of llama_init_normal. */
 struct llama_fill {
     void *dst;
-    enum ofl_dtype dtype; /* OFL_F32 or OFL_BF16 */
-    uint64_t elems, seed;
+    enum ofl_dtype dtype;        /* OFL_F32 or OFL_BF16 */
+    uint64_t first, elems, seed; /* first: the number of dst's first element */
     float mean, std;
 };
 
@@ -60,8 +64,12 @@ struct llama_job {
     float *table_grad;
     const float *x;
     float *y, *dx;
+    enum llama_matrix matrix;
+    struct llama_slice slice;
     void *k_cache, *v_cache; /* of the layer, from position 0 on */
     size_t fed, rows;        /* positions before the new rows, and how many these are */
+    void *between;         /* of llama_compute_between for more rows than the workspace has it for; or NULL */
+    const uint32_t *order; /* [rows]; lives until the stream has run the job */
     struct llama_fill fill;
 };
 
@@ -72,13 +80,15 @@ int llama_compute_open(struct ofl_ctx *ctx, struct ofl_stream *s, const struct l
 void llama_compute_close(struct llama_compute *c);
 
 /*
- * Opens a step over n tokens: of all micro-batches, or the new ones of a text. They must live until
- * the stream has run what is put on it up to llama_compute_end. scale: of the loss' gradient.
+ * Opens a step over n tokens: of all micro-batches. They must live until the stream has run what is put on it up to
+ * llama_compute_end. scale: of the loss' gradient. Generating: no tokens.
  */
 int llama_compute_begin(struct llama_compute *c, const int32_t *inputs, const int32_t *targets, size_t n,
                         float scale);
 /* The next job of the step, zeroed but for compute and run. */
 struct llama_job *llama_compute_job(struct llama_compute *c, enum llama_run run);
+/* Generating: [config.rows, hidden], to be filled for LLAMA_RUN_ENTER, and again when the stream has run it. */
+float *llama_compute_rows(struct llama_compute *c);
 /* A job outside of steps. The stream must have run the one before. */
 struct llama_job *llama_compute_alone(struct llama_compute *c, enum llama_run run);
 int llama_compute_run(struct llama_compute *c, struct llama_job *job);

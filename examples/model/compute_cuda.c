@@ -37,6 +37,7 @@ struct compute_gpu {
     struct numbers count;
     int32_t *numbers, *scratch; /* pinned; host memory to sort in */
     float *inv_freq;            /* pinned, like what follows */
+    float *rows;                /* that enter */
     double *losses;
     float *logits;
     struct llama_embed_plan *plans; /* [accum], in device memory */
@@ -52,7 +53,7 @@ static size_t max_size(size_t a, size_t b)
 
 static struct numbers count_numbers(const struct llama_compute_config *c)
 {
-    struct numbers n = {.tokens = c->batch ? c->accum * compute_rows(c) : c->positions};
+    struct numbers n = {.tokens = c->accum * compute_rows(c)};
 
     if (c->batch) {
         n.targets = n.tokens;
@@ -68,8 +69,7 @@ static size_t ws_bytes(const struct llama_compute_config *c)
     size_t bytes;
 
     if (c->batch == 0)
-        return max_size(llama_block_cuda_extend_bytes(&c->shape, c->rows, c->dtype),
-                        llama_cuda_head_bytes(&c->shape, 1, c->dtype));
+        return max_size(llama_compute_between(c, c->rows), llama_cuda_head_bytes(&c->shape, 1, c->dtype));
     bytes = llama_block_cuda_forward_bytes(&c->shape, c->batch, c->seq, c->dtype);
     bytes = max_size(bytes, llama_block_cuda_backward_bytes(&c->shape, c->batch, c->seq, c->dtype));
     return max_size(bytes, llama_cuda_head_bytes(&c->shape, compute_rows(c), c->dtype));
@@ -114,11 +114,14 @@ static int open_memory(struct llama_compute *c)
     const struct llama_compute_config *config = &c->config;
     struct compute_gpu *g = c->gpu;
 
-    g->numbers = llama_cuda_pinned(g->cuda, g->count.all * sizeof *g->numbers);
+    if (g->count.all)
+        g->numbers = llama_cuda_pinned(g->cuda, g->count.all * sizeof *g->numbers);
     g->inv_freq = llama_cuda_pinned(g->cuda, config->shape.head_dim * sizeof(float));
     g->losses = llama_cuda_pinned(g->cuda, (config->accum + 1) * sizeof *g->losses);
-    if (config->batch == 0)
+    if (config->batch == 0) {
         g->logits = llama_cuda_pinned(g->cuda, config->shape.vocab * sizeof *g->logits);
+        g->rows = llama_cuda_pinned(g->cuda, config->rows * config->shape.hidden * sizeof *g->rows);
+    }
     return checked(c);
 }
 
@@ -149,6 +152,16 @@ int compute_gpu_open(struct llama_compute *c, struct ofl_ctx *ctx)
     llama_cuda_in(g->cuda, g->at.inv_freq, g->inv_freq, config->shape.head_dim / 2 * sizeof(float));
     llama_cuda_rope_table(g->cuda, g->at.table, g->at.inv_freq, positions_of(config), config->shape.head_dim);
     return checked(c);
+}
+
+size_t compute_gpu_between(const struct llama_compute_config *c, size_t n)
+{
+    return llama_block_cuda_between_bytes(&c->shape, n, c->dtype);
+}
+
+float *compute_gpu_rows(struct llama_compute *c)
+{
+    return c->gpu->rows;
 }
 
 void compute_gpu_close(struct llama_compute *c)
@@ -186,28 +199,26 @@ int compute_gpu_begin(struct llama_compute *c)
     size_t bytes = c->tokens * sizeof *c->inputs;
 
     g->wants_logits = false;
+    if (c->config.batch == 0)
+        return checked(c);
     memcpy(g->numbers, c->inputs, bytes);
-    if (c->config.batch) {
-        memcpy(g->numbers + g->count.tokens, c->targets, bytes);
-        for (size_t m = 0; m < c->config.accum; m++)
-            plan_embedding(c, m);
-        bytes = g->count.all * sizeof *g->numbers;
-    }
-    llama_cuda_in(g->cuda, g->at.numbers, g->numbers, bytes);
+    memcpy(g->numbers + g->count.tokens, c->targets, bytes);
+    for (size_t m = 0; m < c->config.accum; m++)
+        plan_embedding(c, m);
+    llama_cuda_in(g->cuda, g->at.numbers, g->numbers, g->count.all * sizeof *g->numbers);
     return checked(c);
 }
 
-static struct llama_block_cuda block_of(const struct llama_compute *c, const struct llama_job *j)
+static struct llama_block_cuda block_of(const struct llama_compute *c)
 {
     const struct llama_compute_config *config = &c->config;
-    bool train = config->batch != 0;
 
     return (struct llama_block_cuda){
         .cuda = c->gpu->cuda,
         .shape = &config->shape,
         .dtype = config->dtype,
-        .batch = train ? config->batch : 1,
-        .seq = train ? config->seq : j->rows,
+        .batch = config->batch,
+        .seq = config->seq,
         .table = c->gpu->at.table,
         .ws = c->gpu->at.ws,
     };
@@ -215,10 +226,32 @@ static struct llama_block_cuda block_of(const struct llama_compute *c, const str
 
 static void run_embed(const struct llama_compute *c, const struct llama_job *j)
 {
-    size_t rows = compute_rows(&c->config), n = rows ? rows : c->tokens;
+    size_t rows = compute_rows(&c->config);
 
-    llama_cuda_embed(c->gpu->cuda, j->y, j->table, c->gpu->at.numbers + j->micro * rows, n,
+    llama_cuda_embed(c->gpu->cuda, j->y, j->table, c->gpu->at.numbers + j->micro * rows, rows,
                      c->config.shape.hidden);
+}
+
+/* No gate stands before these copies: the stream is at rest when a step begins. */
+static void run_enter(const struct llama_compute *c, const struct llama_job *j)
+{
+    size_t hidden = c->config.shape.hidden;
+
+    for (size_t i = 0; i < j->rows; i++)
+        llama_cuda_in(c->gpu->cuda, j->y + j->order[i] * hidden, c->gpu->rows + i * hidden,
+                      hidden * sizeof *j->y);
+}
+
+static void run_extend(const struct llama_compute *c, const struct llama_job *j)
+{
+    struct llama_block_cuda block = block_of(c);
+    struct llama_extend e;
+
+    block.batch = 1;
+    for (size_t at = 0; compute_extend(j, c->gpu->at.ws, &at, &e);) {
+        block.seq = e.n;
+        llama_block_cuda_extend(&block, &e, j->matrix, &j->slice);
+    }
 }
 
 static void run_head(const struct llama_compute *c, const struct llama_job *j)
@@ -236,7 +269,7 @@ static void run_logits(const struct llama_compute *c, const struct llama_job *j)
     struct compute_gpu *g = c->gpu;
 
     g->wants_logits = true;
-    llama_cuda_head_logits(g->cuda, c->config.dtype, &c->config.shape, &j->head, j->x, g->at.logits,
+    llama_cuda_head_logits(g->cuda, c->config.dtype, &c->config.shape, &j->slice, j->x, g->at.logits,
                            g->at.ws);
 }
 
@@ -247,16 +280,19 @@ static void run_fill(const struct llama_compute *c, const struct llama_fill *f)
     if (f->std == 0)
         llama_cuda_init_value(cuda, f->dst, f->dtype, f->elems, f->mean);
     else
-        llama_cuda_init_normal(cuda, f->dst, f->dtype, 0, f->elems, f->seed, f->std);
+        llama_cuda_init_normal(cuda, f->dst, f->dtype, f->first, f->elems, f->seed, f->std);
 }
 
 int compute_gpu_run(struct llama_compute *c, const struct llama_job *j)
 {
-    struct llama_block_cuda block = block_of(c, j);
+    struct llama_block_cuda block = block_of(c);
 
     switch (j->run) {
     case LLAMA_RUN_EMBED:
         run_embed(c, j);
+        break;
+    case LLAMA_RUN_ENTER:
+        run_enter(c, j);
         break;
     case LLAMA_RUN_FORWARD:
         llama_block_cuda_forward(&block, &j->weights, j->x, j->y);
@@ -272,7 +308,7 @@ int compute_gpu_run(struct llama_compute *c, const struct llama_job *j)
                                   c->config.shape.vocab, c->config.shape.hidden, j->first);
         break;
     case LLAMA_RUN_EXTEND:
-        llama_block_cuda_extend(&block, j->fed, &j->weights, j->k_cache, j->v_cache, j->y);
+        run_extend(c, j);
         break;
     case LLAMA_RUN_LOGITS:
         run_logits(c, j);

@@ -23,6 +23,7 @@ struct llama_compute {
     float scale;
     double *losses; /* [accum] */
     float *logits;  /* [vocab] */
+    float *rows;    /* [rows, hidden] that enter */
 };
 
 /* Tokens of a micro-batch. */
@@ -31,9 +32,32 @@ static inline size_t compute_rows(const struct llama_compute_config *c)
     return c->batch * c->seq;
 }
 
+/* The next part of an extend's rows, from *at on; false behind the last. between: the workspace's. */
+static inline bool compute_extend(const struct llama_job *j, void *between, size_t *at,
+                                  struct llama_extend *e)
+{
+    const struct llama_compute_config *c = &j->compute->config;
+    size_t n = j->rows - *at < c->rows ? j->rows - *at : c->rows;
+
+    *e = (struct llama_extend){
+        .shape = &c->shape,
+        .first = j->fed + *at,
+        .n = n,
+        .positions = c->positions,
+        .k_cache = j->k_cache,
+        .v_cache = j->v_cache,
+        .x = j->y + *at * c->shape.hidden,
+        .between = j->between ? (char *)j->between + llama_compute_between(c, *at) : between,
+    };
+    *at += n;
+    return n > 0;
+}
+
 size_t compute_gpu_workspace(const struct llama_compute_config *config);
 int compute_gpu_open(struct llama_compute *c, struct ofl_ctx *ctx);
 void compute_gpu_close(struct llama_compute *c);
+size_t compute_gpu_between(const struct llama_compute_config *config, size_t n);
+float *compute_gpu_rows(struct llama_compute *c);
 int compute_gpu_begin(struct llama_compute *c);
 int compute_gpu_run(struct llama_compute *c, const struct llama_job *job);
 int compute_gpu_end(struct llama_compute *c);

@@ -66,9 +66,10 @@ void llama_cuda_set_scratch(struct llama_cuda *c, void *scratch, size_t bytes);
 
 /* Products of row-major matrices. `in` is the dtype of both inputs (F32: computed in F32, no TF32; BF16 and
  * F16: F32 sums), `out` that of the result. accumulate adds to what y holds. */
-/* y[rows, out] (+)= x[rows, in] * w[out, in]^T */
+/* y[rows, out] (+)= x[rows, in] * w[out, in]^T. stride: from a row of y to the next, out or more. */
 void llama_cuda_matmul(struct llama_cuda *c, void *y, enum ofl_dtype y_dtype, const void *x, const void *w,
-                       enum ofl_dtype dtype, size_t rows, size_t in, size_t out, bool accumulate);
+                       enum ofl_dtype dtype, size_t rows, size_t in, size_t out, size_t stride,
+                       bool accumulate);
 /* dx[rows, in] (+)= dy[rows, out] * w[out, in] */
 void llama_cuda_matmul_dx(struct llama_cuda *c, void *dx, enum ofl_dtype dx_dtype, const void *dy,
                           const void *w, enum ofl_dtype dtype, size_t rows, size_t in, size_t out,

@@ -102,8 +102,9 @@ static bool is_new(struct llama_cuda *c, const struct blas_shape *s)
     for (size_t i = 0; i < c->shapes_count; i++) {
         const struct blas_shape *k = &c->shapes[i];
 
-        if (k->m == s->m && k->n == s->n && k->k == s->k && k->a_transposed == s->a_transposed &&
-            k->b_transposed == s->b_transposed && k->type == s->type && k->result_type == s->result_type)
+        if (k->m == s->m && k->n == s->n && k->k == s->k && k->stride == s->stride &&
+            k->a_transposed == s->a_transposed && k->b_transposed == s->b_transposed && k->type == s->type &&
+            k->result_type == s->result_type)
             return false;
     }
     if (c->shapes_count == SHAPES_MAX)
@@ -112,13 +113,14 @@ static bool is_new(struct llama_cuda *c, const struct blas_shape *s)
     return true;
 }
 
-/* result, by columns [m, n] with a stride of m, = a[m, k] * b[k, n] */
-static void product(struct llama_cuda *c, void *result, enum ofl_dtype result_dtype, struct operand a,
-                    struct operand b, enum ofl_dtype dtype, size_t m, size_t n, size_t k, bool accumulate)
+/* result, by columns [m, n], = a[m, k] * b[k, n] */
+static void product(struct llama_cuda *c, void *result, enum ofl_dtype result_dtype, size_t stride,
+                    struct operand a, struct operand b, enum ofl_dtype dtype, size_t m, size_t n, size_t k,
+                    bool accumulate)
 {
     const float one = 1, old = accumulate ? 1 : 0;
     int type = type_of(dtype);
-    struct blas_shape shape = {m, n, k, a.transposed, b.transposed, type, type_of(result_dtype)};
+    struct blas_shape shape = {m, n, k, stride, a.transposed, b.transposed, type, type_of(result_dtype)};
 
     if (c->code || m == 0 || n == 0)
         return;
@@ -130,28 +132,29 @@ static void product(struct llama_cuda *c, void *result, enum ofl_dtype result_dt
              c->blas.gemm(c->blas_handle, a.transposed ? BLAS_TRANSPOSED : BLAS_PLAIN,
                           b.transposed ? BLAS_TRANSPOSED : BLAS_PLAIN, (int)m, (int)n, (int)k, &one, a.data,
                           type, (int)a.stride, b.data, type, (int)b.stride, &old, result, shape.result_type,
-                          (int)m, BLAS_COMPUTE_F32, BLAS_ALGORITHM_DEFAULT),
+                          (int)stride, BLAS_COMPUTE_F32, BLAS_ALGORITHM_DEFAULT),
              "matrix product");
 }
 
 void llama_cuda_matmul(struct llama_cuda *c, void *y, enum ofl_dtype y_dtype, const void *x, const void *w,
-                       enum ofl_dtype dtype, size_t rows, size_t in, size_t out, bool accumulate)
+                       enum ofl_dtype dtype, size_t rows, size_t in, size_t out, size_t stride,
+                       bool accumulate)
 {
-    product(c, y, y_dtype, (struct operand){w, true, in}, (struct operand){x, false, in}, dtype, out, rows,
-            in, accumulate);
+    product(c, y, y_dtype, stride, (struct operand){w, true, in}, (struct operand){x, false, in}, dtype, out,
+            rows, in, accumulate);
 }
 
 void llama_cuda_matmul_dx(struct llama_cuda *c, void *dx, enum ofl_dtype dx_dtype, const void *dy,
                           const void *w, enum ofl_dtype dtype, size_t rows, size_t in, size_t out,
                           bool accumulate)
 {
-    product(c, dx, dx_dtype, (struct operand){w, false, in}, (struct operand){dy, false, out}, dtype, in,
+    product(c, dx, dx_dtype, in, (struct operand){w, false, in}, (struct operand){dy, false, out}, dtype, in,
             rows, out, accumulate);
 }
 
 void llama_cuda_matmul_dw(struct llama_cuda *c, float *dw, const void *dy, const void *x,
                           enum ofl_dtype dtype, size_t rows, size_t in, size_t out, bool first)
 {
-    product(c, dw, OFL_F32, (struct operand){x, false, in}, (struct operand){dy, true, out}, dtype, in, out,
-            rows, !first);
+    product(c, dw, OFL_F32, in, (struct operand){x, false, in}, (struct operand){dy, true, out}, dtype, in,
+            out, rows, !first);
 }

@@ -61,11 +61,11 @@ struct cuda_function {
 
 /* A product that cuBLAS has been asked for: sizes, types, transposes. */
 struct blas_shape {
-    size_t m, n, k;
+    size_t m, n, k, stride; /* of the result */
     int a_transposed, b_transposed, type, result_type;
 };
 
-#define SHAPES_MAX 64
+#define SHAPES_MAX 128
 
 struct llama_cuda {
     struct driver_calls driver;

@@ -5,174 +5,32 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "examples/model/generator_impl.h"
 #include "examples/model/random.h"
 
-enum { HELD_WORKSPACE, HELD_X, HELD_CACHE, HELD_PROMPT, HELD };
+/* A token of a piece: they are looked up in their order in the embedding, so that nothing of it is read twice. */
+struct entry {
+    int32_t token;
+    uint32_t row;
+};
 
 struct llama_generator {
     struct ofl_ctx *ctx;
     struct llama_generator_config config;
     struct ofl_stream *stream;
-    struct llama_model model;
-    struct ofl_lease
-        held[HELD]; /* for as long as the generator lives; the prompt's for as long as it is fed */
+    struct llama_slices model;
+    struct generator_unit *units; /* in the order in which a text's tokens use them */
+    uint32_t units_count;
+    struct ofl_lease *leases; /* [2 * units_count]; of a batch */
+    struct ofl_lease held[HELD];
     struct llama_compute *compute;
-    uint64_t cache_bytes; /* of a layer's keys, and of its values */
-    size_t fed;           /* tokens so far */
+    struct entry *entries; /* [piece] */
+    uint32_t *order;       /* [piece]: their rows */
+    void *row;             /* of the embedding, as it is stored */
+    uint64_t cache_bytes;  /* of a layer's keys, and of its values */
+    uint64_t prompt_between;
+    size_t fed; /* tokens so far */
 };
-
-/* ---- needs --------------------------------------------------------------- */
-
-/* For scratch: one that stands for all of them. */
-static enum ofl_dtype widest(const struct llama_shape *shape, const enum ofl_dtype *dtypes)
-{
-    for (uint32_t i = 0; i < llama_tensor_count(shape); i++)
-        if (dtypes[i] != OFL_F32)
-            return dtypes[i];
-    return OFL_F32;
-}
-
-static uint64_t kv_elems(const struct llama_generator_config *c)
-{
-    return (uint64_t)c->positions * c->shape.kv_heads * c->shape.head_dim;
-}
-
-static size_t rows_of(const struct llama_generator_config *c)
-{
-    return c->piece < LLAMA_GENERATOR_ROWS ? c->piece : LLAMA_GENERATOR_ROWS;
-}
-
-/* Of a long piece. A short one, as each token alone, has its rows in the scratch that is always there. */
-static uint64_t prompt_bytes(const struct llama_shape *shape, size_t piece)
-{
-    return piece > LLAMA_GENERATOR_ROWS ? (uint64_t)piece * shape->hidden * sizeof(float) : 0;
-}
-
-static struct llama_compute_config compute_config(const struct llama_generator_config *c,
-                                                  enum ofl_dtype dtype)
-{
-    return (struct llama_compute_config){.shape = c->shape,
-                                         .dtype = dtype,
-                                         .cuda = c->cuda,
-                                         .piece = c->piece,
-                                         .positions = c->positions,
-                                         .rows = rows_of(c)};
-}
-
-static uint64_t held_bytes(const struct llama_generator_config *c, enum ofl_dtype dtype, int which)
-{
-    struct llama_compute_config compute = compute_config(c, dtype);
-
-    if (which == HELD_X)
-        return (uint64_t)rows_of(c) * c->shape.hidden * sizeof(float);
-    if (which == HELD_PROMPT)
-        return prompt_bytes(&c->shape, c->piece);
-    if (which == HELD_CACHE)
-        return 2 * (uint64_t)c->shape.layers * kv_elems(c) * llama_compute_cache_elem(&compute);
-    return llama_compute_workspace(&compute);
-}
-
-static const char *const held_names[HELD] = {"workspace", "x", "key-value cache", "x of the prompt"};
-
-static struct llama_part part_of(const struct llama_generator_config *c, enum ofl_dtype dtype,
-                                 const char *name)
-{
-    struct llama_part part = {0};
-
-    snprintf(part.name, sizeof part.name, "%s", name);
-    for (int i = 0; i < HELD; i++)
-        if (held_bytes(c, dtype, i))
-            llama_part_add(&part, held_names[i], held_bytes(c, dtype, i));
-    return part;
-}
-
-static void add_weight(struct llama_part *part, const struct llama_generator_config *c,
-                       const enum ofl_dtype *dtypes, uint32_t index)
-{
-    struct llama_tensor_desc d;
-
-    llama_tensor_at(&c->shape, index, &d);
-    llama_part_add(part, d.name, d.elems * ofl_dtype_bytes(dtypes[index]));
-}
-
-void llama_generator_need(const struct llama_generator_config *c, const enum ofl_dtype *dtypes,
-                          struct llama_generator_need *out)
-{
-    enum ofl_dtype dtype = widest(&c->shape, dtypes);
-    struct llama_part part;
-
-    *out = (struct llama_generator_need){.cache_bytes = held_bytes(c, dtype, HELD_CACHE),
-                                         .workspace_bytes = held_bytes(c, dtype, HELD_WORKSPACE)};
-    part = part_of(c, dtype, "the embedding");
-    add_weight(&part, c, dtypes, llama_tensor_index(&c->shape, LLAMA_EMBED, 0));
-    llama_part_close(&part, &out->device);
-    for (uint32_t layer = 0; layer < c->shape.layers; layer++) {
-        char name[32];
-
-        snprintf(name, sizeof name, "layer %u", layer);
-        part = part_of(c, dtype, name);
-        for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS; i++)
-            add_weight(&part, c, dtypes, llama_layer_first(layer) + i);
-        llama_part_close(&part, &out->device);
-    }
-    part = part_of(c, dtype, "the head");
-    add_weight(&part, c, dtypes, llama_tensor_index(&c->shape, LLAMA_NORM, 0));
-    add_weight(&part, c, dtypes, llama_tensor_index(&c->shape, LLAMA_HEAD, 0));
-    llama_part_close(&part, &out->device);
-
-    part = part_of(c, dtype, "everything");
-    out->scratch_bytes = part.device_bytes - ofl_device_footprint(out->cache_bytes);
-    for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++) {
-        struct llama_tensor_desc d;
-
-        add_weight(&part, c, dtypes, i);
-        llama_tensor_at(&c->shape, i, &d);
-        out->weight_bytes += d.elems * ofl_dtype_bytes(dtypes[i]);
-    }
-    out->weights = llama_tensor_count(&c->shape);
-    out->device_all_bytes = part.device_bytes;
-}
-
-/* Bytes that move beyond the first pass over the weights: each further piece reads again what is not kept, and
- * what the prompt's x displaced comes back for the tokens after it. */
-static uint64_t piece_traffic(const struct llama_generator_need *need, uint64_t prompt, size_t pieces,
-                              uint64_t device_bytes, uint64_t host_bytes)
-{
-    uint64_t held = need->device_all_bytes - need->weight_bytes, all = need->weight_bytes, moved = 0;
-    uint64_t kept = device_bytes > held ? device_bytes - held : 0, beside = kept > prompt ? kept - prompt : 0;
-
-    for (int drive = 0; drive < 2;
-         drive++) { /* what is not on the device; what is not in host memory either */
-        uint64_t more = drive ? host_bytes : 0;
-        uint64_t with = all > beside + more ? all - beside - more : 0;
-        uint64_t without = all > kept + more ? all - kept - more : 0;
-
-        moved += (pieces - 1) * with + (with - without);
-    }
-    return moved;
-}
-
-size_t llama_generator_piece(const struct llama_shape *shape, const struct llama_generator_need *need,
-                             size_t tokens, uint64_t device_bytes, uint64_t host_bytes)
-{
-    size_t parts = (tokens + LLAMA_GENERATOR_ROWS - 1) / LLAMA_GENERATOR_ROWS, best = tokens;
-    uint64_t least = UINT64_MAX;
-
-    for (size_t pieces = 1; pieces <= parts; pieces++) {
-        size_t each = (parts + pieces - 1) / pieces * LLAMA_GENERATOR_ROWS,
-               piece = each < tokens ? each : tokens;
-        uint64_t bytes = prompt_bytes(shape, piece), room = bytes ? ofl_device_footprint(bytes) : 0, moved;
-
-        if (room && need->device.device_bytes + room > device_bytes / 256 * 256)
-            continue;
-        moved = piece_traffic(need, room, pieces, device_bytes, host_bytes);
-        if (moved < least) {
-            least = moved;
-            best = piece;
-        }
-    }
-    return best;
-}
 
 /* ---- life ---------------------------------------------------------------- */
 
@@ -189,15 +47,15 @@ static int take_held(struct llama_generator *g)
     /* That of the prompt goes first: at the far end of the arena it leaves the rest in one piece. */
     static const enum ofl_kind kinds[HELD] = {OFL_KIND_WORKSPACE, OFL_KIND_WORKSPACE, OFL_KIND_CACHE,
                                               OFL_KIND_ACTIVATION};
-    enum ofl_dtype dtype = widest(&g->config.shape, g->model.dtypes);
-    int err = 0, count = held_bytes(&g->config, dtype, HELD_PROMPT) ? HELD : HELD_PROMPT;
+    enum ofl_dtype dtype = generator_widest(&g->config.shape, g->model.dtypes);
+    int err = 0, count = generator_held_bytes(&g->config, dtype, HELD_PROMPT) ? HELD : HELD_PROMPT;
 
     for (int i = 0; i < count && err == 0; i++) {
         struct ofl_tensor_desc d = {.size = sizeof d,
-                                    .name = held_names[i],
+                                    .name = generator_held_names[i],
                                     .kind = kinds[i],
                                     .dtype = OFL_U8,
-                                    .elems = held_bytes(&g->config, dtype, i),
+                                    .elems = generator_held_bytes(&g->config, dtype, i),
                                     .flags = OFL_TENSOR_TRANSIENT};
 
         err = ofl_tensor_create(g->ctx, &d, &g->held[i].tensor);
@@ -223,7 +81,7 @@ static int give_prompt(struct llama_generator *g)
 static int check_dtypes(const struct llama_generator *g, enum ofl_dtype dtype, char *error,
                         size_t error_bytes)
 {
-    for (uint32_t i = 0; g->config.cuda && i < g->model.count; i++) {
+    for (uint32_t i = 0; g->config.cuda && i < g->model.tensors; i++) {
         struct llama_tensor_desc d;
 
         llama_tensor_at(&g->config.shape, i, &d);
@@ -240,14 +98,55 @@ static int check_dtypes(const struct llama_generator *g, enum ofl_dtype dtype, c
 
 static int open_compute(struct llama_generator *g, char *error, size_t error_bytes)
 {
-    enum ofl_dtype dtype = widest(&g->config.shape, g->model.dtypes);
-    struct llama_compute_config compute = compute_config(&g->config, dtype);
+    enum ofl_dtype dtype = generator_widest(&g->config.shape, g->model.dtypes);
+    struct llama_compute_config compute = generator_compute(&g->config, dtype);
     int err = check_dtypes(g, dtype, error, error_bytes);
 
-    g->cache_bytes = kv_elems(&g->config) * llama_compute_cache_elem(&compute);
+    compute.jobs = g->units_count;
+    g->prompt_between = llama_compute_between(&compute, g->config.piece);
+    g->cache_bytes = g->config.shape.layers
+                         ? generator_held_bytes(&g->config, dtype, HELD_CACHE) / (2 * g->config.shape.layers)
+                         : 0;
     return err < 0 ? err
                    : llama_compute_open(g->ctx, g->stream, &compute, g->held[HELD_WORKSPACE].ptr, &g->compute,
                                         error, error_bytes);
+}
+
+static int out_of_memory(const struct llama_generator_config *config, char *error, size_t error_bytes)
+{
+    snprintf(error, error_bytes, "make a generator of %u layers: out of memory", config->shape.layers);
+    return -ENOMEM;
+}
+
+/* Slice by slice, or layer by layer where all of them stay on the device: no room is needed for others then, and
+ * every lease takes time. */
+static int list_units(struct llama_generator *g, char *error, size_t error_bytes)
+{
+    const struct llama_shape *shape = &g->config.shape;
+    struct generator_walk begin = generator_walk_begin(shape, g->model.dtypes), w = begin;
+    struct ofl_stats s = {.size = sizeof s};
+    struct llama_generator_need need;
+    struct generator_unit u;
+    int err = ofl_stats_get(g->ctx, &s);
+
+    if (err < 0)
+        return fail_ofl(g, err, error, error_bytes);
+    llama_generator_need(&g->config, g->model.dtypes, &need);
+    if (s.budget_bytes[OFL_DEVICE] >= need.device_all_bytes)
+        begin.batch = UINT64_MAX;
+    while (generator_walk_next(&w, &u))
+        g->units_count++;
+    g->units = calloc(g->units_count, sizeof *g->units);
+    g->leases = calloc(2 * (size_t)g->units_count, sizeof *g->leases);
+    g->entries = calloc(g->config.piece, sizeof *g->entries);
+    g->order = calloc(g->config.piece, sizeof *g->order);
+    g->row = malloc(shape->hidden * ofl_dtype_bytes(g->model.dtypes[0]));
+    if (!g->units || !g->leases || !g->entries || !g->order || !g->row)
+        return out_of_memory(&g->config, error, error_bytes);
+    w = begin;
+    for (uint32_t i = 0; i < g->units_count; i++)
+        generator_walk_next(&w, &g->units[i]);
+    return 0;
 }
 
 int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *ck,
@@ -258,17 +157,16 @@ int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *c
     int err;
 
     *out = NULL;
-    if (!g) {
-        snprintf(error, error_bytes, "make a generator of %u layers: out of memory", config->shape.layers);
-        return -ENOMEM;
-    }
+    if (!g)
+        return out_of_memory(config, error, error_bytes);
     g->ctx = ctx;
     g->config = *config;
     if (ck)
-        err = llama_model_bind(ck, &g->config.shape, &g->model, error, error_bytes);
+        err = llama_slices_bind(ck, &g->config.shape, &g->model, error, error_bytes);
     else
-        err = llama_model_create(ctx, &g->config.shape, config->fresh, OFL_KIND_WEIGHT, "", &g->model, error,
-                                 error_bytes);
+        err = llama_slices_create(ctx, &g->config.shape, config->fresh, &g->model, error, error_bytes);
+    if (err == 0)
+        err = list_units(g, error, error_bytes);
     if (err == 0) {
         err = ofl_stream_create(ctx, &g->stream);
         if (err == 0)
@@ -300,69 +198,183 @@ void llama_generator_destroy(struct llama_generator *g)
     ofl_stream_destroy(g->stream);
     for (int i = 0; i < HELD_PROMPT; i++)
         ofl_tensor_destroy(g->held[i].tensor);
-    llama_model_destroy(&g->model);
+    llama_slices_destroy(&g->model);
+    free(g->units);
+    free(g->leases);
+    free(g->entries);
+    free(g->order);
+    free(g->row);
     free(g);
 }
 
 int llama_generator_random(struct llama_generator *g, uint32_t tensor, uint64_t seed, float std, char *error,
                            size_t error_bytes)
 {
-    struct llama_tensor_desc d;
-    int err;
+    const struct llama_slices *m = &g->model;
+    struct llama_cut cut = {0};
+    int err = 0;
 
-    llama_tensor_at(&g->config.shape, tensor, &d);
-    err = llama_random_fill(g->ctx, g->stream, g->compute, g->model.tensors[tensor], &d, tensor, seed, std);
+    for (uint32_t i = m->first[tensor]; i < m->first[tensor + 1] && err == 0; i++) {
+        llama_cut_at(&m->shape, m->dtypes, m->limit, tensor, cut.from + cut.rows, &cut);
+        err = llama_random_fill(g->ctx, g->stream, g->compute, m->slices[i], &cut.desc, tensor, cut.first,
+                                seed, std);
+    }
     return err < 0 ? fail_ofl(g, err, error, error_bytes) : 0;
 }
 
-/* ---- feeding ------------------------------------------------------------- */
+/* ---- the embedding ------------------------------------------------------- */
+
+/* The memory of a prompt's rows: what they have between a layer's slices, and x behind it. */
+static void *between_of(const struct llama_generator *g)
+{
+    return g->held[HELD_PROMPT].ptr;
+}
 
 static float *x_of(const struct llama_generator *g)
 {
-    return g->held[g->held[HELD_PROMPT].ptr ? HELD_PROMPT : HELD_X].ptr;
+    char *between = between_of(g);
+
+    return between ? (float *)(void *)(between + g->prompt_between) : g->held[HELD_X].ptr;
 }
 
 static size_t most_of(const struct llama_generator *g)
 {
-    return g->held[HELD_PROMPT].ptr ? g->config.piece : rows_of(&g->config);
+    return g->held[HELD_PROMPT].ptr ? g->config.piece : generator_rows(&g->config);
 }
 
-static int feed_embed(struct llama_generator *g)
+static int by_token(const void *left, const void *right)
 {
-    struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_EMBED);
-    struct ofl_lease lease = {.size = sizeof lease, .tensor = g->model.tensors[0], .mode = OFL_READ};
-    int err = ofl_acquire(g->ctx, &lease, 1, g->stream);
+    const struct entry *a = left, *b = right;
 
-    if (err < 0)
-        return err;
-    job->table = (struct llama_weight){lease.ptr, g->model.dtypes[0]};
-    job->y = x_of(g);
-    err = llama_compute_run(g->compute, job);
-    return err < 0 ? err : ofl_release(g->ctx, &lease, 1, g->stream);
+    if (a->token != b->token)
+        return a->token < b->token ? -1 : 1;
+    return a->row < b->row ? -1 : a->row > b->row;
 }
 
-/* All n rows, part by part, while the layer's weights are there. */
-static int feed_layer(struct llama_generator *g, uint32_t layer, size_t n)
+static int read_row(const struct llama_generator *g, int32_t token, float *out)
 {
-    struct ofl_lease leases[LLAMA_LAYER_TENSORS];
-    size_t rows = rows_of(&g->config);
+    const struct llama_slices *m = &g->model;
+    uint64_t hidden = m->shape.hidden, bytes = hidden * ofl_dtype_bytes(m->dtypes[0]);
+    struct llama_tensor_desc d;
+    uint64_t rows;
     int err;
 
-    llama_layer_leases(&g->model, layer, OFL_READ, leases);
-    err = ofl_acquire(g->ctx, leases, LLAMA_LAYER_TENSORS, g->stream);
-    for (size_t at = 0; at < n && err == 0; at += rows) {
-        struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_EXTEND);
+    llama_tensor_at(&m->shape, 0, &d);
+    rows = llama_slice_rows(&d, m->dtypes[0], m->limit);
+    err = ofl_tensor_read(m->slices[(uint64_t)token / rows], (uint64_t)token % rows * bytes, g->row, bytes);
+    if (err == 0)
+        llama_widen(out, g->row, m->dtypes[0], hidden);
+    return err;
+}
 
-        llama_layer_weights(&g->model, layer, leases, &job->weights);
-        job->layer = layer;
-        job->k_cache = (char *)g->held[HELD_CACHE].ptr + 2 * layer * g->cache_bytes;
-        job->v_cache = (char *)job->k_cache + g->cache_bytes;
-        job->fed = g->fed + at;
+/*
+ * By the host, before the step begins: which rows these are is no part of what steps have in common, and slices of
+ * a tied head must not be leased meanwhile.
+ */
+static int feed_embed(struct llama_generator *g, const int32_t *tokens, size_t n)
+{
+    size_t rows = generator_rows(&g->config);
+    float *values = llama_compute_rows(g->compute);
+    int err = 0;
+
+    for (size_t i = 0; i < n; i++)
+        g->entries[i] = (struct entry){tokens[i], (uint32_t)i};
+    qsort(g->entries, n, sizeof *g->entries, by_token);
+    for (size_t at = 0; at < n && err == 0; at += rows) {
+        struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_ENTER);
+
         job->rows = n - at < rows ? n - at : rows;
-        job->y = x_of(g) + at * g->config.shape.hidden;
-        err = llama_compute_run(g->compute, job);
+        job->order = g->order + at;
+        job->y = x_of(g);
+        if (at)
+            err = ofl_stream_sync(g->stream); /* for the same memory */
+        for (size_t i = 0; i < job->rows && err == 0; i++) {
+            g->order[at + i] = g->entries[at + i].row;
+            err = read_row(g, g->entries[at + i].token, values + i * g->config.shape.hidden);
+        }
+        if (err == 0)
+            err = llama_compute_run(g->compute, job);
     }
-    return err < 0 ? err : ofl_release(g->ctx, leases, LLAMA_LAYER_TENSORS, g->stream);
+    return err;
+}
+
+/* ---- feeding ------------------------------------------------------------- */
+
+static struct ofl_lease *lease_of(const struct llama_generator *g, uint32_t tensor, uint32_t slice,
+                                  struct ofl_lease *out)
+{
+    *out = (struct ofl_lease){
+        .size = sizeof *out, .tensor = g->model.slices[g->model.first[tensor] + slice], .mode = OFL_READ};
+    return out + 1;
+}
+
+/* Leased: the norm, if it has one, and the slice. */
+static struct llama_slice slice_of(const struct llama_generator *g, const struct generator_unit *u,
+                                   const struct ofl_lease *leases)
+{
+    struct llama_slice s = {.from = u->from, .rows = u->rows};
+
+    if (u->norm >= 0)
+        s.norm = (struct llama_weight){leases++->ptr, g->model.dtypes[u->norm]};
+    s.weight = (struct llama_weight){leases->ptr, g->model.dtypes[u->tensor]};
+    return s;
+}
+
+static int run_unit(struct llama_generator *g, const struct generator_unit *u, const struct ofl_lease *leases,
+                    size_t n)
+{
+    bool head = u->part == g->config.shape.layers;
+    struct llama_job *job = llama_compute_job(g->compute, head ? LLAMA_RUN_LOGITS : LLAMA_RUN_EXTEND);
+
+    job->slice = slice_of(g, u, leases);
+    if (head) {
+        job->x = x_of(g) + (n - 1) * g->config.shape.hidden;
+    } else {
+        job->layer = u->part;
+        job->matrix = u->matrix;
+        job->k_cache = (char *)g->held[HELD_CACHE].ptr + 2 * u->part * g->cache_bytes;
+        job->v_cache = (char *)job->k_cache + g->cache_bytes;
+        job->fed = g->fed;
+        job->rows = n;
+        job->y = x_of(g);
+        job->between = between_of(g);
+    }
+    return llama_compute_run(g->compute, job);
+}
+
+/* A batch of leases, from the unit *at on, for all n rows. */
+static int feed_batch(struct llama_generator *g, uint32_t *at, size_t n)
+{
+    const struct generator_unit *first = &g->units[*at], *end = g->units + g->units_count, *behind = first;
+    struct ofl_lease *next = g->leases;
+    size_t count;
+    int err;
+
+    do {
+        if (behind->norm >= 0)
+            next = lease_of(g, (uint32_t)behind->norm, 0, next);
+        next = lease_of(g, behind->tensor, behind->slice, next);
+        behind++;
+    } while (behind < end && !behind->opens);
+    count = (size_t)(next - g->leases);
+    err = ofl_acquire(g->ctx, g->leases, count, g->stream);
+    next = g->leases;
+    for (const struct generator_unit *u = first; u < behind && err == 0; u++) {
+        err = run_unit(g, u, next, n);
+        next += u->norm >= 0 ? 2 : 1;
+    }
+    *at = (uint32_t)(behind - g->units);
+    return err < 0 ? err : ofl_release(g->ctx, g->leases, count, g->stream);
+}
+
+/* A layer, or the head. */
+static int feed_part(struct llama_generator *g, uint32_t part, uint32_t *at, size_t n)
+{
+    int err = 0;
+
+    while (*at < g->units_count && g->units[*at].part == part && err == 0)
+        err = feed_batch(g, at, n);
+    return err;
 }
 
 static bool going(const struct llama_generator *g, uint32_t layer)
@@ -370,29 +382,10 @@ static bool going(const struct llama_generator *g, uint32_t layer)
     return !g->config.going || g->config.going(g->config.going_arg, layer);
 }
 
-static int feed_head(struct llama_generator *g, size_t n)
-{
-    struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_LOGITS);
-    uint32_t norm = llama_tensor_index(&g->config.shape, LLAMA_NORM, 0);
-    uint32_t head = llama_tensor_index(&g->config.shape, LLAMA_HEAD, 0);
-    struct ofl_lease leases[] = {
-        {.size = sizeof(struct ofl_lease), .tensor = g->model.tensors[norm], .mode = OFL_READ},
-        {.size = sizeof(struct ofl_lease), .tensor = g->model.tensors[head], .mode = OFL_READ}};
-    int err = ofl_acquire(g->ctx, leases, 2, g->stream);
-
-    if (err < 0)
-        return err;
-    job->head = (struct llama_head_weights){{leases[0].ptr, g->model.dtypes[norm]},
-                                            {leases[1].ptr, g->model.dtypes[head]}};
-    job->x = x_of(g) + (n - 1) * g->config.shape.hidden;
-    err = llama_compute_run(g->compute, job);
-    return err < 0 ? err : ofl_release(g->ctx, leases, 2, g->stream);
-}
-
 int llama_generator_feed(struct llama_generator *g, const char *step, const int32_t *tokens, size_t n,
                          float *logits, char *error, size_t error_bytes)
 {
-    uint32_t layers = g->config.shape.layers;
+    uint32_t layers = g->config.shape.layers, at = 0;
     int err;
 
     if (n == 0 || n > most_of(g) || n > g->config.positions - g->fed) {
@@ -400,15 +393,15 @@ int llama_generator_feed(struct llama_generator *g, const char *step, const int3
                  g->fed, most_of(g), g->config.positions);
         return -EINVAL;
     }
-    err = step ? ofl_step_begin(g->ctx, step) : 0;
+    err = llama_compute_begin(g->compute, NULL, NULL, n, 0);
     if (err == 0)
-        err = llama_compute_begin(g->compute, tokens, NULL, n, 0);
-    if (err == 0)
-        err = feed_embed(g);
+        err = feed_embed(g, tokens, n);
+    if (err == 0 && step)
+        err = ofl_step_begin(g->ctx, step);
     for (uint32_t layer = 0; layer < layers && err == 0; layer++)
-        err = going(g, layer) ? feed_layer(g, layer, n) : -ECANCELED;
+        err = going(g, layer) ? feed_part(g, layer, &at, n) : -ECANCELED;
     if (err == 0 && logits)
-        err = feed_head(g, n);
+        err = feed_part(g, layers, &at, n);
     if (err == 0)
         err = llama_compute_end(g->compute);
     if (err == 0 && step)
@@ -417,7 +410,7 @@ int llama_generator_feed(struct llama_generator *g, const char *step, const int3
         err = ofl_stream_sync(g->stream);
     if (err < 0) {
         fail_ofl(g, err, error, error_bytes);
-        (void)ofl_stream_sync(g->stream); /* what was queued before reads the caller's tokens */
+        (void)ofl_stream_sync(g->stream);
         return err;
     }
     llama_compute_fetch(g->compute, NULL, logits);

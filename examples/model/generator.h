@@ -1,6 +1,7 @@
 /*
- * Generating with a Llama under liboffload: weights page in from the checkpoint itself, layer
- * by layer; the keys and values of earlier tokens stay on the device.
+ * Generating with a Llama under liboffload: weights page in from the checkpoint itself, slice
+ * by slice; the keys and values of earlier tokens stay on the device. Of the embedding the rows of the tokens are
+ * read.
  *
  * One thread uses a generator: the library's step thread. Functions return 0 or a negative
  * code, with the sentence in error.
@@ -11,8 +12,8 @@
 #include "examples/model/model.h"
 
 /*
- * Tokens that a layer computes at once. A piece goes through each layer in parts of so many, with one lease of
- * its weights for all of them: so the scratch is small, and results do not depend on the piece.
+ * Tokens that a layer computes at once. A piece goes through each slice in parts of so many, with one lease of
+ * it for all of them: so results do not depend on the piece.
  */
 #define LLAMA_GENERATOR_ROWS 64u
 
@@ -31,7 +32,9 @@ struct llama_generator_need {
     struct llama_need device;  /* the smallest device budget */
     uint64_t device_all_bytes; /* the smallest that keeps all weights on the device */
     uint64_t weights, weight_bytes, cache_bytes, workspace_bytes; /* weights: how many tensors */
-    uint64_t scratch_bytes; /* of device memory: all that is held beside weights and cache */
+    uint64_t looked_up_bytes; /* of weight_bytes, those of which a token reads a row only: the embedding */
+    uint64_t part_bytes;      /* for each LLAMA_GENERATOR_ROWS of a piece that is longer */
+    uint64_t scratch_bytes;   /* of device memory: all that is held beside weights and cache */
 };
 
 /* What it will take. dtypes: of the weights, in the order of llama_tensor_at. Needs no context. */
@@ -40,8 +43,8 @@ void llama_generator_need(const struct llama_generator_config *config, const enu
 
 /* The piece of a prompt of so many tokens with which the fewest bytes move, inside these budgets; need: that of
  * pieces of LLAMA_GENERATOR_ROWS. */
-size_t llama_generator_piece(const struct llama_shape *shape, const struct llama_generator_need *need,
-                             size_t tokens, uint64_t device_bytes, uint64_t host_bytes);
+size_t llama_generator_piece(const struct llama_generator_need *need, size_t tokens, uint64_t device_bytes,
+                             uint64_t host_bytes);
 
 struct llama_generator;
 
@@ -52,14 +55,15 @@ int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *c
 /* NULL accepted. */
 void llama_generator_destroy(struct llama_generator *g);
 
-/* Fresh values for a weight, as llama_random_fill makes them. Without a checkpoint only. */
+/* Fresh values for a weight of llama_tensor_at, as llama_random_fill makes them. Without a checkpoint only. */
 int llama_generator_random(struct llama_generator *g, uint32_t tensor, uint64_t seed, float std, char *error,
                            size_t error_bytes);
 
 /*
  * Feeds n tokens, at most a piece, behind those fed so far, as a step of that name; NULL: as
- * none, which is right for what does not come again. logits[vocab] of what follows the last; NULL: not wanted. Who asks for them the first time has fed the prompt: the memory
- * for its pieces is given back, and from then on LLAMA_GENERATOR_ROWS are the most.
+ * none, which is right for what does not come again. logits[vocab] of what follows the last; NULL: not wanted. Who
+ * asks for them the first time has fed the prompt: the memory for its pieces is given back, and from then on
+ * LLAMA_GENERATOR_ROWS are the most.
  */
 int llama_generator_feed(struct llama_generator *g, const char *step, const int32_t *tokens, size_t n,
                          float *logits, char *error, size_t error_bytes);

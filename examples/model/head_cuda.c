@@ -109,7 +109,8 @@ void llama_cuda_head_loss_within(struct llama_cuda *c, double *loss, enum ofl_dt
         size_t n = rows - from < h.slice ? rows - from : h.slice;
         const char *normed = h.normed + from * row_bytes;
 
-        llama_cuda_matmul(c, h.logits, OFL_F32, normed, weights->head.data, dtype, n, hidden, vocab, false);
+        llama_cuda_matmul(c, h.logits, OFL_F32, normed, weights->head.data, dtype, n, hidden, vocab, vocab,
+                          false);
         cross_entropy(c, &h, from, n, targets, scale, dx != NULL);
         if (!dx)
             continue;
@@ -134,9 +135,10 @@ void llama_cuda_head_loss(struct llama_cuda *c, double *loss, enum ofl_dtype dty
 }
 
 void llama_cuda_head_logits(struct llama_cuda *c, enum ofl_dtype dtype, const struct llama_shape *shape,
-                            const struct llama_head_weights *weights, const float *x, float *logits, void *ws)
+                            const struct llama_slice *head, const float *x, float *logits, void *ws)
 {
-    llama_cuda_norm(c, ws, dtype, x, weights->norm, 1, shape->hidden, shape->rms_eps);
-    llama_cuda_matmul(c, logits, OFL_F32, ws, weights->head.data, dtype, 1, shape->hidden, shape->vocab,
-                      false);
+    if (head->from == 0)
+        llama_cuda_norm(c, ws, dtype, x, head->norm, 1, shape->hidden, shape->rms_eps);
+    llama_cuda_matmul(c, logits + head->from, OFL_F32, ws, head->weight.data, dtype, 1, shape->hidden,
+                      head->rows, head->rows, false);
 }

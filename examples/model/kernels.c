@@ -45,7 +45,9 @@ static size_t panel_rows(size_t in, size_t out)
 
 size_t llama_matmul_workspace(size_t in, size_t out, enum ofl_dtype dtype)
 {
-    return dtype == OFL_F32 ? 0 : panel_rows(in, out) * in * sizeof(float);
+    size_t most = LLAMA_PANEL_BYTES / (in * sizeof(float)), rows = most ? most : 1;
+
+    return dtype == OFL_F32 ? 0 : (rows < out ? rows : out) * in * sizeof(float);
 }
 
 /* Rows row .. row + rows - 1 of w in f32: in place, or widened into ws. */
@@ -81,7 +83,7 @@ static void matmul_row(float *y, const float *x, struct llama_weight w, size_t i
 }
 
 void llama_matmul(float *y, const float *x, struct llama_weight w, size_t rows, size_t in, size_t out,
-                  bool accumulate, void *ws)
+                  size_t stride, bool accumulate, void *ws)
 {
     size_t step = w.dtype == OFL_F32 ? out : panel_rows(in, out);
 
@@ -94,7 +96,7 @@ void llama_matmul(float *y, const float *x, struct llama_weight w, size_t rows, 
 
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rows, (blasint)n, (blasint)in, 1, x,
                     (blasint)in, panel(w, j, n, in, ws), (blasint)in, accumulate ? 1 : 0, y + j,
-                    (blasint)out);
+                    (blasint)stride);
     }
 }
 

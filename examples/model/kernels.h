@@ -38,13 +38,20 @@ struct llama_weight {
     enum ofl_dtype dtype; /* OFL_F32, OFL_BF16 or OFL_F16 */
 };
 
+/* Rows from .. from + rows - 1 of a matrix, which are used by themselves. norm: what stands in front of the matrix,
+ * needed with its first rows. */
+struct llama_slice {
+    size_t from, rows;
+    struct llama_weight weight, norm;
+};
+
 /* ---- matrices ---------------------------------------------------------- */
 
-/* Bytes of scratch for llama_matmul and llama_matmul_dx by a matrix [out, in]. */
+/* Bytes of scratch for llama_matmul and llama_matmul_dx by a matrix [out, in], or a slice of its rows. */
 size_t llama_matmul_workspace(size_t in, size_t out, enum ofl_dtype dtype);
-/* y[rows, out] (+)= x[rows, in] * w^T */
+/* y[rows, out] (+)= x[rows, in] * w^T. stride: from a row of y to the next, out or more. */
 void llama_matmul(float *y, const float *x, struct llama_weight w, size_t rows, size_t in, size_t out,
-                  bool accumulate, void *ws);
+                  size_t stride, bool accumulate, void *ws);
 /* dx[rows, in] (+)= dy[rows, out] * w */
 void llama_matmul_dx(float *dx, const float *dy, struct llama_weight w, size_t rows, size_t in, size_t out,
                      bool accumulate, void *ws);
@@ -127,9 +134,10 @@ size_t llama_head_workspace(const struct llama_shape *shape, size_t rows, enum o
 double llama_head_loss(const struct llama_shape *shape, size_t rows, const struct llama_head_weights *weights,
                        const struct llama_head_grads *grads, bool first, const float *x,
                        const int32_t *targets, float scale, float *dx, void *ws);
-/* logits[vocab] of one row x[hidden]. Scratch: llama_head_workspace with rows = 1. */
-void llama_head_logits(const struct llama_shape *shape, const struct llama_head_weights *weights,
-                       const float *x, float *logits, void *ws);
+/* Those of logits[vocab] that the slice of the head gives, for one row x[hidden]. The first slice leaves in ws what
+ * the others need. Scratch: llama_head_workspace with rows = 1. */
+void llama_head_logits(const struct llama_shape *shape, const struct llama_slice *head, const float *x,
+                       float *logits, void *ws);
 
 /* ---- numbers -------------------------------------------------------------- */
 

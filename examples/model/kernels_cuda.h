@@ -102,9 +102,8 @@ void llama_cuda_head_loss(struct llama_cuda *c, double *loss, enum ofl_dtype dty
                           const struct llama_head_weights *weights, const struct llama_head_grads *grads,
                           bool first, const float *x, const int32_t *targets, float scale, float *dx,
                           void *ws);
-/* logits[vocab] in f32 of one row x[hidden]. Scratch: llama_cuda_head_bytes with rows = 1. */
+/* As llama_head_logits. Scratch: llama_cuda_head_bytes with rows = 1. */
 void llama_cuda_head_logits(struct llama_cuda *c, enum ofl_dtype dtype, const struct llama_shape *shape,
-                            const struct llama_head_weights *weights, const float *x, float *logits,
-                            void *ws);
+                            const struct llama_slice *head, const float *x, float *logits, void *ws);
 
 #endif

@@ -186,13 +186,15 @@ double llama_head_loss(const struct llama_shape *shape, size_t rows, const struc
     return loss;
 }
 
-void llama_head_logits(const struct llama_shape *shape, const struct llama_head_weights *weights,
-                       const float *x, float *logits, void *ws)
+void llama_head_logits(const struct llama_shape *shape, const struct llama_slice *head, const float *x,
+                       float *logits, void *ws)
 {
     struct llama_arena a = {.base = ws};
     struct head h;
 
-    lay_out(&h, &a, shape, 1, weights->head.dtype);
-    llama_norm(h.normed, x, weights->norm, 1, h.hidden, shape->rms_eps, h.wide);
-    llama_matmul(logits, h.normed, weights->head, 1, h.hidden, h.vocab, false, h.wide);
+    lay_out(&h, &a, shape, 1, head->weight.dtype);
+    if (head->from == 0)
+        llama_norm(h.normed, x, head->norm, 1, h.hidden, shape->rms_eps, h.wide);
+    llama_matmul(logits + head->from, h.normed, head->weight, 1, h.hidden, head->rows, head->rows, false,
+                 h.wide);
 }

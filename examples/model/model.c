@@ -51,24 +51,6 @@ int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enu
     return 0;
 }
 
-int llama_model_bind(const struct llama_checkpoint *ck, const struct llama_shape *shape,
-                     struct llama_model *out, char *error, size_t error_bytes)
-{
-    int err = make_arrays(shape, out, error, error_bytes);
-
-    for (uint32_t i = 0; err == 0 && i < out->count; i++) {
-        struct ofl_source *source;
-        const char *name;
-
-        err = llama_checkpoint_find(ck, i, &source, &name, &out->dtypes[i]);
-        if (err == 0)
-            err = ofl_source_bind(source, name, OFL_KIND_WEIGHT, &out->tensors[i]);
-        if (err < 0)
-            return fail_ofl(err, out, error, error_bytes);
-    }
-    return err;
-}
-
 void llama_model_destroy(struct llama_model *m)
 {
     for (uint32_t i = 0; m->tensors && i < m->count; i++)

@@ -25,9 +25,6 @@ struct llama_model {
 int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enum ofl_dtype dtype,
                        enum ofl_kind kind, const char *suffix, struct llama_model *out, char *error,
                        size_t error_bytes);
-/* Tensors whose home is the checkpoint, with its dtypes. ck must outlive them. */
-int llama_model_bind(const struct llama_checkpoint *ck, const struct llama_shape *shape,
-                     struct llama_model *out, char *error, size_t error_bytes);
 /* Destroys the tensors too. A zeroed model is accepted. */
 void llama_model_destroy(struct llama_model *m);
 

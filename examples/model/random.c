@@ -8,8 +8,8 @@ static uint64_t seed_of(uint64_t seed, uint32_t index)
 }
 
 int llama_random_fill(struct ofl_ctx *ctx, struct ofl_stream *s, struct llama_compute *c,
-                      struct ofl_tensor *t, const struct llama_tensor_desc *d, uint32_t index, uint64_t seed,
-                      float std)
+                      struct ofl_tensor *t, const struct llama_tensor_desc *d, uint32_t index, uint64_t first,
+                      uint64_t seed, float std)
 {
     struct ofl_lease lease = {.size = sizeof lease, .tensor = t, .mode = OFL_OVERWRITE};
     struct ofl_tensor_info info = {.size = sizeof info};
@@ -23,6 +23,7 @@ int llama_random_fill(struct ofl_ctx *ctx, struct ofl_stream *s, struct llama_co
     job = llama_compute_alone(c, LLAMA_RUN_FILL);
     job->fill = (struct llama_fill){.dst = lease.ptr,
                                     .dtype = info.dtype,
+                                    .first = first,
                                     .elems = info.elems,
                                     .seed = seed_of(seed, index),
                                     .std = d->dims == 1 ? 0 : std,

@@ -15,6 +15,7 @@ enum { WEIGHTS = LLAMA_LAYER_TENSORS, GRADS = 2 * LLAMA_LAYER_TENSORS };
 enum { SCRATCH = GRADS, X, Y, CACHE, TENSORS };
 
 struct timing {
+    struct llama_compute_config one; /* what was asked for, with room for a layer's jobs */
     const struct llama_compute_config *config;
     struct ofl_ctx *ctx;
     struct ofl_stream *stream;
@@ -143,16 +144,34 @@ static void describe(struct timing *t, struct llama_job *job)
     }
 }
 
+/* A layer's matrix as its only slice. */
+static void whole_matrix(const struct timing *t, enum llama_matrix matrix, struct llama_job *job)
+{
+    const struct llama_block_weights *w = &job->weights;
+    const struct llama_weight weights[LLAMA_MATRICES] = {w->q, w->k, w->v, w->o, w->gate, w->up, w->down};
+    struct llama_tensor_desc d;
+    /* as a layer's tensors lie: norms stand before Q and GATE */
+    uint32_t place = (uint32_t)matrix + (matrix < LLAMA_MATRIX_GATE ? 1 : 2);
+
+    llama_tensor_at(&t->config->shape, llama_layer_first(0) + place, &d);
+    job->matrix = matrix;
+    job->slice = (struct llama_slice){.rows = d.shape[0],
+                                      .weight = weights[matrix],
+                                      .norm = matrix < LLAMA_MATRIX_GATE ? w->attn_norm : w->mlp_norm};
+}
+
 static int run_once(struct timing *t, enum llama_run run)
 {
     struct llama_job *job;
     int err = llama_compute_begin(t->compute, t->tokens, t->tokens, t->rows, 1.0f);
 
-    if (err < 0)
-        return err;
-    job = llama_compute_job(t->compute, run);
-    describe(t, job);
-    err = llama_compute_run(t->compute, job);
+    for (int i = 0; i < (run == LLAMA_RUN_EXTEND ? LLAMA_MATRICES : 1) && err == 0; i++) {
+        job = llama_compute_job(t->compute, run);
+        describe(t, job);
+        if (run == LLAMA_RUN_EXTEND)
+            whole_matrix(t, (enum llama_matrix)i, job);
+        err = llama_compute_run(t->compute, job);
+    }
     return err < 0 ? err : ofl_stream_sync(t->stream);
 }
 
@@ -218,7 +237,8 @@ static int run_all(struct timing *t, struct llama_timing *out)
 int llama_timing_measure(const char *device, const struct llama_compute_config *config, double enough_s,
                          struct llama_timing *out, char *error, size_t error_bytes)
 {
-    struct timing t = {.config = config,
+    struct timing t = {.one = *config,
+                       .config = &t.one,
                        .rows = config->batch ? config->batch * config->seq : config->piece,
                        .enough_s = enough_s,
                        .error = error,
@@ -228,6 +248,7 @@ int llama_timing_measure(const char *device, const struct llama_compute_config *
     int err;
 
     *out = (struct llama_timing){0};
+    t.one.jobs = LLAMA_MATRICES;
     for (int i = 0; i < TENSORS; i++)
         open.device_bytes += ofl_device_footprint(bytes_of(config, t.rows, i));
     t.tokens = calloc(t.rows + 1, sizeof *t.tokens);

@@ -290,9 +290,9 @@ int llama_trainer_random(struct llama_trainer *t, uint32_t tensor, uint64_t seed
 
     llama_tensor_at(&t->config.shape, tensor, &d);
     if (err == 0)
-        err = llama_random_fill(t->ctx, t->stream, t->compute, weight, &d, tensor, seed, std);
+        err = llama_random_fill(t->ctx, t->stream, t->compute, weight, &d, tensor, 0, seed, std);
     if (err == 0 && master != weight)
-        err = llama_random_fill(t->ctx, t->stream, t->compute, master, &d, tensor, seed, std);
+        err = llama_random_fill(t->ctx, t->stream, t->compute, master, &d, tensor, 0, seed, std);
     return err < 0 ? trainer_fail(t, err, error, error_bytes) : 0;
 }
 

@@ -23,6 +23,7 @@ struct maker {
     struct plan_shape shape;
     uint32_t tensors_room, leases_room, ops_room;
     uint32_t weights, grads, states, x, dx; /* first tensors of each kind */
+    uint32_t *slices;                       /* [weights + 1], generating: the first slice of each weight */
     enum plan_phase phase;
     uint64_t rows;       /* of a micro-batch, or new ones */
     uint64_t elem;       /* bytes of a weight's element */
@@ -105,6 +106,34 @@ static void add_weights(struct maker *m, const char *suffix, enum ofl_kind kind,
     }
 }
 
+static void add_slices(struct maker *m)
+{
+    uint32_t count = plan_weights(&m->shape);
+
+    m->slices = calloc(count + 1, sizeof *m->slices);
+    if (!m->slices)
+        m->err = base_fail(-ENOMEM, "estimate: %u weights: out of memory", count);
+    for (uint32_t i = 0; i < count && m->err == 0; i++) {
+        uint64_t rows = plan_weight_rows(&m->shape, i), each = plan_slice_rows(&m->shape, i, m->elem);
+        uint64_t row_bytes = plan_weight_elems(&m->shape, i) / rows * m->elem;
+        char name[PLAN_NAME], suffix[32] = "";
+
+        plan_weight_name(&m->shape, i, name);
+        m->slices[i] = m->p->tensors_count;
+        for (uint64_t from = 0; from < rows && m->err == 0; from += each) {
+            uint64_t n = rows - from < each ? rows - from : each;
+            uint32_t index;
+
+            if (each < rows)
+                snprintf(suffix, sizeof suffix, "[%" PRIu64 ":%" PRIu64 "]", from, from + n);
+            index = add_tensor(m, name, suffix, OFL_KIND_WEIGHT, n * row_bytes);
+            if (m->err == 0)
+                m->p->tensors[index].dtype = m->w.dtype;
+        }
+        m->slices[i + 1] = m->p->tensors_count;
+    }
+}
+
 static void add_states(struct maker *m)
 {
     static const char *const suffixes[STATES] = {".exp_avg", ".exp_avg_sq", ".master"};
@@ -143,7 +172,10 @@ static void add_tensors(struct maker *m)
     struct plan_program *p = m->p;
 
     m->weights = p->tensors_count;
-    add_weights(m, "", OFL_KIND_WEIGHT, m->elem);
+    if (m->w.work == OFL_DECODE)
+        add_slices(m);
+    else
+        add_weights(m, "", OFL_KIND_WEIGHT, m->elem);
     for (uint32_t i = m->weights; i < p->tensors_count; i++) {
         p->tensors[i].source = m->w.source && m->w.work == OFL_DECODE;
         p->weight_bytes += p->tensors[i].bytes;
@@ -364,25 +396,95 @@ static void no_moving(struct maker *m, uint32_t layer, uint64_t micro)
     (void)micro;
 }
 
+/* What is leased at a time: slices, and with the first one of a matrix the norm in front of it, in batches that are
+ * not more than the largest of these. */
+struct batch {
+    const char *name;
+    uint32_t first; /* lease */
+    uint64_t bytes, most, part_bytes;
+    struct plan_cost cost; /* of the part, shared out by bytes */
+};
+
+static int64_t norm_of(const struct maker *m, uint32_t weight, uint32_t slice)
+{
+    int64_t norm = slice == m->slices[weight] ? plan_weight_norm(&m->shape, weight) : -1;
+
+    return norm < 0 ? -1 : (int64_t)m->slices[norm];
+}
+
+static uint64_t unit_bytes(const struct maker *m, uint32_t weight, uint32_t slice)
+{
+    int64_t norm = norm_of(m, weight, slice);
+
+    return m->p->tensors[slice].bytes + (norm < 0 ? 0 : m->p->tensors[norm].bytes);
+}
+
+static void close_batch(struct maker *m, struct batch *b)
+{
+    double share = (double)b->bytes / (double)b->part_bytes;
+    struct plan_cost cost = {b->cost.flops * share, b->cost.bytes * share};
+
+    run_part(m, b->name, b->first, 0, no_moving, cost, cost);
+    b->bytes = 0;
+}
+
+static void add_unit(struct maker *m, struct batch *b, uint32_t weight, uint32_t slice)
+{
+    uint64_t bytes = unit_bytes(m, weight, slice);
+    int64_t norm = norm_of(m, weight, slice);
+
+    if (b->bytes && b->bytes + bytes > b->most)
+        close_batch(m, b);
+    if (b->bytes == 0)
+        b->first = leases_so_far(m);
+    if (norm >= 0)
+        add_lease(m, (uint32_t)norm, OFL_READ, false);
+    add_lease(m, slice, OFL_READ, false);
+    b->bytes += bytes;
+}
+
+typedef void unit_fn(struct maker *m, struct batch *b, uint32_t weight, uint32_t slice);
+
+static void note_unit(struct maker *m, struct batch *b, uint32_t weight, uint32_t slice)
+{
+    uint64_t bytes = unit_bytes(m, weight, slice);
+
+    b->part_bytes += bytes;
+    b->most = bytes > b->most ? bytes : b->most;
+}
+
+/* Of a layer, or of the head. A matrix is what is no norm. */
+static void each_unit(struct maker *m, struct batch *b, uint32_t layer, unit_fn *fn)
+{
+    bool head = layer == m->w.layers;
+    uint32_t first = head ? plan_head(&m->shape) : 1 + layer * LAYER_TENSORS;
+
+    for (uint32_t i = first; i < first + (head ? 1 : LAYER_TENSORS); i++)
+        for (uint32_t k = m->slices[i]; !plan_is_norm(&m->shape, i) && k < m->slices[i + 1] && m->err == 0;
+             k++)
+            fn(m, b, i, k);
+}
+
+/* Rows of the embedding are read by the host: no lease. */
 static void decode(struct maker *m)
 {
-    struct plan_cost rows = plan_cost_rows(&m->shape, &m->w), cost = plan_cost_extend(&m->shape, &m->w);
-    uint32_t first = leases_so_far(m);
+    struct plan_cost rows = plan_cost_rows(&m->shape, &m->w), logits = plan_cost_logits(&m->shape, &m->w);
+    struct batch all = {0};
 
     m->phase = PLAN_FORWARD;
-    add_lease(m, m->weights, OFL_READ, false);
-    run_part(m, "the embedding", first, 0, no_moving, rows, rows);
-    for (uint32_t layer = 0; layer < m->w.layers && m->err == 0; layer++) {
-        first = leases_so_far(m);
-        for (uint32_t i = 0; i < LAYER_TENSORS; i++)
-            add_lease(m, m->weights + 1 + layer * LAYER_TENSORS + i, OFL_READ, false);
-        run_part(m, "a layer", first, layer, no_moving, cost, cost);
+    for (uint32_t layer = 0; layer <= m->w.layers; layer++)
+        each_unit(m, &all, layer, note_unit);
+    for (uint32_t layer = 0; layer <= m->w.layers && m->err == 0; layer++) {
+        struct batch b = {.name = layer < m->w.layers ? "a layer" : "the head"};
+
+        b.cost = layer < m->w.layers ? plan_cost_extend(&m->shape, &m->w) : logits;
+        if (layer == 0)
+            b.cost = (struct plan_cost){b.cost.flops + rows.flops, b.cost.bytes + rows.bytes};
+        each_unit(m, &b, layer, note_unit);
+        b.most = all.most;
+        each_unit(m, &b, layer, add_unit);
+        close_batch(m, &b);
     }
-    first = leases_so_far(m);
-    add_lease(m, m->weights + plan_norm(&m->shape), OFL_READ, false);
-    add_lease(m, m->weights + plan_head(&m->shape), OFL_READ, false);
-    cost = plan_cost_logits(&m->shape, &m->w);
-    run_part(m, "the head", first, 0, no_moving, cost, cost);
 }
 
 /* ---- the whole ---------------------------------------------------------------------- */
@@ -416,9 +518,11 @@ int plan_program_make(const struct ofl_workload *workload, struct plan_program *
     else if (m.err == 0)
         decode(&m);
     if (m.err < 0) {
+        free(m.slices);
         plan_program_free(out);
         return m.err;
     }
+    free(m.slices);
     out->least_bytes = out->held_bytes + m.open_bytes;
     out->tokens = m.rows * m.w.accum;
     out->model_flops = plan_model_flops(&m.shape, &m.w);

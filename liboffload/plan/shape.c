@@ -8,6 +8,9 @@
 #include "base/error.h"
 #include "base/sized.h"
 
+#define SLICE_BYTES   (8ull << 20) /* of weights when generating: as examples/model/slices.h */
+#define SLICE_SHARE   1024u
+#define SLICE_ROWS    16u
 #define SIDE_MAX      (1u << 24) /* of anything in a shape: products of three stay far below 2^64 */
 #define ROWS_MAX      (1ull << 28)
 #define LOGITS_BYTES  (256ull << 20) /* of a slice of the rows, at most */
@@ -134,6 +137,45 @@ uint64_t plan_weight_elems(const struct plan_shape *s, uint32_t index)
     default:
         return s->hidden;
     }
+}
+
+static uint32_t place_of(const struct plan_shape *s, uint32_t index)
+{
+    return index == 0 || index >= plan_norm(s) ? PLAN_LAYER_TENSORS : (index - 1) % PLAN_LAYER_TENSORS;
+}
+
+bool plan_is_norm(const struct plan_shape *s, uint32_t index)
+{
+    return index == plan_norm(s) || place_of(s, index) == 0 || place_of(s, index) == POST_NORM;
+}
+
+uint64_t plan_weight_rows(const struct plan_shape *s, uint32_t index)
+{
+    uint64_t columns = place_of(s, index) == O ? s->q_dim : place_of(s, index) == DOWN ? s->ffn : s->hidden;
+
+    return plan_is_norm(s, index) ? 1 : plan_weight_elems(s, index) / columns;
+}
+
+int64_t plan_weight_norm(const struct plan_shape *s, uint32_t index)
+{
+    if (index == plan_head(s))
+        return plan_norm(s);
+    return place_of(s, index) == Q || place_of(s, index) == GATE ? (int64_t)index - 1 : -1;
+}
+
+uint64_t plan_slice_rows(const struct plan_shape *s, uint32_t index, uint64_t elem)
+{
+    uint64_t rows = plan_weight_rows(s, index), bytes = plan_weight_elems(s, index) * elem, all = 0, limit,
+             count;
+
+    for (uint32_t i = 0; i < plan_weights(s); i++)
+        all += plan_weight_elems(s, i) * elem;
+    limit = all / SLICE_SHARE > SLICE_BYTES ? all / SLICE_SHARE : SLICE_BYTES;
+    count = (bytes + limit - 1) / limit;
+    if (plan_is_norm(s, index) || count <= 1)
+        return rows;
+    rows = (rows + count - 1) / count;
+    return (rows + SLICE_ROWS - 1) / SLICE_ROWS * SLICE_ROWS;
 }
 
 void plan_weight_name(const struct plan_shape *s, uint32_t index, char *name)

@@ -28,6 +28,14 @@ uint32_t plan_weights(const struct plan_shape *s);
 uint32_t plan_norm(const struct plan_shape *s);
 uint32_t plan_head(const struct plan_shape *s);
 uint64_t plan_weight_elems(const struct plan_shape *s, uint32_t index);
+bool plan_is_norm(const struct plan_shape *s, uint32_t index);
+/* Of a matrix; a norm's only one has all its elements. */
+uint64_t plan_weight_rows(const struct plan_shape *s, uint32_t index);
+/* The norm in front of a matrix; -1: there is none. */
+int64_t plan_weight_norm(const struct plan_shape *s, uint32_t index);
+/* Generating, weights are cut by rows: so many make a slice, the last one may have fewer. As
+ * examples/model/slices.c cuts them. elem: bytes of an element. */
+uint64_t plan_slice_rows(const struct plan_shape *s, uint32_t index, uint64_t elem);
 /* To a buffer of 64 bytes. */
 void plan_weight_name(const struct plan_shape *s, uint32_t index, char *name);
 uint64_t plan_cache_bytes(const struct plan_shape *s, const struct ofl_workload *w);

@@ -1,0 +1,259 @@
+/* What a generator will take, and how its leases are cut. See generator.h. */
+#include <stdio.h>
+
+#include "examples/model/generator_impl.h"
+
+/* ---- units --------------------------------------------------------------- */
+
+/* The tensor of a part's matrix, and its norm. */
+static void find(const struct generator_walk *w, struct generator_unit *u)
+{
+    uint32_t first = llama_layer_first(w->part);
+    /* of a layer's tensors, as llama_tensor_at has them; norms stand before Q and GATE */
+    static const uint32_t places[LLAMA_MATRICES] = {1, 2, 3, 4, 6, 7, 8};
+
+    u->part = w->part;
+    u->norm = -1;
+    if (w->part == w->shape->layers) {
+        u->tensor = llama_tensor_index(w->shape, LLAMA_HEAD, 0);
+        u->norm = llama_tensor_index(w->shape, LLAMA_NORM, 0);
+        return;
+    }
+    u->matrix = (enum llama_matrix)w->matrix;
+    u->tensor = first + places[u->matrix];
+    if (u->matrix == LLAMA_MATRIX_Q || u->matrix == LLAMA_MATRIX_GATE)
+        u->norm = u->tensor - 1;
+}
+
+static void step(struct generator_walk *w, const struct llama_cut *cut)
+{
+    w->from = cut->from + cut->rows;
+    w->slice++;
+    if (w->from < cut->desc.shape[0])
+        return;
+    w->from = w->slice = 0;
+    if (++w->matrix < LLAMA_MATRICES && w->part < w->shape->layers)
+        return;
+    w->matrix = 0;
+    w->part++;
+    w->leased = 0;
+}
+
+bool generator_walk_next(struct generator_walk *w, struct generator_unit *out)
+{
+    struct llama_cut cut, norm;
+
+    if (w->part > w->shape->layers)
+        return false;
+    *out = (struct generator_unit){.from = w->from, .slice = w->slice};
+    find(w, out);
+    llama_cut_at(w->shape, w->dtypes, w->limit, out->tensor, w->from, &cut);
+    out->rows = cut.rows;
+    out->bytes = cut.bytes;
+    if (w->from)
+        out->norm = -1;
+    if (out->norm >= 0) {
+        llama_cut_at(w->shape, w->dtypes, w->limit, (uint32_t)out->norm, 0, &norm);
+        out->bytes += norm.bytes;
+    }
+    out->opens = w->leased == 0 || w->leased > w->batch || out->bytes > w->batch - w->leased;
+    w->leased = out->opens ? out->bytes : w->leased + out->bytes;
+    step(w, &cut);
+    return true;
+}
+
+struct generator_walk generator_walk_begin(const struct llama_shape *shape, const enum ofl_dtype *dtypes)
+{
+    struct generator_walk begin = {
+        .shape = shape, .dtypes = dtypes, .limit = llama_slice_limit(shape, dtypes)};
+    struct generator_walk w = begin;
+    struct generator_unit u;
+
+    while (generator_walk_next(&w, &u))
+        begin.batch = u.bytes > begin.batch ? u.bytes : begin.batch;
+    return begin;
+}
+
+/* ---- needs --------------------------------------------------------------- */
+
+enum ofl_dtype generator_widest(const struct llama_shape *shape, const enum ofl_dtype *dtypes)
+{
+    for (uint32_t i = 0; i < llama_tensor_count(shape); i++)
+        if (dtypes[i] != OFL_F32)
+            return dtypes[i];
+    return OFL_F32;
+}
+
+static uint64_t kv_elems(const struct llama_generator_config *c)
+{
+    return (uint64_t)c->positions * c->shape.kv_heads * c->shape.head_dim;
+}
+
+size_t generator_rows(const struct llama_generator_config *c)
+{
+    return c->piece < LLAMA_GENERATOR_ROWS ? c->piece : LLAMA_GENERATOR_ROWS;
+}
+
+struct llama_compute_config generator_compute(const struct llama_generator_config *c, enum ofl_dtype dtype)
+{
+    return (struct llama_compute_config){.shape = c->shape,
+                                         .dtype = dtype,
+                                         .cuda = c->cuda,
+                                         .piece = c->piece,
+                                         .positions = c->positions,
+                                         .rows = generator_rows(c)};
+}
+
+/* Of a long piece: x, and what each part of its rows has between a layer's slices. A short one, as each token alone,
+ * has its rows in the scratch that is always there. */
+static uint64_t prompt_bytes(uint64_t part_bytes, size_t piece)
+{
+    uint64_t parts = (piece + LLAMA_GENERATOR_ROWS - 1) / LLAMA_GENERATOR_ROWS;
+
+    return piece > LLAMA_GENERATOR_ROWS ? parts * part_bytes : 0;
+}
+
+static uint64_t part_bytes(const struct llama_generator_config *c, enum ofl_dtype dtype)
+{
+    struct llama_compute_config compute = generator_compute(c, dtype);
+
+    return llama_compute_between(&compute, compute.rows) +
+           (uint64_t)compute.rows * c->shape.hidden * sizeof(float);
+}
+
+uint64_t generator_held_bytes(const struct llama_generator_config *c, enum ofl_dtype dtype, int which)
+{
+    struct llama_compute_config compute = generator_compute(c, dtype);
+
+    if (which == HELD_X)
+        return (uint64_t)compute.rows * c->shape.hidden * sizeof(float);
+    if (which == HELD_PROMPT)
+        return prompt_bytes(part_bytes(c, dtype), c->piece);
+    if (which == HELD_CACHE)
+        return 2 * (uint64_t)c->shape.layers * kv_elems(c) * llama_compute_cache_elem(&compute);
+    return llama_compute_workspace(&compute);
+}
+
+const char *const generator_held_names[HELD] = {"workspace", "x", "key-value cache", "rows of the prompt"};
+
+static struct llama_part part_of(const struct llama_generator_config *c, enum ofl_dtype dtype,
+                                 const char *name)
+{
+    struct llama_part part = {0};
+
+    snprintf(part.name, sizeof part.name, "%s", name);
+    for (int i = 0; i < HELD; i++)
+        if (generator_held_bytes(c, dtype, i))
+            llama_part_add(&part, generator_held_names[i], generator_held_bytes(c, dtype, i));
+    return part;
+}
+
+static void add_slice(struct llama_part *part, const struct generator_walk *w, uint32_t tensor, uint64_t from)
+{
+    struct llama_cut cut;
+
+    llama_cut_at(w->shape, w->dtypes, w->limit, tensor, from, &cut);
+    llama_part_add(part, cut.name, cut.bytes);
+}
+
+/* By the same batches of leases that are taken. */
+static void need_device(const struct llama_generator_config *c, const enum ofl_dtype *dtypes,
+                        struct llama_generator_need *out)
+{
+    enum ofl_dtype dtype = generator_widest(&c->shape, dtypes);
+    struct generator_walk w = generator_walk_begin(&c->shape, dtypes);
+    struct llama_part part = {0};
+    struct generator_unit u;
+
+    while (generator_walk_next(&w, &u)) {
+        char name[32] = "the head";
+
+        if (u.part < c->shape.layers)
+            snprintf(name, sizeof name, "layer %u", u.part);
+        if (u.opens) {
+            llama_part_close(&part, &out->device);
+            part = part_of(c, dtype, name);
+        }
+        if (u.norm >= 0)
+            add_slice(&part, &w, (uint32_t)u.norm, 0);
+        add_slice(&part, &w, u.tensor, u.from);
+    }
+    llama_part_close(&part, &out->device);
+}
+
+static void need_all(const struct llama_generator_config *c, const enum ofl_dtype *dtypes,
+                     struct llama_generator_need *out)
+{
+    struct llama_part part = part_of(c, generator_widest(&c->shape, dtypes), "everything");
+    uint64_t limit = llama_slice_limit(&c->shape, dtypes);
+
+    out->scratch_bytes = part.device_bytes - ofl_device_footprint(out->cache_bytes);
+    for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++) {
+        struct llama_cut cut = {0};
+
+        do {
+            llama_cut_at(&c->shape, dtypes, limit, i, cut.from + cut.rows, &cut);
+            llama_part_add(&part, cut.name, cut.bytes);
+            out->weight_bytes += cut.bytes;
+            out->weights++;
+        } while (cut.from + cut.rows < cut.desc.shape[0]);
+        if (i == llama_tensor_index(&c->shape, LLAMA_EMBED, 0) && !c->shape.tied)
+            out->looked_up_bytes = out->weight_bytes;
+    }
+    out->device_all_bytes = part.device_bytes;
+}
+
+void llama_generator_need(const struct llama_generator_config *c, const enum ofl_dtype *dtypes,
+                          struct llama_generator_need *out)
+{
+    enum ofl_dtype dtype = generator_widest(&c->shape, dtypes);
+
+    *out = (struct llama_generator_need){.cache_bytes = generator_held_bytes(c, dtype, HELD_CACHE),
+                                         .workspace_bytes = generator_held_bytes(c, dtype, HELD_WORKSPACE),
+                                         .part_bytes = part_bytes(c, dtype)};
+    need_device(c, dtypes, out);
+    need_all(c, dtypes, out);
+}
+
+/* Bytes that move beyond the first pass over the weights: each further piece reads again what is not kept, and
+ * what the prompt's x displaced comes back for the tokens after it. */
+static uint64_t piece_traffic(const struct llama_generator_need *need, uint64_t prompt, size_t pieces,
+                              uint64_t device_bytes, uint64_t host_bytes)
+{
+    uint64_t held = need->device_all_bytes - need->weight_bytes, moved = 0,
+             all = need->weight_bytes - need->looked_up_bytes;
+    uint64_t kept = device_bytes > held ? device_bytes - held : 0, beside = kept > prompt ? kept - prompt : 0;
+
+    for (int drive = 0; drive < 2;
+         drive++) { /* what is not on the device; what is not in host memory either */
+        uint64_t more = drive ? host_bytes : 0;
+        uint64_t with = all > beside + more ? all - beside - more : 0;
+        uint64_t without = all > kept + more ? all - kept - more : 0;
+
+        moved += (pieces - 1) * with + (with - without);
+    }
+    return moved;
+}
+
+size_t llama_generator_piece(const struct llama_generator_need *need, size_t tokens, uint64_t device_bytes,
+                             uint64_t host_bytes)
+{
+    size_t parts = (tokens + LLAMA_GENERATOR_ROWS - 1) / LLAMA_GENERATOR_ROWS, best = tokens;
+    uint64_t least = UINT64_MAX;
+
+    for (size_t pieces = 1; pieces <= parts; pieces++) {
+        size_t each = (parts + pieces - 1) / pieces * LLAMA_GENERATOR_ROWS,
+               piece = each < tokens ? each : tokens;
+        uint64_t bytes = prompt_bytes(need->part_bytes, piece),
+                 room = bytes ? ofl_device_footprint(bytes) : 0, moved;
+
+        if (room && need->device.device_bytes + room > device_bytes / 256 * 256)
+            continue;
+        moved = piece_traffic(need, room, pieces, device_bytes, host_bytes);
+        if (moved < least) {
+            least = moved;
+            best = piece;
+        }
+    }
+    return best;
+}
