@@ -31,6 +31,15 @@ static uint64_t range_bytes(const struct ofl_tensor *t, uint32_t tile)
     return round_up(skew(t, tile) + tile_count_bytes(t, tile), CORE_HOST_ALIGN);
 }
 
+/* That the tile takes of the arena. All tiles of tensors with several have slots of one length, the last and shorter
+ * one, too: what it leaves can take any other. */
+static uint64_t slot_bytes(const struct ofl_tensor *t, uint32_t tile)
+{
+    if (t->tiles_count == 1)
+        return range_bytes(t, tile);
+    return round_up(t->tile_bytes, CORE_HOST_ALIGN) + (t->source ? CORE_HOST_ALIGN : 0);
+}
+
 static unsigned class_of(uint64_t bytes)
 {
     return bytes < 2 * CORE_HOST_ALIGN ? 0 : 63u - (unsigned)__builtin_clzll(bytes / CORE_HOST_ALIGN);
@@ -38,7 +47,7 @@ static unsigned class_of(uint64_t bytes)
 
 unsigned tile_class(const struct ofl_tensor *t)
 {
-    return class_of(range_bytes(t, 0));
+    return class_of(slot_bytes(t, 0));
 }
 
 void *tile_ptr(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
@@ -260,7 +269,7 @@ static bool evict_one(struct pager *p, uint64_t bytes, struct tile_claim claim)
 bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim)
 {
     struct core_tile *x = &t->tiles[tile];
-    uint64_t bytes = range_bytes(t, tile);
+    uint64_t bytes = slot_bytes(t, tile);
 
     if (x->state != TILE_NONE || tile < t->home_tiles)
         return true;
@@ -315,10 +324,10 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
 
     assert(x->stored && x->state == TILE_NONE && tile >= t->home_tiles);
     /* Half without a store: nothing else passes through the stage then. */
-    if (p->arriving_bytes && p->arriving_bytes + range_bytes(t, tile) > p->stage_bytes / (p->store ? 4 : 2))
+    if (p->arriving_bytes && p->arriving_bytes + slot_bytes(t, tile) > p->stage_bytes / (p->store ? 4 : 2))
         return false;
     if (p->planned && claim.need == NEED_AHEAD && p->fetched_bytes &&
-        p->fetched_bytes + range_bytes(t, tile) > p->fetched_max)
+        p->fetched_bytes + slot_bytes(t, tile) > p->fetched_max)
         return false;
     op = pager_op(p, OP_READ, t, tile);
     if (!op)
@@ -338,7 +347,7 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     op->io.file = t->file;
     op->io.buf = p->host + x->off;
     op->io.offset = file_offset(t, tile) - skew(t, tile);
-    op->io.bytes = x->len;
+    op->io.bytes = range_bytes(t, tile);
     op->io.need_bytes = skew(t, tile) + tile_count_bytes(t, tile);
     p->env.io(p->env.arg, op);
     return true;
@@ -461,7 +470,7 @@ static bool write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
     op->io.file = t->file;
     op->io.buf = p->host + x->off;
     op->io.offset = file_offset(t, tile);
-    op->io.bytes = op->io.need_bytes = x->len;
+    op->io.bytes = op->io.need_bytes = range_bytes(t, tile);
     seal_start(p, op);
     return true;
 }
