@@ -12,7 +12,7 @@
 #define AHEAD_EVENTS 256u
 /* Tiles that pass through host memory at a time: where it only lies between drive and device; where updates hold
  * some of them, too. */
-#define WINDOW_TILES         12u
+#define WINDOW_TILES         16u
 #define WINDOW_TILES_UPDATES 32u
 
 /* ---- the plan ---------------------------------------------------------- */
