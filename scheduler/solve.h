@@ -32,6 +32,11 @@ struct sched_item {
     bool parts;                 /* is used in parts, device_bytes at a time: these never rest on the device */
 };
 
+/* Tiles that pass through host memory at a time: where it only lies between drive and device; where updates hold
+ * some of them, too. */
+#define SCHED_WINDOW_TILES         16u
+#define SCHED_WINDOW_TILES_UPDATES 32u
+
 /* Room for what comes and goes and for what rests. */
 struct sched_room {
     uint64_t device_bytes, host_bytes;

@@ -560,13 +560,29 @@ static void bytes_not_counted(struct records *r)
     r->at[last_of(r, PLAN_RECORD_STEP_END, 1)].bytes -= 4096;
 }
 
+/* Where the use for which a copy came in has passed, if another one takes its place later; else 0. */
+static size_t passed_and_overwritten(const struct records *r, size_t in)
+{
+    const struct plan_record *x = &r->at[in];
+    size_t passed = in;
+
+    while (passed < r->count &&
+           (r->at[passed].type != PLAN_RECORD_PASSED || r->at[passed].tensor != x->tensor))
+        passed++;
+    for (size_t i = passed; i < r->count; i++)
+        if (r->at[i].type == PLAN_RECORD_IN && r->at[i].tensor != x->tensor &&
+            r->at[i].to < x->to + x->bytes && r->at[i].to + r->at[i].bytes > x->to)
+            return passed;
+    return 0;
+}
+
 /* The plan says that it stays, and another takes its place. */
 static void device_rest_given_up(struct records *r)
 {
-    size_t in = last_of(r, PLAN_RECORD_IN_END, 30), i = in;
+    size_t i = 0;
 
-    while (r->at[i].type != PLAN_RECORD_PASSED || r->at[i].tensor != r->at[in].tensor)
-        i++;
+    for (unsigned n = 0; i == 0; n++)
+        i = passed_and_overwritten(r, last_of(r, PLAN_RECORD_IN_END, n));
     insert(r, i,
            (struct plan_record){
                .type = PLAN_RECORD_REST, .time_ns = r->at[i].time_ns, .tensor = r->at[i].tensor, .value = 1});

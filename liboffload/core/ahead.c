@@ -10,10 +10,6 @@
 
 /* Events of the plan that are looked ahead. */
 #define AHEAD_EVENTS 256u
-/* Tiles that pass through host memory at a time: where it only lies between drive and device; where updates hold
- * some of them, too. */
-#define WINDOW_TILES         16u
-#define WINDOW_TILES_UPDATES 32u
 
 /* ---- the plan ---------------------------------------------------------- */
 
@@ -70,6 +66,7 @@ void ahead_plan(struct pager *p)
     struct sched_room room = {.device_bytes = p->device_bytes - p->held_bytes, .host_bytes = p->stage_bytes};
     struct sched_item *items;
     uint64_t window;
+    bool updates;
 
     if (room.device_bytes != p->planned_device || room.host_bytes != p->planned_host)
         sched_plan_unsolve(p->sched);
@@ -85,11 +82,12 @@ void ahead_plan(struct pager *p)
             items[id] = item_of(p->by_id[id]);
     note_parts(p, items, p->next_id);
     room.device_window = largest_copy(items, p->next_id);
-    window = sched_plan_on_host(p->sched) ? WINDOW_TILES_UPDATES : WINDOW_TILES;
+    updates = sched_plan_on_host(p->sched);
+    window = updates ? SCHED_WINDOW_TILES_UPDATES : SCHED_WINDOW_TILES;
     room.host_window = least(window * (p->tile_bytes + CORE_HOST_ALIGN), p->stage_bytes / 4);
     p->claims_planned = (uint32_t)(room.host_window / (p->tile_bytes + CORE_HOST_ALIGN) / 2);
-    /* The other half is for the copies that have been placed, and for what comes from the device. */
-    p->fetched_max = room.host_window / 2;
+    /* The rest is for the copies that have been placed, for what comes from the device, and for updates. */
+    p->fetched_max = room.host_window / (updates ? 4 : 2);
     (void)sched_plan_solve(p->sched, items, p->next_id, &room);
     free(items);
 }

@@ -12,11 +12,8 @@
 #define BLOCK_BYTES    4096u
 #define TILE_MIN_BYTES (64ull << 10)
 #define TILE_MAX_BYTES (8ull << 20)
-/* As the core has them (ahead.c, home.c; a test compares what both come to): tiles that pass through host memory at a
- * time, without updates there and with; tiles that host memory holds before they grow. */
-#define WINDOW_TILES         12u
-#define WINDOW_TILES_UPDATES 32u
-#define WIDE_TILES           128u
+/* As the core has them (home.c; a test compares what both come to): tiles that host memory holds before they grow. */
+#define WIDE_TILES 128u
 /* Host memory that stays free of homes: room for so many tiles on the move, with drives and without. */
 #define MOVING_TILES          32u
 #define MOVING_TILES_NO_STORE 4u
@@ -231,7 +228,7 @@ static void make_room(const struct plan_program *p, struct plan_place *place)
     r->device_bytes = less(place->budget_bytes[OFL_DEVICE], p->held_bytes + homes_device);
     r->host_bytes = less(place->budget_bytes[OFL_HOST], homes_host);
     r->device_window = largest;
-    r->host_window = least((updates_on_host(p, place) ? WINDOW_TILES_UPDATES : WINDOW_TILES) *
+    r->host_window = least((updates_on_host(p, place) ? SCHED_WINDOW_TILES_UPDATES : SCHED_WINDOW_TILES) *
                                (place->tile_bytes + BLOCK_BYTES),
                            r->host_bytes / 4);
 }
