@@ -127,7 +127,8 @@ void tile_ahead(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool ahead
     if (!ahead)
         tile_set_fetched(p, &t->tiles[tile], false);
     else if (t->tiles[tile].state != TILE_NONE && tile >= tile_rest_of(t, tile))
-        tile_set_fetched(p, &t->tiles[tile], true); /* it need not be read, but takes the room of one that was */
+        tile_set_fetched(p, &t->tiles[tile],
+                         true); /* it need not be read, but takes the room of one that was */
     if (base_bits_has(&t->ahead, tile) == ahead)
         return;
     base_bits_put(&t->ahead, tile, ahead);
