@@ -1,7 +1,7 @@
 #!/bin/bash
 # What calls of the library cost with few and with many tensors and tiles: a table of medians, in nanoseconds, and
 # the ratio of the last to the first. With the build of another commit beside it, where its source is at hand.
-# The last line: how busy the engine thread is while tiles with seals pass through a store.
+# Then: how busy the engine thread is while tiles with seals pass through a store; and what solving a plan costs.
 #
 #     tools/scale.sh BUILD_DIR [OTHER_TREE]    OTHER_TREE: a tree of another commit, built with `make WITH_CUDA=0`
 #     OFL_SCALE_DIR: where the store lies (default: a new folder below the current one)
@@ -73,6 +73,10 @@ echo "$drive"
 busy=${drive#*busy, }
 if over "${busy% % at*}" 5; then missed=1; fi
 if [ -n "$other" ]; then echo "before: $("$work/old" drive "$work")"; fi
+echo 'solving a plan, CPU time:'
+# shellcheck disable=SC2086  # several flags
+${CC:-gcc} -O2 -I"$here" "$here/tools/solve.c" "$build/liboffload.a" $libs -lm -pthread -ldl -o "$work/solve"
+"$work/solve"
 if [ "$missed" = 1 ] && [ -n "${OFL_SCALE_CHECK-}" ]; then
     echo 'scale: a limit was missed'
     exit 1
