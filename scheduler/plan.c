@@ -28,7 +28,9 @@ void plan_turned(struct sched *s)
 
 bool sched_plan_unsolved(const struct sched *s)
 {
-    return s->plan && !s->in_step && s->plan->events.count && !s->plan->solved;
+    const struct sched_plan *p = s->plan;
+
+    return p && !s->in_step && p->events.count && !p->solved && !p->fickle;
 }
 
 /* All uses of parts of an id as one, the first of them, which lasts as long as they do: in a step they use each

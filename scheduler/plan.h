@@ -7,7 +7,8 @@
 
 #include "scheduler/solve.h"
 
-/* The step that was closed last is another one than its plan was solved for. */
+/* The step that was closed last is another one than its plan was solved for, and worth a solution: the last one saw
+ * its step again, or this step has come twice. */
 bool sched_plan_unsolved(const struct sched *s);
 /* Solves it; see sched_solve. -ENOMEM: it stays unsolved. */
 int sched_plan_solve(struct sched *s, const struct sched_item *items, uint32_t ids,

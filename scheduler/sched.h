@@ -18,7 +18,8 @@ struct sched_plan {
     uint64_t *first, *uses;
     uint32_t ids;
     struct sched_rest *rest; /* behind each event, if solved */
-    bool solved;
+    bool solved, served;     /* the solution has seen its step again */
+    bool fickle;             /* the last one did not: solved when a step has come twice */
     struct sched_moved moved;
     struct sched_plan *next;
 };

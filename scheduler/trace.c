@@ -151,8 +151,12 @@ int sched_step_end(struct sched *s)
                 s->record.at[i].until = (uint32_t)(i + s->record.count);
         p->events = s->record;
         s->record = old;
-        p->solved = false;
+        p->fickle |= p->solved && !p->served;
+        p->solved = p->served = false;
         turn_to(s, p, 0);
+    } else {
+        p->fickle = false;
+        p->served = p->solved;
     }
     s->position = 0; /* what follows is predicted to be the same step again */
     return 0;

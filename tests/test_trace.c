@@ -18,6 +18,7 @@
 
 #include <cmocka.h>
 
+#include "scheduler/plan.h"
 #include "scheduler/trace.h"
 #include "tests/core_fixture.h"
 
@@ -291,6 +292,50 @@ static bool predicted(const struct sched *s, uint32_t id)
     return false;
 }
 
+/* Solves the plan of the step that has ended, if the scheduler asks for it. */
+static bool solve(struct sched *s)
+{
+    static const struct sched_item items[IDS + 1];
+    const struct sched_room room = {.device_bytes = 1};
+
+    if (!sched_plan_unsolved(s))
+        return false;
+    assert_int_equal(sched_plan_solve(s, items, IDS + 1, &room), 0);
+    return true;
+}
+
+/* Steps that are never alike are not solved again and again; what comes twice is, and what departs once is at once. */
+static void what_is_never_alike_is_not_solved(void **state)
+{
+    struct sequence q[5];
+    struct sched *s = make();
+
+    (void)state;
+    for (uint32_t i = 0; i < 5; i++) {
+        q[i].count = 2;
+        q[i].at[0] = (struct sched_event){.id = i};
+        q[i].at[1] = (struct sched_event){.id = i + 1};
+    }
+    run_step(s, "step", &q[0], 0);
+    assert_true(solve(s));
+    for (uint32_t i = 1; i < 5; i++) {
+        (void)sched_step_begin(s, "step");
+        for (uint32_t k = 0; k < 2; k++)
+            (void)sched_use(s, q[i].at[k]);
+        assert_int_equal(sched_step_end(s), 0);
+        assert_false(solve(s));
+    }
+    run_step(s, "step", &q[4], 1);
+    assert_true(solve(s));
+    run_step(s, "step", &q[4], 1);
+    assert_false(solve(s)); /* it is solved */
+    (void)sched_step_begin(s, "step");
+    (void)sched_use(s, q[0].at[0]);
+    assert_int_equal(sched_step_end(s), 0);
+    assert_true(solve(s));
+    sched_destroy(s);
+}
+
 static void forgotten_between_steps(void **state)
 {
     struct sequence a = scan(20), b = scan(10);
@@ -440,6 +485,7 @@ int main(void)
         cmocka_unit_test(any_step_is_replanned),
         cmocka_unit_test(kinds_of_use_are_planned),
         cmocka_unit_test(named_steps_have_their_own_plans),
+        cmocka_unit_test(what_is_never_alike_is_not_solved),
         cmocka_unit_test(forgotten_between_steps),
         cmocka_unit_test(forgotten_within_a_step),
         cmocka_unit_test(calls_out_of_order),

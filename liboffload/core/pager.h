@@ -356,6 +356,7 @@ struct pager {
      * ranges there: taken, dirty, in write-backs, being filled. */
     uint64_t stage_bytes, cached_bytes, dirty_bytes, writing_bytes, arriving_bytes;
     struct base_extents *host_ranges;
+    bool crowded;    /* in this round of the pump a claim that cannot wait found no room */
     bool starved;    /* a claim found no clean idle tile: write-backs must run */
     uint32_t moving; /* transfers under way that somebody still waits for */
     uint64_t fetched_bytes,

@@ -318,6 +318,7 @@ static bool pump(struct pager *p)
     p->hungry = false;
     do {
         before = p->changes;
+        p->crowded = false;
         look_at_all(p);
         if (p->broken.code) {
             wait_fail_all(p);

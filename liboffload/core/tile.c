@@ -277,12 +277,16 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
         p->hungry = true;
         return false;
     }
+    /* It would take the holes that others make piece by piece, and lose them to these again, for ever. */
+    if (claim.need == NEED_AHEAD && p->crowded)
+        return false;
     claim.tile = tile;
     for (;;) {
         x->off = base_extents_take(p->host_ranges, bytes);
         if (x->off != BASE_EXTENT_NONE)
             break;
         if (!evict_one(p, bytes, claim)) {
+            p->crowded |= claim.need != NEED_AHEAD;
             p->starved |= claim.need != NEED_AHEAD && !(p->planned && tile_room_comes(p));
             return false;
         }
