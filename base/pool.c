@@ -95,8 +95,9 @@ static void submit(struct base_pool *p, struct job job, bool first)
         p->head = (p->head - 1) & (p->capacity - 1);
     p->ring[first ? p->head : (p->head + p->count) & (p->capacity - 1)] = job;
     p->count++;
+    /* Under the lock: once it is free the job may run, and whoever waits for that may destroy the pool. */
+    pthread_cond_signal(&p->work);
     pthread_mutex_unlock(&p->lock);
-    pthread_cond_signal(&p->work); /* who wakes up finds the lock free */
 }
 
 void base_pool_submit(struct base_pool *p, void (*fn)(void *arg), void *arg)
