@@ -412,25 +412,44 @@ static void guess_dirty(struct solve *s)
         }
 }
 
+/* One solution for the host, and what it moves. */
+static void solve_once(struct solve *s, struct walk *w, const struct sched_room *room, struct sched_moved *m)
+{
+    solve_host(s, room);
+    memset(w->newer, 0, s->ids * sizeof *w->newer);
+    memset(w->here, 0, s->ids * sizeof *w->here);
+    walk(s, w, m);
+}
+
+static void take(const struct solve *s, struct sched_rest *rest)
+{
+    for (uint32_t i = 0; i < s->count; i++)
+        rest[i] = (struct sched_rest){s->device[i], item_of(s, i)->home_tiles + s->tiles[i]};
+}
+
 static void solve_all(struct solve *s, struct walk *w, const struct sched_room *room, struct sched_rest *rest,
                       struct sched_moved *moved)
 {
+    struct sched_room all = *room;
+
     link_uses(s, w->newer);
     solve_device(s, room);
     look_below(s);
     guess_dirty(s);
+    all.host_window = 0;
+    solve_once(s, w, &all, moved);
+    take(s, rest);
+    if (moved->drive_read + moved->drive_write == 0)
+        return; /* nothing passes, so there need be no window */
+    guess_dirty(s);
     for (int pass = 0; pass < PASSES; pass++) {
         struct sched_moved m;
 
-        solve_host(s, room);
-        memset(w->newer, 0, s->ids * sizeof *w->newer);
-        memset(w->here, 0, s->ids * sizeof *w->here);
-        walk(s, w, &m);
+        solve_once(s, w, room, &m);
         if (pass && m.drive_read + m.drive_write >= moved->drive_read + moved->drive_write)
             return;
         *moved = m;
-        for (uint32_t i = 0; i < s->count; i++)
-            rest[i] = (struct sched_rest){s->device[i], item_of(s, i)->home_tiles + s->tiles[i]};
+        take(s, rest);
     }
 }
 

@@ -40,7 +40,7 @@ struct sched_item {
 /* Room for what comes and goes and for what rests. */
 struct sched_room {
     uint64_t device_bytes, host_bytes;
-    uint64_t device_window, host_window; /* of these, for what passes */
+    uint64_t device_window, host_window; /* of these, for what passes; the host's only if something does */
 };
 
 /* From a use to the next one of the same id. */

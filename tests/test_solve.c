@@ -75,6 +75,21 @@ static void a_circle_moves_the_rest(void **unused)
     assert_int_equal(s.moved.drive_read, 31 * 1024 - 10 * 1024);
 }
 
+/* No window is kept where nothing would pass through it. */
+static void what_fits_rests(void **unused)
+{
+    struct step s;
+
+    (void)unused;
+    make_circle(&s, 40, 1024);
+    s.room = (struct sched_room){.device_bytes = 11 * 1024, .host_bytes = 30 * 1024, .host_window = 4096};
+    solve(&s);
+    assert_int_equal(s.moved.drive_read, 0);
+    s.room.host_bytes -= TILE; /* but if something does */
+    solve(&s);
+    assert_in_range(s.moved.drive_read, 4096, 4096 + 2 * TILE);
+}
+
 /* Between two that rest on the device lie as many others everywhere, to within one; of the others as much rests in
  * host memory, to within a tile. */
 static void what_rests_is_spread(void **unused)
@@ -243,7 +258,8 @@ static void check_event(const struct step *s, uint32_t event)
             host += rest_bytes(s, i);
     }
     assert_true(device == 0 || device + leased <= s->room.device_bytes - s->room.device_window);
-    assert_in_range(host, 0, s->room.host_bytes - s->room.host_window);
+    assert_in_range(
+        host, 0, s->room.host_bytes - (s->moved.drive_read + s->moved.drive_write ? s->room.host_window : 0));
 }
 
 /* Moves, tile by tile, as a store that knows nothing of gaps would count them. */
@@ -352,9 +368,13 @@ static void all_rests_where_all_fits(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_circle_moves_the_rest),  cmocka_unit_test(what_rests_is_spread),
-        cmocka_unit_test(dirty_bytes_rest_first),   cmocka_unit_test(short_gaps_are_bridged_first),
-        cmocka_unit_test(dead_bytes_take_no_room),  cmocka_unit_test(random_plans_hold),
+        cmocka_unit_test(a_circle_moves_the_rest),
+        cmocka_unit_test(what_fits_rests),
+        cmocka_unit_test(what_rests_is_spread),
+        cmocka_unit_test(dirty_bytes_rest_first),
+        cmocka_unit_test(short_gaps_are_bridged_first),
+        cmocka_unit_test(dead_bytes_take_no_room),
+        cmocka_unit_test(random_plans_hold),
         cmocka_unit_test(all_rests_where_all_fits),
     };
 
