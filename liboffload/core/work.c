@@ -519,6 +519,7 @@ void work_fail_between(struct pager *p, struct ofl_tensor *t, uint64_t from, uin
 /* All that waits in t's queue, up to a caller's request that holds its tile: its holder ends it. */
 static void abandon(struct pager *p, struct ofl_tensor *t)
 {
+    tile_served(p, t, 0); /* what the first turn said of them goes with it */
     while (t->turns) {
         struct core_turn *turn = t->turns;
         struct core_update *u = turn->update;
