@@ -493,10 +493,10 @@ static void ruin_superseded(struct pager *p, struct core_copy *c, const struct b
     for (struct core_copy *g = copy_first(t); g; g = copy_after(g)) {
         if (!copy_filling(g) || g->seq <= c->seq || g->seq >= t->whole_seq || !copy_meets(g, c->from, c->to))
             continue;
-        if (g->ghost) {
+        if (g->ghost && g->version < t->whole_version) {
             spoil(p, g, error);
-        } else {
-            note_error(g, error); /* who only overwrites it keeps it */
+        } else { /* who only overwrites it keeps it; what it holds is that write's to say */
+            note_error(g, error);
             copy_set_fill(p, g, false);
         }
     }
