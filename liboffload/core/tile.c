@@ -319,6 +319,26 @@ static void seal_start(struct pager *p, struct core_op *op)
     p->env.seal(p->env.arg, op);
 }
 
+struct core_op *tile_arrive(struct pager *p, struct ofl_tensor *t, uint32_t tile, enum core_op_type type,
+                            struct tile_claim claim)
+{
+    struct core_tile *x = &t->tiles[tile];
+    struct core_op *op = pager_op(p, type, t, tile);
+
+    if (!op)
+        return NULL;
+    if (!tile_claim_range(p, t, tile, claim)) {
+        pager_op_cancel(p, op);
+        return NULL;
+    }
+    x->state = TILE_ARRIVING;
+    if (tile >= t->home_tiles)
+        p->arriving_bytes += x->len;
+    pager_moves(p, t, 1);
+    tile_touched(p, t, tile);
+    return op;
+}
+
 /* Fetches the tile from the store or its source. False: no room now, or too much in flight. */
 bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim,
                      enum io_class class)
@@ -333,19 +353,11 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     if (p->planned && claim.need == NEED_AHEAD && p->fetched_bytes &&
         p->fetched_bytes + slot_bytes(t, tile) > p->fetched_max)
         return false;
-    op = pager_op(p, OP_READ, t, tile);
+    op = tile_arrive(p, t, tile, OP_READ, claim);
     if (!op)
         return false;
-    if (!tile_claim_range(p, t, tile, claim)) {
-        pager_op_cancel(p, op);
-        return false;
-    }
-    x->state = TILE_ARRIVING;
-    p->arriving_bytes += x->len;
-    pager_moves(p, t, 1);
     tile_ahead(p, t, tile, true);
     tile_set_fetched(p, x, true);
-    tile_touched(p, t, tile);
     op->io.op = IO_READ;
     op->io.class = class;
     op->io.file = t->file;

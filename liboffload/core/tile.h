@@ -45,6 +45,9 @@ void tile_ahead_all(struct pager *p, struct ofl_tensor *t, uint32_t from, uint32
 /* Something is under way that leaves room behind when it ends, or lets something go on that does. */
 bool tile_room_comes(const struct pager *p);
 bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim);
+/* The operation that is to bring the tile's bytes, and a range for them. NULL: no room, or no memory, now. */
+struct core_op *tile_arrive(struct pager *p, struct ofl_tensor *t, uint32_t tile, enum core_op_type type,
+                            struct tile_claim claim);
 bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim,
                      enum io_class class);
 /* The tile, which was never written, becomes zeros in host memory. False: as above. */

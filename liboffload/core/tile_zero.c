@@ -6,22 +6,12 @@
 
 bool tile_zero_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struct tile_claim claim)
 {
-    struct core_tile *x = &t->tiles[tile];
     struct core_op *op;
 
-    assert(!x->stored && x->state == TILE_NONE && !t->source);
-    op = pager_op(p, OP_ZERO, t, tile);
+    assert(!t->tiles[tile].stored && t->tiles[tile].state == TILE_NONE && !t->source);
+    op = tile_arrive(p, t, tile, OP_ZERO, claim);
     if (!op)
         return false;
-    if (!tile_claim_range(p, t, tile, claim)) {
-        pager_op_cancel(p, op);
-        return false;
-    }
-    x->state = TILE_ARRIVING;
-    if (tile >= t->home_tiles)
-        p->arriving_bytes += x->len;
-    pager_moves(p, t, 1);
-    tile_touched(p, t, tile);
     p->env.zero(p->env.arg, tile_ptr(p, t, tile), tile_count_bytes(t, tile), op);
     return true;
 }
