@@ -16,6 +16,10 @@
 
 /* Ranges of host memory are cut at these. */
 #define BLOCK_BYTES 4096u
+/* Tiles that pass through host memory at a time: where it only lies between drive and device; where updates hold
+ * some of them, too. */
+#define WINDOW_TILES         16u
+#define WINDOW_TILES_UPDATES 32u
 /* What a transfer costs beside its bytes: small ones rest first. */
 #define TRANSFER_BYTES 65536u
 /* Gaps whose worth differs by less than a factor of 2^(1/CLASSES_PER_OCTAVE) share alike. */
@@ -451,6 +455,21 @@ static void solve_all(struct solve *s, struct walk *w, const struct sched_room *
         *moved = m;
         take(s, rest);
     }
+}
+
+void sched_room_windows(struct sched_room *room, const struct sched_item *items, uint32_t ids,
+                        uint64_t tile_bytes, bool updates)
+{
+    uint64_t tiles = updates ? WINDOW_TILES_UPDATES : WINDOW_TILES;
+
+    room->device_window = 0;
+    for (uint32_t i = 0; i < ids; i++)
+        if (!items[i].device_home && !items[i].transient && items[i].device_bytes > room->device_window)
+            room->device_window = items[i].device_bytes;
+    /* A tile of a file begins anywhere in a block. */
+    room->host_window = tiles * (tile_bytes + BLOCK_BYTES);
+    if (room->host_window > room->host_bytes / 4)
+        room->host_window = room->host_bytes / 4;
 }
 
 int sched_solve(const struct sched_use *uses, uint32_t count, const struct sched_item *items, uint32_t ids,

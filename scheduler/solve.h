@@ -32,11 +32,6 @@ struct sched_item {
     bool parts;                 /* is used in parts, device_bytes at a time: these never rest on the device */
 };
 
-/* Tiles that pass through host memory at a time: where it only lies between drive and device; where updates hold
- * some of them, too. */
-#define SCHED_WINDOW_TILES         16u
-#define SCHED_WINDOW_TILES_UPDATES 32u
-
 /* Room for what comes and goes and for what rests. */
 struct sched_room {
     uint64_t device_bytes, host_bytes;
@@ -53,6 +48,11 @@ struct sched_rest {
 struct sched_moved {
     uint64_t device_in, device_out, drive_read, drive_write;
 };
+
+/* Sets the windows of room: of the device the largest copy that does not live there, of the host some tiles of
+ * tile_bytes, more of them if updates hold tiles there, too. */
+void sched_room_windows(struct sched_room *room, const struct sched_item *items, uint32_t ids,
+                        uint64_t tile_bytes, bool updates);
 
 /* Fills rest[count], and moved with what a steady step will move. items[ids]. -ENOMEM. */
 int sched_solve(const struct sched_use *uses, uint32_t count, const struct sched_item *items, uint32_t ids,

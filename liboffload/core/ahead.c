@@ -23,22 +23,6 @@ static struct sched_item item_of(const struct ofl_tensor *t)
                                .transient = t->flags & OFL_TENSOR_TRANSIENT};
 }
 
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-/* The largest copy that is not there for good: so much comes in while others are in use. */
-static uint64_t largest_copy(const struct sched_item *items, uint32_t count)
-{
-    uint64_t most = 0;
-
-    for (uint32_t i = 0; i < count; i++)
-        if (!items[i].device_home && !items[i].transient && items[i].device_bytes > most)
-            most = items[i].device_bytes;
-    return most;
-}
-
 /* What of them is used in parts, and how much of it at once. */
 static void note_parts(const struct pager *p, struct sched_item *items, uint32_t count)
 {
@@ -65,7 +49,6 @@ void ahead_plan(struct pager *p)
 {
     struct sched_room room = {.device_bytes = p->device_bytes - p->held_bytes, .host_bytes = p->stage_bytes};
     struct sched_item *items;
-    uint64_t window;
     bool updates;
 
     if (room.device_bytes != p->planned_device || room.host_bytes != p->planned_host)
@@ -81,10 +64,8 @@ void ahead_plan(struct pager *p)
         if (p->by_id[id])
             items[id] = item_of(p->by_id[id]);
     note_parts(p, items, p->next_id);
-    room.device_window = largest_copy(items, p->next_id);
     updates = sched_plan_on_host(p->sched);
-    window = updates ? SCHED_WINDOW_TILES_UPDATES : SCHED_WINDOW_TILES;
-    room.host_window = least(window * (p->tile_bytes + CORE_HOST_ALIGN), p->stage_bytes / 4);
+    sched_room_windows(&room, items, p->next_id, p->tile_bytes, updates);
     p->claims_planned = (uint32_t)(room.host_window / (p->tile_bytes + CORE_HOST_ALIGN) / 2);
     /* The rest is for the copies that have been placed, for what comes from the device, and for updates. */
     p->fetched_max = room.host_window / (updates ? 4 : 2);

@@ -215,22 +215,18 @@ static bool updates_on_host(const struct plan_program *p, const struct plan_plac
 static void make_room(const struct plan_program *p, struct plan_place *place)
 {
     struct sched_room *r = &place->room;
-    uint64_t homes_device = 0, homes_host = 0, largest = 0;
+    uint64_t homes_device = 0, homes_host = 0;
 
     for (uint32_t i = 0; i < p->tensors_count; i++) {
         const struct sched_item *x = &place->items[i];
 
         homes_device += x->device_home ? x->device_bytes : 0;
-        largest = larger(largest, x->device_home ? 0 : x->device_bytes);
         homes_host +=
             x->home_tiles * x->tile_bytes < x->bytes ? x->home_tiles * x->tile_bytes : in_blocks(x->bytes);
     }
     r->device_bytes = less(place->budget_bytes[OFL_DEVICE], p->held_bytes + homes_device);
     r->host_bytes = less(place->budget_bytes[OFL_HOST], homes_host);
-    r->device_window = largest;
-    r->host_window = least((updates_on_host(p, place) ? SCHED_WINDOW_TILES_UPDATES : SCHED_WINDOW_TILES) *
-                               (place->tile_bytes + BLOCK_BYTES),
-                           r->host_bytes / 4);
+    sched_room_windows(r, place->items, p->tensors_count, place->tile_bytes, updates_on_host(p, place));
 }
 
 /* ---- what does not fit ------------------------------------------------------------ */
