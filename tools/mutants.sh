@@ -46,8 +46,8 @@ update-leaves-copy|liboffload/core/work.c|        while ((c = part_find(t, 0, t-
 clip-not-awaited|liboffload/core/work.c|    u->held = held;|    u->held = false;|sim test_optimizer
 no-place-for-the-oldest|liboffload/core/work.c|    if (p->active + !oldest >= p->active_max)|    if (p->active >= p->active_max)|sim
 no-claims-for-the-oldest|liboffload/core/work.c|uint32_t kept = oldest ? 0 : CORE_UPDATE_TENSORS;|uint32_t kept = 0;|sim
-wanted-evicted|liboffload/core/tile.c|x->state == TILE_VALID \&\& !x->pins \&\& !x->wanted \&\& !x->writing|x->state == TILE_VALID \&\& !x->pins \&\& !x->writing|sim
-written-while-used|liboffload/core/tile.c|tile, x->state == TILE_VALID \&\& !x->pins \&\& !x->writing \&\& x->dirty|tile, x->state == TILE_VALID \&\& !x->writing \&\& x->dirty|sim
+wanted-evicted|liboffload/core/tile_sets.c|idle \&\& !x->wanted \&\& !x->dirty|idle \&\& !x->dirty|sim
+written-while-used|liboffload/core/tile_sets.c|bool idle = x->state == TILE_VALID \&\& !x->pins \&\& !x->writing;|bool idle = x->state == TILE_VALID \&\& !x->writing;|sim
 late-range-given-on|liboffload/core/tile.c|    op->orphan_next = p->orphans;\n|    op->orphan_next = p->orphans;\n    base_extents_give(p->host_ranges, x->off, x->len);\n|sim
 stale-read-kept|liboffload/core/tile.c|    if (op->io.error.code < 0 \|\| x->stale)|    if (op->io.error.code < 0)|sim
 seal-not-compared|liboffload/core/tile.c|    if (op->seal == x->seal)|    if (1)|sim test_core_faults
@@ -67,7 +67,7 @@ hungry-gives-up|liboffload/core/pump.c|return p->changes != before \|\| p->hungr
 prefetch-tries-for-ever|liboffload/core/pump.c|    t->ahead_failed = true; /* nobody|    ; /* nobody|sim
 gone-below-believed|liboffload/core/copy.c|    t->gone \|= c->wrote;|    ;|sim
 superseded-write-published|liboffload/core/copy.c|    spoil(p, c, error);\n}\n\nvoid copy_ruin|}\n\nvoid copy_ruin|sim
-works-on-skipped-write|liboffload/core/copy.c|    ruin_works(p, c, t->whole_seq, error);|    ;|sim
+works-on-skipped-write|liboffload/core/copy.c|    ruin_works(c, t->whole_seq, error);|    ;|sim
 failed-acquire-goes-on|liboffload/core/wait.c|w \&\& (w->remaining > 1 \|\| w->error) ? w->gate|w \&\& w->remaining > 1 ? w->gate|sim
 acquire-half-done|liboffload/core/lease.c|        unhold_all(p, n);\n        return -ENOMEM;|        return -ENOMEM;|sim
 edge-without-its-rest|liboffload/core/copy.c|    if (edge \&\& x->state == TILE_NONE)|    if (0)|sim
@@ -90,7 +90,7 @@ parts-of-a-home-shared|liboffload/core/hold.c|            err = check_holds(c, l
 parts-held-shared|liboffload/core/hold.c|else if (c->writers \|\| l->mode != OFL_READ \|\| !copy_holds(c, from, to))|else if (0)|sim test_core_parts
 error-not-heard|liboffload/core/lease.c|return !copy_bytes_ready(c) \|\| (c->error \&\& mode != OFL_OVERWRITE);|return !copy_bytes_ready(c);|sim
 stuck-forgotten|liboffload/core/copy.c|    place_set_stuck(p, c, !room);|    (void)room;|sim
-starved-not-told|liboffload/core/tile.c|p->starved \|= claim.need != NEED_AHEAD;|;|sim test_core
+starved-not-told|liboffload/core/tile.c|p->starved \|= claim.need != NEED_AHEAD \&\& !(p->planned \&\& tile_room_comes(p));|;|sim test_core
 own-landed-tiles-kept|liboffload/core/tile.c|t->fill_seq < s->claim.seq)|t->fill_seq <= s->claim.seq)|test_core
 budget-not-checked|liboffload/core/lease.c|if (p->held_bytes + wanted <= p->device_bytes)|if (1)|test_core sim
 homes-no-memory-for-moves|liboffload/core/home.c|return store ? tiles * tile_bytes|return store ? 0|sim test_core_homes
@@ -101,6 +101,12 @@ homes-without-leases-room|liboffload/core/home.c|uint64_t kept = p->homes.leased
 homes-tail-at-the-front|liboffload/core/tile.c|(tile - t->home_tiles) * t->tile_bytes|tile * t->tile_bytes|sim test_core_homes
 cuda-runs-into-a-full-queue|liboffload/device/cuda_lane.c|while (l->queued > CUDA_AHEAD)|while (0)|test_core_cuda
 mixed-groups-bound|liboffload/core/core.c|    if (!on \|\| !off)|    if (1)|test_core_homes
+prefetch-takes-what-rests|liboffload/core/place.c|(s->p->planned \&\& !sched_passing(s->p->sched, id))|false|test_core_plan
+what-passes-leaves-last|scheduler/order.c|set == SCHED_COPIES \&\& far|false \&\& far|test_core_plan
+plan-solved-again-and-again|scheduler/plan.c| \&\& !p->fickle||test_trace
+ahead-takes-holes|liboffload/core/tile.c|claim.need == NEED_AHEAD \&\& p->crowded|false|test_simulate
+newest-whole-write-spoiled|liboffload/core/copy.c|g->ghost \&\& g->version < t->whole_version|g->ghost|test_sim
+sorted-by-a-turn-that-is-gone|liboffload/core/work.c|    tile_served(p, t, 0); /* what the first turn|    /* what the first turn|test_sim
 engine-mail-not-looked-for|liboffload/core/engine.c|    if (!atomic_load(\&e->mail))\n        return false;|    if (1)\n        return false;|test_core_engine
 engine-waits-without-a-look|liboffload/core/engine.c|    if (detained(e)) {|    if (0) {|test_core_engine
 engine-sleeps-on-mail|liboffload/core/engine.c|false) \&\& !atomic_load(\&e->mail))|false))|test_core_engine

@@ -173,10 +173,8 @@ static const struct base_bits *members_of(const struct ofl_tensor *t, enum sched
         return &t->spent;
     case SCHED_PASSING:
         return &t->passing;
-    case SCHED_DIRTY:
-        return &t->dirty;
     default:
-        return &t->clean;
+        return set == SCHED_DIRTY ? &t->dirty : &t->clean;
     }
 }
 
