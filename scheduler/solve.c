@@ -52,7 +52,7 @@ struct solve {
     uint32_t *tiles; /* that rest in host memory in the gap, homes not counted */
     double *dirty;   /* share of the bytes below the device that is newer than the drive's */
     struct gap *gaps;
-    struct room room;
+    struct room room[2], *at; /* of device and host; that which gaps take from */
 };
 
 static const struct sched_item *item_of(const struct solve *s, uint32_t use)
@@ -101,7 +101,7 @@ static uint64_t bytes_behind(const struct sched_item *x, uint32_t tiles)
 
 static uint64_t gap_free(const struct solve *s, const struct gap *g)
 {
-    return room_free(&s->room, g->from, g->next);
+    return room_free(s->at, g->from, g->next);
 }
 
 static int by_class(const void *left, const void *right)
@@ -136,7 +136,7 @@ static bool share_round(struct solve *s, struct gap *gaps, uint32_t count, doubl
         else
             carry = want - units * (double)g->unit_bytes;
         if (more)
-            room_take(&s->room, g->from, g->next, more * g->unit_bytes);
+            room_take(s->at, g->from, g->next, more * g->unit_bytes);
         g->kept += (uint32_t)more;
         open |= !g->full && g->kept < g->units;
     }
@@ -147,7 +147,7 @@ static void take_back(struct solve *s, struct gap *gaps, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         if (gaps[i].kept)
-            room_give(&s->room, gaps[i].from, gaps[i].next, gaps[i].kept * gaps[i].unit_bytes);
+            room_give(s->at, gaps[i].from, gaps[i].next, gaps[i].kept * gaps[i].unit_bytes);
         gaps[i].kept = 0;
         gaps[i].full = false;
     }
@@ -229,13 +229,14 @@ static void solve_device(struct solve *s, const struct sched_room *r)
     bool *written =
         s->device; /* the copy is newer than what lies below: taken to stay so until it is given up */
 
-    room_reset(&s->room, room);
+    s->at = &s->room[0];
+    room_reset(s->at, room);
     for (uint32_t i = 0; i < s->count; i++) {
         const struct sched_item *x = item_of(s, i);
         uint32_t until = s->uses[i].until, end = until < i + s->count ? until : i + s->count;
 
         if (on_device(s, i) && !x->device_home && end > i)
-            room_take(&s->room, i, end % s->count, x->device_bytes);
+            room_take(s->at, i, end % s->count, x->device_bytes);
     }
     for (uint32_t pass = 0; pass < 2; pass++)
         for (uint32_t i = 0; i < s->count; i++) {
@@ -260,6 +261,38 @@ static void solve_device(struct solve *s, const struct sched_room *r)
             item_of(s, i)->device_home || (on_device(s, i) && on_device(s, s->next[i]) && no_gap(s, i));
     for (uint32_t i = 0; i < count; i++)
         s->device[s->gaps[i].use] = s->gaps[i].kept;
+}
+
+/* The copy that a use leaves behind, newer than what lies below, can wait on the device for the host's work. */
+static bool may_wait(const struct solve *s, uint32_t use)
+{
+    const struct sched_item *x = item_of(s, use);
+
+    return on_device(s, use) && !on_device(s, s->next[use]) && s->newer[use] && has_bytes(s, use) &&
+           !x->device_home && !x->parts && x->device_bytes && !no_gap(s, use) &&
+           !s->uses[s->next[use]].event.no_fetch;
+}
+
+static bool waits(const struct solve *s, uint32_t use)
+{
+    return s->device[use] && may_wait(s, use);
+}
+
+/* What room is left on the device is for copies that the host's work wants next: they would take as much of the
+ * host's meanwhile. */
+static void solve_waiting(struct solve *s)
+{
+    uint32_t count = 0;
+
+    s->at = &s->room[0];
+    for (uint32_t i = 0; i < s->count; i++)
+        if (may_wait(s, i))
+            gap_add(s, &count, i, s->uses[i].until % s->count, s->next[i], 1, item_of(s, i)->device_bytes, 2);
+    share_out(s, count);
+    for (uint32_t i = 0; i < count; i++)
+        s->device[s->gaps[i].use] = s->gaps[i].kept;
+    for (uint32_t i = 0; i < count; i++)
+        s->below[s->gaps[i].use] = !s->gaps[i].kept;
 }
 
 /* ---- the host -------------------------------------------------------------- */
@@ -310,7 +343,8 @@ static void solve_host(struct solve *s, const struct sched_room *r)
     uint64_t room = r->host_bytes > r->host_window ? r->host_bytes - r->host_window : 0;
     uint32_t count = 0;
 
-    room_reset(&s->room, room);
+    s->at = &s->room[1];
+    room_reset(s->at, room);
     for (uint32_t i = 0; i < s->count; i++) {
         const struct sched_item *x = item_of(s, i);
         uint32_t end = chain_end(s, i);
@@ -349,6 +383,11 @@ static void walk_use(struct solve *s, struct walk *w, uint32_t i, struct sched_m
 
     if (id >= s->ids || x->device_home || x->transient)
         return;
+    if (waits(s, i)) { /* it will come out, whole, when it is wanted */
+        m->device_out += x->bytes;
+        w->here[id] = w->newer[id] = tiles;
+        return;
+    }
     if (s->below[i])
         w->here[id] = tiles;
     if ((s->uses[i].event.writes && !on_device(s, i)) || out)
@@ -409,7 +448,7 @@ static void guess_dirty(struct solve *s)
         s->dirty[i] = 0;
     for (int pass = 0; pass < 2; pass++)
         for (uint32_t i = 0; i < s->count; i++) {
-            if (on_device(s, i) ? s->newer[i] && !s->device[i] : s->uses[i].event.writes)
+            if (on_device(s, i) ? s->newer[i] && (!s->device[i] || waits(s, i)) : s->uses[i].event.writes)
                 s->dirty[i] = 1;
             if (has_bytes(s, i) && s->dirty[i] > s->dirty[s->next[i]] && !s->newer[s->next[i]])
                 s->dirty[s->next[i]] = s->dirty[i];
@@ -445,6 +484,7 @@ static void solve_all(struct solve *s, struct walk *w, const struct sched_room *
     take(s, rest);
     if (moved->drive_read + moved->drive_write == 0)
         return; /* nothing passes, so there need be no window */
+    solve_waiting(s);
     guess_dirty(s);
     for (int pass = 0; pass < PASSES; pass++) {
         struct sched_moved m;
@@ -491,12 +531,13 @@ int sched_solve(const struct sched_use *uses, uint32_t count, const struct sched
     w.here = calloc((size_t)ids + 1, sizeof *w.here);
     s.newer = calloc(count, sizeof *s.newer);
     s.below = calloc(count, sizeof *s.below);
-    if (room_open(&s.room, count) < 0 || !s.next || !s.device || !s.tiles || !s.dirty || !s.gaps ||
+    if (room_open(&s.room[0], count) < 0 || room_open(&s.room[1], count) < 0 || !s.next || !s.device || !s.tiles || !s.dirty || !s.gaps ||
         !w.newer || !w.here || !s.newer || !s.below)
         err = base_fail(-ENOMEM, "solve a step of %u uses: out of memory", count);
     else
         solve_all(&s, &w, room, rest, moved);
-    room_close(&s.room);
+    room_close(&s.room[0]);
+    room_close(&s.room[1]);
     free(s.next);
     free(s.device);
     free(s.tiles);

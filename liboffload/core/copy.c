@@ -144,7 +144,9 @@ void copy_await(struct pager *p, struct core_copy *c, int by)
 {
     place_set_stuck(p, c, false);
     part_set_busy(c, true);
+    p->blocked -= copy_blocked(c);
     c->waiting += (uint32_t)by;
+    p->blocked += copy_blocked(c);
     copy_note_fills(p, c->tensor);
     pager_look(p, c->tensor);
 }
@@ -214,11 +216,19 @@ static bool drain_may(const struct core_tile *x)
 }
 
 /* With a plan, what host works wait for goes out as they come to it: much sooner, it would take the room that they
- * need meanwhile. */
+ * need meanwhile. Unless its range on the device is waited for, and nothing else is under way that clears it. */
 static bool drain_early(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
 {
-    return p->planned && t->turns && !t->tiles[tile].wanted && tile_room_comes(p) &&
+    return p->planned && t->turns && t->turns->update && t->dirty_ghosts == 1 && !t->tiles[tile].wanted && (!p->blocked || tile_room_comes(p)) &&
            p->fetched_bytes + t->tile_bytes > p->fetched_max / 2;
+}
+
+static void set_late(struct pager *p, struct core_copy *c, bool late)
+{
+    if (c->late == late)
+        return;
+    place_set_stuck(p, c, false); /* its urgency is another one */
+    c->late = late;
 }
 
 /* What c has not of the tile comes to host memory first, and stays there until c's bytes are drained over the
@@ -247,8 +257,12 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     if (edge && x->state == TILE_NONE)
         return fetch_edge(p, c, tile);
     /* Into a tile's home, or an edge, nothing is claimed: there is no need to wait for a turn. */
+    if (tile >= t->home_tiles && !edge && drain_early(p, t, tile)) {
+        set_late(p, c, true); /* it stands in nobody's way */
+        return false;
+    }
     if (tile >= t->home_tiles && !edge &&
-        (must_queue(p, c) || drain_early(p, t, tile) ||
+        (must_queue(p, c) ||
          (p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->stage_bytes / 2)))
         return false;
     op = pager_op(p, OP_OUT, t, tile);
@@ -263,8 +277,10 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     x->stored = x->sealed = x->stale = false;
     if (tile >= t->home_tiles)
         p->arriving_bytes += x->len;
-    if (t->turns && tile >= t->home_tiles)
+    if (t->turns && tile >= t->home_tiles) {
+        tile_ahead(p, t, tile, true); /* it does not pass: the host's work is about to use it */
         tile_set_fetched(p, x, true);
+    }
     op->copy = c;
     part_set_wants(p, c, false);
     c->moving++;
@@ -297,6 +313,7 @@ void copy_advance(struct pager *p, struct core_copy *c)
 
     if (p->broken.code)
         return;
+    set_late(p, c, false);
     if (copy_filling(c))
         room = fill_advance(p, c);
     else if (c->ghost)
@@ -309,12 +326,12 @@ void copy_advance(struct pager *p, struct core_copy *c)
 void copy_advance_stuck(struct pager *p)
 {
     struct base_node *n = base_tree_first(&p->stuck), *next;
-    unsigned failed[3] = {0};
+    unsigned failed[4] = {0};
 
     for (; n; n = next) {
         struct core_copy *c = of_turn(n);
         unsigned class = place_urgency(c);
-        struct core_copy behind = {.seq = SCHED_NEVER, .waiting = class == 1, .ghost = class == 0};
+        struct core_copy behind = {.seq = SCHED_NEVER, .waiting = class == 1, .ghost = class == 0, .late = class == 3};
 
         if (failed[class] >= STUCK_TRIES) { /* on to those of the next kind */
             next = base_tree_after(&p->stuck, &behind.turn);

@@ -121,6 +121,7 @@ struct core_copy {
     bool crowded; /* there was no room for it, here or in host memory: it began later than it might have */
     bool poisoned;
     bool stuck;           /* waits for room in the host arena */
+    bool late;            /* stuck: it is not yet time for it to be drained */
     uint64_t write_seq;   /* of the first lease that made it dirty */
     uint64_t after_host;  /* host works to await before bytes come in */
     uint64_t drain_after; /* and before they go out */
@@ -356,6 +357,7 @@ struct pager {
      * ranges there: taken, dirty, in write-backs, being filled. */
     uint64_t stage_bytes, cached_bytes, dirty_bytes, writing_bytes, arriving_bytes;
     struct base_extents *host_ranges;
+    uint32_t blocked; /* copies that are awaited, and whose range is not clear */
     bool crowded;    /* in this round of the pump a claim that cannot wait found no room */
     bool starved;    /* a claim found no clean idle tile: write-backs must run */
     uint32_t moving; /* transfers under way that somebody still waits for */
@@ -376,6 +378,12 @@ struct pager {
     uint32_t inflight;
     struct ofl_stats stats;
 };
+
+/* Somebody awaits it, and its range is not clear. */
+static inline bool copy_blocked(const struct core_copy *c)
+{
+    return c->waiting && c->blockers;
+}
 
 /* c's bytes are to come. */
 static inline bool copy_filling(const struct core_copy *c)

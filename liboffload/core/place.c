@@ -86,7 +86,7 @@ static void graves_in(struct base_node *n, uint64_t from, uint64_t to, grave_fn 
 
 unsigned place_urgency(const struct core_copy *c)
 {
-    return c->ghost && !copy_filling(c) ? 0 : c->waiting ? 1 : 2;
+    return c->late ? 3 : c->ghost && !copy_filling(c) ? 0 : c->waiting ? 1 : 2;
 }
 
 static bool turn_before(const struct base_node *a, const struct base_node *b)
@@ -238,6 +238,7 @@ static struct core_copy *make(struct pager *p, struct ofl_tensor *t, uint64_t fr
 void place_evict(struct pager *p, struct core_copy *c)
 {
     struct ofl_tensor *t = c->tensor;
+    uint64_t far;
 
     assert(!c->ghost && c->leases == 0);
     place_set_stuck(p, c, false);
@@ -263,10 +264,11 @@ void place_evict(struct pager *p, struct core_copy *c)
     c->drop = !c->dirty || (t->flags & OFL_TENSOR_TRANSIENT);
     part_ghost_add(c);
     base_tree_insert(&p->graves, &c->place);
-    if (sched_far(p->sched, t->id) < p->ahead_device)
-        p->ahead_device = sched_far(p->sched, t->id); /* it may be worth placing again */
-    if (p->ahead_device < p->ahead_host)
-        p->ahead_host = p->ahead_device;
+    far = sched_far(p->sched, t->id);
+    if (far < p->ahead_device)
+        p->ahead_device = far; /* it may be worth placing again */
+    if (far < p->ahead_host)
+        p->ahead_host = far;
     p->stats.evictions++;
     pager_look(p, t);
 }
@@ -287,7 +289,10 @@ void place_evict_all(struct pager *p)
 static void unblock(struct pager *p, struct core_copy *c)
 {
     assert(c->blockers > 0);
-    if (--c->blockers == 0)
+    p->blocked -= copy_blocked(c);
+    c->blockers--;
+    p->blocked += copy_blocked(c);
+    if (c->blockers == 0)
         pager_look(p, c->tensor);
 }
 
