@@ -144,9 +144,7 @@ void copy_await(struct pager *p, struct core_copy *c, int by)
 {
     place_set_stuck(p, c, false);
     part_set_busy(c, true);
-    p->blocked -= copy_blocked(c);
     c->waiting += (uint32_t)by;
-    p->blocked += copy_blocked(c);
     copy_note_fills(p, c->tensor);
     pager_look(p, c->tensor);
 }
@@ -215,11 +213,13 @@ static bool drain_may(const struct core_tile *x)
     return x->state != TILE_ARRIVING && !x->pins && !x->writing;
 }
 
-/* With a plan, what host works wait for goes out as they come to it: much sooner, it would take the room that they
- * need meanwhile. Unless its range on the device is waited for, and nothing else is under way that clears it. */
-static bool drain_early(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
+/* With a plan, what left for an update goes out as the update comes to it: much sooner, it would take the room that
+ * those before it need. Who waits for the range was issued later than the update, which waits for nothing such. */
+static bool drain_early(const struct pager *p, const struct core_copy *c, uint32_t tile)
 {
-    return p->planned && t->turns && t->turns->update && t->dirty_ghosts == 1 && !t->tiles[tile].wanted && (!p->blocked || tile_room_comes(p)) &&
+    const struct ofl_tensor *t = c->tensor;
+
+    return p->planned && c->for_update && t->turns && t->turns->update && !t->tiles[tile].wanted &&
            p->fetched_bytes + t->tile_bytes > p->fetched_max / 2;
 }
 
@@ -257,7 +257,7 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     if (edge && x->state == TILE_NONE)
         return fetch_edge(p, c, tile);
     /* Into a tile's home, or an edge, nothing is claimed: there is no need to wait for a turn. */
-    if (tile >= t->home_tiles && !edge && drain_early(p, t, tile)) {
+    if (tile >= t->home_tiles && !edge && drain_early(p, c, tile)) {
         set_late(p, c, true); /* it stands in nobody's way */
         return false;
     }

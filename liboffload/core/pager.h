@@ -112,6 +112,7 @@ struct core_copy {
     bool busy;        /* live: may be filling, awaited, or on the move */
     bool wants;       /* the edge at drain_next is counted as wanted: it is fetched, or has arrived */
     bool ghost, drop; /* drop: nothing to write back */
+    bool for_update;  /* it became a ghost for an update, which wants its bytes */
     bool dirty;       /* newer than what lies below, or will be when its uses have ended */
     bool wrote;       /* a write has ended well: what lay below is gone */
     bool fill;        /* bytes are to be fetched */
@@ -357,7 +358,6 @@ struct pager {
      * ranges there: taken, dirty, in write-backs, being filled. */
     uint64_t stage_bytes, cached_bytes, dirty_bytes, writing_bytes, arriving_bytes;
     struct base_extents *host_ranges;
-    uint32_t blocked; /* copies that are awaited, and whose range is not clear */
     bool crowded;    /* in this round of the pump a claim that cannot wait found no room */
     bool starved;    /* a claim found no clean idle tile: write-backs must run */
     uint32_t moving; /* transfers under way that somebody still waits for */
@@ -378,12 +378,6 @@ struct pager {
     uint32_t inflight;
     struct ofl_stats stats;
 };
-
-/* Somebody awaits it, and its range is not clear. */
-static inline bool copy_blocked(const struct core_copy *c)
-{
-    return c->waiting && c->blockers;
-}
 
 /* c's bytes are to come. */
 static inline bool copy_filling(const struct core_copy *c)

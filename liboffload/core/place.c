@@ -289,10 +289,7 @@ void place_evict_all(struct pager *p)
 static void unblock(struct pager *p, struct core_copy *c)
 {
     assert(c->blockers > 0);
-    p->blocked -= copy_blocked(c);
-    c->blockers--;
-    p->blocked += copy_blocked(c);
-    if (c->blockers == 0)
+    if (--c->blockers == 0)
         pager_look(p, c->tensor);
 }
 

@@ -368,7 +368,7 @@ static int check_waits(const struct pager *p, struct base_error *why)
 /* Sums over all tiles; pages: what of the host arena is taken, a bit each. */
 struct sums {
     uint64_t cached, in_stage, dirty, writing, arriving, wanted, edges, fetched, home_host, home_nvme;
-    uint32_t ghosts, looks, sizes, moving, blocked;
+    uint32_t ghosts, looks, sizes, moving;
     uint64_t *pages;
 };
 
@@ -599,8 +599,6 @@ static int check_tensor(const struct pager *p, const struct ofl_tensor *t, struc
         err = check_tile(p, t, i, s, &b, why);
     if (err < 0)
         return err;
-    for (const struct core_copy *c = copy_first(t); c; c = copy_after(c))
-        s->blocked += copy_blocked(c);
     s->looks += t->looked_for;
     s->edges += wants(t);
     s->moving += t->moving;
@@ -630,9 +628,6 @@ static int check_sums(const struct pager *p, const struct sums *s, struct base_e
                     "%llu, %llu, %llu, %llu",
                     (ull)s->cached, (ull)s->dirty, (ull)s->writing, (ull)s->arriving, (ull)p->cached_bytes,
                     (ull)p->dirty_bytes, (ull)p->writing_bytes, (ull)p->arriving_bytes);
-    if (s->blocked != p->blocked)
-        return FAIL(why, "device: %u copies are awaited in ranges that are not clear, counted are %u",
-                    s->blocked, p->blocked);
     for (const struct core_op *op = p->orphans; op; op = op->orphan_next)
         late++;
     if (s->fetched != p->fetched_bytes || s->moving != p->moving + late)

@@ -290,8 +290,10 @@ int pager_update(struct pager *p, struct core_update *u, bool held)
         struct ofl_tensor *t = u->tensors[i];
         struct core_copy *c;
 
-        while ((c = part_find(t, 0, t->bytes)))
+        while ((c = part_find(t, 0, t->bytes))) {
             place_evict(p, c);
+            c->for_update = true;
+        }
         t->version += u->access[i] != HOST_READ;
         if (u->access[i] == HOST_OVERWRITE) {
             t->whole_version = t->version;
