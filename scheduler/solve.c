@@ -18,8 +18,10 @@
 #define BLOCK_BYTES 4096u
 /* Tiles that pass through host memory at a time: where it only lies between drive and device; where updates hold
  * some of them, too. */
-#define WINDOW_TILES         16u
-#define WINDOW_TILES_UPDATES 32u
+#define WINDOW_TILES         12u
+#define WINDOW_TILES_UPDATES 24u
+/* A last tile of less than this part of a whole one rests only where there is room for it. */
+#define SHORT_END 4u
 /* What a transfer costs beside its bytes: small ones rest first. */
 #define TRANSFER_BYTES 65536u
 /* Gaps whose worth differs by less than a factor of 2^(1/CLASSES_PER_OCTAVE) share alike. */
@@ -48,6 +50,7 @@ struct solve {
     uint32_t *next;  /* the next use of the same id */
     bool *device;    /* the copy stays in the gap behind a use */
     bool *newer;     /* and is newer than what lies below */
+    bool *alone;     /* what lies below goes as the gap begins: the copy that stays is the newest there is */
     bool *below;     /* what lies below is whole, as the gap begins: the use brought it, or takes it there */
     uint32_t *tiles; /* that rest in host memory in the gap, homes not counted */
     double *dirty;   /* share of the bytes below the device that is newer than the drive's */
@@ -76,7 +79,7 @@ static bool has_bytes(const struct solve *s, uint32_t use)
 
 static uint32_t stage_tiles(const struct sched_item *x)
 {
-    uint64_t tiles = x->tile_bytes ? (x->bytes + x->tile_bytes - 1) / x->tile_bytes : 0;
+    uint64_t tiles = x->tile_bytes ? (x->lead + x->bytes + x->tile_bytes - 1) / x->tile_bytes : 0;
 
     return tiles > x->home_tiles ? (uint32_t)(tiles - x->home_tiles) : 0;
 }
@@ -84,7 +87,7 @@ static uint32_t stage_tiles(const struct sched_item *x)
 /* Of a tile: of the only one, what it has, in blocks. */
 static uint64_t tile_room(const struct sched_item *x)
 {
-    uint64_t bytes = (x->bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    uint64_t bytes = (x->lead + x->bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
 
     return bytes < x->tile_bytes ? bytes : x->tile_bytes;
 }
@@ -94,6 +97,7 @@ static uint64_t bytes_behind(const struct sched_item *x, uint32_t tiles)
 {
     uint64_t front = (x->home_tiles + (uint64_t)tiles) * x->tile_bytes;
 
+    front = front > x->lead ? front - x->lead : 0;
     return x->bytes > front ? x->bytes - front : 0;
 }
 
@@ -278,21 +282,53 @@ static bool waits(const struct solve *s, uint32_t use)
     return s->device[use] && may_wait(s, use);
 }
 
-/* What room is left on the device is for copies that the host's work wants next: they would take as much of the
- * host's meanwhile. */
+/* The last of the uses on the device, from use on, between which the copy stays and is not written. */
+static uint32_t stay_end(const struct solve *s, uint32_t use)
+{
+    uint32_t i = use;
+
+    while (s->device[i] && on_device(s, s->next[i]) && !s->newer[s->next[i]] && has_bytes(s, i) && s->next[i] != use)
+        i = s->next[i];
+    return i;
+}
+
+/* What the host's work has written can go to the device at once, and be nowhere else: it is read there until it is
+ * needed no more. */
+static bool may_rise(const struct solve *s, uint32_t use)
+{
+    const struct sched_item *x = item_of(s, use);
+    uint32_t next = s->next[use];
+
+    return !on_device(s, use) && on_device(s, next) && s->uses[use].event.writes && has_bytes(s, use) &&
+           !s->uses[next].event.no_fetch && !s->newer[next] && !x->device_home && !x->parts && x->device_bytes &&
+           !no_gap(s, use) && s->uses[stay_end(s, next)].drops;
+}
+
+static bool rises(const struct solve *s, uint32_t use)
+{
+    return s->device[use] && may_rise(s, use);
+}
+
+/* What room is left on the device is for copies that the host's work wants next, or has made: they would take as much
+ * of the host's meanwhile. */
 static void solve_waiting(struct solve *s)
 {
     uint32_t count = 0;
 
     s->at = &s->room[0];
     for (uint32_t i = 0; i < s->count; i++)
-        if (may_wait(s, i))
+        if (may_wait(s, i) || may_rise(s, i))
             gap_add(s, &count, i, s->uses[i].until % s->count, s->next[i], 1, item_of(s, i)->device_bytes, 2);
     share_out(s, count);
-    for (uint32_t i = 0; i < count; i++)
-        s->device[s->gaps[i].use] = s->gaps[i].kept;
-    for (uint32_t i = 0; i < count; i++)
-        s->below[s->gaps[i].use] = !s->gaps[i].kept;
+    for (uint32_t k = 0; k < count; k++) {
+        uint32_t i = s->gaps[k].use;
+
+        s->device[i] = s->gaps[k].kept;
+        if (on_device(s, i))
+            s->below[i] = !s->device[i];
+        else
+            s->below[s->next[i]] = !s->device[i];
+    }
 }
 
 /* ---- the host -------------------------------------------------------------- */
@@ -332,10 +368,39 @@ static uint32_t chain_end(const struct solve *s, uint32_t use)
     return i;
 }
 
+/* The copies on the device from use to end, where chain_end is, are all that is needed of the bytes. What lies below,
+ * newer than the drive's, need not be written first: the device's may be the newest copy as well. */
+static bool may_be_alone(const struct solve *s, uint32_t use, uint32_t end)
+{
+    return s->device[use] && !s->newer[use] && s->uses[end].drops && s->dirty[use] > 0 &&
+           !item_of(s, use)->device_home && !item_of(s, use)->parts;
+}
+
 /* The use behind use, where chain_end is, wants bytes from below. */
 static bool wanted_below(const struct solve *s, uint32_t use)
 {
     return !s->device[use] && has_bytes(s, use) && !s->uses[s->next[use]].event.no_fetch;
+}
+
+/* The last tile takes the room of a whole one: it has so little that it is not worth that. */
+static bool short_end(const struct sched_item *x)
+{
+    uint32_t tiles = stage_tiles(x);
+
+    return tiles > 1 && bytes_behind(x, tiles - 1) < x->tile_bytes / SHORT_END;
+}
+
+/* Where they have all others, they are kept if there is still room. */
+static void keep_ends(struct solve *s, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct gap *g = &s->gaps[i];
+
+        if (g->kept < g->units || !short_end(item_of(s, g->use)) || gap_free(s, g) < g->unit_bytes)
+            continue;
+        room_take(s->at, g->from, g->next, g->unit_bytes);
+        g->kept++;
+    }
 }
 
 static void solve_host(struct solve *s, const struct sched_room *r)
@@ -353,10 +418,12 @@ static void solve_host(struct solve *s, const struct sched_room *r)
         uint32_t from = on_device(s, i) && s->newer[i] ? s->uses[i].until % s->count : i;
 
         s->tiles[i] = 0;
-        if (s->below[i] && has_bytes(s, i) && !x->device_home && stage_tiles(x) && saved > 0.01)
-            gap_add(s, &count, i, from, s->next[end], stage_tiles(x), tile_room(x), saved);
+        s->alone[i] = s->below[i] && may_be_alone(s, i, end);
+        if (s->below[i] && !s->alone[i] && has_bytes(s, i) && !x->device_home && stage_tiles(x) && saved > 0.01)
+            gap_add(s, &count, i, from, s->next[end], stage_tiles(x) - short_end(x), tile_room(x), saved);
     }
     share_out(s, count);
+    keep_ends(s, count);
     for (uint32_t k = 0; k < count; k++) {
         uint32_t i = s->gaps[k].use, end = chain_end(s, i);
 
@@ -383,6 +450,8 @@ static void walk_use(struct solve *s, struct walk *w, uint32_t i, struct sched_m
 
     if (id >= s->ids || x->device_home || x->transient)
         return;
+    if (rises(s, i))
+        m->device_in += x->bytes;
     if (waits(s, i)) { /* it will come out, whole, when it is wanted */
         m->device_out += x->bytes;
         w->here[id] = w->newer[id] = tiles;
@@ -392,7 +461,7 @@ static void walk_use(struct solve *s, struct walk *w, uint32_t i, struct sched_m
         w->here[id] = tiles;
     if ((s->uses[i].event.writes && !on_device(s, i)) || out)
         w->newer[id] = tiles;
-    if (!has_bytes(s, i) || (on_device(s, i) && s->newer[i] && s->device[i])) { /* nothing good below */
+    if (!has_bytes(s, i) || s->alone[i] || (on_device(s, i) && s->newer[i] && s->device[i])) { /* nothing good below */
         w->here[id] = w->newer[id] = 0;
         if (!has_bytes(s, i))
             return;
@@ -467,7 +536,7 @@ static void solve_once(struct solve *s, struct walk *w, const struct sched_room 
 static void take(const struct solve *s, struct sched_rest *rest)
 {
     for (uint32_t i = 0; i < s->count; i++)
-        rest[i] = (struct sched_rest){s->device[i], item_of(s, i)->home_tiles + s->tiles[i]};
+        rest[i] = (struct sched_rest){s->device[i], s->alone[i], item_of(s, i)->home_tiles + s->tiles[i]};
 }
 
 static void solve_all(struct solve *s, struct walk *w, const struct sched_room *room, struct sched_rest *rest,
@@ -531,8 +600,9 @@ int sched_solve(const struct sched_use *uses, uint32_t count, const struct sched
     w.here = calloc((size_t)ids + 1, sizeof *w.here);
     s.newer = calloc(count, sizeof *s.newer);
     s.below = calloc(count, sizeof *s.below);
+    s.alone = calloc(count, sizeof *s.alone);
     if (room_open(&s.room[0], count) < 0 || room_open(&s.room[1], count) < 0 || !s.next || !s.device || !s.tiles || !s.dirty || !s.gaps ||
-        !w.newer || !w.here || !s.newer || !s.below)
+        !w.newer || !w.here || !s.newer || !s.below || !s.alone)
         err = base_fail(-ENOMEM, "solve a step of %u uses: out of memory", count);
     else
         solve_all(&s, &w, room, rest, moved);
@@ -547,5 +617,6 @@ int sched_solve(const struct sched_use *uses, uint32_t count, const struct sched
     free(w.here);
     free(s.newer);
     free(s.below);
+    free(s.alone);
     return err;
 }

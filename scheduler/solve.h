@@ -25,7 +25,8 @@ struct sched_use {
 /* What an id is. */
 struct sched_item {
     uint64_t device_bytes;      /* that a copy takes of the device; 0: the id is not known */
-    uint64_t bytes, tile_bytes; /* cut into tiles, the last one shorter */
+    uint64_t bytes, tile_bytes; /* cut into tiles, the last one shorter, and by */
+    uint64_t lead;              /* so much the first one */
     uint32_t home_tiles;        /* so many at the front lie in host memory for good */
     bool device_home;           /* its copy is on the device for good */
     bool transient;             /* has no bytes between uses */
@@ -41,6 +42,7 @@ struct sched_room {
 /* From a use to the next one of the same id. */
 struct sched_rest {
     bool device;    /* its copy stays */
+    bool alone;     /* and is the only one: what lies below goes, without a write */
     uint32_t tiles; /* the first so many stay in host memory */
 };
 

@@ -284,6 +284,12 @@ static void count_use(const struct step *s, uint32_t i, struct place *places, st
 
     if (x->transient)
         return;
+    if (host && p->device_newer) { /* it has waited there */
+        m->device_out += u->event.no_fetch ? 0 : x->bytes;
+        for (uint32_t k = 0; k < tiles; k++)
+            p->host[k] = p->newer[k] = true;
+        p->device_newer = false;
+    }
     for (uint32_t k = 0; k < tiles; k++)
         if (!u->event.no_fetch && !p->host[k] && (host || in)) {
             m->drive_read += k < x->home_tiles ? 0 : tile_length(x, k);
@@ -307,7 +313,17 @@ static void count_use(const struct step *s, uint32_t i, struct place *places, st
             p->host[k] = p->newer[k] = true;
         p->device_newer = false;
     }
+    if (host && s->rest[i].device) { /* it goes up at once */
+        m->device_in += x->bytes;
+        p->device = true;
+    }
     p->device &= s->rest[i].device;
+    if (s->rest[i].alone) {
+        assert_true(p->device);
+        memset(p->host, 0, sizeof p->host);
+        memset(p->newer, 0, sizeof p->newer);
+        p->device_newer = true;
+    }
     for (uint32_t k = s->rest[i].tiles; k < tiles; k++) {
         m->drive_write += p->newer[k] ? tile_length(x, k) : 0;
         p->host[k] = p->newer[k] = false;

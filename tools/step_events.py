@@ -71,7 +71,8 @@ class Slices:
 
     def __init__(self, shape, each):
         self.shape, self.each = shape, each
-        self.limit = max(8 * MIB, sum(shape.elems) * each // 1024)
+        total = sum(shape.elems) * each
+        self.limit = max(min(max(total // 256, MIB), 8 * MIB), total // 1024)
 
     def place(self, i):
         return (i - 1) % len(self.shape.layer) if 0 < i < self.shape.norm else None

@@ -15,7 +15,7 @@ static uint64_t columns(const struct llama_tensor_desc *d)
 
 uint64_t llama_slice_limit(const struct llama_shape *shape, const enum ofl_dtype *dtypes)
 {
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, limit;
 
     for (uint32_t i = 0; i < llama_tensor_count(shape); i++) {
         struct llama_tensor_desc d;
@@ -23,8 +23,10 @@ uint64_t llama_slice_limit(const struct llama_shape *shape, const enum ofl_dtype
         llama_tensor_at(shape, i, &d);
         bytes += d.elems * ofl_dtype_bytes(dtypes[i]);
     }
-    bytes /= LLAMA_SLICE_SHARE;
-    return bytes > LLAMA_SLICE_BYTES ? bytes : LLAMA_SLICE_BYTES;
+    limit = bytes / LLAMA_SLICE_SHARE;
+    limit = limit < LLAMA_SLICE_LEAST ? LLAMA_SLICE_LEAST : limit > LLAMA_SLICE_MOST ? LLAMA_SLICE_MOST : limit;
+    bytes /= LLAMA_SLICE_SHARE_LEAST;
+    return bytes > limit ? bytes : limit;
 }
 
 /* As few as the limit allows, and as equal as may be: room is kept for the largest. */

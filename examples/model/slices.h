@@ -10,8 +10,13 @@
 
 #include "examples/model/checkpoint.h"
 
-#define LLAMA_SLICE_BYTES (8u << 20) /* of a slice, about, at most */
-#define LLAMA_SLICE_SHARE 1024u      /* or this part of a model, where that is more: it would be too many */
+/* A slice has about this part of the model: some pass through the device at a time, and are lost to what rests there.
+ * Within these bounds: smaller ones cost more calls than they save; larger ones save none. */
+#define LLAMA_SLICE_SHARE 256u
+#define LLAMA_SLICE_LEAST (1u << 20)
+#define LLAMA_SLICE_MOST  (8u << 20)
+/* But never less than this part of it: there would be too many. */
+#define LLAMA_SLICE_SHARE_LEAST 1024u
 #define LLAMA_SLICE_ROWS  16u        /* slices are multiples of it, but for the last: suits the products */
 
 /* What a slice of this model may have. dtypes: of the tensors, in the order of llama_tensor_at. */

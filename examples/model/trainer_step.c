@@ -112,6 +112,12 @@ static int forward(struct llama_trainer *t, uint32_t layer)
     return run_part(&p, layer, forward_activations, forward_describe);
 }
 
+/* Weights of less than 4 bytes have served when their gradients are there: the update makes them anew from its master. */
+static uint32_t last_use(const struct llama_trainer *t)
+{
+    return t->config.dtype == OFL_F32 ? 0 : OFL_LEASE_DROP;
+}
+
 /* The layer's input has served when its gradient is there. */
 static struct ofl_lease backward_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
                                              int which)
@@ -135,6 +141,8 @@ static int backward(struct llama_trainer *t, uint32_t layer)
     int err;
 
     llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
+    for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS; i++)
+        p.leases[i].flags = last_use(t);
     llama_layer_leases(&t->grads, layer, OFL_OVERWRITE, p.leases + LLAMA_LAYER_TENSORS);
     err = run_part(&p, layer, backward_activations, backward_describe);
     for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS && err == 0; i++)
@@ -169,8 +177,8 @@ static int head(struct llama_trainer *t)
     struct part p = {.t = t, .run = LLAMA_RUN_HEAD, .held = 4, .moving = 2};
     int err;
 
-    p.leases[0] = lease(t->weights.tensors[norm], OFL_READ, 0);
-    p.leases[1] = lease(t->weights.tensors[matrix], OFL_READ, 0);
+    p.leases[0] = lease(t->weights.tensors[norm], OFL_READ, last_use(t));
+    p.leases[1] = lease(t->weights.tensors[matrix], OFL_READ, last_use(t));
     p.leases[2] = lease(t->grads.tensors[norm], OFL_OVERWRITE, 0);
     p.leases[3] = lease(t->grads.tensors[matrix], OFL_OVERWRITE, 0);
     err = run_part(&p, shape->layers, head_activations, head_describe);

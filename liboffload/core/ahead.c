@@ -18,6 +18,7 @@ static struct sched_item item_of(const struct ofl_tensor *t)
     return (struct sched_item){.device_bytes = place_footprint(t->bytes),
                                .bytes = t->bytes,
                                .tile_bytes = t->tile_bytes,
+                               .lead = t->lead,
                                .home_tiles = t->home_tiles,
                                .device_home = t->device_home,
                                .transient = t->flags & OFL_TENSOR_TRANSIENT};
@@ -159,8 +160,8 @@ static void start_host(struct pager *p)
         if (!t || t->leaving || !t->added || t->ahead_failed || e.no_fetch || t->turns || t->dirty_ghosts ||
             part_find(t, e.from, end_of(t, &e)))
             continue;
-        first = (uint32_t)(e.from / t->tile_bytes);
-        end = (uint32_t)((end_of(t, &e) - 1) / t->tile_bytes) + 1;
+        first = tile_of(t, e.from);
+        end = tile_of(t, end_of(t, &e) - 1) + 1;
         tile_ahead_all(p, t, first, end, true);
         if (!t->file || !t->missing.count)
             continue;

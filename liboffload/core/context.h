@@ -57,7 +57,8 @@ int core_stream_take(struct ofl_ctx *ctx, struct ofl_stream **out);
 void core_stream_give(struct ofl_stream *s, bool failed);
 
 /* tensor.c: makes the internal object without adding it. */
-int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out);
+int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, const uint64_t *file_off,
+                     struct ofl_tensor **out);
 int core_tensor_add(struct ofl_tensor *t);
 /* watch.c: closes the timeline, if one is open. Nothing may be under way. */
 void core_timeline_end(struct ofl_ctx *ctx);

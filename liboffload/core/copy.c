@@ -27,7 +27,7 @@ struct span {
 
 static struct span span_of(const struct core_copy *c, uint32_t tile)
 {
-    uint64_t start = tile * c->tensor->tile_bytes, stop = start + tile_count_bytes(c->tensor, tile);
+    uint64_t start = tile_start(c->tensor, tile), stop = start + tile_count_bytes(c->tensor, tile);
 
     return (struct span){c->from > start ? c->from : start, c->to < stop ? c->to : stop};
 }
@@ -47,7 +47,7 @@ static uint8_t *on_device(const struct pager *p, const struct core_copy *c, stru
 
 static uint8_t *on_host(const struct pager *p, const struct core_copy *c, uint32_t tile, struct span s)
 {
-    return (uint8_t *)tile_ptr(p, c->tensor, tile) + (s.from - tile * c->tensor->tile_bytes);
+    return (uint8_t *)tile_ptr(p, c->tensor, tile) + (s.from - tile_start(c->tensor, tile));
 }
 
 bool copy_fill_before(const struct ofl_tensor *t, uint64_t ordinal)
@@ -86,7 +86,7 @@ bool copy_in_use(const struct ofl_tensor *t)
 
 bool copy_drained(const struct ofl_tensor *t, uint64_t from, uint64_t to, uint64_t seq)
 {
-    uint64_t tile = from / t->tile_bytes;
+    uint32_t tile = tile_of(t, from);
 
     for (const struct core_copy *c = part_find(t, from, to); c && c->from < to; c = part_behind(c))
         if (c->dirty && c->write_seq < seq)
@@ -342,7 +342,7 @@ void copy_advance_stuck(struct pager *p)
         next = base_tree_after(&p->stuck, n);
         place_set_stuck(p, c, false); /* or it would stand in its own way */
         copy_advance(p, c);
-        failed[class] += c->stuck;
+        failed[class] += c->stuck && place_urgency(c) == class; /* who need not go yet has not failed */
     }
 }
 
@@ -381,8 +381,10 @@ void copy_moved(struct pager *p, struct core_op *op)
     }
     if (!c->poisoned)
         c->fill_done++;
-    if (c->fill_done == c->end)
-        copy_note_fills(p, t);
+    if (c->fill_done < c->end)
+        return;
+    copy_note_fills(p, t);
+    copy_stand_alone(p, c);
 }
 
 bool copy_over(struct pager *p, struct core_copy *c)
@@ -566,6 +568,20 @@ static void drop_below(struct pager *p, struct core_copy *c)
         if (!is_edge(c, i))
             tile_drop(p, t, i);
     pager_look(p, t);
+}
+
+void copy_stand_alone(struct pager *p, struct core_copy *c)
+{
+    struct ofl_tensor *t = c->tensor;
+
+    if (!p->planned || !sched_rest_now(p->sched, t->id).alone || c->dirty || c->writers || c->ghost || c->home ||
+        c->error || c->hollow || copy_filling(c) || t->source || t->lost || c->to - c->from < t->bytes ||
+        !below_is_idle(c, c->version))
+        return;
+    c->dirty = c->wrote = true;
+    c->write_seq = ++p->seq;
+    c->drain_after = t->host_issued;
+    drop_below(p, c);
 }
 
 void copy_publish(struct pager *p, struct core_copy *c, uint64_t version, bool whole)

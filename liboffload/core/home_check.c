@@ -34,7 +34,7 @@ static int try_all(struct pager *p, const struct ofl_tensor_desc *tensors, size_
         if (err == 0 && !d.name)
             err = base_fail(-EINVAL, "check homes: tensor %zu has no name", i);
         if (err == 0)
-            err = pager_tensor_make(p->tile_bytes, &d, &t);
+            err = pager_tensor_make(p->tile_bytes, &d, NULL, &t);
         if (err == 0) {
             err = home_try(p, t);
             pager_tensor_free(t);

@@ -357,6 +357,7 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
     blame_acquired(c, item->made, predicted);
     if (!t->turns) /* else when these are over */
         tile_rest(p, t, tile_rest_planned(p, t));
+    copy_stand_alone(p, c);
 }
 
 /* Whether the stream will have to wait for something, as things stand. */

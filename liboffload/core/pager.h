@@ -168,6 +168,7 @@ struct ofl_tensor {
     enum ofl_dtype dtype;
     uint32_t id, flags;
     uint64_t elems, bytes, tile_elems, tile_bytes;
+    uint64_t lead; /* the first tile is so much shorter: of a source, so that all others begin at a block of its file */
     uint32_t tiles_count;
     struct core_tile *tiles;
     /* Tiles of the stage: idle and clean, idle and dirty, only below; those that somebody is about to use, wherever
@@ -378,6 +379,17 @@ struct pager {
     uint32_t inflight;
     struct ofl_stats stats;
 };
+
+/* The tile that a byte lies in, and the first byte of a tile. */
+static inline uint32_t tile_of(const struct ofl_tensor *t, uint64_t byte)
+{
+    return (uint32_t)((byte + t->lead) / t->tile_bytes);
+}
+
+static inline uint64_t tile_start(const struct ofl_tensor *t, uint32_t tile)
+{
+    return tile ? tile * t->tile_bytes - t->lead : 0;
+}
 
 /* c's bytes are to come. */
 static inline bool copy_filling(const struct core_copy *c)

@@ -194,7 +194,7 @@ static struct core_copy *make(struct pager *p, struct ofl_tensor *t, uint64_t fr
 {
     struct core_copy *c, *prev = live_at(p, off);
     uint64_t len = place_footprint(to - from);
-    uint32_t first = (uint32_t)(from / t->tile_bytes);
+    uint32_t first = tile_of(t, from);
 
     assert(end_of(prev) <= off && end_of(prev) + prev->gap >= off + len);
     assert(from < to && to <= t->bytes && !part_find(t, from, to));
@@ -207,7 +207,7 @@ static struct core_copy *make(struct pager *p, struct ofl_tensor *t, uint64_t fr
                             .from = from,
                             .to = to,
                             .first = first,
-                            .end = (uint32_t)((to - 1) / t->tile_bytes) + 1,
+                            .end = tile_of(t, to - 1) + 1,
                             .fill_next = first,
                             .fill_done = first,
                             .drain_next = first,

@@ -205,7 +205,7 @@ int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
 static void io_failed(struct pager *p, struct core_op *op, const struct base_error *why)
 {
     struct ofl_tensor *t = op->tensor;
-    uint64_t from = op->tile * t->tile_bytes;
+    uint64_t from = tile_start(t, op->tile);
 
     if (op->type == OP_WRITE) {
         pager_break(p, why);

@@ -20,7 +20,24 @@ static int make_tiles(struct ofl_tensor *t)
     return 0;
 }
 
-int pager_tensor_make(uint64_t tile_bytes, const struct ofl_tensor_desc *desc, struct ofl_tensor **out)
+static void cut(struct ofl_tensor *t, const struct base_dtype *d, uint64_t tile_bytes)
+{
+    t->tile_elems = tile_bytes / 4;
+    if (d->block_bytes > 4 * d->block_elems)
+        t->tile_elems = tile_bytes / d->block_bytes * d->block_elems;
+    t->tile_elems -= t->tile_elems % d->block_elems;
+    t->tile_bytes = t->tile_elems / d->block_elems * d->block_bytes;
+}
+
+static void cut_source(struct ofl_tensor *t, uint64_t tile_bytes, uint64_t file_off)
+{
+    t->tile_bytes = tile_bytes;
+    t->file_off = file_off;
+    t->lead = file_off % CORE_HOST_ALIGN;
+}
+
+int pager_tensor_make(uint64_t tile_bytes, const struct ofl_tensor_desc *desc, const uint64_t *file_off,
+                      struct ofl_tensor **out)
 {
     const struct base_dtype *d = base_dtype(desc->dtype);
     uint64_t bytes = 0, tiles;
@@ -50,14 +67,11 @@ int pager_tensor_make(uint64_t tile_bytes, const struct ofl_tensor_desc *desc, s
     t->flags = desc->flags;
     t->elems = desc->elems;
     t->bytes = bytes;
-    /* As many elements per tile for every dtype up to 4 bytes: a weight, its gradient and its
-     * states are cut at the same places. */
-    t->tile_elems = tile_bytes / 4;
-    if (d->block_bytes > 4 * d->block_elems)
-        t->tile_elems = tile_bytes / d->block_bytes * d->block_elems;
-    t->tile_elems -= t->tile_elems % d->block_elems;
-    t->tile_bytes = t->tile_elems / d->block_elems * d->block_bytes;
-    tiles = (t->bytes + t->tile_bytes - 1) / t->tile_bytes;
+    if (file_off)
+        cut_source(t, tile_bytes, *file_off);
+    else
+        cut(t, d, tile_bytes);
+    tiles = (t->lead + t->bytes + t->tile_bytes - 1) / t->tile_bytes;
     t->tiles_count = (uint32_t)tiles;
     t->fill_seq = SCHED_NEVER;
     t->id = UINT32_MAX;

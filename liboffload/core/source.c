@@ -163,17 +163,17 @@ static int bind(struct ofl_source *s, const struct source_entry *e, uint64_t off
                 struct ofl_tensor_desc *desc, struct ofl_tensor **out)
 {
     const struct base_dtype *dtype = base_dtype(e->dtype);
+    uint64_t file_off = e->offset + offset / dtype->block_elems * dtype->block_bytes;
     struct ofl_tensor *t;
     int err;
 
     desc->size = sizeof *desc;
     desc->dtype = e->dtype;
-    err = core_tensor_make(s->ctx, desc, &t);
+    err = core_tensor_make(s->ctx, desc, &file_off, &t);
     if (err < 0)
         return err;
     t->source = s;
     t->file = s->file;
-    t->file_off = e->offset + offset / dtype->block_elems * dtype->block_bytes;
     for (uint32_t i = 0; i < t->tiles_count; i++)
         t->tiles[i].stored = true;
     err = core_tensor_add(t);

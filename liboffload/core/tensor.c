@@ -12,9 +12,10 @@
 
 /* ---- making -------------------------------------------------------------- */
 
-int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, struct ofl_tensor **out)
+int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, const uint64_t *file_off,
+                     struct ofl_tensor **out)
 {
-    int err = pager_tensor_make(ctx->engine.pager.tile_bytes, desc, out);
+    int err = pager_tensor_make(ctx->engine.pager.tile_bytes, desc, file_off, out);
 
     if (err == 0)
         (*out)->ctx = ctx;
@@ -49,7 +50,7 @@ int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, s
         return err;
     if (!d.name)
         return base_fail(-EINVAL, "create tensor: no name");
-    err = core_tensor_make(ctx, &d, &t);
+    err = core_tensor_make(ctx, &d, NULL, &t);
     if (err < 0)
         return err;
     err = core_tensor_add(t);
@@ -276,8 +277,8 @@ static int access_bytes(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, uin
     if (core_tensor_on_device(t))
         return access_device(t, offset, buf, bytes, write);
     while (bytes && err == 0) {
-        uint32_t tile = (uint32_t)(offset / t->tile_bytes);
-        uint64_t skip = offset - tile * t->tile_bytes, part = tile_count_bytes(t, tile) - skip;
+        uint32_t tile = tile_of(t, offset);
+        uint64_t skip = offset - tile_start(t, tile), part = tile_count_bytes(t, tile) - skip;
 
         if (part > bytes)
             part = bytes;

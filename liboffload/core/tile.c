@@ -12,18 +12,18 @@ static uint64_t round_up(uint64_t n, uint64_t to)
     return (n + to - 1) / to * to;
 }
 
-/* Bytes of the tile: the last one is shorter. */
+/* Bytes of the tile: the last one may be shorter, and the first one of a source. */
 uint64_t tile_count_bytes(const struct ofl_tensor *t, uint32_t tile)
 {
-    uint64_t start = tile * t->tile_bytes;
+    uint64_t start = tile_start(t, tile), end = tile_start(t, tile + 1);
 
-    return t->bytes - start < t->tile_bytes ? t->bytes - start : t->tile_bytes;
+    return (end < t->bytes ? end : t->bytes) - start;
 }
 
-/* A source's tiles start anywhere in the file; direct reads start at a block. */
+/* A source's first tile starts anywhere in the file; direct reads start at a block. */
 static uint64_t skew(const struct ofl_tensor *t, uint32_t tile)
 {
-    return t->source ? (t->file_off + tile * t->tile_bytes) % CORE_HOST_ALIGN : 0;
+    return tile ? 0 : t->lead;
 }
 
 static uint64_t range_bytes(const struct ofl_tensor *t, uint32_t tile)
@@ -37,7 +37,7 @@ static uint64_t slot_bytes(const struct ofl_tensor *t, uint32_t tile)
 {
     if (t->tiles_count == 1)
         return range_bytes(t, tile);
-    return round_up(t->tile_bytes, CORE_HOST_ALIGN) + (t->source ? CORE_HOST_ALIGN : 0);
+    return round_up(t->tile_bytes, CORE_HOST_ALIGN);
 }
 
 static unsigned class_of(uint64_t bytes)
@@ -58,7 +58,7 @@ void *tile_ptr(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
 /* Tiles at home in HOST have no room in the store: it begins with the first tile behind them. */
 static uint64_t file_offset(const struct ofl_tensor *t, uint32_t tile)
 {
-    return t->file_off + (tile - t->home_tiles) * t->tile_bytes;
+    return t->file_off + tile_start(t, tile) - tile_start(t, t->home_tiles);
 }
 
 /* ---- states ------------------------------------------------------------ */

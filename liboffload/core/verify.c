@@ -158,8 +158,8 @@ static int check_copy(const struct pager *p, const struct core_copy *c, struct b
     if (end_of(c) > p->device_bytes || c->len != place_footprint(c->to - c->from))
         return FAIL(why, "%s: copy %llu: range %llu, %llu bytes, of %llu", t->name, (ull)c->seq, (ull)c->off,
                     (ull)c->len, (ull)p->device_bytes);
-    if (c->from >= c->to || c->to > t->bytes || c->first != c->from / t->tile_bytes ||
-        c->end != (c->to - 1) / t->tile_bytes + 1)
+    if (c->from >= c->to || c->to > t->bytes || c->first != tile_of(t, c->from) ||
+        c->end != tile_of(t, c->to - 1) + 1)
         return FAIL(why, "%s: copy %llu: bytes %llu to %llu of %llu, tiles %u to %u", t->name, (ull)c->seq,
                     (ull)c->from, (ull)c->to, (ull)t->bytes, c->first, c->end);
     if (c->tensor->source && c->dirty)

@@ -100,7 +100,7 @@ static bool in_order(const struct core_request *r, uint32_t i)
 {
     const struct core_tileref *ref = &r->refs[i];
     const struct ofl_tensor *t = ref->tensor;
-    uint64_t from = ref->tile * t->tile_bytes;
+    uint64_t from = tile_start(t, ref->tile);
 
     if (t->turns != (r->update ? &r->update->turn[i] : &r->turn) ||
         !copy_drained(t, from, from + tile_count_bytes(t, ref->tile), r->seq))
@@ -329,7 +329,7 @@ void pager_update_let_go(struct pager *p, struct core_update *u)
 /* What the device has of the tile leaves if it is newer than what is below, or is to be older. */
 static void evict_tile(struct pager *p, struct ofl_tensor *t, uint32_t tile, bool write)
 {
-    uint64_t from = tile * t->tile_bytes, to = from + tile_count_bytes(t, tile);
+    uint64_t from = tile_start(t, tile), to = from + tile_count_bytes(t, tile);
     struct core_copy *c = part_find(t, from, to), *next;
 
     for (; c && c->from < to; c = next) {

@@ -86,6 +86,7 @@ static void create(struct plan_check *c, const struct plan_record *r)
 {
     struct check_tensor *t =
         check_grow(c, (void **)&c->tensors, &c->tensors_room, r->tensor, sizeof *c->tensors);
+    uint64_t lead = 0;
 
     if (!t)
         return;
@@ -93,13 +94,16 @@ static void create(struct plan_check *c, const struct plan_record *r)
         check_fault(c, PLAN_FAULT_LIFETIME, "its number was another's, or it has no bytes");
         return;
     }
+    if (r->stream & PLAN_RECORD_SOURCE)
+        lead = r->from % CHECK_BLOCK_BYTES;
     *t = (struct check_tensor){.alive = true,
                                .source = r->stream & PLAN_RECORD_SOURCE,
                                .transient = r->stream & PLAN_RECORD_TRANSIENT,
                                .bytes = r->bytes,
                                .tile_bytes = r->value,
                                .file_off = r->from,
-                               .count = (uint32_t)((r->bytes + r->value - 1) / r->value)};
+                               .lead = lead,
+                               .count = (uint32_t)((lead + r->bytes + r->value - 1) / r->value)};
     t->garbage = t->transient;
     t->tiles = calloc(t->count, sizeof *t->tiles);
     c->out_of_memory |= !t->tiles;
@@ -264,7 +268,7 @@ static void find(struct plan_check *c, const struct check_lease *l, struct check
     struct check_space *s = &c->space[CHECK_DEVICE];
 
     for (uint32_t i = 0; i < t->count; i++) {
-        uint64_t off = l->off + i * t->tile_bytes, len = check_tile_bytes(t, i);
+        uint64_t off = l->off + check_tile_start(t, i), len = check_tile_bytes(t, i);
         const struct check_label *found = check_space_at(s, off, len);
 
         c->out.uses++;
@@ -330,7 +334,7 @@ static void run_end(struct plan_check *c, const struct plan_record *r)
             continue;
         l->written = true;
         for (uint32_t tile = 0; tile < t->count; tile++)
-            check_put(c, CHECK_DEVICE, l->off + tile * t->tile_bytes, check_tile_bytes(t, tile),
+            check_put(c, CHECK_DEVICE, l->off + check_tile_start(t, tile), check_tile_bytes(t, tile),
                       (struct check_label){.tensor = l->tensor, .tile = tile, .version = l->version});
     }
 }

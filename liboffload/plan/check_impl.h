@@ -7,6 +7,7 @@
 #include "liboffload/plan/check.h"
 #include "liboffload/plan/check_space.h"
 
+#define CHECK_BLOCK_BYTES  4096u
 #define CHECK_STREAMS      64u
 #define CHECK_UPDATE_PARTS 8u
 
@@ -33,6 +34,7 @@ struct check_tensor {
     bool rests;   /* its copy stays on the device */
     uint32_t count, rest_tiles;
     uint64_t bytes, tile_bytes, file_off;
+    uint64_t lead; /* its tiles begin at blocks of the source, but for the first */
     uint64_t version, whole; /* announced; the last one that needs nothing of those before it */
     struct check_tile *tiles;
     struct check_reader *readers;
@@ -104,11 +106,16 @@ struct check_tensor *check_tensor(struct plan_check *c, uint32_t number);
 /* A reader that was expected has come: of a lease, all of it; of an update, a tile. */
 void check_expected(struct check_tensor *t, uint64_t lease, uint64_t update, uint32_t tile);
 
+static inline uint64_t check_tile_start(const struct check_tensor *t, uint32_t tile)
+{
+    return tile ? tile * t->tile_bytes - t->lead : 0;
+}
+
 static inline uint64_t check_tile_bytes(const struct check_tensor *t, uint32_t tile)
 {
-    uint64_t left = t->bytes - tile * t->tile_bytes;
+    uint64_t start = check_tile_start(t, tile), end = check_tile_start(t, tile + 1);
 
-    return left < t->tile_bytes ? left : t->tile_bytes;
+    return (end < t->bytes ? end : t->bytes) - start;
 }
 
 /* check_move.c */

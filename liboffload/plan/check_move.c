@@ -181,9 +181,9 @@ static bool take(struct plan_check *c, const struct plan_record *r, struct check
     if (from == CHECK_SPACES)
         return true;
     if (r->type == PLAN_RECORD_READ && t->source) {
-        if (r->from != t->file_off + r->tile * t->tile_bytes)
+        if (r->from != t->file_off + check_tile_start(t, r->tile))
             check_fault(c, PLAN_FAULT_BYTES, "its source has that tile at %llu, not at %llu",
-                        (ull)(t->file_off + r->tile * t->tile_bytes), (ull)r->from);
+                        (ull)(t->file_off + check_tile_start(t, r->tile)), (ull)r->from);
         m->label.drive = true;
         return true;
     }

@@ -13,7 +13,7 @@
 #define TILE_MIN_BYTES (64ull << 10)
 #define TILE_MAX_BYTES (8ull << 20)
 /* As the core has them (home.c; a test compares what both come to): tiles that host memory holds before they grow. */
-#define WIDE_TILES 128u
+#define WIDE_TILES 256u
 /* Host memory that stays free of homes: room for so many tiles on the move, with drives and without. */
 #define MOVING_TILES          32u
 #define MOVING_TILES_NO_STORE 4u
@@ -153,12 +153,14 @@ static int make_items(const struct plan_program *p, struct plan_place *place)
         return base_fail(-ENOMEM, "estimate: %u tensors: out of memory", p->tensors_count);
     for (uint32_t i = 0; i < p->tensors_count; i++) {
         const struct plan_tensor *t = &p->tensors[i];
+        uint64_t element = ofl_dtype_bytes(t->dtype);
 
-        /* tiles of tensors that are updated together have as many elements */
         place->items[i] =
             (struct sched_item){.device_bytes = ofl_device_footprint(t->bytes),
                                 .bytes = t->bytes,
-                                .tile_bytes = place->tile_bytes / 4 * ofl_dtype_bytes(t->dtype)};
+                                /* as pager_tensor_make cuts them */
+                                .tile_bytes = t->source || element > 4 ? place->tile_bytes
+                                                                       : place->tile_bytes / 4 * element};
         place->device_all_bytes += place->items[i].device_bytes;
         place->tensor_bytes += t->source ? 0 : in_blocks(t->bytes);
     }

@@ -334,12 +334,18 @@ static void forward(struct maker *m, uint32_t layer)
     run_part(m, "a layer", first, layer, forward_moving, cost, cost);
 }
 
+/* A BF16 weight is made anew by its update. */
+static bool last_use(const struct maker *m)
+{
+    return m->w.dtype != OFL_F32;
+}
+
 static void backward(struct maker *m, uint32_t layer)
 {
     uint32_t first = leases_so_far(m), weight = 1 + layer * LAYER_TENSORS;
 
     for (uint32_t i = 0; i < LAYER_TENSORS; i++)
-        add_lease(m, m->weights + weight + i, OFL_READ, false);
+        add_lease(m, m->weights + weight + i, OFL_READ, last_use(m));
     for (uint32_t i = 0; i < LAYER_TENSORS; i++)
         add_lease(m, m->grads + weight + i, OFL_OVERWRITE, false);
     run_part(m, "a layer's backward", first, layer, backward_moving,
@@ -352,8 +358,8 @@ static void head(struct maker *m)
 {
     uint32_t first = leases_so_far(m), norm = plan_norm(&m->shape), matrix = plan_head(&m->shape);
 
-    add_lease(m, m->weights + norm, OFL_READ, false);
-    add_lease(m, m->weights + matrix, OFL_READ, false);
+    add_lease(m, m->weights + norm, OFL_READ, last_use(m));
+    add_lease(m, m->weights + matrix, OFL_READ, last_use(m));
     add_lease(m, m->grads + norm, OFL_OVERWRITE, false);
     add_lease(m, m->grads + matrix, OFL_OVERWRITE, false);
     run_part(m, "the head", first, m->w.layers, head_moving, plan_cost_head(&m->shape, &m->w, true),

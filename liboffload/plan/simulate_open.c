@@ -88,7 +88,6 @@ static void bind_source(struct run *r, struct ofl_tensor *t, uint64_t *at)
 {
     t->source = (struct ofl_source *)&r->world;
     t->file = (struct io_file *)r->world.drives;
-    t->file_off = *at;
     *at += t->bytes;
     for (uint32_t i = 0; i < t->tiles_count; i++)
         t->tiles[i].stored = true;
@@ -103,7 +102,7 @@ static int add(struct run *r, uint32_t index, const struct plan_tensor *desc, ui
                                 .elems = desc->bytes / ofl_dtype_bytes(desc->dtype),
                                 .flags = desc->transient ? OFL_TENSOR_TRANSIENT : 0};
     struct ofl_tensor *t;
-    int err = pager_tensor_make(w->pager.tile_bytes, &d, &t);
+    int err = pager_tensor_make(w->pager.tile_bytes, &d, desc->source ? source_at : NULL, &t);
 
     if (err < 0)
         return err;

@@ -35,7 +35,11 @@ static void fetch(struct walk *w, uint32_t use, const struct sched_item *x, stru
     struct sched_moved *m = &w->out->moved[w->place->phases[use]];
     bool on_device = u->event.where == SCHED_ON_DEVICE, wanted = !u->event.no_fetch && !s->none && !s->copy;
 
-    if (wanted) {
+    if (!on_device && s->copy && s->copy_newer) { /* it has waited on the device */
+        m->device_out += x->bytes;
+        s->here = s->newer = x->bytes;
+        s->copy_newer = false;
+    } else if (wanted) {
         m->drive_read += x->bytes - s->here;
         m->device_in += on_device ? x->bytes : 0;
         s->here = x->bytes;
@@ -64,7 +68,15 @@ static void leave(struct walk *w, uint32_t use, const struct sched_item *x, stru
         s->copy_newer = false;
         s->here = s->newer = x->bytes;
     }
+    if (u->event.where == SCHED_ON_HOST && w->rest[use].device) { /* it goes up at once */
+        m->device_in += x->bytes;
+        s->copy = true;
+    }
     s->copy &= w->rest[use].device;
+    if (w->rest[use].alone) {
+        s->copy_newer = true;
+        s->here = s->newer = 0;
+    }
     rest = rest > home ? rest : home; /* what lives in host memory is never written to a drive */
     if (s->newer > rest) {
         m->drive_write += s->newer - rest;
