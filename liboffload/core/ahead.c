@@ -9,7 +9,7 @@
 #include "liboffload/core/tile.h"
 
 /* Events of the plan that are looked ahead. */
-#define AHEAD_EVENTS 256u
+#define AHEAD_EVENTS 1024u
 
 /* ---- the plan ---------------------------------------------------------- */
 

@@ -76,7 +76,10 @@ void tile_touched(struct pager *p, struct ofl_tensor *t, uint32_t tile)
 
 uint32_t tile_rest_planned(const struct pager *p, const struct ofl_tensor *t)
 {
-    return sched_solved(p->sched) ? sched_rest_now(p->sched, t->id).tiles : t->tiles_count;
+    struct sched_rest rest = sched_rest_now(p->sched, t->id);
+
+    /* Where the device's copy is to be the only one, tiles go when it is there: up, not down. */
+    return !sched_solved(p->sched) || rest.alone ? t->tiles_count : rest.tiles;
 }
 
 static void sort_tiles(struct pager *p, struct ofl_tensor *t, uint32_t from, uint32_t to)
