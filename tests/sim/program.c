@@ -332,6 +332,48 @@ static void add_steps(struct maker *m)
     }
 }
 
+static void add_use(struct maker *m, uint8_t tensor, enum ofl_mode mode, bool drop)
+{
+    struct sim_stmt *st = add(m, STMT_USE);
+
+    st->count = 1;
+    st->tensor[0] = tensor;
+    st->mode[0] = (uint8_t)mode;
+    st->drop[0] = drop;
+    st->arg = (uint32_t)sim_next(m->random);
+}
+
+/* Steps of training, which follow their plan: a weight is read twice, the last time for good if its update makes it
+ * anew from a master; its gradient waits for that update. */
+static void add_training(struct maker *m)
+{
+    struct sim_random *r = m->random;
+    uint32_t times = 3 + sim_below(r, 3);
+
+    for (uint8_t i = 0; i < SIM_GROUPS * CORE_UPDATE_TENSORS; i++) {
+        struct sim_stmt *st = add(m, STMT_CREATE);
+
+        st->tensor[0] = i;
+        st->arg = 1;
+        st->pause = 0;
+    }
+    while (times--) {
+        add(m, STMT_BEGIN)->slot = 1;
+        for (uint8_t g = 0; g < SIM_GROUPS; g++)
+            add_use(m, (uint8_t)(g * CORE_UPDATE_TENSORS), OFL_READ, false);
+        for (uint8_t g = SIM_GROUPS; g-- > 0;) {
+            add_use(m, (uint8_t)(g * CORE_UPDATE_TENSORS + 1), OFL_OVERWRITE, false);
+            add_use(m, (uint8_t)(g * CORE_UPDATE_TENSORS), OFL_READ, m->prog->low[g]);
+            add(m, STMT_APPLY)->slot = g;
+        }
+        for (uint8_t i = 0; i < m->prog->config.optims; i++)
+            add(m, STMT_OPTIMIZE)->slot = i;
+        add(m, STMT_END);
+        if (sim_below(r, 8) == 0)
+            add_some(m);
+    }
+}
+
 void sim_program_make(struct sim_program *prog, uint64_t seed, const struct sim_options *options)
 {
     struct sim_random random = {seed * 0x2545F4914F6CDD1Dull + 1};
@@ -361,6 +403,8 @@ void sim_program_make(struct sim_program *prog, uint64_t seed, const struct sim_
         else
             add_some(&m);
     }
+    if (!options->no_steps && !options->no_optimizers && sim_below(&random, 3) == 0)
+        add_training(&m);
 }
 
 /* ---- printing ---------------------------------------------------------- */

@@ -37,7 +37,7 @@
 #define SIM_TILES   12
 #define SIM_SLOTS   4 /* words of a tile that are written and compared */
 #define SIM_WRITES  192
-#define SIM_STMTS   160
+#define SIM_STMTS   240
 
 /* ---- programs ---------------------------------------------------------- */
 
