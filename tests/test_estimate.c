@@ -151,7 +151,7 @@ static void test_training_bytes(void **state)
     assert_near((double)e.drive_write_bytes, 12 * p, 0.3, "written");
 }
 
-/* A clipped step's gradients wait for the norm: on the drive, if nothing else has room. */
+/* A clipped step's gradients wait for the norm: on the drive, if nothing else has room; on the device, if that has. */
 static void test_training_clipped(void **state)
 {
     struct ofl_machine m = machine();
@@ -159,11 +159,15 @@ static void test_training_clipped(void **state)
     struct ofl_estimate free, clipped;
 
     (void)state;
-    free = ask(&m, &w, 200 * MIB, 80 * MIB, 100 * GIB);
+    free = ask(&m, &w, 100 * MIB, 80 * MIB, 100 * GIB);
     w.clip = 1;
-    clipped = ask(&m, &w, 200 * MIB, 80 * MIB, 100 * GIB);
+    clipped = ask(&m, &w, 100 * MIB, 80 * MIB, 100 * GIB);
     assert_true(clipped.drive_write_bytes > free.drive_write_bytes + 3 * free.parameters);
     assert_true(clipped.drive_read_bytes > free.drive_read_bytes + 3 * free.parameters);
+    clipped = ask(&m, &w, 1500 * MIB, 80 * MIB, 100 * GIB);
+    w.clip = 0;
+    free = ask(&m, &w, 1500 * MIB, 80 * MIB, 100 * GIB);
+    assert_near((double)clipped.drive_write_bytes, (double)free.drive_write_bytes, 0.01, "with room");
     free = ask(&m, &w, 8 * GIB, 8 * GIB, 0);
     assert_int_equal(free.home, OFL_DEVICE);
     assert_int_equal(
@@ -243,8 +247,9 @@ static void check_monotone(const struct ofl_workload *w, uint64_t nvme, const ch
             if (!e.fits)
                 continue;
             check_formula(&e);
-            /* where tiles grow with host memory, more of it passes by: up to a twentieth is lost there */
-            if (e.step_s > (tier == 1 ? 1.05 : 1.005) * before)
+            /* where tiles grow with host memory, more of it passes by: up to a twentieth is lost there; the plan is
+             * greedy; and what waits on the device goes out in another phase than what does not */
+            if (e.step_s > (tier == 1 ? 1.06 : 1.01) * before)
                 fail_msg("%s: %s memory of %" PRIu64 " MiB takes %g s, less of it %g s", what,
                          tier ? "host" : "device", mib, e.step_s, before);
             before = e.step_s < before ? e.step_s : before;

@@ -371,7 +371,7 @@ static void beyond_the_host(struct records *r)
 
 static void beyond_the_store(struct records *r)
 {
-    r->at[last_of(r, PLAN_RECORD_WRITE, 3)].to = r->at[0].bytes;
+    r->at[last_of(r, PLAN_RECORD_WRITE, 60)].to = r->at[0].bytes;
 }
 
 /* Zeros into what a kernel is reading. */
@@ -435,7 +435,7 @@ static void bytes_of_another(struct records *r)
 
 static void write_back_left_out(struct records *r)
 {
-    size_t begin = last_of(r, PLAN_RECORD_WRITE, 120);
+    size_t begin = last_of(r, PLAN_RECORD_WRITE, 60);
 
     take_out(r, end_of(r, begin, PLAN_RECORD_WRITE_END));
     take_out(r, begin);
@@ -490,7 +490,7 @@ static void unsealed_read(struct records *r)
 
 static void unsealed_write(struct records *r)
 {
-    size_t write = last_of(r, PLAN_RECORD_WRITE, 40), seal = write;
+    size_t write = last_of(r, PLAN_RECORD_WRITE, 60), seal = write;
 
     while (r->at[seal].type != PLAN_RECORD_SEAL || r->at[seal].from != r->at[write].from)
         seal--;

@@ -69,7 +69,7 @@ static void test_slices_cover_tensors(void **state)
             assert_true(limit >= LLAMA_SLICE_LEAST);
             assert_true(p > 0 || count == tensors);
             assert_true(p < 2 || count > tensors);
-            assert_true(count <= 2 * tensors + 2 * LLAMA_SLICE_SHARE);
+            assert_true(count <= 2 * tensors + 2 * LLAMA_SLICE_SHARE_LEAST);
         }
 }
 
