@@ -539,7 +539,7 @@ static void take(struct solve *s, struct sched_rest *rest)
         for (uint32_t k = i; s->alone[i] && s->device[k] && !s->uses[k].drops; k = s->next[k])
             s->alone[k] = true; /* it stays so, until it is needed no more */
     for (uint32_t i = 0; i < s->count; i++)
-        rest[i] = (struct sched_rest){s->device[i], s->alone[i], item_of(s, i)->home_tiles + s->tiles[i]};
+        rest[i] = (struct sched_rest){s->device[i], s->alone[i] || s->uses[i].drops, item_of(s, i)->home_tiles + s->tiles[i]};
 }
 
 static void solve_all(struct solve *s, struct walk *w, const struct sched_room *room, struct sched_rest *rest,

@@ -385,6 +385,7 @@ void copy_moved(struct pager *p, struct core_op *op)
         return;
     copy_note_fills(p, t);
     copy_stand_alone(p, c);
+    copy_let_go(p, c);
 }
 
 bool copy_over(struct pager *p, struct core_copy *c)
@@ -573,8 +574,9 @@ static void drop_below(struct pager *p, struct core_copy *c)
 void copy_stand_alone(struct pager *p, struct core_copy *c)
 {
     struct ofl_tensor *t = c->tensor;
+    struct sched_rest rest = sched_rest_now(p->sched, t->id);
 
-    if (!p->planned || !sched_rest_now(p->sched, t->id).alone || c->dirty || c->writers || c->ghost || c->home ||
+    if (!p->planned || !rest.alone || !(rest.device || c->leases || c->marks) || c->dirty || c->writers || c->ghost || c->home ||
         c->error || c->hollow || copy_filling(c) || t->source || t->lost || c->to - c->from < t->bytes ||
         !below_is_idle(c, c->version))
         return;
@@ -582,6 +584,24 @@ void copy_stand_alone(struct pager *p, struct core_copy *c)
     c->write_seq = ++p->seq;
     c->drain_after = t->host_issued;
     drop_below(p, c);
+}
+
+/* The host's work that comes next writes all of t anew, has not begun, and comes after c. */
+static bool made_anew(const struct core_copy *c)
+{
+    const struct ofl_tensor *t = c->tensor;
+    const struct core_update *u = t->turns ? t->turns->update : NULL;
+
+    for (uint32_t i = 0; u && i < u->count; i++)
+        if (u->tensors[i] == t)
+            return u->access[i] == HOST_OVERWRITE && u->tiles_next == 0 && c->after_host == t->host_done;
+    return false;
+}
+
+void copy_let_go(struct pager *p, struct core_copy *c)
+{
+    if (c->done && !copy_filling(c) && !c->error && c->drain_next == c->first && !c->tensor->source && !fill_older(c) && made_anew(c))
+        drop_below(p, c);
 }
 
 void copy_publish(struct pager *p, struct core_copy *c, uint64_t version, bool whole)
@@ -595,6 +615,13 @@ void copy_publish(struct pager *p, struct core_copy *c, uint64_t version, bool w
 
 void copy_forget(struct pager *p, struct core_copy *c, uint64_t version)
 {
-    if (below_is_idle(c, version))
-        drop_below(p, c);
+    if (!below_is_idle(c, version)) {
+        copy_let_go(p, c);
+        return;
+    }
+    drop_below(p, c);
+    if (c->ghost)
+        part_drop(p, c);
+    else if (!c->home)
+        c->dirty = false; /* it may have come to stand alone since its release */
 }

@@ -28,6 +28,9 @@ void copy_fail_edge(struct pager *p, struct ofl_tensor *t, uint32_t tile, const 
 void copy_ruin(struct pager *p, struct core_copy *c, uint64_t version, const struct base_error *error);
 /* Where the plan says that c is to be the only copy, what lies below goes: c is the newest from now on. */
 void copy_stand_alone(struct pager *p, struct core_copy *c);
+/* Of a copy that has been released for good and has its bytes: if the host's work makes them anew next, it need not
+ * find the old ones. */
+void copy_let_go(struct pager *p, struct core_copy *c);
 /* A write has ended well: what lies below is obsolete, unless somebody is still to read it. whole: it may have
  * written all of the tensor. */
 void copy_publish(struct pager *p, struct core_copy *c, uint64_t version, bool whole);

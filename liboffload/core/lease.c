@@ -312,7 +312,7 @@ static void start_bytes(struct pager *p, const struct ofl_lease *l, const struct
     } else if (copy_filling(c) && !c->waiting) {
         copy_set_fill(p, c, false); /* fetched in vain */
     }
-    c->hollow = false;
+    c->hollow = c->done = false;
 }
 
 /* The range is there: says what bytes it needs. */
@@ -473,6 +473,7 @@ static void release_one(struct pager *p, struct ofl_lease *l, uint64_t stream, c
     drop &= bytes == c->to - c->from; /* of what the copy holds besides nobody is done */
     if (drop)
         c->dirty = false;
+    c->done = drop && bytes == t->bytes && !c->leases;
     *use = (struct core_use){.copy = c,
                              .seq = ++c->mark_seq,
                              .version = c->version,

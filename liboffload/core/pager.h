@@ -112,6 +112,7 @@ struct core_copy {
     bool busy;        /* live: may be filling, awaited, or on the move */
     bool wants;       /* the edge at drain_next is counted as wanted: it is fetched, or has arrived */
     bool ghost, drop; /* drop: nothing to write back */
+    bool done;        /* it has been released for good, and not been leased since */
     bool for_update;  /* it became a ghost for an update, which wants its bytes */
     bool dirty;       /* newer than what lies below, or will be when its uses have ended */
     bool wrote;       /* a write has ended well: what lay below is gone */

@@ -78,7 +78,7 @@ uint32_t tile_rest_planned(const struct pager *p, const struct ofl_tensor *t)
 {
     struct sched_rest rest = sched_rest_now(p->sched, t->id);
 
-    /* Where the device's copy is to be the only one, tiles go when it is there: up, not down. */
+    /* Where what lies below is not to be written, tiles go when the device's copy is there, or has served. */
     return !sched_solved(p->sched) || rest.alone ? t->tiles_count : rest.tiles;
 }
 
