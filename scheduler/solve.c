@@ -287,7 +287,8 @@ static uint32_t stay_end(const struct solve *s, uint32_t use)
 {
     uint32_t i = use;
 
-    while (s->device[i] && on_device(s, s->next[i]) && !s->newer[s->next[i]] && has_bytes(s, i) && s->next[i] != use)
+    while (s->device[i] && on_device(s, s->next[i]) && !s->newer[s->next[i]] && has_bytes(s, i) &&
+           s->next[i] != use)
         i = s->next[i];
     return i;
 }
@@ -300,8 +301,8 @@ static bool may_rise(const struct solve *s, uint32_t use)
     uint32_t next = s->next[use];
 
     return !on_device(s, use) && on_device(s, next) && s->uses[use].event.writes && has_bytes(s, use) &&
-           !s->uses[next].event.no_fetch && !s->newer[next] && !x->device_home && !x->parts && x->device_bytes &&
-           !no_gap(s, use) && s->uses[stay_end(s, next)].drops;
+           !s->uses[next].event.no_fetch && !s->newer[next] && !x->device_home && !x->parts &&
+           x->device_bytes && !no_gap(s, use) && s->uses[stay_end(s, next)].drops;
 }
 
 static bool rises(const struct solve *s, uint32_t use)
@@ -419,7 +420,8 @@ static void solve_host(struct solve *s, const struct sched_room *r)
 
         s->tiles[i] = 0;
         s->alone[i] = s->below[i] && may_be_alone(s, i, end);
-        if (s->below[i] && !s->alone[i] && has_bytes(s, i) && !x->device_home && stage_tiles(x) && saved > 0.01)
+        if (s->below[i] && !s->alone[i] && has_bytes(s, i) && !x->device_home && stage_tiles(x) &&
+            saved > 0.01)
             gap_add(s, &count, i, from, s->next[end], stage_tiles(x) - short_end(x), tile_room(x), saved);
     }
     share_out(s, count);
@@ -461,7 +463,8 @@ static void walk_use(struct solve *s, struct walk *w, uint32_t i, struct sched_m
         w->here[id] = tiles;
     if ((s->uses[i].event.writes && !on_device(s, i)) || out)
         w->newer[id] = tiles;
-    if (!has_bytes(s, i) || s->alone[i] || (on_device(s, i) && s->newer[i] && s->device[i])) { /* nothing good below */
+    if (!has_bytes(s, i) || s->alone[i] ||
+        (on_device(s, i) && s->newer[i] && s->device[i])) { /* nothing good below */
         w->here[id] = w->newer[id] = 0;
         if (!has_bytes(s, i))
             return;
@@ -539,7 +542,8 @@ static void take(struct solve *s, struct sched_rest *rest)
         for (uint32_t k = i; s->alone[i] && s->device[k] && !s->uses[k].drops; k = s->next[k])
             s->alone[k] = true; /* it stays so, until it is needed no more */
     for (uint32_t i = 0; i < s->count; i++)
-        rest[i] = (struct sched_rest){s->device[i], s->alone[i] || s->uses[i].drops, item_of(s, i)->home_tiles + s->tiles[i]};
+        rest[i] = (struct sched_rest){s->device[i], s->alone[i] || s->uses[i].drops,
+                                      item_of(s, i)->home_tiles + s->tiles[i]};
 }
 
 static void solve_all(struct solve *s, struct walk *w, const struct sched_room *room, struct sched_rest *rest,
@@ -604,8 +608,8 @@ int sched_solve(const struct sched_use *uses, uint32_t count, const struct sched
     s.newer = calloc(count, sizeof *s.newer);
     s.below = calloc(count, sizeof *s.below);
     s.alone = calloc(count, sizeof *s.alone);
-    if (room_open(&s.room[0], count) < 0 || room_open(&s.room[1], count) < 0 || !s.next || !s.device || !s.tiles || !s.dirty || !s.gaps ||
-        !w.newer || !w.here || !s.newer || !s.below || !s.alone)
+    if (room_open(&s.room[0], count) < 0 || room_open(&s.room[1], count) < 0 || !s.next || !s.device ||
+        !s.tiles || !s.dirty || !s.gaps || !w.newer || !w.here || !s.newer || !s.below || !s.alone)
         err = base_fail(-ENOMEM, "solve a step of %u uses: out of memory", count);
     else
         solve_all(&s, &w, room, rest, moved);

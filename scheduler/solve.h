@@ -41,8 +41,8 @@ struct sched_room {
 
 /* From a use to the next one of the same id. */
 struct sched_rest {
-    bool device;    /* its copy stays */
-    bool alone;     /* what lies below is not written: the copy that stays is the only one, or there is none */
+    bool device; /* its copy stays */
+    bool alone;  /* what lies below is not written: the copy that stays is the only one, or there is none */
     uint32_t tiles; /* the first so many stay in host memory */
 };
 

@@ -31,7 +31,8 @@ struct rig {
     struct ofl_tensor *weights[COUNT], *grads[COUNT];
 };
 
-static struct ofl_tensor *make(struct ofl_ctx *ctx, const char *what, int i, enum ofl_kind kind, enum ofl_dtype dtype)
+static struct ofl_tensor *make(struct ofl_ctx *ctx, const char *what, int i, enum ofl_kind kind,
+                               enum ofl_dtype dtype)
 {
     char name[32];
     struct ofl_tensor_desc d = {.size = sizeof d, .name = name, .kind = kind, .dtype = dtype, .elems = ELEMS};
@@ -62,7 +63,8 @@ static void open_rig(struct rig *r, const char *dir, uint64_t device_bytes, uint
     }
 }
 
-static void lease(struct rig *r, struct ofl_tensor *t, enum ofl_mode mode, uint32_t flags, struct ofl_lease *l)
+static void lease(struct rig *r, struct ofl_tensor *t, enum ofl_mode mode, uint32_t flags,
+                  struct ofl_lease *l)
 {
     *l = (struct ofl_lease){.size = sizeof *l, .tensor = t, .mode = mode, .flags = flags};
     assert_int_equal(ofl_acquire(r->ctx, l, 1, r->stream), 0);

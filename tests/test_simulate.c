@@ -777,11 +777,10 @@ static void random_programs_keep_the_rules(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(events_come_in_order),           cmocka_unit_test(drives_mix_as_measured),
-        cmocka_unit_test(steps_take_what_binds),
-        cmocka_unit_test(gradients_wait_and_weights_go_up),          cmocka_unit_test(the_same_seed_is_the_same_run),
-        cmocka_unit_test(what_cannot_be_is_refused),      cmocka_unit_test(planted_faults_are_found),
-        cmocka_unit_test(random_programs_keep_the_rules),
+        cmocka_unit_test(events_come_in_order),          cmocka_unit_test(drives_mix_as_measured),
+        cmocka_unit_test(steps_take_what_binds),         cmocka_unit_test(gradients_wait_and_weights_go_up),
+        cmocka_unit_test(the_same_seed_is_the_same_run), cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(planted_faults_are_found),      cmocka_unit_test(random_programs_keep_the_rules),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,7 +24,9 @@ uint64_t llama_slice_limit(const struct llama_shape *shape, const enum ofl_dtype
         bytes += d.elems * ofl_dtype_bytes(dtypes[i]);
     }
     limit = bytes / LLAMA_SLICE_SHARE;
-    limit = limit < LLAMA_SLICE_LEAST ? LLAMA_SLICE_LEAST : limit > LLAMA_SLICE_MOST ? LLAMA_SLICE_MOST : limit;
+    limit = limit < LLAMA_SLICE_LEAST  ? LLAMA_SLICE_LEAST
+            : limit > LLAMA_SLICE_MOST ? LLAMA_SLICE_MOST
+                                       : limit;
     bytes /= LLAMA_SLICE_SHARE_LEAST;
     return bytes > limit ? bytes : limit;
 }

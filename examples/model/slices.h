@@ -17,7 +17,7 @@
 #define LLAMA_SLICE_MOST  (8u << 20)
 /* But never less than this part of it: there would be too many. */
 #define LLAMA_SLICE_SHARE_LEAST 1024u
-#define LLAMA_SLICE_ROWS  16u        /* slices are multiples of it, but for the last: suits the products */
+#define LLAMA_SLICE_ROWS        16u /* slices are multiples of it, but for the last: suits the products */
 
 /* What a slice of this model may have. dtypes: of the tensors, in the order of llama_tensor_at. */
 uint64_t llama_slice_limit(const struct llama_shape *shape, const enum ofl_dtype *dtypes);

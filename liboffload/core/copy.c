@@ -262,8 +262,7 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
         return false;
     }
     if (tile >= t->home_tiles && !edge &&
-        (must_queue(p, c) ||
-         (p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->stage_bytes / 2)))
+        (must_queue(p, c) || (p->arriving_bytes && p->arriving_bytes + t->tile_bytes > p->stage_bytes / 2)))
         return false;
     op = pager_op(p, OP_OUT, t, tile);
     if (!op)
@@ -331,7 +330,8 @@ void copy_advance_stuck(struct pager *p)
     for (; n; n = next) {
         struct core_copy *c = of_turn(n);
         unsigned class = place_urgency(c);
-        struct core_copy behind = {.seq = SCHED_NEVER, .waiting = class == 1, .ghost = class == 0, .late = class == 3};
+        struct core_copy behind = {
+            .seq = SCHED_NEVER, .waiting = class == 1, .ghost = class == 0, .late = class == 3};
 
         if (failed[class] >= STUCK_TRIES) { /* on to those of the next kind */
             next = base_tree_after(&p->stuck, &behind.turn);
@@ -576,9 +576,9 @@ void copy_stand_alone(struct pager *p, struct core_copy *c)
     struct ofl_tensor *t = c->tensor;
     struct sched_rest rest = sched_rest_now(p->sched, t->id);
 
-    if (!p->planned || !rest.alone || !(rest.device || c->leases || c->marks) || c->dirty || c->writers || c->ghost || c->home ||
-        c->error || c->hollow || copy_filling(c) || t->source || t->lost || c->to - c->from < t->bytes ||
-        !below_is_idle(c, c->version))
+    if (!p->planned || !rest.alone || !(rest.device || c->leases || c->marks) || c->dirty || c->writers ||
+        c->ghost || c->home || c->error || c->hollow || copy_filling(c) || t->source || t->lost ||
+        c->to - c->from < t->bytes || !below_is_idle(c, c->version))
         return;
     c->dirty = c->wrote = true;
     c->write_seq = ++p->seq;
@@ -600,7 +600,8 @@ static bool made_anew(const struct core_copy *c)
 
 void copy_let_go(struct pager *p, struct core_copy *c)
 {
-    if (c->done && !copy_filling(c) && !c->error && c->drain_next == c->first && !c->tensor->source && !fill_older(c) && made_anew(c))
+    if (c->done && !copy_filling(c) && !c->error && c->drain_next == c->first && !c->tensor->source &&
+        !fill_older(c) && made_anew(c))
         drop_below(p, c);
 }
 

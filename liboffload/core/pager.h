@@ -169,7 +169,8 @@ struct ofl_tensor {
     enum ofl_dtype dtype;
     uint32_t id, flags;
     uint64_t elems, bytes, tile_elems, tile_bytes;
-    uint64_t lead; /* the first tile is so much shorter: of a source, so that all others begin at a block of its file */
+    uint64_t
+        lead; /* the first tile is so much shorter: of a source, so that all others begin at a block of its file */
     uint32_t tiles_count;
     struct core_tile *tiles;
     /* Tiles of the stage: idle and clean, idle and dirty, only below; those that somebody is about to use, wherever

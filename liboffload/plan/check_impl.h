@@ -34,7 +34,7 @@ struct check_tensor {
     bool rests;   /* its copy stays on the device */
     uint32_t count, rest_tiles;
     uint64_t bytes, tile_bytes, file_off;
-    uint64_t lead; /* its tiles begin at blocks of the source, but for the first */
+    uint64_t lead;           /* its tiles begin at blocks of the source, but for the first */
     uint64_t version, whole; /* announced; the last one that needs nothing of those before it */
     struct check_tile *tiles;
     struct check_reader *readers;

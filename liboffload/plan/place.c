@@ -155,12 +155,11 @@ static int make_items(const struct plan_program *p, struct plan_place *place)
         const struct plan_tensor *t = &p->tensors[i];
         uint64_t element = ofl_dtype_bytes(t->dtype);
 
-        place->items[i] =
-            (struct sched_item){.device_bytes = ofl_device_footprint(t->bytes),
-                                .bytes = t->bytes,
-                                /* as pager_tensor_make cuts them */
-                                .tile_bytes = t->source || element > 4 ? place->tile_bytes
-                                                                       : place->tile_bytes / 4 * element};
+        place->items[i] = (struct sched_item){
+            .device_bytes = ofl_device_footprint(t->bytes),
+            .bytes = t->bytes,
+            /* as pager_tensor_make cuts them */
+            .tile_bytes = t->source || element > 4 ? place->tile_bytes : place->tile_bytes / 4 * element};
         place->device_all_bytes += place->items[i].device_bytes;
         place->tensor_bytes += t->source ? 0 : in_blocks(t->bytes);
     }
