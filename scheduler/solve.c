@@ -7,12 +7,12 @@
 #include "scheduler/solve.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "scheduler/room.h"
+#include "scheduler/share.h"
 
 /* Ranges of host memory are cut at these. */
 #define BLOCK_BYTES 4096u
@@ -22,25 +22,8 @@
 #define WINDOW_TILES_UPDATES 24u
 /* A last tile of less than this part of a whole one rests only where there is room for it. */
 #define SHORT_END 4u
-/* What a transfer costs beside its bytes: small ones rest first. */
-#define TRANSFER_BYTES 65536u
-/* Gaps whose worth differs by less than a factor of 2^(1/CLASSES_PER_OCTAVE) share alike. */
-#define CLASSES_PER_OCTAVE 4
-#define ROUNDS             16u
-#define ROUNDS_LONG        4u /* for records of more than */
-#define LONG_EVENTS        200000u
-#define SEARCHES           10
 /* What a gap saves depends on whether its bytes were written in one before: solved again with what came out. */
 #define PASSES 3
-
-struct gap {
-    uint32_t use, next;   /* from that event to this one, which is not later if the step's end lies between */
-    uint32_t from;        /* the first event of the gap */
-    int class;            /* of worth: the larger, the sooner */
-    uint32_t units, kept; /* that could rest, that do */
-    uint64_t unit_bytes;
-    bool full; /* no room for more */
-};
 
 struct solve {
     const struct sched_use *uses;
@@ -54,8 +37,8 @@ struct solve {
     bool *below;     /* what lies below is whole, as the gap begins: the use brought it, or takes it there */
     uint32_t *tiles; /* that rest in host memory in the gap, homes not counted */
     double *dirty;   /* share of the bytes below the device that is newer than the drive's */
-    struct gap *gaps;
-    struct room room[2], *at; /* of device and host; that which gaps take from */
+    struct share share;
+    struct room room[2]; /* of device and host */
 };
 
 static const struct sched_item *item_of(const struct solve *s, uint32_t use)
@@ -101,121 +84,6 @@ static uint64_t bytes_behind(const struct sched_item *x, uint32_t tiles)
     return x->bytes > front ? x->bytes - front : 0;
 }
 
-/* ---- sharing out ----------------------------------------------------------- */
-
-static uint64_t gap_free(const struct solve *s, const struct gap *g)
-{
-    return room_free(s->at, g->from, g->next);
-}
-
-static int by_class(const void *left, const void *right)
-{
-    const struct gap *a = left, *b = right;
-
-    if (a->class != b->class)
-        return a->class > b->class ? -1 : 1;
-    return a->use < b->use ? -1 : a->use > b->use;
-}
-
-/* A round gives each gap of the class its share of what it could take; what rounding leaves goes to the next one. */
-static bool share_round(struct solve *s, struct gap *gaps, uint32_t count, double share)
-{
-    double carry = 0;
-    bool open = false;
-
-    for (uint32_t i = 0; i < count; i++) {
-        struct gap *g = &gaps[i];
-        double want = share * g->units * (double)g->unit_bytes + carry;
-        double units = floor(want / (double)g->unit_bytes + 0.5);
-        uint64_t more, room;
-
-        if (g->full)
-            continue;
-        units = units < g->kept ? g->kept : units > g->units ? g->units : units;
-        more = (uint64_t)units - g->kept;
-        room = more ? gap_free(s, g) / g->unit_bytes : 0;
-        g->full = more > room;
-        if (more > room)
-            more = room;
-        else
-            carry = want - units * (double)g->unit_bytes;
-        if (more)
-            room_take(s->at, g->from, g->next, more * g->unit_bytes);
-        g->kept += (uint32_t)more;
-        open |= !g->full && g->kept < g->units;
-    }
-    return open;
-}
-
-static void take_back(struct solve *s, struct gap *gaps, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        if (gaps[i].kept)
-            room_give(s->at, gaps[i].from, gaps[i].next, gaps[i].kept * gaps[i].unit_bytes);
-        gaps[i].kept = 0;
-        gaps[i].full = false;
-    }
-}
-
-static bool any_full(const struct gap *gaps, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++)
-        if (gaps[i].full)
-            return true;
-    return false;
-}
-
-/* The largest share that all gaps of the class can have alike, in one round: that spreads best. */
-static double share_alike(struct solve *s, struct gap *gaps, uint32_t count)
-{
-    double low = 0, high = 1, share = 1;
-
-    for (int i = 0; i < SEARCHES; i++, share = (low + high) / 2) {
-        share_round(s, gaps, count, share);
-        if (any_full(gaps, count))
-            high = share;
-        else
-            low = share;
-        take_back(s, gaps, count);
-        if (low == 1)
-            break;
-    }
-    share_round(s, gaps, count, low);
-    return low;
-}
-
-static void share_out(struct solve *s, uint32_t count)
-{
-    uint32_t rounds = s->count > LONG_EVENTS ? ROUNDS_LONG : ROUNDS;
-
-    qsort(s->gaps, count, sizeof *s->gaps, by_class);
-    for (uint32_t first = 0, end; first < count; first = end) {
-        struct gap *gaps = s->gaps + first;
-        double low = 0;
-
-        for (end = first; end < count && s->gaps[end].class == gaps->class; end++)
-            ;
-        if (s->count <= LONG_EVENTS)
-            low = share_alike(s, gaps, end - first);
-        for (uint32_t r = 1; r <= rounds && low < 1; r++)
-            if (!share_round(s, gaps, end - first, low + (1 - low) * r / rounds))
-                break;
-    }
-}
-
-/* saved: bytes, per byte held. */
-static void gap_add(struct solve *s, uint32_t *count, uint32_t use, uint32_t from, uint32_t next,
-                    uint32_t units, uint64_t unit_bytes, double saved)
-{
-    struct gap *g = &s->gaps[*count];
-    uint32_t length = next > from ? next - from : s->count - from + next;
-    double bytes = (double)units * (double)unit_bytes;
-
-    *g = (struct gap){.use = use, .next = next, .from = from, .units = units, .unit_bytes = unit_bytes};
-    g->class = (int)floor(CLASSES_PER_OCTAVE * log2(saved * (1 + TRANSFER_BYTES / bytes) / (length + 1.0)));
-    ++*count;
-}
-
 /* ---- the device ------------------------------------------------------------ */
 
 /* The gap behind a use is empty: the next one begins before it ends. */
@@ -229,18 +97,17 @@ static bool no_gap(const struct solve *s, uint32_t use)
 static void solve_device(struct solve *s, const struct sched_room *r)
 {
     uint64_t room = r->device_bytes > r->device_window ? r->device_bytes - r->device_window : 0;
-    uint32_t count = 0;
     bool *written =
         s->device; /* the copy is newer than what lies below: taken to stay so until it is given up */
 
-    s->at = &s->room[0];
-    room_reset(s->at, room);
+    s->share.count = 0;
+    room_reset(&s->room[0], room);
     for (uint32_t i = 0; i < s->count; i++) {
         const struct sched_item *x = item_of(s, i);
         uint32_t until = s->uses[i].until, end = until < i + s->count ? until : i + s->count;
 
         if (on_device(s, i) && !x->device_home && end > i)
-            room_take(s->at, i, end % s->count, x->device_bytes);
+            room_take(&s->room[0], i, end % s->count, x->device_bytes);
     }
     for (uint32_t pass = 0; pass < 2; pass++)
         for (uint32_t i = 0; i < s->count; i++) {
@@ -257,14 +124,14 @@ static void solve_device(struct solve *s, const struct sched_room *r)
         if (!on_device(s, i) || !on_device(s, s->next[i]) || x->device_home || x->device_bytes == 0 ||
             !has_bytes(s, i) || no_gap(s, i) || saved == 0)
             continue;
-        gap_add(s, &count, i, s->uses[i].until % s->count, s->next[i], 1, x->device_bytes, saved);
+        share_add(&s->share, i, s->uses[i].until % s->count, s->next[i], 1, x->device_bytes, saved);
     }
-    share_out(s, count);
+    share_out(&s->share, &s->room[0]);
     for (uint32_t i = 0; i < s->count; i++)
         s->device[i] =
             item_of(s, i)->device_home || (on_device(s, i) && on_device(s, s->next[i]) && no_gap(s, i));
-    for (uint32_t i = 0; i < count; i++)
-        s->device[s->gaps[i].use] = s->gaps[i].kept;
+    for (uint32_t i = 0; i < s->share.count; i++)
+        s->device[s->share.gaps[i].use] = s->share.gaps[i].kept;
 }
 
 /* The copy that a use leaves behind, newer than what lies below, can wait on the device for the host's work. */
@@ -314,17 +181,16 @@ static bool rises(const struct solve *s, uint32_t use)
  * of the host's meanwhile. */
 static void solve_waiting(struct solve *s)
 {
-    uint32_t count = 0;
-
-    s->at = &s->room[0];
+    s->share.count = 0;
     for (uint32_t i = 0; i < s->count; i++)
         if (may_wait(s, i) || may_rise(s, i))
-            gap_add(s, &count, i, s->uses[i].until % s->count, s->next[i], 1, item_of(s, i)->device_bytes, 2);
-    share_out(s, count);
-    for (uint32_t k = 0; k < count; k++) {
-        uint32_t i = s->gaps[k].use;
+            share_add(&s->share, i, s->uses[i].until % s->count, s->next[i], 1, item_of(s, i)->device_bytes,
+                      2);
+    share_out(&s->share, &s->room[0]);
+    for (uint32_t k = 0; k < s->share.count; k++) {
+        uint32_t i = s->share.gaps[k].use;
 
-        s->device[i] = s->gaps[k].kept;
+        s->device[i] = s->share.gaps[k].kept;
         if (on_device(s, i))
             s->below[i] = !s->device[i];
         else
@@ -392,14 +258,15 @@ static bool short_end(const struct sched_item *x)
 }
 
 /* Where they have all others, they are kept if there is still room. */
-static void keep_ends(struct solve *s, uint32_t count)
+static void keep_ends(struct solve *s)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        struct gap *g = &s->gaps[i];
+    for (uint32_t i = 0; i < s->share.count; i++) {
+        struct share_gap *g = &s->share.gaps[i];
 
-        if (g->kept < g->units || !short_end(item_of(s, g->use)) || gap_free(s, g) < g->unit_bytes)
+        if (g->kept < g->units || !short_end(item_of(s, g->use)) ||
+            room_free(&s->room[1], g->from, g->next) < g->unit_bytes)
             continue;
-        room_take(s->at, g->from, g->next, g->unit_bytes);
+        room_take(&s->room[1], g->from, g->next, g->unit_bytes);
         g->kept++;
     }
 }
@@ -407,10 +274,8 @@ static void keep_ends(struct solve *s, uint32_t count)
 static void solve_host(struct solve *s, const struct sched_room *r)
 {
     uint64_t room = r->host_bytes > r->host_window ? r->host_bytes - r->host_window : 0;
-    uint32_t count = 0;
-
-    s->at = &s->room[1];
-    room_reset(s->at, room);
+    s->share.count = 0;
+    room_reset(&s->room[1], room);
     for (uint32_t i = 0; i < s->count; i++) {
         const struct sched_item *x = item_of(s, i);
         uint32_t end = chain_end(s, i);
@@ -422,15 +287,15 @@ static void solve_host(struct solve *s, const struct sched_room *r)
         s->alone[i] = s->below[i] && may_be_alone(s, i, end);
         if (s->below[i] && !s->alone[i] && has_bytes(s, i) && !x->device_home && stage_tiles(x) &&
             saved > 0.01)
-            gap_add(s, &count, i, from, s->next[end], stage_tiles(x) - short_end(x), tile_room(x), saved);
+            share_add(&s->share, i, from, s->next[end], stage_tiles(x) - short_end(x), tile_room(x), saved);
     }
-    share_out(s, count);
-    keep_ends(s, count);
-    for (uint32_t k = 0; k < count; k++) {
-        uint32_t i = s->gaps[k].use, end = chain_end(s, i);
+    share_out(&s->share, &s->room[1]);
+    keep_ends(s);
+    for (uint32_t k = 0; k < s->share.count; k++) {
+        uint32_t i = s->share.gaps[k].use, end = chain_end(s, i);
 
         for (;; i = s->next[i]) {
-            s->tiles[i] = s->gaps[k].kept;
+            s->tiles[i] = s->share.gaps[k].kept;
             if (i == end)
                 break;
         }
@@ -591,7 +456,7 @@ void sched_room_windows(struct sched_room *room, const struct sched_item *items,
 int sched_solve(const struct sched_use *uses, uint32_t count, const struct sched_item *items, uint32_t ids,
                 const struct sched_room *room, struct sched_rest *rest, struct sched_moved *moved)
 {
-    struct solve s = {.uses = uses, .count = count, .items = items, .ids = ids};
+    struct solve s = {.uses = uses, .count = count, .items = items, .ids = ids, .share.events = count};
     struct walk w = {0};
     int err = 0;
 
@@ -602,14 +467,14 @@ int sched_solve(const struct sched_use *uses, uint32_t count, const struct sched
     s.device = calloc(count, sizeof *s.device);
     s.tiles = calloc(count, sizeof *s.tiles);
     s.dirty = calloc(count, sizeof *s.dirty);
-    s.gaps = calloc(count, sizeof *s.gaps);
+    s.share.gaps = calloc(count, sizeof *s.share.gaps);
     w.newer = calloc((size_t)ids + 1, sizeof *w.newer);
     w.here = calloc((size_t)ids + 1, sizeof *w.here);
     s.newer = calloc(count, sizeof *s.newer);
     s.below = calloc(count, sizeof *s.below);
     s.alone = calloc(count, sizeof *s.alone);
     if (room_open(&s.room[0], count) < 0 || room_open(&s.room[1], count) < 0 || !s.next || !s.device ||
-        !s.tiles || !s.dirty || !s.gaps || !w.newer || !w.here || !s.newer || !s.below || !s.alone)
+        !s.tiles || !s.dirty || !s.share.gaps || !w.newer || !w.here || !s.newer || !s.below || !s.alone)
         err = base_fail(-ENOMEM, "solve a step of %u uses: out of memory", count);
     else
         solve_all(&s, &w, room, rest, moved);
@@ -619,7 +484,7 @@ int sched_solve(const struct sched_use *uses, uint32_t count, const struct sched
     free(s.device);
     free(s.tiles);
     free(s.dirty);
-    free(s.gaps);
+    free(s.share.gaps);
     free(w.newer);
     free(w.here);
     free(s.newer);

@@ -39,7 +39,7 @@ allowed() {
     liboffload/core/part.[ch]) echo "$ground ${c}tile.h ${c}part.h" ;;
     liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}part.h ${c}place.h" ;;
     liboffload/core/blame.[ch]) echo "$ground ${c}blame.h" ;;
-    liboffload/core/copy.[ch]) echo "$copy" ;;
+    liboffload/core/copy.[ch] | liboffload/core/copy_*.c) echo "$copy" ;;
     liboffload/core/wait.[ch]) echo "$copy ${c}wait.h" ;;
     liboffload/core/hold.[ch]) echo "$ground ${c}part.h ${c}hold.h" ;;
     liboffload/core/lease.[ch]) echo "$copy ${c}wait.h ${c}hold.h ${c}lease.h" ;;

@@ -14,6 +14,7 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_matrix
 
 ALIGN = 256  # of a range of device memory
+UNIT = 1 << 20  # of the goal: numbers near 1 are what the solver is made for
 
 
 def footprint(n):
@@ -108,7 +109,10 @@ class Program:
                 c[v] += weight * amount
         a, b = matrix(self.rows, self.count), np.array(self.bound)
         e = matrix([terms for terms, _ in self.equal], self.count)
-        result = linprog(c, A_ub=a, b_ub=b, A_eq=e, b_eq=[x for _, x in self.equal], method="highs")
+        for method in ("highs-ds", "highs-ipm"):  # either may give up on what the other solves
+            result = linprog(c / UNIT, A_ub=a, b_ub=b, A_eq=e, b_eq=[x for _, x in self.equal], method=method)
+            if result.status in (0, 2):
+                break
         if result.status != 0:
             raise ValueError(f"no schedule fits these budgets: {result.message}")
         return {part: max(0.0, float(sum(result.x[v] * amount for v, amount in table.items())))
@@ -123,14 +127,14 @@ def matrix(rows, columns):
 
 class Interval:
     """Between two uses: shares of the bytes that stay on the device (d), are kept in host memory (h), are read
-    from the drive (r) or copied out of the device (o)."""
+    from the drive (r) or copied out of the device (o); of h, what is there to the end of it (q)."""
 
     def __init__(self, p, before, after, period):
         self.before, self.after = before, after
         self.span = (before.end, after.start if after.start > before.end else after.start + period)
         self.live = after.reads and not before.drops
         self.settled = False  # h lies in host memory all the time: it can't come back from the device
-        self.d, self.h, self.r, self.o = (p.var() for _ in range(4))
+        self.d, self.h, self.r, self.o, self.q = (p.var() for _ in range(5))
 
     def covers(self, t, period):
         return self.live and any(self.span[0] < x < self.span[1] for x in (t, t + period))
@@ -144,12 +148,13 @@ def add_flows(p, all_, v, share):
         last, size = all_[n - 1], v.size
         p.at_most([(i.d, 1), (share, -1)])
         p.at_most([(i.h, 1), (share, -1)])
+        p.at_most([(i.q, 1), (i.h, -1)])
         if i.before.host:
             p.at_most([(i.d, 1)])  # the device's copy is the old one
         elif i.before.writes:
             p.at_most([(i.h, 1), (i.o, -1)])  # on the device alone
         else:
-            p.at_most([(i.h, 1), (last.h, -1), (last.r, -1), (i.o, -1)])
+            p.at_most([(i.h, 1), (last.q, -1), (last.r, -1), (i.o, -1)])
         p.at_most([(share, 1), (i.h, -1), (i.r, -1)] + ([] if i.after.host else [(i.d, -1)]))
         if not i.after.host:
             p.pays("in", share, size)
@@ -202,8 +207,7 @@ def add_room(p, table, step, device, host):
                 if i.covers(2 * t, period):
                     on_device.append((i.d, v.size))
                     both += [(i.d, v.size), (i.h, v.size)]
-                    if i.settled:
-                        on_host.append((i.h, v.size))
+                    on_host.append((i.h if i.settled else i.q, v.size))
                 elif i.live and not i.before.host and not i.before.writes and i.before.start <= 2 * t <= i.before.end:
                     copy = p.var()  # was in host memory all along, or could not be there after
                     p.at_most([(i.h, 1), (i.o, -1), (copy, -1)])
@@ -211,9 +215,8 @@ def add_room(p, table, step, device, host):
                     on_host.append((copy, v.size))
         if least + held > device:
             raise ValueError(f"slot {t} leases {least} bytes beside {held}: more than the device's {device}")
-        p.at_most(on_device, device - held - least)
-        p.at_most(both, device + host - held - least)
-        p.at_most(on_host, host)
+        for terms, room in ((on_device, device - held - least), (both, device + host - held - least), (on_host, host)):
+            p.at_most([(v, size / UNIT) for v, size in terms], room / UNIT)
 
 
 def least(step, device, host):

@@ -32,7 +32,7 @@ static struct span span_of(const struct core_copy *c, uint32_t tile)
     return (struct span){c->from > start ? c->from : start, c->to < stop ? c->to : stop};
 }
 
-static bool is_edge(const struct core_copy *c, uint32_t tile)
+bool copy_is_edge(const struct core_copy *c, uint32_t tile)
 {
     struct span s = span_of(c, tile);
 
@@ -58,8 +58,7 @@ bool copy_fill_before(const struct ofl_tensor *t, uint64_t ordinal)
     return false;
 }
 
-/* A copy made before c still awaits bytes of its part from the tiles: what is newer must not replace them yet. */
-static bool fill_older(const struct core_copy *c)
+bool copy_fill_older(const struct core_copy *c)
 {
     for (const struct core_copy *o = copy_first(c->tensor); o; o = copy_after(o))
         if (copy_filling(o) && o->seq < c->seq && copy_meets(o, c->from, c->to))
@@ -251,7 +250,7 @@ static bool drain_tile(struct pager *p, struct core_copy *c, uint32_t tile)
     struct ofl_tensor *t = c->tensor;
     struct core_tile *x = &t->tiles[tile];
     struct span s = span_of(c, tile);
-    bool edge = is_edge(c, tile);
+    bool edge = copy_is_edge(c, tile);
     struct core_op *op;
 
     if (edge && x->state == TILE_NONE)
@@ -296,7 +295,7 @@ static bool drain_advance(struct pager *p, struct core_copy *c)
     struct ofl_tensor *t = c->tensor;
 
     if (c->drop || c->marks || c->waiting || copy_filling(c) || t->host_done < c->drain_after ||
-        fill_older(c) || drain_older(c))
+        copy_fill_older(c) || drain_older(c))
         return true;
     while (c->drain_next < c->end && drain_may(&t->tiles[c->drain_next]))
         if (!drain_tile(p, c, c->drain_next))
@@ -369,9 +368,9 @@ void copy_moved(struct pager *p, struct core_op *op)
         x->state = TILE_VALID;
         c->drain_done++;
         tile_set_dirty(p, t, op->tile, true);
-        if (is_edge(c, op->tile) && !t->turns)
+        if (copy_is_edge(c, op->tile) && !t->turns)
             tile_ahead(p, t, op->tile, false); /* if it was fetched, it was for this */
-        if (x->stale || (c->drop && !is_edge(c, op->tile)))
+        if (x->stale || (c->drop && !copy_is_edge(c, op->tile)))
             tile_drop(p, t, op->tile);
         return;
     }
@@ -545,84 +544,4 @@ void copy_ruin(struct pager *p, struct core_copy *c, uint64_t version, const str
     }
     if (!c->ghost && !c->leases && !c->home && !c->waiting)
         place_evict(p, c);
-}
-
-/* Nobody reads what lies below for its old bytes any more. */
-static bool below_is_idle(const struct core_copy *c, uint64_t version)
-{
-    const struct ofl_tensor *t = c->tensor;
-    /* Who writes to bytes of a live copy has its lease, or makes a ghost of it. */
-    uint64_t newest = c->ghost ? t->version : c->version;
-
-    return version == newest && t->host_issued == t->host_done && !t->source && c->drain_next == c->first &&
-           !fill_older(c);
-}
-
-static void drop_below(struct pager *p, struct core_copy *c)
-{
-    struct ofl_tensor *t = c->tensor;
-
-    for (struct core_copy *g = t->ghosts; g; g = g->next)
-        if (g->seq < c->seq && copy_holds(c, g->from, g->to))
-            part_drop(p, g);
-    for (uint32_t i = c->first; i < c->end; i++)
-        if (!is_edge(c, i))
-            tile_drop(p, t, i);
-    pager_look(p, t);
-}
-
-void copy_stand_alone(struct pager *p, struct core_copy *c)
-{
-    struct ofl_tensor *t = c->tensor;
-    struct sched_rest rest = sched_rest_now(p->sched, t->id);
-
-    if (!p->planned || !rest.alone || !(rest.device || c->leases || c->marks) || c->dirty || c->writers ||
-        c->ghost || c->home || c->error || c->hollow || copy_filling(c) || t->source || t->lost ||
-        c->to - c->from < t->bytes || !below_is_idle(c, c->version))
-        return;
-    c->dirty = c->wrote = true;
-    c->write_seq = ++p->seq;
-    c->drain_after = t->host_issued;
-    drop_below(p, c);
-}
-
-/* The host's work that comes next writes all of t anew, has not begun, and comes after c. */
-static bool made_anew(const struct core_copy *c)
-{
-    const struct ofl_tensor *t = c->tensor;
-    const struct core_update *u = t->turns ? t->turns->update : NULL;
-
-    for (uint32_t i = 0; u && i < u->count; i++)
-        if (u->tensors[i] == t)
-            return u->access[i] == HOST_OVERWRITE && u->tiles_next == 0 && c->after_host == t->host_done;
-    return false;
-}
-
-void copy_let_go(struct pager *p, struct core_copy *c)
-{
-    if (c->done && !copy_filling(c) && !c->error && c->drain_next == c->first && !c->tensor->source &&
-        !fill_older(c) && made_anew(c))
-        drop_below(p, c);
-}
-
-void copy_publish(struct pager *p, struct core_copy *c, uint64_t version, bool whole)
-{
-    c->wrote = true;
-    if (whole && version >= c->tensor->whole_version)
-        c->tensor->gone = false;
-    if (below_is_idle(c, version))
-        drop_below(p, c);
-}
-
-void copy_forget(struct pager *p, struct core_copy *c, uint64_t version)
-{
-    if (!below_is_idle(c, version)) {
-        copy_let_go(p, c);
-        return;
-    }
-    drop_below(p, c);
-    if (c->ghost)
-        part_drop(p, c);
-    else if (!c->home)
-        c->dirty = false; /* it may have come to stand alone since its release */
 }

@@ -26,6 +26,10 @@ void copy_fail_edge(struct pager *p, struct ofl_tensor *t, uint32_t tile, const 
 /* What a write should have put into c is not there. Its range is not published; t is lost if nothing good
  * lies below. version: of the write. */
 void copy_ruin(struct pager *p, struct core_copy *c, uint64_t version, const struct base_error *error);
+/* It has not all of the tile, which is the first or the last that its bytes lie in. */
+bool copy_is_edge(const struct core_copy *c, uint32_t tile);
+/* A copy made before c still awaits bytes of its part from the tiles: what is newer must not replace them yet. */
+bool copy_fill_older(const struct core_copy *c);
 /* Where the plan says that c is to be the only copy, what lies below goes: c is the newest from now on. */
 void copy_stand_alone(struct pager *p, struct core_copy *c);
 /* Of a copy that has been released for good and has its bytes: if the host's work makes them anew next, it need not
