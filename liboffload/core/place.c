@@ -483,7 +483,7 @@ static enum sched_verdict judge(void *arg, uint32_t id, uint64_t distance)
     if ((s->best.first && worth_of(s, id, distance) < s->best.next_use) || s->looks >= WINDOWS_MAX)
         return SCHED_STOP; /* those to come can't be better */
     if (kept_from(s, id, distance))
-        return s->p->planned && sched_passing(s->p->sched, id) ? SCHED_SKIP : SCHED_STOP;
+        return SCHED_STOP; /* what passes comes first, the farthest of it: then what rests */
     windows_of(s, s->p->by_id[id]);
     return SCHED_SKIP;
 }
