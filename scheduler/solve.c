@@ -18,8 +18,10 @@
 #define BLOCK_BYTES 4096u
 /* Tiles that pass through host memory at a time: where it only lies between drive and device; where updates hold
  * some of them, too. */
-#define WINDOW_TILES         12u
+#define WINDOW_TILES         6u
 #define WINDOW_TILES_UPDATES 24u
+/* This part of the device is kept clear of what waits there: the next step begins in it, under the host's work. */
+#define WAIT_PART 4u
 /* A last tile of less than this part of a whole one rests only where there is room for it. */
 #define SHORT_END 4u
 /* What a gap saves depends on whether its bytes were written in one before: solved again with what came out. */
@@ -182,6 +184,7 @@ static bool rises(const struct solve *s, uint32_t use)
 static void solve_waiting(struct solve *s)
 {
     s->share.count = 0;
+    room_take(&s->room[0], 0, 0, s->room[0].bytes / WAIT_PART);
     for (uint32_t i = 0; i < s->count; i++)
         if (may_wait(s, i) || may_rise(s, i))
             share_add(&s->share, i, s->uses[i].until % s->count, s->next[i], 1, item_of(s, i)->device_bytes,

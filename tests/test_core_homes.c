@@ -373,12 +373,12 @@ static void tiles_fit_the_budgets(void **state)
     static const struct {
         uint64_t device, leased, host, store, expected, tile; /* MiB; the tile: KiB */
     } sizes[] = {
-        {64, 0, 64, 0, 0, 256},           /* nothing is announced: 256 of them */
+        {64, 0, 64, 0, 0, 512},           /* nothing is announced: 128 of them */
         {64, 0, 2, 0, 0, 64},             /* the least */
         {64, 0, 8192, 0, 0, 8192},        /* no larger ones */
-        {64, 64, 512, 1024, 1024, 2048},  /* all in the store */
-        {64, 64, 512, 1024, 1460, 256},   /* 436 MiB in HOST: 256 tiles in the other 76 */
-        {300, 140, 1100, 900, 2098, 128}, /* the device holds 160 of them: the stage has 62 */
+        {64, 64, 512, 1024, 1024, 4096},  /* all in the store */
+        {64, 64, 512, 1024, 1460, 512},   /* 436 MiB in HOST: 128 tiles in the other 76 */
+        {300, 140, 1100, 900, 2098, 256}, /* the device holds 160 of them: the stage has 62 */
         {300, 300, 1100, 900, 1999, 64},  /* and here none */
         {300, 140, 1100, 900, 2150, 64},  /* 10 MiB are left */
         {32, 12, 69, 0, 80, 256}, /* no store: 32 tiles beside the 60 MiB that the device has no room for */

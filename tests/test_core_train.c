@@ -143,7 +143,7 @@ static void only_the_optimizers_state_passes(void **state)
 
     moved = steady(*state, 24, 16, OFL_LEASE_DROP, &planned);
     print_message("moved %.1f MiB, planned %.1f, least %.1f\n", moved, planned, least);
-    assert_true(planned >= least && planned <= 1.12 * least);
+    assert_true(planned >= least && planned <= 1.2 * least);
     assert_true(moved <= 1.15 * planned);
 }
 
@@ -162,7 +162,7 @@ static void what_may_be_read_again_is_kept(void **state)
 
     moved = steady(*state, 24, 16, 0, &planned);
     print_message("moved %.1f MiB, planned %.1f\n", moved, planned);
-    assert_true(planned > 1.12 * 40 && moved > 1.12 * 40);
+    assert_true(planned > 1.3 * 40 && moved > 1.3 * 40);
 }
 
 int main(void)

@@ -164,9 +164,9 @@ static void test_training_clipped(void **state)
     clipped = ask(&m, &w, 100 * MIB, 80 * MIB, 100 * GIB);
     assert_true(clipped.drive_write_bytes > free.drive_write_bytes + 3 * free.parameters);
     assert_true(clipped.drive_read_bytes > free.drive_read_bytes + 3 * free.parameters);
-    clipped = ask(&m, &w, 1500 * MIB, 80 * MIB, 100 * GIB);
+    clipped = ask(&m, &w, 2200 * MIB, 80 * MIB, 100 * GIB);
     w.clip = 0;
-    free = ask(&m, &w, 1500 * MIB, 80 * MIB, 100 * GIB);
+    free = ask(&m, &w, 2200 * MIB, 80 * MIB, 100 * GIB);
     assert_near((double)clipped.drive_write_bytes, (double)free.drive_write_bytes, 0.01, "with room");
     free = ask(&m, &w, 8 * GIB, 8 * GIB, 0);
     assert_int_equal(free.home, OFL_DEVICE);

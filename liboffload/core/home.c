@@ -24,7 +24,7 @@
  * always leave a hole for one more; */
 #define STAGE_TILES 32u
 /* with these, updates of many tiles run side by side. */
-#define STAGE_TILES_WIDE 256u
+#define STAGE_TILES_WIDE 128u
 /* Without a store nothing is claimed but tiles of sources. */
 #define STAGE_TILES_NO_STORE 4u
 

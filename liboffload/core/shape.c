@@ -8,6 +8,8 @@
 #include "base/dtype.h"
 #include "liboffload/core/tile.h"
 
+#define SOURCE_TILE_LEAST (64u << 10)
+
 /* The tiles, and behind them what is kept of them together. */
 static int make_tiles(struct ofl_tensor *t)
 {
@@ -29,9 +31,15 @@ static void cut(struct ofl_tensor *t, const struct base_dtype *d, uint64_t tile_
     t->tile_bytes = t->tile_elems / d->block_elems * d->block_bytes;
 }
 
+/* Nothing is written back or updated: smaller ones cost little, and windows of them take less of the budget. */
+static uint64_t source_tile(uint64_t tile_bytes)
+{
+    return tile_bytes > SOURCE_TILE_LEAST ? tile_bytes / 2 : tile_bytes;
+}
+
 static void cut_source(struct ofl_tensor *t, uint64_t tile_bytes, uint64_t file_off)
 {
-    t->tile_bytes = tile_bytes;
+    t->tile_bytes = source_tile(tile_bytes);
     t->file_off = file_off;
     t->lead = file_off % CORE_HOST_ALIGN;
 }

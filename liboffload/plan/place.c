@@ -13,7 +13,7 @@
 #define TILE_MIN_BYTES (64ull << 10)
 #define TILE_MAX_BYTES (8ull << 20)
 /* As the core has them (home.c; a test compares what both come to): tiles that host memory holds before they grow. */
-#define WIDE_TILES 256u
+#define WIDE_TILES 128u
 /* Host memory that stays free of homes: room for so many tiles on the move, with drives and without. */
 #define MOVING_TILES          32u
 #define MOVING_TILES_NO_STORE 4u
@@ -146,6 +146,16 @@ static void share_out(const struct plan_program *p, struct plan_place *place, ui
     }
 }
 
+/* As pager_tensor_make cuts it. */
+static uint64_t tile_of(const struct plan_tensor *t, uint64_t tile_bytes)
+{
+    uint64_t element = ofl_dtype_bytes(t->dtype);
+
+    if (t->source)
+        return tile_bytes > TILE_MIN_BYTES ? tile_bytes / 2 : tile_bytes;
+    return element > 4 ? tile_bytes : tile_bytes / 4 * element;
+}
+
 static int make_items(const struct plan_program *p, struct plan_place *place)
 {
     place->items = calloc(p->tensors_count + 1, sizeof *place->items);
@@ -153,13 +163,10 @@ static int make_items(const struct plan_program *p, struct plan_place *place)
         return base_fail(-ENOMEM, "estimate: %u tensors: out of memory", p->tensors_count);
     for (uint32_t i = 0; i < p->tensors_count; i++) {
         const struct plan_tensor *t = &p->tensors[i];
-        uint64_t element = ofl_dtype_bytes(t->dtype);
 
-        place->items[i] = (struct sched_item){
-            .device_bytes = ofl_device_footprint(t->bytes),
-            .bytes = t->bytes,
-            /* as pager_tensor_make cuts them */
-            .tile_bytes = t->source || element > 4 ? place->tile_bytes : place->tile_bytes / 4 * element};
+        place->items[i] = (struct sched_item){.device_bytes = ofl_device_footprint(t->bytes),
+                                              .bytes = t->bytes,
+                                              .tile_bytes = tile_of(t, place->tile_bytes)};
         place->device_all_bytes += place->items[i].device_bytes;
         place->tensor_bytes += t->source ? 0 : in_blocks(t->bytes);
     }
