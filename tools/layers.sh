@@ -37,7 +37,7 @@ allowed() {
     liboffload/core/pager.h | liboffload/core/op.c) echo "$ground" ;;
     liboffload/core/tile.[ch] | liboffload/core/tile_*.c) echo "$ground ${c}tile.h" ;;
     liboffload/core/part.[ch]) echo "$ground ${c}tile.h ${c}part.h" ;;
-    liboffload/core/place.[ch]) echo "$ground ${c}tile.h ${c}part.h ${c}place.h" ;;
+    liboffload/core/place.[ch] | liboffload/core/place_*) echo "$ground ${c}tile.h ${c}part.h ${c}place.h ${c}place_impl.h" ;;
     liboffload/core/blame.[ch]) echo "$ground ${c}blame.h" ;;
     liboffload/core/copy.[ch] | liboffload/core/copy_*.c) echo "$copy" ;;
     liboffload/core/wait.[ch]) echo "$copy ${c}wait.h" ;;

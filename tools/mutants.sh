@@ -33,9 +33,9 @@ no-wait-between-streams|liboffload/core/lease.c|return pending \&\& c->mark_stre
 writers-ignore-readers|liboffload/core/lease.c|mode == OFL_READ ? c->write_marks : c->marks|c->write_marks|sim
 stream-of-marks-forgotten|liboffload/core/lease.c|c->mark_stream = c->marks == 0 \|\| c->mark_stream == stream ? stream : 0;|c->mark_stream = stream;|sim
 marks-not-counted|liboffload/core/wait.c|        if (--cond->count) {|        if (0) {|sim
-obsolete-dropped-for-newer|liboffload/core/copy.c|return version == newest \&\& |return |sim
-obsolete-dropped-before-work|liboffload/core/copy.c|t->host_issued == t->host_done \&\& !t->source|!t->source|sim
-obsolete-dropped-before-fill|liboffload/core/copy.c|           !fill_older(c);|           1;|sim
+obsolete-dropped-for-newer|liboffload/core/copy_below.c|return version == newest \&\& |return |sim
+obsolete-dropped-before-work|liboffload/core/copy_below.c|t->host_issued == t->host_done \&\& !t->source|!t->source|sim
+obsolete-dropped-before-fill|liboffload/core/copy_below.c|           !copy_fill_older(c);|           1;|sim
 work-out-of-order|liboffload/core/work.c|if (t->turns != (r->update ? \&r->update->turn[i] : \&r->turn) \|\||if (|sim
 work-before-drain|liboffload/core/work.c| \|\|\n        !copy_drained(t, from, from + tile_count_bytes(t, ref->tile), r->seq))|)|sim
 work-before-older-fill|liboffload/core/work.c|return ref->access == HOST_READ \|\| !copy_fill_before(t, r->ordinal[i]);|return true;|sim
@@ -61,7 +61,7 @@ removed-in-use|liboffload/core/pump.c|    if (copy_in_use(t))|    if (0)|sim
 removed-with-ghosts|liboffload/core/pump.c|if (t->ghosts \|\| t->turns|if (t->turns|sim
 removed-busy|liboffload/core/pump.c|if (t->ghosts \|\| t->turns \|\| tile_busy(t))|if (t->ghosts \|\| t->turns)|sim
 homes-over-caches|liboffload/core/pump.c|if (err == 0 \&\& t->home_tiles \&\& !tile_vacate(p))|if (0)|sim test_core_homes
-leased-evicted|liboffload/core/place.c|if (c == \&s->p->live \|\| c->leases \|\| c->home)|if (c == \&s->p->live \|\| c->home)|sim
+leased-evicted|liboffload/core/place_find.c|if (c == \&s->p->live \|\| c->leases \|\| c->home)|if (c == \&s->p->live \|\| c->home)|sim
 hollow-not-filled|liboffload/core/lease.c|        if (item->made \|\| c->hollow) {|        if (item->made) {|sim
 hungry-gives-up|liboffload/core/pump.c|return p->changes != before \|\| p->hungry;|return p->changes != before;|sim
 prefetch-tries-for-ever|liboffload/core/pump.c|    t->ahead_failed = true; /* nobody|    ; /* nobody|sim
@@ -74,15 +74,15 @@ edge-without-its-rest|liboffload/core/copy.c|    if (edge \&\& x->state == TILE_
 edge-not-zeroed|liboffload/core/tile_zero.c|tile_ptr(p, t, tile), tile_count_bytes(t, tile), op);\n    return true;|tile_ptr(p, t, tile), 0, op);\n    return true;|sim
 edge-drained-whole|liboffload/core/copy.c|on_host(p, c, tile, s), on_device(p, c, s), s.to - s.from, op);\n    return true;|tile_ptr(p, t, tile), on_device(p, c, s), s.to - s.from, op);\n    return true;|sim
 edge-can-not-be-had|liboffload/core/pump.c|    copy_fail_edge(p, t, op->tile, why);|    ;|sim
-edge-dropped|liboffload/core/copy.c|        if (!is_edge(c, i))\n|        if (1)\n|sim
-edge-dropped-with-its-ghost|liboffload/core/copy.c|(c->drop \&\& !is_edge(c, op->tile))|c->drop|sim
-part-drops-larger-ghost|liboffload/core/copy.c|g->seq < c->seq \&\& copy_holds(c, g->from, g->to)|g->seq < c->seq|sim
-part-drops-under-newer|liboffload/core/copy.c|uint64_t newest = c->ghost ? t->version : c->version;|uint64_t newest = c->version;|sim
+edge-dropped|liboffload/core/copy_below.c|        if (!copy_is_edge(c, i))\n|        if (1)\n|sim
+edge-dropped-with-its-ghost|liboffload/core/copy.c|(c->drop \&\& !copy_is_edge(c, op->tile))|c->drop|sim
+part-drops-larger-ghost|liboffload/core/copy_below.c|g->seq < c->seq \&\& copy_holds(c, g->from, g->to)|g->seq < c->seq|sim
+part-drops-under-newer|liboffload/core/copy_below.c|uint64_t newest = c->ghost ? t->version : c->version;|uint64_t newest = c->version;|sim
 part-before-older-drain|liboffload/core/copy.c|if (!c->drop \&\& c->write_seq < seq \&\& copy_meets(c, from, to) \&\& c->drain_done <= tile)|if (!c->drop \&\& c->write_seq < seq \&\& c->from <= from \&\& c->to >= to \&\& c->drain_done <= tile)|sim
 part-drained-before-older|liboffload/core/copy.c|if (!g->drop \&\& copy_meets(g, c->from, c->to))|if (!g->drop \&\& copy_holds(g, c->from, c->to))|sim
 part-before-older-fill|liboffload/core/copy.c|copy_filling(o) \&\& o->seq < c->seq \&\& copy_meets(o, c->from, c->to)|copy_filling(o) \&\& o->seq < c->seq \&\& copy_holds(c, o->from, o->to)|sim
 part-overwrite-of-a-home|liboffload/core/lease.c|if (l->mode != OFL_OVERWRITE \|\| c->to - c->from > item->to - item->from) {|if (l->mode != OFL_OVERWRITE) {|sim
-part-makes-whole|liboffload/core/copy.c|    if (whole \&\& version >=|    if (version >=|sim
+part-makes-whole|liboffload/core/copy_below.c|    if (whole \&\& version >=|    if (version >=|sim
 part-makes-whole-at-once|liboffload/core/lease.c|if (l->mode == OFL_OVERWRITE \&\& whole) {|if (l->mode == OFL_OVERWRITE) {|sim
 part-overwritten-again|liboffload/core/copy.c|    if (version < c->over_version)\n        return;|    ;|sim
 parts-overlap|liboffload/core/lease.c|            while ((across = part_find(t, item->from, item->to)))\n                place_evict(p, across);|            ;|sim
@@ -96,12 +96,23 @@ budget-not-checked|liboffload/core/lease.c|if (p->held_bytes + wanted <= p->devi
 homes-no-memory-for-moves|liboffload/core/home.c|return store ? tiles * tile_bytes|return store ? 0|sim test_core_homes
 homes-shares-reversed|liboffload/core/home.c|h->share[OFL_HOST] = e - h->share[OFL_NVME];|h->share[OFL_HOST] = h->share[OFL_NVME];|test_core_homes
 homes-fill-in-turn|liboffload/core/home.c|return h->expected_bytes ? (uint64_t)|return 0 ? (uint64_t)|test_core_homes
-homes-evicted|liboffload/core/place.c|if (c == \&s->p->live \|\| c->leases \|\| c->home)|if (c == \&s->p->live \|\| c->leases)|sim test_core_homes
+homes-evicted|liboffload/core/place_find.c|if (c == \&s->p->live \|\| c->leases \|\| c->home)|if (c == \&s->p->live \|\| c->leases)|sim test_core_homes
 homes-without-leases-room|liboffload/core/home.c|uint64_t kept = p->homes.leased_bytes;|uint64_t kept = 0;|test_core_homes
 homes-tail-at-the-front|liboffload/core/tile.c|(tile - t->home_tiles) * t->tile_bytes|tile * t->tile_bytes|sim test_core_homes
 cuda-runs-into-a-full-queue|liboffload/device/cuda_lane.c|while (l->queued > CUDA_AHEAD)|while (0)|test_core_cuda
 mixed-groups-bound|liboffload/core/core.c|    if (!on \|\| !off)|    if (1)|test_core_homes
-prefetch-takes-what-rests|liboffload/core/place.c|(s->p->planned \&\& !sched_passing(s->p->sched, id))|false|test_core_plan
+prefetch-takes-what-rests|liboffload/core/place_find.c|(s->p->planned \&\& !sched_passing(s->p->sched, id))|false|test_core_plan
+late-drain-for-all|liboffload/core/copy.c|p->planned \&\& c->for_update \&\&|p->planned \&\&|sim
+late-drain-in-the-way|liboffload/core/copy.c|        set_late(p, c, true); /* it stands in nobody's way */|        ;|sim
+drains-at-once|liboffload/core/copy.c|return p->planned \&\& c->for_update|return false \&\& c->for_update|test_simulate
+alone-not-dirty|liboffload/core/copy_below.c|    c->dirty = c->wrote = true;|    c->wrote = true;|sim
+alone-half-filled|liboffload/core/copy_below.c|c->hollow \|\| copy_filling(c) \|\||c->hollow \|\||sim
+alone-without-a-use|liboffload/core/copy_below.c|!(rest.device \|\| c->leases \|\| c->marks)|false|sim
+let-go-under-an-update|liboffload/core/copy_below.c| \&\& u->tiles_next == 0||sim
+let-go-of-newer-bytes|liboffload/core/copy_below.c| \&\& c->after_host == t->host_done||sim
+risen-tiles-passed-down|liboffload/core/tile_sets.c|!sched_solved(p->sched) \|\| rest.alone ?|!sched_solved(p->sched) ?|test_simulate
+nothing-waits|scheduler/solve.c|if (may_wait(s, i) \|\| may_rise(s, i))|if (may_rise(s, i))|test_simulate
+nothing-rises|scheduler/solve.c|if (may_wait(s, i) \|\| may_rise(s, i))|if (may_wait(s, i))|test_simulate
 what-passes-leaves-last|scheduler/order.c|set == SCHED_COPIES \&\& far|false \&\& far|test_core_plan
 plan-solved-again-and-again|scheduler/plan.c| \&\& !p->fickle||test_trace
 ahead-takes-holes|liboffload/core/tile.c|claim.need == NEED_AHEAD \&\& p->crowded|false|test_simulate
