@@ -42,7 +42,7 @@ work-before-older-fill|liboffload/core/work.c|return ref->access == HOST_READ \|
 work-writer-not-alone|liboffload/core/work.c|if (ref->access == HOST_READ \|\| x->pins == 0)|if (1)|sim
 request-leaves-copy|liboffload/core/work.c|if (c->dirty \|\| write)|if (c->dirty)|sim
 request-leaves-dirty-copy|liboffload/core/work.c|if (c->dirty \|\| write)|if (write)|sim
-update-leaves-copy|liboffload/core/work.c|        while ((c = part_find(t, 0, t->bytes)))\n            place_evict(p, c);|        ;|sim
+update-leaves-copy|liboffload/core/work.c|            place_evict(p, c);\n            c->for_update = true;|            break;|sim
 clip-not-awaited|liboffload/core/work.c|    u->held = held;|    u->held = false;|sim test_optimizer
 no-place-for-the-oldest|liboffload/core/work.c|    if (p->active + !oldest >= p->active_max)|    if (p->active >= p->active_max)|sim
 no-claims-for-the-oldest|liboffload/core/work.c|uint32_t kept = oldest ? 0 : CORE_UPDATE_TENSORS;|uint32_t kept = 0;|sim
@@ -98,10 +98,10 @@ homes-shares-reversed|liboffload/core/home.c|h->share[OFL_HOST] = e - h->share[O
 homes-fill-in-turn|liboffload/core/home.c|return h->expected_bytes ? (uint64_t)|return 0 ? (uint64_t)|test_core_homes
 homes-evicted|liboffload/core/place_find.c|if (c == \&s->p->live \|\| c->leases \|\| c->home)|if (c == \&s->p->live \|\| c->leases)|sim test_core_homes
 homes-without-leases-room|liboffload/core/home.c|uint64_t kept = p->homes.leased_bytes;|uint64_t kept = 0;|test_core_homes
-homes-tail-at-the-front|liboffload/core/tile.c|(tile - t->home_tiles) * t->tile_bytes|tile * t->tile_bytes|sim test_core_homes
+homes-tail-at-the-front|liboffload/core/tile.c| + tile_start(t, tile) - tile_start(t, t->home_tiles)| + tile_start(t, tile)|sim test_core_homes
 cuda-runs-into-a-full-queue|liboffload/device/cuda_lane.c|while (l->queued > CUDA_AHEAD)|while (0)|test_core_cuda
 mixed-groups-bound|liboffload/core/core.c|    if (!on \|\| !off)|    if (1)|test_core_homes
-prefetch-takes-what-rests|liboffload/core/place_find.c|(s->p->planned \&\& !sched_passing(s->p->sched, id))|false|test_core_plan
+prefetch-takes-what-rests|liboffload/core/place_find.c|(s->p->planned \&\& !sched_passing(s->p->sched, id))|false|test_core_plan test_simulate
 late-drain-for-all|liboffload/core/copy.c|p->planned \&\& c->for_update \&\&|p->planned \&\&|sim
 late-drain-in-the-way|liboffload/core/copy.c|        set_late(p, c, true); /*|        ; /*|sim
 drains-at-once|liboffload/core/copy.c|return p->planned \&\& c->for_update|return false \&\& c->for_update|test_simulate
