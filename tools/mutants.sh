@@ -38,7 +38,7 @@ obsolete-dropped-before-work|liboffload/core/copy_below.c|t->host_issued == t->h
 obsolete-dropped-before-fill|liboffload/core/copy_below.c|           !copy_fill_older(c);|           1;|sim
 work-out-of-order|liboffload/core/work.c|if (t->turns != (r->update ? \&r->update->turn[i] : \&r->turn) \|\||if (|sim
 work-before-drain|liboffload/core/work.c| \|\|\n        !copy_drained(t, from, from + tile_count_bytes(t, ref->tile), r->seq))|)|sim
-work-before-older-fill|liboffload/core/work.c|return ref->access == HOST_READ \|\| !copy_fill_before(t, r->ordinal[i]);|return true;|sim
+work-before-older-fill|liboffload/core/work.c|return ref->access == HOST_READ \|\| !copy_fill_before(t, r->ordinal[i], ref->tile);|return true;|sim
 work-writer-not-alone|liboffload/core/work.c|if (ref->access == HOST_READ \|\| x->pins == 0)|if (1)|sim
 request-leaves-copy|liboffload/core/work.c|if (c->dirty \|\| write)|if (c->dirty)|sim
 request-leaves-dirty-copy|liboffload/core/work.c|if (c->dirty \|\| write)|if (write)|sim

@@ -50,10 +50,10 @@ static uint8_t *on_host(const struct pager *p, const struct core_copy *c, uint32
     return (uint8_t *)tile_ptr(p, c->tensor, tile) + (s.from - tile_start(c->tensor, tile));
 }
 
-bool copy_fill_before(const struct ofl_tensor *t, uint64_t ordinal)
+bool copy_fill_before(const struct ofl_tensor *t, uint64_t ordinal, uint32_t tile)
 {
     for (const struct core_copy *c = copy_first(t); c; c = copy_after(c))
-        if (copy_filling(c) && c->after_host < ordinal)
+        if (copy_filling(c) && c->after_host < ordinal && c->fill_done <= tile && tile < c->end)
             return true;
     return false;
 }

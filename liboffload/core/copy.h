@@ -40,8 +40,8 @@ void copy_let_go(struct pager *p, struct core_copy *c);
 void copy_publish(struct pager *p, struct core_copy *c, uint64_t version, bool whole);
 /* Contents are undefined from here on. */
 void copy_forget(struct pager *p, struct core_copy *c, uint64_t version);
-/* A copy made before that host work still awaits bytes from the tiles. */
-bool copy_fill_before(const struct ofl_tensor *t, uint64_t ordinal);
+/* A copy made before that host work still awaits bytes of the tile. */
+bool copy_fill_before(const struct ofl_tensor *t, uint64_t ordinal, uint32_t tile);
 /* Work on streams has still to pass a use of t. */
 bool copy_in_use(const struct ofl_tensor *t);
 /* The newest of these bytes of a tile are below the device, as far as copies older than seq are concerned. */

@@ -105,7 +105,7 @@ static bool in_order(const struct core_request *r, uint32_t i)
     if (t->turns != (r->update ? &r->update->turn[i] : &r->turn) ||
         !copy_drained(t, from, from + tile_count_bytes(t, ref->tile), r->seq))
         return false;
-    return ref->access == HOST_READ || !copy_fill_before(t, r->ordinal[i]);
+    return ref->access == HOST_READ || !copy_fill_before(t, r->ordinal[i], ref->tile);
 }
 
 static void hold(struct pager *p, struct core_request *r, struct core_tileref *ref)
