@@ -53,7 +53,7 @@ static void random_programs(void **state)
 /* Beyond those: programs that showed faults which few others show. */
 static void programs_that_failed_once(void **state)
 {
-    static const uint64_t failed[] = {11464,  12492,  17228,  36742,  43916,  52055,  60882,
+    static const uint64_t failed[] = {11464,  12492,  17228,  36742,  43916,  52055,   60882,
                                       168135, 171162, 507510, 524269, 726164, 2030422, 147643};
 
     (void)state;
