@@ -20,6 +20,8 @@
  * some of them, too. */
 #define WINDOW_TILES         6u
 #define WINDOW_TILES_UPDATES 24u
+/* With the smallest tiles a drive needs more of them to be kept busy. */
+#define WINDOW_LEAST (1u << 20)
 /* This part of the device is kept clear of what waits there: the next step begins in it, under the host's work. */
 #define WAIT_PART 4u
 /* A last tile of less than this part of a whole one rests only where there is room for it. */
@@ -452,6 +454,8 @@ void sched_room_windows(struct sched_room *room, const struct sched_item *items,
             room->device_window = items[i].device_bytes;
     /* A tile of a file begins anywhere in a block. */
     room->host_window = tiles * (tile_bytes + BLOCK_BYTES);
+    if (room->host_window < WINDOW_LEAST)
+        room->host_window = WINDOW_LEAST;
     if (room->host_window > room->host_bytes / 4)
         room->host_window = room->host_bytes / 4;
 }
