@@ -153,8 +153,9 @@ static bool waits(const struct solve *s, uint32_t use)
     return s->device[use] && may_wait(s, use);
 }
 
-/* The last of the uses on the device, from use on, between which the copy stays and is not written. */
-static uint32_t stay_end(const struct solve *s, uint32_t use)
+/* What lies below at use is not wanted while the copy stays on the device and is not written: the last use before that
+ * ends. */
+static uint32_t chain_end(const struct solve *s, uint32_t use)
 {
     uint32_t i = use;
 
@@ -173,7 +174,7 @@ static bool may_rise(const struct solve *s, uint32_t use)
 
     return !on_device(s, use) && on_device(s, next) && s->uses[use].event.writes && has_bytes(s, use) &&
            !s->uses[next].event.no_fetch && !s->newer[next] && !x->device_home && !x->parts &&
-           x->device_bytes && !no_gap(s, use) && s->uses[stay_end(s, next)].drops;
+           x->device_bytes && !no_gap(s, use) && s->uses[chain_end(s, next)].drops;
 }
 
 static bool rises(const struct solve *s, uint32_t use)
@@ -226,18 +227,6 @@ static void look_below(struct solve *s)
             s->below[i] = !s->device[i]; /* it goes out now */
         else if (on_device(s, i) && s->uses[i].event.no_fetch)
             s->below[i] = false;
-}
-
-/* What lies below at use rests while the copy stays on the device, until it is wanted below or obsolete: the last
- * use before that. */
-static uint32_t chain_end(const struct solve *s, uint32_t use)
-{
-    uint32_t i = use;
-
-    while (s->device[i] && on_device(s, s->next[i]) && !s->below[s->next[i]] && !s->newer[s->next[i]] &&
-           has_bytes(s, i) && s->next[i] != use)
-        i = s->next[i];
-    return i;
 }
 
 /* The copies on the device from use to end, where chain_end is, are all that is needed of the bytes. What lies below,

@@ -7,9 +7,10 @@
  * Its files, each of which knows only those before it:
  *     tile.c   the HOST tier: ranges, reads, write-backs, what leaves it
  *     part.c   which copies hold which bytes of a tensor
- *     place.c  the device arena: who gets which range, what leaves it
+ *     place.c  the device arena: copies and ghosts in it; place_find.c: who gets which range, what leaves for it
  *     blame.c  why what a stream waits for is not there
- *     copy.c   device copies: bytes in (fill), bytes out (drain), the end of a ghost
+ *     copy.c   device copies: bytes in (fill), bytes out (drain), the end of a ghost; copy_below.c: when what lies
+ *              below them goes
  *     wait.c   what a stream waits for
  *     hold.c   who may lease which bytes together
  *     lease.c  acquire and release      work.c  host-side work on tiles      home.c  where tensors live
@@ -27,11 +28,13 @@
  *  2. A dirty ghost is drained when its uses have ended well, its own bytes have come in, older copies have
  *     theirs, older dirty ghosts are drained, and host works issued before its last lease are done. An edge is
  *     drained into a tile whose other bytes are in host memory, and keeps them.
- *  3. A host work runs in its turn, tile by tile when older dirty copies are drained; it writes when copies
- *     older than it have their bytes.
+ *  3. A host work runs in its turn, tile by tile when older dirty copies are drained; it writes a tile
+ *     when copies older than it have theirs of it.
  *  4. A range is given on, in physics, when all that used it before has ended: its ghosts are gone.
  *  5. What lies below the device is dropped when a write has ended well that no other followed, unless older
- *     copies or host works are still to read it: tiles and ghosts of which the copy has all bytes.
+ *     copies or host works are still to read it: tiles and ghosts of which the copy has all bytes. So it is when
+ *     the plan has a copy stand alone, and when its last use was for good and the next host work overwrites all.
+ *  6. What became a ghost for an update is drained in the update's turn: who waits for its range came later.
  */
 #ifndef OFL_CORE_PAGER_H
 #define OFL_CORE_PAGER_H
