@@ -476,6 +476,28 @@ static void what_failed_rests(void **state)
     unlink(path);
 }
 
+/* A tensor of many tiles that begins within a block of its file: each block is read once. */
+static void a_block_is_read_once(void **state)
+{
+    struct ofl_stats s = {.size = sizeof s};
+    struct ofl_tensor *part;
+    struct ofl_lease l = {.mode = OFL_READ};
+    struct rig r;
+
+    (void)state;
+    rig_open(&r, 0);
+    assert_int_equal(ofl_source_bind_part(r.source, "w", 1001, BYTES / 2, OFL_KIND_WEIGHT, &part), 0);
+    l.tensor = part;
+    assert_int_equal(ofl_acquire(r.ctx, &l, 1, r.stream), 0);
+    assert_int_equal(ofl_release(r.ctx, &l, 1, r.stream), 0);
+    assert_int_equal(ofl_stream_sync(r.stream), 0);
+    assert_int_equal(ofl_stats_get(r.ctx, &s), 0);
+    assert_true(s.tile_bytes * 8 < BYTES / 2);
+    assert_in_range(s.source_read_bytes, BYTES / 2, BYTES / 2 + 2 * 4096);
+    assert_int_equal(fixture_ctx_close(r.ctx), 0);
+    unlink(path);
+}
+
 /* Behind the header's back: what the header said was of another file. */
 static void written_right_after_opening(void **state)
 {
@@ -625,6 +647,7 @@ int main(void)
         cmocka_unit_test(old_bytes_or_an_error), cmocka_unit_test(written_at_any_moment),
         cmocka_unit_test(what_failed_rests),     cmocka_unit_test(written_right_after_opening),
         cmocka_unit_test(others_do_not_fail),    cmocka_unit_test(parts_are_tensors),
+        cmocka_unit_test(a_block_is_read_once),
     };
 
     return cmocka_run_group_tests(tests, setup, scratch_teardown);

@@ -177,6 +177,125 @@ static void dead_bytes_take_no_room(void **unused)
     assert_int_equal(s.moved.device_in + s.moved.device_out + s.moved.drive_read + s.moved.drive_write, 0);
 }
 
+/* ---- between the device and the host's work ---------------------------------- */
+
+#define GRADS 12u
+
+/* Gradients of 1024 are made on the device one after the other, then consumed by the host in that order. Returns how
+ * many wait on the device. */
+static uint32_t waiting(struct step *s, uint64_t device_bytes, uint64_t host_bytes)
+{
+    uint32_t n = 0;
+
+    make_circle(s, GRADS, 1024);
+    s->count = 2 * GRADS;
+    for (uint32_t i = 0; i < GRADS; i++) {
+        s->uses[i] = use(i, SCHED_ON_DEVICE, false, true, i + 1);
+        s->uses[GRADS + i] = use(i, SCHED_ON_HOST, true, false, GRADS + i + 1);
+        s->uses[GRADS + i].drops = true;
+    }
+    s->room = (struct sched_room){.device_bytes = device_bytes, .host_bytes = host_bytes};
+    solve(s);
+    for (uint32_t i = 0; i < GRADS; i++)
+        n += s->rest[i].device;
+    return n;
+}
+
+/* They wait only if something would pass the drive, and leave a quarter of the device clear. */
+static void gradients_wait_where_there_is_room(void **unused)
+{
+    struct step s;
+
+    (void)unused;
+    assert_int_equal(waiting(&s, 16 * 1024, 1024), GRADS);
+    assert_int_equal(s.moved.drive_read + s.moved.drive_write, 0);
+    assert_int_equal(s.moved.device_out, GRADS * 1024);
+    assert_int_equal(waiting(&s, 8 * 1024, 1024), 6);
+    assert_int_equal(s.moved.drive_read, (GRADS - 6 - 1) * 1024);
+    assert_int_equal(s.moved.device_out, GRADS * 1024);
+    assert_int_equal(waiting(&s, 8 * 1024, GRADS * 1024), 0);
+}
+
+/* A weight that the host has made, is read twice, the last time for good: if it stays on the device in between, what
+ * lies below goes; if that was not for good, it is kept. */
+static void what_was_made_stands_alone(void **unused)
+{
+    struct step s;
+
+    (void)unused;
+    for (int drops = 0; drops < 2; drops++) {
+        make_circle(&s, 2, 1024);
+        s.count = 4;
+        s.uses[0] = use(0, SCHED_ON_HOST, false, true, 1);
+        s.uses[1] = use(1, SCHED_ON_HOST, true, true, 2); /* it passes */
+        s.uses[2] = use(0, SCHED_ON_DEVICE, true, false, 3);
+        s.uses[3] = use(0, SCHED_ON_DEVICE, true, false, 4);
+        s.uses[3].drops = drops;
+        s.room = (struct sched_room){.device_bytes = 2 * 1024, .host_bytes = 0};
+        solve(&s);
+        assert_int_equal(s.rest[0].device, drops);
+        assert_int_equal(s.rest[0].alone, drops);
+        assert_true(s.rest[2].device);
+        assert_int_equal(s.rest[2].alone, drops);
+        assert_int_equal(s.moved.drive_write, drops ? 1024 : 2048);
+        assert_int_equal(s.moved.device_in, 1024);
+    }
+}
+
+/* ---- tiles and windows --------------------------------------------------------- */
+
+/* Last tiles of a few bytes take the room of others: they rest only where that is left. */
+static void short_ends_rest_last(void **unused)
+{
+    struct step s;
+
+    (void)unused;
+    make_circle(&s, 10, 0);
+    for (uint32_t i = 0; i < 10; i++)
+        s.items[i].bytes = (i % 2 ? 4 : 16) * TILE + TILE / 8;
+    for (uint32_t spare = 0; spare < 3; spare++) {
+        s.room = (struct sched_room){.host_bytes = (5 * 16 + 5 * 4 + spare) * TILE};
+        solve(&s);
+        assert_int_equal(s.moved.drive_read, (10 - spare) * TILE / 8);
+    }
+}
+
+/* The first tile of what begins within a block is shorter. */
+static void a_lead_shortens_the_first_tile(void **unused)
+{
+    struct step s;
+
+    (void)unused;
+    make_circle(&s, 2, 2 * TILE);
+    s.items[0].lead = s.items[1].lead = TILE - 4;
+    for (uint64_t tiles = 0; tiles < 4; tiles++) {
+        static const uint64_t read[] = {2 * TILE, 2 * TILE - 4, TILE - 4, 0};
+
+        s.room = (struct sched_room){.host_bytes = 2 * tiles * TILE};
+        solve(&s);
+        assert_int_equal(s.moved.drive_read, 2 * read[tiles]);
+    }
+}
+
+static uint64_t host_window(uint64_t host_mib, uint64_t tile_kib, bool updates)
+{
+    struct sched_item item = {.device_bytes = 4096};
+    struct sched_room room = {.host_bytes = host_mib << 20};
+
+    sched_room_windows(&room, &item, 1, tile_kib << 10, updates);
+    assert_int_equal(room.device_window, 4096);
+    return room.host_window;
+}
+
+static void windows_are_some_tiles(void **unused)
+{
+    (void)unused;
+    assert_int_equal(host_window(512, 4096, false), 6 * ((4u << 20) + 4096));
+    assert_int_equal(host_window(512, 4096, true), 24 * ((4u << 20) + 4096));
+    assert_int_equal(host_window(64, 64, false), 1u << 20);  /* at least */
+    assert_int_equal(host_window(2, 64, false), 512u << 10); /* a quarter at most */
+}
+
 /* ---- random steps ---------------------------------------------------------- */
 
 static uint32_t next_of(const struct step *s, uint32_t use)
@@ -390,6 +509,11 @@ int main(void)
         cmocka_unit_test(dirty_bytes_rest_first),
         cmocka_unit_test(short_gaps_are_bridged_first),
         cmocka_unit_test(dead_bytes_take_no_room),
+        cmocka_unit_test(gradients_wait_where_there_is_room),
+        cmocka_unit_test(what_was_made_stands_alone),
+        cmocka_unit_test(short_ends_rest_last),
+        cmocka_unit_test(a_lead_shortens_the_first_tile),
+        cmocka_unit_test(windows_are_some_tiles),
         cmocka_unit_test(random_plans_hold),
         cmocka_unit_test(all_rests_where_all_fits),
     };
