@@ -54,18 +54,21 @@ static void grave_sum(struct base_node *n)
         c->end_max = r->end_max;
 }
 
-void place_graves_in(struct base_node *n, uint64_t from, uint64_t to, grave_fn *fn, void *arg)
+typedef void grave_fn(void *arg, struct core_copy *g);
+
+/* Calls fn for each ghost below n that overlaps [from, to). */
+static void graves_in(struct base_node *n, uint64_t from, uint64_t to, grave_fn *fn, void *arg)
 {
     struct core_copy *g = place_of(n);
 
     if (!g || g->end_max <= from)
         return;
-    place_graves_in(n->left, from, to, fn, arg);
+    graves_in(n->left, from, to, fn, arg);
     if (g->off >= to)
         return;
     if (place_end(g) > from)
         fn(arg, g);
-    place_graves_in(n->right, from, to, fn, arg);
+    graves_in(n->right, from, to, fn, arg);
 }
 
 unsigned place_urgency(const struct core_copy *c)
@@ -208,7 +211,7 @@ struct core_copy *place_make(struct pager *p, struct ofl_tensor *t, uint64_t fro
     base_tree_resum(&p->arena, &prev->place);
     c->prev->next = c->next->prev = c;
     base_tree_insert(&p->arena, &c->place);
-    place_graves_in(p->graves.root, off, off + len, block, c);
+    graves_in(p->graves.root, off, off + len, block, c);
     part_add(c);
     offer(p, t, 1);
     pager_look(p, t);
@@ -296,7 +299,7 @@ void place_bury(struct pager *p, struct core_copy *c)
 
     assert(!c->wants);
     base_tree_remove(&p->graves, &c->place);
-    place_graves_in(p->graves.root, c->off, place_end(c), unblock_ghost, &b);
+    graves_in(p->graves.root, c->off, place_end(c), unblock_ghost, &b);
     for (struct core_copy *l = live_at(p, c->off)->next; l != &p->live && l->off < place_end(c); l = l->next)
         if (l->seq > c->seq)
             unblock(p, l);
@@ -314,7 +317,7 @@ bool place_at_rest(const struct pager *p, const struct core_copy *c)
 {
     bool moving = c->moving > 0;
 
-    place_graves_in(p->graves.root, c->off, place_end(c), moves, &moving);
+    graves_in(p->graves.root, c->off, place_end(c), moves, &moving);
     return !moving;
 }
 

@@ -172,59 +172,19 @@ static void clear_range(struct pager *p, const struct window *w, uint64_t off, u
     }
 }
 
-static uint64_t offset_in(const struct core_copy *c, uint64_t bytes, bool top)
-{
-    return top ? place_end(c) + c->gap - bytes : place_end(c);
-}
-
-static void latest(void *arg, struct core_copy *g)
-{
-    const struct core_update *u = g->for_update && g->tensor->turns ? g->tensor->turns->update : NULL;
-    uint64_t *most = arg, seq = u ? u->seq : 1;
-
-    if (seq > *most)
-        *most = seq;
-}
-
-/* When the range will be clear: 0 now; else the larger the later, by the last of the updates that clear it. */
-static uint64_t clear_after(const struct pager *p, uint64_t off, uint64_t bytes)
-{
-    uint64_t most = 0;
-
-    place_graves_in(p->graves.root, off, off + bytes, latest, &most);
-    return most;
-}
-
-/* A gap of so many bytes at that end of the arena, or at the other one if that is clear sooner. False: there is none. */
-static bool find_gap(const struct pager *p, uint64_t bytes, bool top, uint64_t *off)
-{
-    const struct core_copy *gap = gap_find(p, bytes, top);
-    uint64_t wait, other;
-
-    if (!gap)
-        return false;
-    *off = offset_in(gap, bytes, top);
-    wait = clear_after(p, *off, bytes);
-    if (wait < 2)
-        return true;
-    other = offset_in(gap_find(p, bytes, !top), bytes, !top);
-    if (clear_after(p, other, bytes) < wait)
-        *off = other;
-    return true;
-}
-
 struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t from, uint64_t to,
                              uint64_t limit)
 {
     struct search s = {.p = p, .bytes = place_footprint(to - from), .limit = limit};
     bool top = from_top(p, t);
+    struct core_copy *gap = gap_find(p, s.bytes, top);
     uint64_t off;
     uint32_t id;
 
     if (place_reserve(p, 1) < 0)
         return NULL;
-    if (find_gap(p, s.bytes, top, &off))
-        return place_make(p, t, from, to, off);
+    if (gap)
+        return place_make(p, t, from, to, top ? place_end(gap) + gap->gap - s.bytes : place_end(gap));
     if (to - from < t->bytes)
         windows_of(&s, t); /* the next use of t is that of its next part: of others it may be far away */
     s.looks = 0;

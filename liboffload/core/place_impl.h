@@ -15,10 +15,6 @@ static inline uint64_t place_end(const struct core_copy *c)
     return c->off + c->len;
 }
 
-typedef void grave_fn(void *arg, struct core_copy *g);
-
-/* Calls fn for each ghost below n, of pager.graves, that overlaps [from, to). */
-void place_graves_in(struct base_node *n, uint64_t from, uint64_t to, grave_fn *fn, void *arg);
 /* Bytes [from, to) of t in the gap at off, which holds them. */
 struct core_copy *place_make(struct pager *p, struct ofl_tensor *t, uint64_t from, uint64_t to, uint64_t off);
 
