@@ -78,6 +78,22 @@ static struct sched_use *uses_of_wholes(const struct sched_plan *p, const struct
     return uses;
 }
 
+static uint64_t resting_always(const struct sched_plan *p, const struct sched_item *items)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t id = 0; id < p->ids; id++) {
+        uint64_t resting = 0, uses = p->first[id + 1] - p->first[id];
+
+        for (uint64_t i = 0; i < uses; i++)
+            resting += p->rest[p->uses[p->first[id] + i]].device;
+        if (resting && resting < uses)
+            return 0;
+        bytes += resting ? items[id].device_bytes : 0;
+    }
+    return bytes;
+}
+
 int sched_plan_solve(struct sched *s, const struct sched_item *items, uint32_t ids,
                      const struct sched_room *room)
 {
@@ -99,6 +115,7 @@ int sched_plan_solve(struct sched *s, const struct sched_item *items, uint32_t i
     if (uses != p->events.at)
         free(uses);
     p->solved = err == 0;
+    p->resting = p->solved ? resting_always(p, items) : 0;
     s->plan_changes++;
     plan_turned(s);
     order_rebuild(s);
@@ -142,6 +159,11 @@ struct sched_rest sched_rest_next(const struct sched *s, uint32_t id)
 bool sched_passing(const struct sched *s, uint32_t id)
 {
     return sched_solved(s) && !sched_rest_now(s, id).device;
+}
+
+uint64_t sched_resting_always(const struct sched *s)
+{
+    return s->plan->resting;
 }
 
 const struct sched_moved *sched_moved(const struct sched *s)

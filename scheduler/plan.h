@@ -26,6 +26,9 @@ struct sched_rest sched_rest_now(const struct sched *s, uint32_t id);
 struct sched_rest sched_rest_next(const struct sched *s, uint32_t id);
 /* Its copy is to leave the device when the room is wanted. */
 bool sched_passing(const struct sched *s, uint32_t id);
+/* Device bytes of what rests there; 0 if something rests after one of its uses and not after another, so that what is
+ * there changes within a step. Only if solved. */
+uint64_t sched_resting_always(const struct sched *s);
 /* What a steady step of the current plan moves. Only if solved. */
 const struct sched_moved *sched_moved(const struct sched *s);
 

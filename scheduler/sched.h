@@ -21,6 +21,7 @@ struct sched_plan {
     bool solved, served;     /* the solution has seen its step again */
     bool fickle;             /* the last one did not: solved when a step has come twice */
     struct sched_moved moved;
+    uint64_t resting; /* sched_resting_always */
     struct sched_plan *next;
 };
 

@@ -297,6 +297,47 @@ static void gradients_wait_and_weights_go_up(void **state)
     assert_true(planned > 1.2 * least && moved > 1.2 * least);
 }
 
+/* 14 layers whose tensors are almost of a size, of 5.5 MiB each. */
+static void make_uneven(struct plan_random *r)
+{
+    static const uint32_t pages[] = {1, 256, 64, 64, 256, 1, 248, 248, 248};
+
+    make_decode(r, 0, 0, true);
+    r->simulation.steps = 30;
+    for (uint32_t i = 0; i < 14 * sizeof pages / sizeof *pages; i++) {
+        uint64_t bytes = UINT64_C(4096) * pages[i % (sizeof pages / sizeof *pages)];
+
+        plan_add_tensor(r, OFL_KIND_WEIGHT, OFL_F32, bytes);
+        r->program.tensors[i].source = true;
+        plan_add_lease(r, i, OFL_READ, false);
+        plan_add_op(r, PLAN_ACQUIRE, 0, 1);
+        plan_add_op(r, PLAN_COMPUTE, 0, 0)->bytes = (double)bytes;
+        plan_add_op(r, PLAN_RELEASE, 0, 1);
+    }
+}
+
+/* No more is moved over the link than is planned, whatever the budgets: no room of the device is lost between
+ * copies of different sizes. */
+static void what_rests_lies_side_by_side(void **state)
+{
+    (void)state;
+    for (uint64_t k = 0; k < 40; k++) {
+        uint64_t device_bytes = 4 * MIB + k * 77 * 4096 * 6, host_bytes = 3 * MIB + (k * 7 % 40) * 4096 * 128;
+        struct plan_simulated out;
+        struct plan_random r;
+        uint64_t moved = 0;
+
+        make_uneven(&r);
+        r.simulation.budgets = (struct plan_budgets){.device_bytes = device_bytes, .host_bytes = host_bytes};
+        run_well(&r, &out);
+        plan_random_free(&r);
+        for (uint32_t i = 5; i < 29; i++) /* the last one has none behind it to fetch for */
+            moved += out.steps[i].in_bytes;
+        assert_true(out.planned_in_bytes > 0);
+        assert_true(moved <= 24 * out.planned_in_bytes + 4 * MIB); /* what was fetched for the step behind */
+    }
+}
+
 static uint64_t hash_of(struct plan_simulation s, uint64_t seed, double jitter, struct records *records)
 {
     struct plan_simulated out;
@@ -777,10 +818,11 @@ static void random_programs_keep_the_rules(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(events_come_in_order),          cmocka_unit_test(drives_mix_as_measured),
-        cmocka_unit_test(steps_take_what_binds),         cmocka_unit_test(gradients_wait_and_weights_go_up),
-        cmocka_unit_test(the_same_seed_is_the_same_run), cmocka_unit_test(what_cannot_be_is_refused),
-        cmocka_unit_test(planted_faults_are_found),      cmocka_unit_test(random_programs_keep_the_rules),
+        cmocka_unit_test(events_come_in_order),           cmocka_unit_test(drives_mix_as_measured),
+        cmocka_unit_test(steps_take_what_binds),          cmocka_unit_test(gradients_wait_and_weights_go_up),
+        cmocka_unit_test(what_rests_lies_side_by_side),   cmocka_unit_test(the_same_seed_is_the_same_run),
+        cmocka_unit_test(what_cannot_be_is_refused),      cmocka_unit_test(planted_faults_are_found),
+        cmocka_unit_test(random_programs_keep_the_rules),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -111,6 +111,8 @@ alone-without-a-use|liboffload/core/copy_below.c|!(rest.device \|\| c->leases \|
 let-go-under-an-update|liboffload/core/copy_below.c| \&\& u->tiles_next == 0||sim
 let-go-of-newer-bytes|liboffload/core/copy_below.c| \&\& c->after_host == t->host_done||sim
 risen-tiles-passed-down|liboffload/core/tile_sets.c|!sched_solved(p->sched) \|\| rest.alone ?|!sched_solved(p->sched) ?|test_simulate
+rests-where-it-is|liboffload/core/ahead.c|        place_compact(p);|        ;|test_simulate
+passes-anywhere|liboffload/core/place_find.c|        s.floor = p->passing_off;|        ;|test_simulate
 nothing-waits|scheduler/solve.c|if (may_wait(s, i) \|\| may_rise(s, i))|if (may_rise(s, i))|test_simulate
 nothing-rises|scheduler/solve.c|if (may_wait(s, i) \|\| may_rise(s, i))|if (may_wait(s, i))|test_simulate
 what-passes-leaves-last|scheduler/order.c|set == SCHED_COPIES \&\& far|false \&\& far|test_core_plan

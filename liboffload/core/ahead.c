@@ -70,7 +70,9 @@ void ahead_plan(struct pager *p)
     p->claims_planned = (uint32_t)(room.host_window / (p->tile_bytes + CORE_HOST_ALIGN) / 2);
     /* The rest is for the copies that have been placed, for what comes from the device, and for updates. */
     p->fetched_max = room.host_window / (updates ? 4 : 2);
-    (void)sched_plan_solve(p->sched, items, p->next_id, &room);
+    /* Once, so that what rests all the time lies in one piece from then on. */
+    if (sched_plan_solve(p->sched, items, p->next_id, &room) == 0 && sched_resting_always(p->sched))
+        place_compact(p);
     free(items);
 }
 
@@ -93,6 +95,14 @@ static void turn_to_plan(struct pager *p, struct ofl_tensor *t)
     tile_served(p, t, served);
 }
 
+/* Of the current plan, which was solved for what was not held between steps. */
+static uint64_t passing_off(const struct pager *p)
+{
+    uint64_t resting = sched_resting_always(p->sched);
+
+    return resting ? p->device_bytes - p->planned_device + resting : 0;
+}
+
 /* What has been looked at stays so as the position moves on, unless the plan has changed. */
 static void sync(struct pager *p)
 {
@@ -102,6 +112,7 @@ static void sync(struct pager *p)
         p->ahead_device = p->ahead_host = now;
         p->ahead_plan = sched_plan_changes(p->sched);
         p->planned = sched_solved(p->sched);
+        p->passing_off = p->planned ? passing_off(p) : 0;
         for (struct ofl_tensor *t = p->tensors; t; t = t->next)
             turn_to_plan(p, t);
     }

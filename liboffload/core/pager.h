@@ -357,6 +357,8 @@ struct pager {
     /* what the plan says next has been looked at up to these events */
     uint64_t ahead_plan, ahead_device, ahead_host;
     bool planned; /* the plan that tensors were told of last is solved */
+    uint64_t
+        passing_off; /* what passes stays behind it: what is in front of it rests all the time. 0: no such plan */
     /* host */
     uint8_t *host;
     uint64_t host_bytes, host_peak;

@@ -21,6 +21,8 @@ struct core_copy *place_home(struct pager *p, struct ofl_tensor *t);
 void place_evict(struct pager *p, struct core_copy *c);
 /* Evicts all that is not leased: the last resort against fragmentation. */
 void place_evict_all(struct pager *p);
+/* Evicts what is to rest, but does not lie at the arena's beginning with nothing between: what comes instead will. */
+void place_compact(struct pager *p);
 /* One lease more or less. */
 void place_hold(struct pager *p, struct core_copy *c);
 void place_unhold(struct pager *p, struct core_copy *c);

@@ -42,6 +42,7 @@ struct window {
 struct search {
     struct pager *p;
     uint64_t bytes, limit;
+    uint64_t floor; /* nothing in front of it may leave */
     struct window best;
     unsigned looks;
 };
@@ -68,7 +69,7 @@ static uint64_t use_of(const struct search *s, const struct core_copy *c)
     uint32_t id;
     uint64_t next;
 
-    if (c == &s->p->live || c->leases || c->home)
+    if (c == &s->p->live || c->leases || c->home || c->off < s->floor)
         return 0;
     id = c->tensor->id;
     next = part_next_use(s->p, c);
@@ -172,29 +173,41 @@ static void clear_range(struct pager *p, const struct window *w, uint64_t off, u
     }
 }
 
+/* Of those in front of the floor only what can't be had elsewhere. */
+static void find_window(struct search *s, const struct ofl_tensor *t, bool part)
+{
+    uint32_t id;
+
+    if (part)
+        windows_of(s, t); /* the next use of t is that of its next part: of others it may be far away */
+    s->looks = 0;
+    (void)sched_choose(s->p->sched, SCHED_COPIES, 0, judge, s, &id);
+    s->floor = 0;
+    if (!s->best.first && s->limit == 0)
+        window_anywhere(s);
+}
+
 struct core_copy *place_copy(struct pager *p, struct ofl_tensor *t, uint64_t from, uint64_t to,
                              uint64_t limit)
 {
     struct search s = {.p = p, .bytes = place_footprint(to - from), .limit = limit};
     bool top = from_top(p, t);
     struct core_copy *gap = gap_find(p, s.bytes, top);
-    uint64_t off;
-    uint32_t id;
+    uint64_t off = gap ? top ? place_end(gap) + gap->gap - s.bytes : place_end(gap) : 0;
 
     if (place_reserve(p, 1) < 0)
         return NULL;
-    if (gap)
-        return place_make(p, t, from, to, top ? place_end(gap) + gap->gap - s.bytes : place_end(gap));
-    if (to - from < t->bytes)
-        windows_of(&s, t); /* the next use of t is that of its next part: of others it may be far away */
-    s.looks = 0;
-    (void)sched_choose(p->sched, SCHED_COPIES, 0, judge, &s, &id);
-    if (!s.best.first && limit == 0)
-        window_anywhere(&s);
-    if (!s.best.first)
+    if (top && p->planned)
+        s.floor = p->passing_off;
+    if (gap && off >= s.floor)
+        return place_make(p, t, from, to, off);
+    find_window(&s, t, to - from < t->bytes);
+    if (s.best.first) {
+        off = top ? place_end(s.best.last) + s.best.last->gap - s.bytes : place_end(s.best.first->prev);
+        clear_range(p, &s.best, off, s.bytes);
+    } else if (!gap || limit) {
         return NULL;
-    off = top ? place_end(s.best.last) + s.best.last->gap - s.bytes : place_end(s.best.first->prev);
-    clear_range(p, &s.best, off, s.bytes);
+    }
     return place_make(p, t, from, to, off);
 }
 
@@ -230,4 +243,21 @@ struct core_copy *place_home(struct pager *p, struct ofl_tensor *t)
         c = place_make(p, t, 0, t->bytes, place_end(at));
     }
     return c;
+}
+
+void place_compact(struct pager *p)
+{
+    struct core_copy *c = p->live.next, *next;
+    bool whole = p->live.gap == 0;
+
+    for (; c != &p->live; c = next) {
+        bool held = c->leases || c->home;
+
+        next = c->next;
+        whole = whole && (held || !sched_passing(p->sched, c->tensor->id));
+        if (!whole && !held)
+            place_evict(p, c);
+        else
+            whole = whole && c->gap == 0;
+    }
 }
