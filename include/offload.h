@@ -384,6 +384,40 @@ OFL_API uint64_t ofl_device_footprint(uint64_t bytes);
 OFL_API int ofl_step_begin(struct ofl_ctx *ctx, const char *name);
 OFL_API int ofl_step_end(struct ofl_ctx *ctx);
 
+/* ---- hints --------------------------------------------------------------- */
+
+/*
+ * For what no recorded step can know: the experts that a router has just chosen, the rows of a batch to come. A hint
+ * promises nothing and may be wrong; no stream waits for it. It counts until the tensor is leased, until it is
+ * cancelled, or to the end of the step after the one in which it was given.
+ */
+enum ofl_hint {
+    OFL_HINT_NEXT = 1, /* among what is leased next: goes before all that is fetched ahead */
+    OFL_HINT_LATER,    /* in some time: what a plan needs within 1,024 events stays where it is */
+    OFL_HINT_CANCEL,   /* will not be leased after all; what is on its way for it is given up */
+};
+
+/* any. Each lease's tensor, mode and part, as they will be acquired; the rest of it is not looked at. Returns at once:
+ * bytes are fetched in the order of the hints as far as there is room, to the device, or to host memory at least. What
+ * is to rest, as the plan has it, does not leave for them. All or nothing:
+ *  -OFL_EBUDGET  a part that is larger than the device
+ *  -EINVAL       a part that the tensor does not have */
+OFL_API int ofl_hint(struct ofl_ctx *ctx, const struct ofl_lease *leases, size_t n, enum ofl_hint hint);
+
+/* Where bytes are now; a moment later they may be elsewhere. A byte may be on the device and in host memory; those
+ * that were never written are nowhere. */
+struct ofl_residency {
+    size_t size;
+    uint64_t bytes;                             /* asked about */
+    uint64_t device_bytes, device_coming_bytes; /* on the device; with a place there, and on their way */
+    uint64_t host_bytes, host_coming_bytes;     /* in host memory; being read, or copied out of the device */
+    uint64_t below_bytes;                       /* in a source or the store alone */
+};
+
+/* any. Of count_elems elements from offset_elems on, 0: up to the end. */
+OFL_API int ofl_resident(struct ofl_tensor *t, uint64_t offset_elems, uint64_t count_elems,
+                         struct ofl_residency *out);
+
 /* ---- optimizer --------------------------------------------------------- */
 
 /*

@@ -28,6 +28,9 @@ struct sched_plan {
 struct sched_seen {
     uint64_t last_use;      /* clock of its last use, 0: never */
     uint64_t step, event;   /* its latest event in the record of that step */
+    uint64_t hinted;        /* place of a use that was hinted at, counted like now; 0: there is none */
+    uint64_t hint_step;     /* in that step, or behind it */
+    uint32_t hint;          /* its index in the list */
     struct sched_rest rest; /* since its last use, as the plan has it */
 };
 
@@ -58,13 +61,18 @@ struct sched {
     uint32_t ids;
     uint64_t clock;
     struct sched_counts counts;
+    uint32_t *hints, hints_count, hints_room; /* ids hinted at */
     struct sched_heap heaps[SCHED_SETS][SCHED_CLASSES];
     struct sched_member *member;
     uint32_t members_room;
 };
 
+/* trace.c: id is known from now on. -ENOMEM. */
+int trace_know(struct sched *s, uint32_t id);
 /* trace.c: the plan's next event of id, counted on beyond the step's end; false: there is none. */
 bool plan_next(const struct sched *s, uint32_t id, uint64_t *index);
+/* hint.c: a step has ended. */
+void hint_step_over(struct sched *s);
 /* plan.c: event index of the plan has been reached; the position is the start of another plan. */
 void plan_passed(struct sched *s, uint64_t index);
 void plan_turned(struct sched *s);

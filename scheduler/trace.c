@@ -40,6 +40,7 @@ void sched_destroy(struct sched *s)
         s->plans = next;
     }
     order_close(s);
+    free(s->hints);
     free(s->record.at);
     free(s->seen);
     free(s);
@@ -159,6 +160,7 @@ int sched_step_end(struct sched *s)
         p->served = p->solved;
     }
     s->position = 0; /* what follows is predicted to be the same step again */
+    hint_step_over(s);
     return 0;
 }
 
@@ -167,7 +169,7 @@ bool sched_in_step(const struct sched *s)
     return s->in_step;
 }
 
-static int touch(struct sched *s, uint32_t id)
+int trace_know(struct sched *s, uint32_t id)
 {
     if (id >= s->ids) {
         uint32_t ids = id < 2 * (uint64_t)s->ids ? 2 * s->ids : id + 64;
@@ -179,7 +181,6 @@ static int touch(struct sched *s, uint32_t id)
         s->seen = more;
         s->ids = ids;
     }
-    s->seen[id].last_use = ++s->clock;
     return 0;
 }
 
@@ -232,10 +233,12 @@ void sched_use_over(struct sched *s, uint32_t id, bool drops)
 int sched_use(struct sched *s, struct sched_event event)
 {
     const struct sched_plan *p = s->plan;
-    int err = touch(s, event.id);
+    int err = trace_know(s, event.id);
 
     if (err < 0)
         return err;
+    s->seen[event.id].last_use = ++s->clock;
+    sched_hint_over(s, event.id);
     order_moved(s, event.id);
     if (!s->in_step)
         return 0;
@@ -259,14 +262,23 @@ int sched_use(struct sched *s, struct sched_event event)
     return -EAGAIN;
 }
 
+/* The nearer of next, so many events from now, and what was hinted at, which may be overdue. */
+static uint64_t hinted_or(const struct sched *s, uint32_t id, uint64_t next)
+{
+    uint64_t place = sched_hinted(s, id) ? s->seen[id].hinted : 0, away = place > s->now ? place - s->now : 0;
+
+    return place && away < next ? away : next;
+}
+
 uint64_t sched_far(const struct sched *s, uint32_t id)
 {
-    const struct sched_plan *p = s->plan;
-    uint64_t age = id < s->ids ? s->seen[id].last_use : 0;
+    uint64_t age = id < s->ids ? s->seen[id].last_use : 0, index, far;
 
-    if (!p || p->events.count == 0 || id >= p->ids || p->first[id] == p->first[id + 1])
-        return SCHED_NEVER / 2 + (SCHED_NEVER / 4 - age); /* what was used longest ago leaves first */
-    return s->now + sched_next_use(s, id);
+    if (plan_next(s, id, &index))
+        far = s->now + (index - s->position);
+    else
+        far = SCHED_NEVER / 2 + (SCHED_NEVER / 4 - age); /* what was used longest ago leaves first */
+    return sched_hinted(s, id) && s->seen[id].hinted < far ? s->seen[id].hinted : far;
 }
 
 bool plan_next(const struct sched *s, uint32_t id, uint64_t *index)
@@ -297,9 +309,9 @@ uint64_t sched_next_use(const struct sched *s, uint32_t id)
     if (!s->plan || s->plan->events.count == 0) {
         uint64_t age = id < s->ids ? s->clock - s->seen[id].last_use : s->clock;
 
-        return SCHED_NEVER / 2 + age;
+        return hinted_or(s, id, SCHED_NEVER / 2 + age);
     }
-    return plan_next(s, id, &index) ? index - s->position : SCHED_NEVER;
+    return hinted_or(s, id, plan_next(s, id, &index) ? index - s->position : SCHED_NEVER);
 }
 
 static bool shares(const struct sched_event *e, uint64_t from, uint64_t len)
@@ -320,11 +332,11 @@ uint64_t sched_next_use_part(const struct sched *s, uint32_t id, uint64_t from, 
         use++;
     for (uint64_t i = 0; i < uses && i < SCHED_PART_USES; i++) {
         if (shares(&p->events.at[index % p->events.count].event, from, len))
-            return index - s->position;
+            return hinted_or(s, id, index - s->position);
         use = use + 1 < p->first[id + 1] ? use + 1 : p->first[id];
         index += (p->uses[use] + p->events.count - index % p->events.count) % p->events.count;
     }
-    return uses > SCHED_PART_USES ? index - s->position : SCHED_NEVER;
+    return hinted_or(s, id, uses > SCHED_PART_USES ? index - s->position : SCHED_NEVER);
 }
 
 uint64_t sched_now(const struct sched *s)
@@ -367,6 +379,7 @@ static void forget_recorded(struct sched *s, uint32_t id)
 
 void sched_forget(struct sched *s, uint32_t id)
 {
+    sched_hint_over(s, id);
     order_forget(s, id);
     if (id < s->ids)
         s->seen[id].last_use = 0; /* it may be another's next */

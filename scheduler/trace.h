@@ -54,6 +54,13 @@ uint64_t sched_next_use(const struct sched *s, uint32_t id);
 #define SCHED_PART_USES 256u
 uint64_t sched_next_use_part(const struct sched *s, uint32_t id, uint64_t from, uint64_t len);
 
+/* id will be used distance events from now, whatever the plan says. It counts until id is used, until it is over, or to
+ * the end of the step that follows. Room for it is asked for before: -ENOMEM. */
+int sched_hint_reserve(struct sched *s, uint32_t id);
+void sched_hint(struct sched *s, uint32_t id, uint64_t distance);
+void sched_hint_over(struct sched *s, uint32_t id);
+bool sched_hinted(const struct sched *s, uint32_t id);
+
 /* Orders ids by their next use: the larger, the later. Counted like sched_now if the plan has one, beyond any
  * such number if not. It stays the same until id is used or passed over, or the plan changes. */
 uint64_t sched_far(const struct sched *s, uint32_t id);

@@ -50,6 +50,13 @@ static void random_programs(void **state)
     run_seeds(1, seeds(SEEDS), &(struct sim_options){.verify_every = 16});
 }
 
+/* The same programs, with hints that are right or wrong, and with some that are taken back. */
+static void random_programs_with_hints(void **state)
+{
+    (void)state;
+    run_seeds(1, seeds(SEEDS / 2), &(struct sim_options){.verify_every = 16, .hints = 3});
+}
+
 /* Beyond those: programs that showed faults which few others show. */
 static void programs_that_failed_once(void **state)
 {
@@ -589,9 +596,8 @@ static void wrong_books_are_found(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_programs),
-        cmocka_unit_test(programs_that_failed_once),
-        cmocka_unit_test(a_seed_gives_the_same_run),
+        cmocka_unit_test(random_programs),           cmocka_unit_test(random_programs_with_hints),
+        cmocka_unit_test(programs_that_failed_once), cmocka_unit_test(a_seed_gives_the_same_run),
         cmocka_unit_test(wrong_books_are_found),
     };
 

@@ -22,7 +22,7 @@ allowed() {
     local c=liboffload/core/
     local ground="$store ${c}update.h ${c}pager.h" copy pump
     copy="$ground ${c}tile.h ${c}part.h ${c}place.h ${c}blame.h ${c}copy.h"
-    pump="$copy ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}ahead.h ${c}pump.h"
+    pump="$copy ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}hint.h ${c}ahead.h ${c}pump.h"
     case "$1" in
     include/*) echo include/ offload.h ;; # beside itself, as installed
     base/*) echo "$base" ;;
@@ -44,7 +44,8 @@ allowed() {
     liboffload/core/hold.[ch]) echo "$ground ${c}part.h ${c}hold.h" ;;
     liboffload/core/lease.[ch]) echo "$copy ${c}wait.h ${c}hold.h ${c}lease.h" ;;
     liboffload/core/work.[ch]) echo "$copy ${c}work.h" ;;
-    liboffload/core/ahead.[ch]) echo "$copy ${c}ahead.h" ;;
+    liboffload/core/hint.[ch]) echo "$copy ${c}hold.h ${c}hint.h" ;;
+    liboffload/core/ahead.[ch]) echo "$copy ${c}hint.h ${c}ahead.h" ;;
     liboffload/core/home.[ch]) echo "$copy ${c}home.h" ;;
     liboffload/core/shape.[ch]) echo "$ground ${c}tile.h ${c}shape.h" ;;
     liboffload/core/pump.[ch]) echo "$pump" ;;

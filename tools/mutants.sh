@@ -113,6 +113,11 @@ let-go-of-newer-bytes|liboffload/core/copy_below.c| \&\& c->after_host == t->hos
 risen-tiles-passed-down|liboffload/core/tile_sets.c|!sched_solved(p->sched) \|\| rest.alone ?|!sched_solved(p->sched) ?|test_simulate
 rests-where-it-is|liboffload/core/ahead.c|        place_compact(p);|        ;|test_simulate
 passes-anywhere|liboffload/core/place_find.c|        s.floor = p->passing_off;|        ;|test_simulate
+hints-for-ever|scheduler/trace.c|    hint_step_over(s);|    ;|test_core_hint
+hint-not-taken-back|liboffload/core/hint.c|    take_out_of(p, t, from, to);\n    sched_hint_over(p->sched, t->id);|    ;|test_core_hint
+hint-not-forgotten|liboffload/core/pump.c|    hint_forget(p, t);|    ;|test_core_hint
+hint-counts-no-use|scheduler/trace.c|    sched_hint_over(s, event.id);|    ;|test_core_hint
+hint-only-on-the-device|liboffload/core/hint.c|            start_in_host(p, h);|            ;|test_core_hint
 nothing-waits|scheduler/solve.c|if (may_wait(s, i) \|\| may_rise(s, i))|if (may_rise(s, i))|test_simulate
 nothing-rises|scheduler/solve.c|if (may_wait(s, i) \|\| may_rise(s, i))|if (may_wait(s, i))|test_simulate
 what-passes-leaves-last|scheduler/order.c|set == SCHED_COPIES \&\& far|false \&\& far|test_core_plan

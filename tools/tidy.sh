@@ -16,6 +16,7 @@ KERNEL_LINES=90   # what a CUDA kernel keeps in registers it keeps in one functi
 # Longer, for a reason: the file, then the reason.
 longer() {
     cat <<'END'
+include/offload.h the manual of the public calls, in one piece
 tests/test_io_drive.c the recorded machines, each a table that is read beside its checks
 tests/test_io_profile.c profiles as they are kept, and as they may be found
 tests/sim/run.c what runs a program: each kind of statement beside what it must come to

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "liboffload/core/copy.h"
+#include "liboffload/core/hint.h"
 #include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
@@ -185,6 +186,7 @@ static void start_host(struct pager *p)
 void ahead_start(struct pager *p)
 {
     sync(p);
+    hint_start(p);
     start_device(p);
     if (!p->looks) /* the copies that were placed just now read first */
         start_host(p);

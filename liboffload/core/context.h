@@ -56,6 +56,10 @@ int core_io_open(struct ofl_ctx *ctx, const struct ofl_config *c);
 int core_stream_take(struct ofl_ctx *ctx, struct ofl_stream **out);
 void core_stream_give(struct ofl_stream *s, bool failed);
 
+/* stream.c: the caller's leases, one of another size after the other, as an array of ours. *out is the caller's own
+ * where that is the same, else to be freed. */
+int core_leases_in(struct ofl_lease *from, size_t n, const char *what, struct ofl_lease **out);
+
 /* tensor.c: makes the internal object without adding it. */
 int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, const uint64_t *file_off,
                      struct ofl_tensor **out);

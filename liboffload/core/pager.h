@@ -356,9 +356,10 @@ struct pager {
     size_t items_room;
     /* what the plan says next has been looked at up to these events */
     uint64_t ahead_plan, ahead_device, ahead_host;
-    bool planned; /* the plan that tensors were told of last is solved */
+    struct core_hint *hints, **hints_tail; /* what is to be fetched for them, oldest first */
+    bool planned;                          /* the plan that tensors were told of last is solved */
     uint64_t
-        passing_off; /* what passes stays behind it: what is in front of it rests all the time. 0: no such plan */
+        passing_off; /* in front of it lies what rests all the time, behind it what passes. 0: no such plan */
     /* host */
     uint8_t *host;
     uint64_t host_bytes, host_peak;

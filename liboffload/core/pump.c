@@ -30,6 +30,7 @@ int pager_open(struct pager *p)
     p->waits.next = p->waits.prev = &p->waits;
     p->requests.next = p->requests.prev = &p->requests;
     p->looks_tail = &p->looks;
+    p->hints_tail = &p->hints;
     p->sizes = (struct base_tree){.before = size_before};
     place_open(p);
     err = sched_create(&p->sched);
@@ -44,6 +45,7 @@ void pager_close(struct pager *p)
 {
     wait_close(p);
     lease_close(p);
+    hint_close(p);
     place_close(p);
     while (p->free_ops) {
         struct core_op *op = p->free_ops;
@@ -169,6 +171,7 @@ int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
     if (t->leased)
         return base_fail(-OFL_ESTATE, "destroy %s: it is leased", t->name);
     t->leaving = true;
+    hint_forget(p, t);
     if (copy_in_use(t))
         return -EAGAIN; /* released, but work on streams is still to see the bytes */
     while ((c = part_find(t, 0, t->bytes))) {

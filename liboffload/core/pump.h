@@ -3,6 +3,7 @@
 #define OFL_CORE_PUMP_H
 
 #include "liboffload/core/ahead.h"
+#include "liboffload/core/hint.h"
 #include "liboffload/core/home.h"
 #include "liboffload/core/lease.h"
 #include "liboffload/core/pager.h"

@@ -191,9 +191,7 @@ struct batch {
     struct ofl_stream *stream;
 };
 
-/* The caller's leases, one of another size after the other, as an array of ours. *out is the caller's own where
- * that is the same, else to be freed. */
-static int leases_in(struct ofl_lease *from, size_t n, const char *what, struct ofl_lease **out)
+int core_leases_in(struct ofl_lease *from, size_t n, const char *what, struct ofl_lease **out)
 {
     const size_t stride = n && from->size ? from->size : sizeof *from;
     struct ofl_lease *own;
@@ -246,7 +244,7 @@ static int acquire_run(struct ofl_ctx *ctx, void *arg)
 int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
 {
     struct batch b = {leases, n, s};
-    int err = leases_in(leases, n, "acquire: lease", &b.leases);
+    int err = core_leases_in(leases, n, "acquire: lease", &b.leases);
 
     (void)ctx;
     if (err < 0)
@@ -271,7 +269,7 @@ static int release_run(struct ofl_ctx *ctx, void *arg)
 int ofl_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
 {
     struct batch b = {leases, n, s};
-    int err = leases_in(leases, n, "release: lease", &b.leases);
+    int err = core_leases_in(leases, n, "release: lease", &b.leases);
 
     (void)ctx;
     if (err < 0)

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "liboffload/core/copy.h"
+#include "liboffload/core/hint.h"
 #include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
 #include "liboffload/core/tile.h"
@@ -788,6 +789,8 @@ int pager_verify(const struct pager *p, struct base_error *why)
         err = check_requests(p, sums.wanted - sums.edges, why);
     if (err == 0)
         err = check_updates(p, why);
+    if (err == 0 && !hint_verify(p))
+        err = FAIL(why, "a hint is of a tensor that is not there, or the end of their queue is another one");
     free(sums.pages);
     return err;
 }

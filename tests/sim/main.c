@@ -23,6 +23,7 @@ enum {
     OPT_OPTIM,
     OPT_STEPS,
     OPT_PARTS,
+    OPT_HINTS,
     OPT_VERIFY,
     OPT_TRACE,
     OPT_KEEP,
@@ -40,6 +41,7 @@ static const struct option long_options[] = {
     {"no-optimizers", no_argument, NULL, OPT_OPTIM},
     {"no-steps", no_argument, NULL, OPT_STEPS},
     {"no-parts", no_argument, NULL, OPT_PARTS},
+    {"hints", required_argument, NULL, OPT_HINTS},
     {"verify-every", required_argument, NULL, OPT_VERIFY},
     {"trace", no_argument, NULL, OPT_TRACE},
     {"keep-going", no_argument, NULL, OPT_KEEP},
@@ -59,6 +61,7 @@ static const char usage[] =
     "  --no-optimizers\n"
     "  --no-steps            no recorded steps: no prefetch\n"
     "  --no-parts            no leases of parts\n"
+    "  --hints N             hints before one of N statements (0: none)\n"
     "  --verify-every N      balance the books after every N events (16; 0: only at rest)\n"
     "  --keep-going          go on after a violation; count them\n"
     "  --no-shrinking        print the program as it was\n"
@@ -163,6 +166,9 @@ static int parse(int argc, char **argv, struct sim_options *options, struct job 
             break;
         case OPT_PARTS:
             options->no_parts = true;
+            break;
+        case OPT_HINTS:
+            options->hints = (uint32_t)number(optarg);
             break;
         case OPT_VERIFY:
             options->verify_every = (uint32_t)number(optarg);

@@ -554,6 +554,61 @@ static void wrong_calls(struct sim *s)
     }
 }
 
+/* Where the bytes are adds up. */
+static void ask(struct sim *s, const struct sim_tensor *x, uint64_t from, uint64_t to)
+{
+    struct ofl_residency r;
+
+    pager_resident(x->t, from, to, &r);
+    if (r.bytes != to - from || r.device_bytes + r.device_coming_bytes > r.bytes ||
+        r.host_bytes + r.host_coming_bytes + r.below_bytes > r.bytes)
+        sim_fail(
+            s,
+            "resident: of %llu bytes %llu and %llu on the device, %llu and %llu in host memory, %llu below",
+            (unsigned long long)r.bytes, (unsigned long long)r.device_bytes,
+            (unsigned long long)r.device_coming_bytes, (unsigned long long)r.host_bytes,
+            (unsigned long long)r.host_coming_bytes, (unsigned long long)r.below_bytes);
+    if (x->t->device_home && !s->pager.broken.code && r.device_bytes + r.device_coming_bytes != r.bytes)
+        sim_fail(s, "resident: a home on the device has %llu of %llu bytes",
+                 (unsigned long long)r.device_bytes, (unsigned long long)r.bytes);
+}
+
+/* At what one of the next statements uses, or at anything; a few are taken back. */
+static void hint(struct sim *s)
+{
+    const struct sim_stmt *st = &s->prog->stmts[s->stmt];
+    struct sim_random r = {.state = st->id ^ 0x48494E54};
+    uint32_t ahead = s->stmt + sim_below(&r, 6);
+    struct ofl_lease l[SIM_BATCH] = {{0}};
+    uint32_t n = 0;
+    int err;
+
+    if (sim_below(&r, s->options->hints))
+        return;
+    st = &s->prog->stmts[ahead < s->prog->count ? ahead : s->stmt];
+    for (uint32_t i = 0; i < SIM_BATCH; i++) {
+        struct sim_tensor *x = &s->tensors[sim_below(&r, 3) ? st->tensor[i] : sim_below(&r, SIM_TENSORS)];
+        uint32_t from, to;
+
+        if (!x->t)
+            continue;
+        sim_part(x, st->part[i], &from, &to);
+        if (place_footprint(to - from) > s->pager.device_bytes)
+            continue;
+        l[n].tensor = x->t;
+        l[n].mode = x->spec.source || sim_below(&r, 4) ? OFL_READ : OFL_OVERWRITE;
+        l[n].offset_elems = from / x->spec.each;
+        l[n++].count_elems = st->part[i] ? (to - from) / x->spec.each : 0;
+        ask(s, x, from, to);
+    }
+    sim_enter(s);
+    err = pager_hint(&s->pager, l, n, OFL_HINT_NEXT + sim_below(&r, 3));
+    sim_leave(s);
+    s->due = true;
+    if (err < 0)
+        sim_fails_rightly(s, err, NULL, 0, "hint");
+}
+
 static void statement(struct sim *s, const struct sim_stmt *st)
 {
     struct sim_batch *b = &s->batches[st->slot % SIM_BATCHES];
@@ -737,6 +792,8 @@ static void run(struct sim *s)
 {
     open_all(s);
     for (s->stmt = 0; s->stmt < s->prog->count && !sim_failed(s); s->stmt++) {
+        if (s->options->hints)
+            hint(s);
         s->random.state = s->prog->stmts[s->stmt].id;
         statement(s, &s->prog->stmts[s->stmt]);
     }
