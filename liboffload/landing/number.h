@@ -1,0 +1,78 @@
+/* number: how floats of two bytes become floats of four, and back. For all forms of the landing room. */
+#ifndef OFL_LANDING_NUMBER_H
+#define OFL_LANDING_NUMBER_H
+
+#include <stdint.h>
+#include <string.h>
+
+static inline float number_of_bits(uint32_t bits)
+{
+    float f;
+
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static inline uint32_t number_bits(float f)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+/* Files are little-endian, and so is every machine that this runs on. */
+static inline uint16_t number_u16(const uint8_t *p)
+{
+    uint16_t v;
+
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline uint32_t number_u32(const uint8_t *p)
+{
+    uint32_t v;
+
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* Exponent and mantissa put into an f32 stand for 2^-112 of the value, subnormal or not. */
+static inline float number_f16(uint16_t half)
+{
+    uint32_t size = (half & 0x7fffu) << 13;
+    uint32_t bits = number_bits(number_of_bits(size) * 0x1p112f);
+
+    bits = size >= 0x0f800000u ? size | 0x7f800000u : bits; /* infinity, NaN */
+    return number_of_bits(bits | (half & 0x8000u) << 16);
+}
+
+static inline float number_bf16(uint16_t v)
+{
+    return number_of_bits((uint32_t)v << 16);
+}
+
+/* To nearest, ties to even; NaN stays NaN. */
+static inline uint16_t number_to_bf16(float f)
+{
+    uint32_t bits = number_bits(f), rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+
+    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40 : rounded);
+}
+
+static inline uint16_t number_to_f16(float f)
+{
+    uint32_t bits = number_bits(f), sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
+
+    if (size > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00u | (size >> 13 & 0x3ffu));
+    if (size >= 0x477ff000u) /* 65520, half way to 2^16, and above */
+        return (uint16_t)(sign | 0x7c00u);
+    if (size < 0x38800000u) /* below 2^-14: adding 1/2 rounds to multiples of 2^-24 */
+        return (uint16_t)(sign | (number_bits(number_of_bits(size) + 0.5f) - 0x3f000000u));
+    size += 0xfffu + (size >> 13 & 1);
+    return (uint16_t)(sign | ((size >> 13) - (112u << 10)));
+}
+
+#endif

@@ -1,0 +1,309 @@
+/*
+ * x86: unpacking with vector instructions. Included by avx2.c and avx512.c, each compiled for its own, with
+ *
+ *     static inline void put(void *out, uint64_t at, enum landing_to to, __m128i q, float d, float m, bool sum)
+ *
+ * in front of it: sixteen values d * q, or d * q + m, for elements at .. at + 15 of out. Bytes are handled sixteen at
+ * a time in both. Each product and sum is rounded by itself, in the order of plain.c.
+ */
+#ifndef OFL_LANDING_X86_H
+#define OFL_LANDING_X86_H
+
+#include "liboffload/landing/landing.h"
+#include "liboffload/landing/number.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE __m128i load(const uint8_t *p)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)p);
+}
+
+INLINE __m128i nibbles(__m128i v, int high)
+{
+    return _mm_and_si128(_mm_srli_epi16(v, high ? 4 : 0), _mm_set1_epi8(15));
+}
+
+/* Of each byte two bits. */
+INLINE __m128i two_bits(__m128i v, int shift)
+{
+    return _mm_and_si128(_mm_srli_epi16(v, shift), _mm_set1_epi8(3));
+}
+
+INLINE float scale_at(const uint8_t *p)
+{
+    return _cvtsh_ss(number_u16(p));
+}
+
+INLINE __m128i values_of(const int8_t *table, __m128i q)
+{
+    return _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)table), q);
+}
+
+/* Sixteen bits as bytes of 16 or 0. */
+INLINE __m128i fifth(uint32_t bits)
+{
+    const __m128i which = _mm_set1_epi64x((long long)0x8040201008040201ull);
+    __m128i v = _mm_shuffle_epi8(_mm_cvtsi32_si128((int)bits),
+                                 _mm_set_epi64x(0x0101010101010101ll, 0x0000000000000000ll));
+
+    return _mm_and_si128(_mm_cmpeq_epi8(_mm_and_si128(v, which), which), _mm_set1_epi8(16));
+}
+
+/* ---- blocks of 32 ------------------------------------------------------------ */
+
+INLINE void q4_0(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    float d = scale_at(p);
+    __m128i v = load(p + 2);
+
+    put(out, at, to, _mm_sub_epi8(nibbles(v, 0), _mm_set1_epi8(8)), d, 0, false);
+    put(out, at + 16, to, _mm_sub_epi8(nibbles(v, 1), _mm_set1_epi8(8)), d, 0, false);
+}
+
+INLINE void q4_1(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    float d = scale_at(p), m = scale_at(p + 2);
+    __m128i v = load(p + 4);
+
+    put(out, at, to, nibbles(v, 0), d, m, true);
+    put(out, at + 16, to, nibbles(v, 1), d, m, true);
+}
+
+INLINE void q5_0(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    float d = scale_at(p);
+    uint32_t high = number_u32(p + 2);
+    __m128i v = load(p + 6), by = _mm_set1_epi8(16);
+
+    put(out, at, to, _mm_sub_epi8(_mm_or_si128(nibbles(v, 0), fifth(high)), by), d, 0, false);
+    put(out, at + 16, to, _mm_sub_epi8(_mm_or_si128(nibbles(v, 1), fifth(high >> 16)), by), d, 0, false);
+}
+
+INLINE void q5_1(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    float d = scale_at(p), m = scale_at(p + 2);
+    uint32_t high = number_u32(p + 4);
+    __m128i v = load(p + 8);
+
+    put(out, at, to, _mm_or_si128(nibbles(v, 0), fifth(high)), d, m, true);
+    put(out, at + 16, to, _mm_or_si128(nibbles(v, 1), fifth(high >> 16)), d, m, true);
+}
+
+INLINE void q8_0(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    float d = scale_at(p);
+
+    put(out, at, to, load(p + 2), d, 0, false);
+    put(out, at + 16, to, load(p + 18), d, 0, false);
+}
+
+INLINE void iq4_nl(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    float d = scale_at(p);
+    __m128i v = load(p + 2);
+
+    put(out, at, to, values_of(landing_iq4, nibbles(v, 0)), d, 0, false);
+    put(out, at + 16, to, values_of(landing_iq4, nibbles(v, 1)), d, 0, false);
+}
+
+INLINE void mxfp4(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    float d = number_of_bits(p[0] < 2 ? 0x00200000u << p[0] : (p[0] - 1u) << 23);
+    __m128i v = load(p + 1);
+
+    put(out, at, to, values_of(landing_fp4, nibbles(v, 0)), d, 0, false);
+    put(out, at + 16, to, values_of(landing_fp4, nibbles(v, 1)), d, 0, false);
+}
+
+/* ---- blocks of 256 ----------------------------------------------------------- */
+
+/* scales[16]: whole numbers, each times d. */
+INLINE void scaled(float *out, __m128i scales, float d)
+{
+    put(out, 0, LANDING_F32, scales, d, 0, false);
+}
+
+INLINE void q2_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    float d[16], m[16];
+
+    scaled(d, nibbles(load(p), 0), scale_at(p + 80));
+    scaled(m, nibbles(load(p), 1), -scale_at(p + 82));
+    for (int half = 0; half < 2; half++) {
+        __m128i v[2] = {load(p + 16 + half * 32), load(p + 32 + half * 32)};
+
+        for (int i = 0; i < 8; i++) {
+            int s = half * 8 + i;
+
+            put(out, at + 16 * (uint64_t)s, to, two_bits(v[i % 2], i / 2 * 2), d[s], m[s], true);
+        }
+    }
+}
+
+INLINE __m128i q3_scales(const uint8_t *p)
+{
+    uint32_t a = number_u32(p), b = number_u32(p + 4), high = number_u32(p + 8);
+    const uint32_t low = 0x0f0f0f0f, two = 0x03030303;
+    __m128i s = _mm_set_epi32(
+        (int)((b >> 4 & low) | (high >> 6 & two) << 4), (int)((a >> 4 & low) | (high >> 4 & two) << 4),
+        (int)((b & low) | (high >> 2 & two) << 4), (int)((a & low) | (high & two) << 4));
+
+    return _mm_sub_epi8(s, _mm_set1_epi8(32));
+}
+
+INLINE void q3_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    const __m128i four = _mm_set1_epi8(4);
+    __m128i mask[2] = {load(p), load(p + 16)};
+    float d[16];
+
+    scaled(d, q3_scales(p + 96), scale_at(p + 108));
+    for (int half = 0; half < 2; half++) {
+        __m128i v[2] = {load(p + 32 + half * 32), load(p + 48 + half * 32)};
+
+        for (int i = 0; i < 8; i++) {
+            int s = half * 8 + i;
+            __m128i bit = _mm_set1_epi8((char)(1 << s / 2));
+            __m128i clear = _mm_cmpeq_epi8(_mm_and_si128(mask[i % 2], bit), _mm_setzero_si128());
+            __m128i q = _mm_sub_epi8(two_bits(v[i % 2], i / 2 * 2), _mm_and_si128(clear, four));
+
+            put(out, at + 16 * (uint64_t)s, to, q, d[s], 0, false);
+        }
+    }
+}
+
+/* Eight scales, and behind them eight minima. */
+INLINE __m128i q45_scales(const uint8_t *p)
+{
+    uint32_t a = number_u32(p), b = number_u32(p + 4), c = number_u32(p + 8);
+    const uint32_t six = 0x3f3f3f3f, low = 0x0f0f0f0f, two = 0x30303030;
+
+    return _mm_set_epi32((int)((c >> 4 & low) | (b >> 2 & two)), (int)(b & six),
+                         (int)((c & low) | (a >> 2 & two)), (int)(a & six));
+}
+
+INLINE void q4_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    __m128i scales = q45_scales(p + 4);
+    float d[16], m[16];
+
+    scaled(d, scales, scale_at(p));
+    scaled(m, scales, -scale_at(p + 2));
+    for (int i = 0; i < 16; i++) {
+        int b = i / 2;
+
+        put(out, at + 16 * (uint64_t)i, to, nibbles(load(p + 16 + b / 2 * 32 + i % 2 * 16), b % 2), d[b],
+            m[8 + b], true);
+    }
+}
+
+INLINE void q5_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    const __m128i sixteen = _mm_set1_epi8(16);
+    __m128i scales = q45_scales(p + 4), high[2] = {load(p + 16), load(p + 32)};
+    float d[16], m[16];
+
+    scaled(d, scales, scale_at(p));
+    scaled(m, scales, -scale_at(p + 2));
+    for (int i = 0; i < 16; i++) {
+        int b = i / 2;
+        __m128i bit = _mm_set1_epi8((char)(1 << b));
+        __m128i set = _mm_cmpeq_epi8(_mm_and_si128(high[i % 2], bit), bit);
+        __m128i low = nibbles(load(p + 48 + b / 2 * 32 + i % 2 * 16), b % 2);
+
+        put(out, at + 16 * (uint64_t)i, to, _mm_or_si128(low, _mm_and_si128(set, sixteen)), d[b], m[8 + b],
+            true);
+    }
+}
+
+INLINE void q6_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    float d[16];
+
+    scaled(d, load(p + 192), scale_at(p + 208));
+    for (int s = 0; s < 16; s++) {
+        int half = s / 8, i = s % 8;
+        __m128i low = nibbles(load(p + half * 64 + i % 4 * 16), i / 4);
+        __m128i high = two_bits(load(p + 128 + half * 32 + i % 2 * 16), i / 2 * 2);
+        __m128i q = _mm_sub_epi8(_mm_or_si128(low, _mm_slli_epi16(high, 4)), _mm_set1_epi8(32));
+
+        put(out, at + 16 * (uint64_t)s, to, q, d[s], 0, false);
+    }
+}
+
+/* The eight scales: low nibbles in 4 bytes, upper two bits in a word. */
+INLINE __m128i xs_scales(const uint8_t *p)
+{
+    uint32_t high = number_u16(p), low = number_u32(p + 2), a, b;
+
+    /* as bytes, in the order of the blocks: even ones are low nibbles */
+    a = (low & 15) | (low >> 4 & 15) << 8 | (low >> 8 & 15) << 16 | (low >> 12 & 15) << 24;
+    b = (low >> 16 & 15) | (low >> 20 & 15) << 8 | (low >> 24 & 15) << 16 | low >> 28 << 24;
+    a |= (high & 3) << 4 | (high >> 2 & 3) << 12 | (high >> 4 & 3) << 20 | (high >> 6 & 3) << 28;
+    b |= (high >> 8 & 3) << 4 | (high >> 10 & 3) << 12 | (high >> 12 & 3) << 20 | high >> 14 << 28;
+    return _mm_sub_epi8(_mm_set_epi32(0, 0, (int)b, (int)a), _mm_set1_epi8(32));
+}
+
+INLINE void iq4_xs(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
+{
+    float d[16];
+
+    scaled(d, xs_scales(p + 2), scale_at(p));
+    for (int b = 0; b < 8; b++) {
+        __m128i v = load(p + 8 + b * 16);
+
+        put(out, at + 32 * (uint64_t)b, to, values_of(landing_iq4, nibbles(v, 0)), d[b], 0, false);
+        put(out, at + 32 * (uint64_t)b + 16, to, values_of(landing_iq4, nibbles(v, 1)), d[b], 0, false);
+    }
+}
+
+/* ---- the table ----------------------------------------------------------------- */
+
+#define FORM(name, elems, bytes)                                                                             \
+    static void name##_f32(const uint8_t *p, uint64_t n, void *out)                                          \
+    {                                                                                                        \
+        for (uint64_t b = 0; b < n; b++)                                                                     \
+            name(p + b * (bytes), b * (elems), LANDING_F32, out);                                            \
+    }                                                                                                        \
+    static void name##_f16(const uint8_t *p, uint64_t n, void *out)                                          \
+    {                                                                                                        \
+        for (uint64_t b = 0; b < n; b++)                                                                     \
+            name(p + b * (bytes), b * (elems), LANDING_F16, out);                                            \
+    }                                                                                                        \
+    static void name##_bf16(const uint8_t *p, uint64_t n, void *out)                                         \
+    {                                                                                                        \
+        for (uint64_t b = 0; b < n; b++)                                                                     \
+            name(p + b * (bytes), b * (elems), LANDING_BF16, out);                                           \
+    }
+
+FORM(q4_0, 32, 18)
+FORM(q4_1, 32, 20)
+FORM(q5_0, 32, 22)
+FORM(q5_1, 32, 24)
+FORM(q8_0, 32, 34)
+FORM(q2_k, 256, 84)
+FORM(q3_k, 256, 110)
+FORM(q4_k, 256, 144)
+FORM(q5_k, 256, 176)
+FORM(q6_k, 256, 210)
+FORM(iq4_nl, 32, 18)
+FORM(iq4_xs, 256, 136)
+FORM(mxfp4, 32, 17)
+
+#define FORMS(name)                                                                                          \
+    {                                                                                                        \
+        {                                                                                                    \
+            name##_f32, name##_f16, name##_bf16                                                              \
+        }                                                                                                    \
+    }
+#define FORMS_TABLE                                                                                          \
+    {                                                                                                        \
+        [OFL_Q4_0] = FORMS(q4_0), [OFL_Q4_1] = FORMS(q4_1), [OFL_Q5_0] = FORMS(q5_0),                        \
+        [OFL_Q5_1] = FORMS(q5_1), [OFL_Q8_0] = FORMS(q8_0), [OFL_Q2_K] = FORMS(q2_k),                        \
+        [OFL_Q3_K] = FORMS(q3_k), [OFL_Q4_K] = FORMS(q4_k), [OFL_Q5_K] = FORMS(q5_k),                        \
+        [OFL_Q6_K] = FORMS(q6_k), [OFL_IQ4_NL] = FORMS(iq4_nl), [OFL_IQ4_XS] = FORMS(iq4_xs),                \
+        [OFL_MXFP4] = FORMS(mxfp4),                                                                          \
+    }
+
+#endif
