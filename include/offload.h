@@ -286,7 +286,7 @@ OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *
 OFL_API int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes);
 OFL_API int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes);
 
-/* ---- sources: files (safetensors) read in place ------------------------ */
+/* ---- sources: files (safetensors, GGUF) read in place ------------------ */
 
 #define OFL_DIMS_MAX 8
 
