@@ -316,7 +316,8 @@ $(call obj,$(filter liboffload/optim/% liboffload/landing/%,$(LIB_SRC))): EXTRA 
 # Run only where the processor has them: see liboffload/landing/landing.c.
 ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine)),)
 $(B)/liboffload/landing/avx2.o: EXTRA_ISA = -mavx2 -mf16c
-$(B)/liboffload/landing/avx512.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512vl -mf16c
+$(B)/liboffload/landing/avx512.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mf16c
+$(B)/liboffload/landing/avx512bf16.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mf16c
 endif
 $(call obj,$(filter examples/model/%,$(SHARED_SRC))): EXTRA = $(MATH_FLAGS) $(EXAMPLE_FLAGS)
 $(call obj,$(MAINS) $(filter examples/common%,$(SHARED_SRC)) $(EXAMPLE_TESTS) bench/rates.c): EXTRA = $(EXAMPLE_FLAGS)

@@ -34,6 +34,7 @@ enum ofl_landing_form {
     OFL_LANDING_PLAIN,
     OFL_LANDING_AVX2,
     OFL_LANDING_AVX512,
+    OFL_LANDING_AVX512BF16,
     OFL_LANDING_FORMS
 };
 

@@ -262,7 +262,7 @@ static void whole_files(void **state)
             add_key(&f, "general.alignment", 4);
             add32(&f, alignment);
             add_tensor(&f, "z", 1, (uint64_t[]){8}, 0, 2 * 256);
-            add_tensor(&f, "scalar", 0, NULL, 0, 256);
+            add_tensor(&f, "scalar", 0, &(uint64_t){0}, 0, 256);
             add_tensor(&f, "empty", 3, (uint64_t[]){4, 0, 2}, 0, 256);
             add_tensor(&f, "a", 4, (uint64_t[]){2, 3, 1, 2}, 1, 0);
             end(&f, alignment, 2 * 256 + 32);

@@ -25,7 +25,7 @@
 
 #define VALUES (1u << 20)
 
-static const char *const form_names[OFL_LANDING_FORMS] = {"best", "plain", "avx2", "avx512"};
+static const char *const form_names[OFL_LANDING_FORMS] = {"best", "plain", "avx2", "avx512", "avx512bf16"};
 static const enum ofl_dtype tos[] = {OFL_F32, OFL_F16, OFL_BF16};
 
 struct golden {

@@ -15,7 +15,7 @@ import sys
 import gguf
 import numpy as np
 
-FORMS = {"plain": 1, "avx2": 2, "avx512": 3}
+FORMS = {"plain": 1, "avx2": 2, "avx512": 3, "avx512bf16": 4}
 ENOTSUP = 95
 
 
@@ -90,7 +90,7 @@ def main():
     rng = np.random.default_rng(1)
     wrong = 0
     print(f"gguf {importlib.metadata.version('gguf')}, numpy {np.__version__}, {values} values of each: those that differ")
-    print(f"{'dtype':8} {'to':5}" + "".join(f"{form:>10}" for form in FORMS))
+    print(f"{'dtype':8} {'to':5}" + "".join(f"{form:>11}" for form in FORMS))
     for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
                  "MXFP4"):
         packed, want = gguf_blocks(name, values, rng)
@@ -101,7 +101,7 @@ def main():
                 count = None if got is None else differing(got, want, to)
                 wrong += count or 0
                 cells.append("-" if count is None else str(count))
-            print(f"{name:8} {to:5}" + "".join(f"{cell:>10}" for cell in cells))
+            print(f"{name:8} {to:5}" + "".join(f"{cell:>11}" for cell in cells))
     sys.exit(wrong > 0)
 
 

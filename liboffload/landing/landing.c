@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "base/sized.h"
 
-static const char *const form_names[OFL_LANDING_FORMS] = {"any", "plain", "avx2", "avx512"};
+static const char *const form_names[OFL_LANDING_FORMS] = {"any", "plain", "avx2", "avx512", "avx512bf16"};
 
 /* Whether the processor has what the form was compiled for. */
 static bool machine_has(enum ofl_landing_form form)
@@ -23,9 +23,10 @@ static bool machine_has(enum ofl_landing_form form)
 
     if (form == OFL_LANDING_AVX2)
         return f16c && __builtin_cpu_supports("avx2");
-    if (form == OFL_LANDING_AVX512)
-        return f16c && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl");
+    if (form == OFL_LANDING_AVX512 || form == OFL_LANDING_AVX512BF16)
+        return f16c && (form == OFL_LANDING_AVX512 || __builtin_cpu_supports("avx512bf16")) &&
+               __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #endif
     return form == OFL_LANDING_PLAIN;
 }
@@ -37,6 +38,7 @@ static const struct landing_blocks *find(enum ofl_dtype dtype, enum ofl_landing_
         [OFL_LANDING_PLAIN] = landing_plain,
         [OFL_LANDING_AVX2] = landing_avx2,
         [OFL_LANDING_AVX512] = landing_avx512,
+        [OFL_LANDING_AVX512BF16] = landing_avx512bf16,
     };
 
     for (int f = OFL_LANDING_FORMS - 1; f > OFL_LANDING_BEST; f--)

@@ -24,6 +24,7 @@ struct landing_blocks {
 extern const struct landing_blocks landing_plain[OFL_DTYPES];
 extern const struct landing_blocks landing_avx2[OFL_DTYPES];
 extern const struct landing_blocks landing_avx512[OFL_DTYPES];
+extern const struct landing_blocks landing_avx512bf16[OFL_DTYPES];
 
 /* The 16 values of a nibble: of IQ4_NL and IQ4_XS; of MXFP4 and NVFP4, doubled so that they are whole. */
 extern const int8_t landing_iq4[16];

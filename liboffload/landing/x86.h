@@ -1,10 +1,13 @@
 /*
- * x86: unpacking with vector instructions. Included by avx2.c and avx512.c, each compiled for its own, with
+ * x86: unpacking with vector instructions. Included by avx2.c and by avx512.h, compiled for their own, with
  *
- *     static inline void put(void *out, uint64_t at, enum landing_to to, __m128i q, float d, float m, bool sum)
+ *     static inline void put(void *out, uint64_t at, enum landing_to to, __m128i q0, __m128i q1, struct by by, bool sum)
  *
- * in front of it: sixteen values d * q, or d * q + m, for elements at .. at + 15 of out. Bytes are handled sixteen at
- * a time in both. Each product and sum is rounded by itself, in the order of plain.c.
+ * in front of it: thirty-two values for elements at .. at + 31 of out, sixteen q0 * d[0] (+ m[0]), sixteen
+ * q1 * d[1] (+ m[1]). Bytes are handled sixteen at a time in all. Each product and sum is rounded by itself, in the
+ * order of plain.c. PUT_TAKES_NAN, PUT_TAKES_SUBNORMAL: whether it rounds these right to BF16; blocks that could come
+ * to one are left to plain.c else. Whole numbers times F16 scales never come to a subnormal: they are multiples of
+ * 2^-24, and no bit of them is lost.
  */
 #ifndef OFL_LANDING_X86_H
 #define OFL_LANDING_X86_H
@@ -13,6 +16,12 @@
 #include "liboffload/landing/number.h"
 
 #define INLINE static inline __attribute__((always_inline))
+
+/* The same for all thirty-two. */
+INLINE struct by one(float d, float m)
+{
+    return (struct by){{d, d}, {m, m}};
+}
 
 INLINE __m128i load(const uint8_t *p)
 {
@@ -57,8 +66,8 @@ INLINE void q4_0(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
     float d = scale_at(p);
     __m128i v = load(p + 2);
 
-    put(out, at, to, _mm_sub_epi8(nibbles(v, 0), _mm_set1_epi8(8)), d, 0, false);
-    put(out, at + 16, to, _mm_sub_epi8(nibbles(v, 1), _mm_set1_epi8(8)), d, 0, false);
+    put(out, at, to, _mm_sub_epi8(nibbles(v, 0), _mm_set1_epi8(8)),
+        _mm_sub_epi8(nibbles(v, 1), _mm_set1_epi8(8)), one(d, 0), false);
 }
 
 INLINE void q4_1(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
@@ -66,18 +75,17 @@ INLINE void q4_1(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
     float d = scale_at(p), m = scale_at(p + 2);
     __m128i v = load(p + 4);
 
-    put(out, at, to, nibbles(v, 0), d, m, true);
-    put(out, at + 16, to, nibbles(v, 1), d, m, true);
+    put(out, at, to, nibbles(v, 0), nibbles(v, 1), one(d, m), true);
 }
 
 INLINE void q5_0(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
 {
     float d = scale_at(p);
     uint32_t high = number_u32(p + 2);
-    __m128i v = load(p + 6), by = _mm_set1_epi8(16);
+    __m128i v = load(p + 6), sixteen = _mm_set1_epi8(16);
 
-    put(out, at, to, _mm_sub_epi8(_mm_or_si128(nibbles(v, 0), fifth(high)), by), d, 0, false);
-    put(out, at + 16, to, _mm_sub_epi8(_mm_or_si128(nibbles(v, 1), fifth(high >> 16)), by), d, 0, false);
+    put(out, at, to, _mm_sub_epi8(_mm_or_si128(nibbles(v, 0), fifth(high)), sixteen),
+        _mm_sub_epi8(_mm_or_si128(nibbles(v, 1), fifth(high >> 16)), sixteen), one(d, 0), false);
 }
 
 INLINE void q5_1(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
@@ -86,16 +94,15 @@ INLINE void q5_1(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
     uint32_t high = number_u32(p + 4);
     __m128i v = load(p + 8);
 
-    put(out, at, to, _mm_or_si128(nibbles(v, 0), fifth(high)), d, m, true);
-    put(out, at + 16, to, _mm_or_si128(nibbles(v, 1), fifth(high >> 16)), d, m, true);
+    put(out, at, to, _mm_or_si128(nibbles(v, 0), fifth(high)), _mm_or_si128(nibbles(v, 1), fifth(high >> 16)),
+        one(d, m), true);
 }
 
 INLINE void q8_0(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
 {
     float d = scale_at(p);
 
-    put(out, at, to, load(p + 2), d, 0, false);
-    put(out, at + 16, to, load(p + 18), d, 0, false);
+    put(out, at, to, load(p + 2), load(p + 18), one(d, 0), false);
 }
 
 INLINE void iq4_nl(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
@@ -103,8 +110,8 @@ INLINE void iq4_nl(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
     float d = scale_at(p);
     __m128i v = load(p + 2);
 
-    put(out, at, to, values_of(landing_iq4, nibbles(v, 0)), d, 0, false);
-    put(out, at + 16, to, values_of(landing_iq4, nibbles(v, 1)), d, 0, false);
+    put(out, at, to, values_of(landing_iq4, nibbles(v, 0)), values_of(landing_iq4, nibbles(v, 1)), one(d, 0),
+        false);
 }
 
 INLINE void mxfp4(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
@@ -112,16 +119,20 @@ INLINE void mxfp4(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
     float d = number_of_bits(p[0] < 2 ? 0x00200000u << p[0] : (p[0] - 1u) << 23);
     __m128i v = load(p + 1);
 
-    put(out, at, to, values_of(landing_fp4, nibbles(v, 0)), d, 0, false);
-    put(out, at + 16, to, values_of(landing_fp4, nibbles(v, 1)), d, 0, false);
+    put(out, at, to, values_of(landing_fp4, nibbles(v, 0)), values_of(landing_fp4, nibbles(v, 1)), one(d, 0),
+        false);
 }
 
 /* ---- blocks of 256 ----------------------------------------------------------- */
 
-/* scales[16]: whole numbers, each times d. */
-INLINE void scaled(float *out, __m128i scales, float d)
+/* Sixteen whole numbers, each times d. */
+INLINE void scaled(float *out, __m128i numbers, float d)
 {
-    put(out, 0, LANDING_F32, scales, d, 0, false);
+    _mm256_storeu_ps(out,
+                     _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(numbers)), _mm256_set1_ps(d)));
+    numbers = _mm_srli_si128(numbers, 8);
+    _mm256_storeu_ps(out + 8,
+                     _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(numbers)), _mm256_set1_ps(d)));
 }
 
 INLINE void q2_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
@@ -131,12 +142,13 @@ INLINE void q2_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
     scaled(d, nibbles(load(p), 0), scale_at(p + 80));
     scaled(m, nibbles(load(p), 1), -scale_at(p + 82));
     for (int half = 0; half < 2; half++) {
-        __m128i v[2] = {load(p + 16 + half * 32), load(p + 32 + half * 32)};
+        __m128i a = load(p + 16 + half * 32), b = load(p + 32 + half * 32);
 
-        for (int i = 0; i < 8; i++) {
-            int s = half * 8 + i;
+        for (int i = 0; i < 4; i++) {
+            int s = half * 8 + 2 * i;
 
-            put(out, at + 16 * (uint64_t)s, to, two_bits(v[i % 2], i / 2 * 2), d[s], m[s], true);
+            put(out, at + 16 * (uint64_t)s, to, two_bits(a, 2 * i), two_bits(b, 2 * i),
+                (struct by){{d[s], d[s + 1]}, {m[s], m[s + 1]}}, true);
         }
     }
 }
@@ -152,23 +164,29 @@ INLINE __m128i q3_scales(const uint8_t *p)
     return _mm_sub_epi8(s, _mm_set1_epi8(32));
 }
 
+/* Less 4 where the mask has no such bit. */
+INLINE __m128i q3_less(__m128i q, __m128i mask, __m128i bit)
+{
+    __m128i clear = _mm_cmpeq_epi8(_mm_and_si128(mask, bit), _mm_setzero_si128());
+
+    return _mm_sub_epi8(q, _mm_and_si128(clear, _mm_set1_epi8(4)));
+}
+
 INLINE void q3_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
 {
-    const __m128i four = _mm_set1_epi8(4);
     __m128i mask[2] = {load(p), load(p + 16)};
     float d[16];
 
     scaled(d, q3_scales(p + 96), scale_at(p + 108));
     for (int half = 0; half < 2; half++) {
-        __m128i v[2] = {load(p + 32 + half * 32), load(p + 48 + half * 32)};
+        __m128i a = load(p + 32 + half * 32), b = load(p + 48 + half * 32);
 
-        for (int i = 0; i < 8; i++) {
-            int s = half * 8 + i;
+        for (int i = 0; i < 4; i++) {
+            int s = half * 8 + 2 * i;
             __m128i bit = _mm_set1_epi8((char)(1 << s / 2));
-            __m128i clear = _mm_cmpeq_epi8(_mm_and_si128(mask[i % 2], bit), _mm_setzero_si128());
-            __m128i q = _mm_sub_epi8(two_bits(v[i % 2], i / 2 * 2), _mm_and_si128(clear, four));
 
-            put(out, at + 16 * (uint64_t)s, to, q, d[s], 0, false);
+            put(out, at + 16 * (uint64_t)s, to, q3_less(two_bits(a, 2 * i), mask[0], bit),
+                q3_less(two_bits(b, 2 * i), mask[1], bit), (struct by){{d[s], d[s + 1]}, {0, 0}}, false);
         }
     }
 }
@@ -190,31 +208,43 @@ INLINE void q4_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
 
     scaled(d, scales, scale_at(p));
     scaled(m, scales, -scale_at(p + 2));
-    for (int i = 0; i < 16; i++) {
-        int b = i / 2;
+    for (int b = 0; b < 8; b++) {
+        const uint8_t *q = p + 16 + b / 2 * 32;
 
-        put(out, at + 16 * (uint64_t)i, to, nibbles(load(p + 16 + b / 2 * 32 + i % 2 * 16), b % 2), d[b],
-            m[8 + b], true);
+        put(out, at + 32 * (uint64_t)b, to, nibbles(load(q), b % 2), nibbles(load(q + 16), b % 2),
+            one(d[b], m[8 + b]), true);
     }
+}
+
+/* The fifth bits of a sub-block are one bit of each byte. */
+INLINE __m128i q5_more(__m128i q, __m128i high, __m128i bit)
+{
+    __m128i set = _mm_cmpeq_epi8(_mm_and_si128(high, bit), bit);
+
+    return _mm_or_si128(q, _mm_and_si128(set, _mm_set1_epi8(16)));
 }
 
 INLINE void q5_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
 {
-    const __m128i sixteen = _mm_set1_epi8(16);
     __m128i scales = q45_scales(p + 4), high[2] = {load(p + 16), load(p + 32)};
     float d[16], m[16];
 
     scaled(d, scales, scale_at(p));
     scaled(m, scales, -scale_at(p + 2));
-    for (int i = 0; i < 16; i++) {
-        int b = i / 2;
+    for (int b = 0; b < 8; b++) {
+        const uint8_t *q = p + 48 + b / 2 * 32;
         __m128i bit = _mm_set1_epi8((char)(1 << b));
-        __m128i set = _mm_cmpeq_epi8(_mm_and_si128(high[i % 2], bit), bit);
-        __m128i low = nibbles(load(p + 48 + b / 2 * 32 + i % 2 * 16), b % 2);
 
-        put(out, at + 16 * (uint64_t)i, to, _mm_or_si128(low, _mm_and_si128(set, sixteen)), d[b], m[8 + b],
-            true);
+        put(out, at + 32 * (uint64_t)b, to, q5_more(nibbles(load(q), b % 2), high[0], bit),
+            q5_more(nibbles(load(q + 16), b % 2), high[1], bit), one(d[b], m[8 + b]), true);
     }
+}
+
+INLINE __m128i q6_of(const uint8_t *low, const uint8_t *high, int i)
+{
+    __m128i h = _mm_slli_epi16(two_bits(load(high), i / 2 * 2), 4);
+
+    return _mm_sub_epi8(_mm_or_si128(nibbles(load(low), i / 4), h), _mm_set1_epi8(32));
 }
 
 INLINE void q6_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
@@ -222,13 +252,12 @@ INLINE void q6_k(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
     float d[16];
 
     scaled(d, load(p + 192), scale_at(p + 208));
-    for (int s = 0; s < 16; s++) {
-        int half = s / 8, i = s % 8;
-        __m128i low = nibbles(load(p + half * 64 + i % 4 * 16), i / 4);
-        __m128i high = two_bits(load(p + 128 + half * 32 + i % 2 * 16), i / 2 * 2);
-        __m128i q = _mm_sub_epi8(_mm_or_si128(low, _mm_slli_epi16(high, 4)), _mm_set1_epi8(32));
+    for (int s = 0; s < 16; s += 2) {
+        int i = s % 8;
+        const uint8_t *low = p + s / 8 * 64 + i % 4 * 16, *high = p + 128 + s / 8 * 32;
 
-        put(out, at + 16 * (uint64_t)s, to, q, d[s], 0, false);
+        put(out, at + 16 * (uint64_t)s, to, q6_of(low, high, i), q6_of(low + 16, high + 16, i),
+            (struct by){{d[s], d[s + 1]}, {0, 0}}, false);
     }
 }
 
@@ -253,14 +282,27 @@ INLINE void iq4_xs(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
     for (int b = 0; b < 8; b++) {
         __m128i v = load(p + 8 + b * 16);
 
-        put(out, at + 32 * (uint64_t)b, to, values_of(landing_iq4, nibbles(v, 0)), d[b], 0, false);
-        put(out, at + 32 * (uint64_t)b + 16, to, values_of(landing_iq4, nibbles(v, 1)), d[b], 0, false);
+        put(out, at + 32 * (uint64_t)b, to, values_of(landing_iq4, nibbles(v, 0)),
+            values_of(landing_iq4, nibbles(v, 1)), one(d[b], 0), false);
     }
 }
 
 /* ---- the table ----------------------------------------------------------------- */
 
-#define FORM(name, elems, bytes)                                                                             \
+/* Blocks that put can't round to BF16: with an F16 number that is infinite or NaN; of MXFP4 where results may be
+ * subnormal. */
+INLINE bool infinite(const uint8_t *p)
+{
+    return !PUT_TAKES_NAN && (number_u16(p) & 0x7c00) == 0x7c00;
+}
+
+INLINE bool subnormal(const uint8_t *p)
+{
+    return !PUT_TAKES_SUBNORMAL && p[0] < 2;
+}
+
+/* odd: of a block p. Those that are not are done in runs, so that a loop of nothing else can keep its constants. */
+#define FORM(name, NAME, elems, bytes, odd)                                                                  \
     static void name##_f32(const uint8_t *p, uint64_t n, void *out)                                          \
     {                                                                                                        \
         for (uint64_t b = 0; b < n; b++)                                                                     \
@@ -271,25 +313,44 @@ INLINE void iq4_xs(const uint8_t *p, uint64_t at, enum landing_to to, void *out)
         for (uint64_t b = 0; b < n; b++)                                                                     \
             name(p + b * (bytes), b * (elems), LANDING_F16, out);                                            \
     }                                                                                                        \
+    static uint64_t name##_run(const uint8_t *p, uint64_t n)                                                 \
+    {                                                                                                        \
+        uint64_t run = 0;                                                                                    \
+                                                                                                             \
+        for (; run < n && !(odd); run++)                                                                     \
+            p += (bytes);                                                                                    \
+        return run;                                                                                          \
+    }                                                                                                        \
     static void name##_bf16(const uint8_t *p, uint64_t n, void *out)                                         \
     {                                                                                                        \
-        for (uint64_t b = 0; b < n; b++)                                                                     \
-            name(p + b * (bytes), b * (elems), LANDING_BF16, out);                                           \
+        for (uint64_t b = 0; b < n;) {                                                                       \
+            uint64_t end = b + name##_run(p + b * (bytes), n - b < RUN_MOST ? n - b : RUN_MOST);             \
+                                                                                                             \
+            if (b == end) {                                                                                  \
+                landing_plain[OFL_##NAME].to[LANDING_BF16](p + b * (bytes), 1,                               \
+                                                           (uint16_t *)out + b * (elems));                   \
+                b++;                                                                                         \
+            }                                                                                                \
+            for (; b < end; b++)                                                                             \
+                name(p + b * (bytes), b * (elems), LANDING_BF16, out);                                       \
+        }                                                                                                    \
     }
 
-FORM(q4_0, 32, 18)
-FORM(q4_1, 32, 20)
-FORM(q5_0, 32, 22)
-FORM(q5_1, 32, 24)
-FORM(q8_0, 32, 34)
-FORM(q2_k, 256, 84)
-FORM(q3_k, 256, 110)
-FORM(q4_k, 256, 144)
-FORM(q5_k, 256, 176)
-FORM(q6_k, 256, 210)
-FORM(iq4_nl, 32, 18)
-FORM(iq4_xs, 256, 136)
-FORM(mxfp4, 32, 17)
+#define RUN_MOST 64 /* blocks: what is looked at stays in the first cache */
+
+FORM(q4_0, Q4_0, 32, 18, infinite(p))
+FORM(q4_1, Q4_1, 32, 20, infinite(p) || infinite(p + 2))
+FORM(q5_0, Q5_0, 32, 22, infinite(p))
+FORM(q5_1, Q5_1, 32, 24, infinite(p) || infinite(p + 2))
+FORM(q8_0, Q8_0, 32, 34, infinite(p))
+FORM(q2_k, Q2_K, 256, 84, infinite(p + 80) || infinite(p + 82))
+FORM(q3_k, Q3_K, 256, 110, infinite(p + 108))
+FORM(q4_k, Q4_K, 256, 144, infinite(p) || infinite(p + 2))
+FORM(q5_k, Q5_K, 256, 176, infinite(p) || infinite(p + 2))
+FORM(q6_k, Q6_K, 256, 210, infinite(p + 208))
+FORM(iq4_nl, IQ4_NL, 32, 18, infinite(p))
+FORM(iq4_xs, IQ4_XS, 256, 136, infinite(p))
+FORM(mxfp4, MXFP4, 32, 17, subnormal(p))
 
 #define FORMS(name)                                                                                          \
     {                                                                                                        \
