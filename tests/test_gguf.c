@@ -7,7 +7,6 @@
  * come up. OFL_FUZZ_FILES: how many of those.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -28,85 +26,19 @@
 #include "liboffload/source/reader.h"
 #include "liboffload/source/source.h"
 #include "tests/core_fixture.h"
+#include "tests/gguf_fixture.h"
 
 static char path[] = "/tmp/ofl-test-XXXXXX.gguf";
 
-/* ---- making files ---------------------------------------------------------- */
-
-struct file {
-    unsigned char bytes[4096];
-    size_t count, data; /* data: where the data begin */
-};
-
-static void add(struct file *f, const void *bytes, size_t count)
-{
-    assert_true(f->count + count <= sizeof f->bytes);
-    memcpy(f->bytes + f->count, bytes, count);
-    f->count += count;
-}
-
-static void add32(struct file *f, uint32_t v)
-{
-    add(f, &v, sizeof v);
-}
-
-static void add64(struct file *f, uint64_t v)
-{
-    add(f, &v, sizeof v);
-}
-
-static void add_text(struct file *f, const char *text)
-{
-    add64(f, strlen(text));
-    add(f, text, strlen(text));
-}
-
-static void begin(struct file *f, uint64_t tensors, uint64_t keys)
-{
-    *f = (struct file){.count = 0};
-    add(f, "GGUF", 4);
-    add32(f, 3);
-    add64(f, tensors);
-    add64(f, keys);
-}
-
-static void add_key(struct file *f, const char *key, uint32_t type)
-{
-    add_text(f, key);
-    add32(f, type);
-}
-
-static void add_tensor(struct file *f, const char *name, uint32_t dims, const uint64_t *shape, uint32_t type,
-                       uint64_t offset)
-{
-    add_text(f, name);
-    add32(f, dims);
-    add(f, shape, dims * sizeof *shape);
-    add32(f, type);
-    add64(f, offset);
-}
-
-/* Data of so many bytes, from a multiple of that on. */
-static void end(struct file *f, size_t alignment, size_t bytes)
-{
-    f->data = (f->count + alignment - 1) / alignment * alignment;
-    assert_true(f->data + bytes <= sizeof f->bytes);
-    f->count = f->data + bytes;
-}
+/* ---- files ------------------------------------------------------------------ */
 
 /* As of 1970: opening what was written a moment ago waits for a tick of the clock. */
 static void put(const void *bytes, size_t count)
 {
-    const struct timespec times[2] = {{0, 1}, {0, 1}};
-    int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
-
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, bytes, count), (ssize_t)count);
-    assert_int_equal(futimens(fd, times), 0);
-    close(fd);
+    gguf_put(path, bytes, count);
 }
 
-static int try(const struct file *f, struct source_file **out)
+static int try(const struct gguf_file *f, struct source_file **out)
 {
     put(f->bytes, f->count);
     return source_open(path, out);
@@ -137,13 +69,13 @@ static void keys_of_every_type(void **state)
     const size_t count = sizeof cases / sizeof cases[0];
     struct source_file *s = NULL;
     const struct ofl_metadata *m;
-    struct file f;
+    struct gguf_file f;
 
     (void)state;
-    begin(&f, 0, count);
+    gguf_begin(&f, 0, count);
     for (size_t i = 0; i < count; i++) {
-        add_key(&f, cases[i].key, cases[i].type);
-        add(&f, numbers, cases[i].bytes);
+        gguf_add_key(&f, cases[i].key, cases[i].type);
+        gguf_add(&f, numbers, cases[i].bytes);
     }
     assert_int_equal(try(&f, &s), 0);
     assert_string_equal(s->format, "gguf");
@@ -165,28 +97,28 @@ static void other_values(void **state)
     const double twice = 3.25;
     struct source_file *s = NULL;
     const struct ofl_metadata *m;
-    struct file f;
+    struct gguf_file f;
 
     (void)state;
-    begin(&f, 0, 6);
-    add_key(&f, "f32", 6);
-    add(&f, &single, 4);
-    add_key(&f, "f64", 12);
-    add(&f, &twice, 8);
-    add_key(&f, "bool", 7);
-    add(&f, "\1", 1);
-    add_key(&f, "text", 8);
-    add_text(&f, "a text");
-    add_key(&f, "texts", 9);
-    add32(&f, 8);
-    add64(&f, 3);
-    add_text(&f, "one");
-    add_text(&f, "");
-    add64(&f, 3);
-    add(&f, "a\0b", 3);
-    add_key(&f, "floats", 9);
-    add32(&f, 6);
-    add64(&f, 0);
+    gguf_begin(&f, 0, 6);
+    gguf_add_key(&f, "f32", 6);
+    gguf_add(&f, &single, 4);
+    gguf_add_key(&f, "f64", 12);
+    gguf_add(&f, &twice, 8);
+    gguf_add_key(&f, "bool", 7);
+    gguf_add(&f, "\1", 1);
+    gguf_add_key(&f, "text", 8);
+    gguf_add_text(&f, "a text");
+    gguf_add_key(&f, "texts", 9);
+    gguf_add32(&f, 8);
+    gguf_add64(&f, 3);
+    gguf_add_text(&f, "one");
+    gguf_add_text(&f, "");
+    gguf_add64(&f, 3);
+    gguf_add(&f, "a\0b", 3);
+    gguf_add_key(&f, "floats", 9);
+    gguf_add32(&f, 6);
+    gguf_add64(&f, 0);
     assert_int_equal(try(&f, &s), 0);
     assert_true(source_metadata_find(s, "f32")->is.reals[0] == -0.5);
     assert_true(source_metadata_find(s, "f64")->is.reals[0] == 3.25);
@@ -223,11 +155,11 @@ static void tensors_of_every_type(void **state)
         const struct base_dtype *d = base_dtype(cases[i].dtype);
         uint64_t shape[2] = {d->block_elems, 3}, bytes = 3 * d->block_bytes;
         struct source_file *s = NULL;
-        struct file f;
+        struct gguf_file f;
 
-        begin(&f, 1, 0);
-        add_tensor(&f, "t", 2, shape, cases[i].type, 0);
-        end(&f, 32, bytes);
+        gguf_begin(&f, 1, 0);
+        gguf_add_tensor(&f, "t", 2, shape, cases[i].type, 0);
+        gguf_end(&f, 32, bytes);
         assert_int_equal(try(&f, &s), 0);
         assert_int_equal(s->entries[0].dtype, cases[i].dtype);
         assert_true(s->entries[0].bytes == bytes && s->entries[0].elems == 3 * d->block_elems);
@@ -239,9 +171,9 @@ static void tensors_of_every_type(void **state)
         assert_non_null(strstr(base_error_text(), "bytes of data: truncated"));
         if (d->block_elems == 1)
             continue;
-        begin(&f, 1, 0); /* whole blocks together, but not row by row */
-        add_tensor(&f, "t", 2, (uint64_t[]){d->block_elems / 2, 4}, cases[i].type, 0);
-        end(&f, 32, bytes);
+        gguf_begin(&f, 1, 0); /* whole blocks together, but not row by row */
+        gguf_add_tensor(&f, "t", 2, (uint64_t[]){d->block_elems / 2, 4}, cases[i].type, 0);
+        gguf_end(&f, 32, bytes);
         assert_int_equal(try(&f, &s), -OFL_EFORMAT);
         assert_non_null(strstr(base_error_text(), "not whole blocks"));
     }
@@ -255,17 +187,17 @@ static void whole_files(void **state)
         for (uint32_t alignment = 8; alignment <= 256; alignment *= 2) {
             struct source_file *s = NULL;
             const struct source_entry *e;
-            struct file f;
+            struct gguf_file f;
 
-            begin(&f, 4, 1);
+            gguf_begin(&f, 4, 1);
             memcpy(f.bytes + 4, &version, sizeof version);
-            add_key(&f, "general.alignment", 4);
-            add32(&f, alignment);
-            add_tensor(&f, "z", 1, (uint64_t[]){8}, 0, 2 * 256);
-            add_tensor(&f, "scalar", 0, &(uint64_t){0}, 0, 256);
-            add_tensor(&f, "empty", 3, (uint64_t[]){4, 0, 2}, 0, 256);
-            add_tensor(&f, "a", 4, (uint64_t[]){2, 3, 1, 2}, 1, 0);
-            end(&f, alignment, 2 * 256 + 32);
+            gguf_add_key(&f, "general.alignment", 4);
+            gguf_add32(&f, alignment);
+            gguf_add_tensor(&f, "z", 1, (uint64_t[]){8}, 0, 2 * 256);
+            gguf_add_tensor(&f, "scalar", 0, &(uint64_t){0}, 0, 256);
+            gguf_add_tensor(&f, "empty", 3, (uint64_t[]){4, 0, 2}, 0, 256);
+            gguf_add_tensor(&f, "a", 4, (uint64_t[]){2, 3, 1, 2}, 1, 0);
+            gguf_end(&f, alignment, 2 * 256 + 32);
             assert_int_equal(try(&f, &s), 0);
             assert_int_equal(s->count, 4);
             e = source_find(s, "a");
@@ -282,31 +214,35 @@ static void whole_files(void **state)
 /* ---- what is refused ------------------------------------------------------------ */
 
 /* One key and two tensors; broken in one place. */
-static void make(struct file *f, int broken)
+static void make(struct gguf_file *f, int broken)
 {
     static const uint64_t row[] = {64}, wide[] = {1ull << 33, 1ull << 33}, large[] = {1ull << 62};
 
-    begin(f, broken == 1 ? 1u << 20 : broken == 2 ? UINT64_MAX : 2, broken == 3 ? UINT64_MAX / 4 : 1);
-    add_key(f, broken == 4 ? "" : broken == 5 ? "general.other" : "general.alignment", broken == 6 ? 5 : 4);
-    add32(f, broken == 7 ? 48 : broken == 8 ? 0 : 32);
+    gguf_begin(f, broken == 1 ? 1u << 20 : broken == 2 ? UINT64_MAX : 2, broken == 3 ? UINT64_MAX / 4 : 1);
+    gguf_add_key(f,
+                 broken == 4   ? ""
+                 : broken == 5 ? "general.other"
+                               : "general.alignment",
+                 broken == 6 ? 5 : 4);
+    gguf_add32(f, broken == 7 ? 48 : broken == 8 ? 0 : 32);
     if (broken == 9)
         f->bytes[24 + 8 + 3] = 0; /* in the key */
-    add_tensor(f, broken == 10 ? "" : "first", broken == 11 ? 5 : 1,
-               broken == 11 ? (uint64_t[]){1, 1, 1, 1, 1} : row,
-               broken == 12   ? 4
-               : broken == 13 ? 16
-                              : 0,
-               broken == 14 ? 16 : 0);
-    add_tensor(f, broken == 15 ? "first" : "second", broken == 16 ? 2 : 1,
-               broken == 16   ? wide
-               : broken == 17 ? large
-                              : row,
-               broken == 18 ? 99 : 0,
-               broken == 19   ? 224
-               : broken == 20 ? 1ull << 40
-               : broken == 21 ? UINT64_MAX - 31
-                              : 256);
-    end(f, 32, 512);
+    gguf_add_tensor(f, broken == 10 ? "" : "first", broken == 11 ? 5 : 1,
+                    broken == 11 ? (uint64_t[]){1, 1, 1, 1, 1} : row,
+                    broken == 12   ? 4
+                    : broken == 13 ? 16
+                                   : 0,
+                    broken == 14 ? 16 : 0);
+    gguf_add_tensor(f, broken == 15 ? "first" : "second", broken == 16 ? 2 : 1,
+                    broken == 16   ? wide
+                    : broken == 17 ? large
+                                   : row,
+                    broken == 18 ? 99 : 0,
+                    broken == 19   ? 224
+                    : broken == 20 ? 1ull << 40
+                    : broken == 21 ? UINT64_MAX - 31
+                                   : 256);
+    gguf_end(f, 32, 512);
     if (broken == 22)
         f->bytes[4] = 1;
     if (broken == 23)
@@ -348,7 +284,7 @@ static void each_rule_by_itself(void **state)
     (void)state;
     for (int i = 0; i < (int)(sizeof wrong / sizeof wrong[0]); i++) {
         struct source_file *s = NULL;
-        struct file f;
+        struct gguf_file f;
 
         make(&f, i);
         assert_int_equal(try(&f, &s), wrong[i] ? -OFL_EFORMAT : 0);
@@ -383,21 +319,21 @@ static void bad_values(void **state)
         {"\4\0\0", 3, "truncated"},
     };
     struct source_file *s = NULL;
-    struct file f;
+    struct gguf_file f;
 
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        begin(&f, 0, 1);
-        add_text(&f, "k");
-        add(&f, cases[i].bytes, cases[i].count);
+        gguf_begin(&f, 0, 1);
+        gguf_add_text(&f, "k");
+        gguf_add(&f, cases[i].bytes, cases[i].count);
         assert_int_equal(try(&f, &s), -OFL_EFORMAT);
         if (!strstr(base_error_text(), cases[i].words))
             fail_msg("no \"%s\" in: %s", cases[i].words, base_error_text());
     }
-    begin(&f, 0, 2);
+    gguf_begin(&f, 0, 2);
     for (int i = 0; i < 2; i++) {
-        add_key(&f, "k", 0);
-        add(&f, "\1", 1);
+        gguf_add_key(&f, "k", 0);
+        gguf_add(&f, "\1", 1);
     }
     assert_int_equal(try(&f, &s), -OFL_EFORMAT);
     assert_non_null(strstr(base_error_text(), "key \"k\": it is there twice"));
@@ -408,7 +344,7 @@ static void bad_values(void **state)
 static void ends_anywhere(void **state)
 {
     struct source_file *s = NULL;
-    struct file f;
+    struct gguf_file f;
 
     (void)state;
     make(&f, 0);
@@ -450,7 +386,7 @@ static void survives_mutations(void **state)
     for (uint64_t seed = 1; seed <= rounds; seed++) {
         struct random random = {seed};
         struct source_file *s = NULL;
-        struct file f;
+        struct gguf_file f;
         uint64_t changes = 1 + random_below(&random, 4);
         int err;
 
@@ -492,14 +428,14 @@ static void leased_packed(void **state)
     struct ofl_stream *stream;
     struct ofl_source *source;
     struct ofl_ctx *ctx;
-    struct file f;
+    struct gguf_file f;
 
     (void)state;
-    begin(&f, 1, 1);
-    add_key(&f, "general.architecture", 8);
-    add_text(&f, "llama");
-    add_tensor(&f, "w", 2, (uint64_t[]){COLUMNS, ROWS}, 2, 0);
-    end(&f, 32, ROWS * ROW);
+    gguf_begin(&f, 1, 1);
+    gguf_add_key(&f, "general.architecture", 8);
+    gguf_add_text(&f, "llama");
+    gguf_add_tensor(&f, "w", 2, (uint64_t[]){COLUMNS, ROWS}, 2, 0);
+    gguf_end(&f, 32, ROWS * ROW);
     for (size_t i = f.data; i < f.count; i++)
         f.bytes[i] = (i - f.data) % 18 == 1 ? 0x2c : (unsigned char)(random_next(&random) >> 40);
     put(f.bytes, f.count);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -14,8 +15,8 @@
 
 static const char *const form_names[OFL_LANDING_FORMS] = {"any", "plain", "avx2", "avx512", "avx512bf16"};
 
-/* Whether the processor has what the form was compiled for. */
-static bool machine_has(enum ofl_landing_form form)
+/* Whether the processor has what the form was compiled for. Slow where a hypervisor answers. */
+static bool ask_machine(enum ofl_landing_form form)
 {
 #if defined(__x86_64__)
     unsigned a, b, c = 0, d;
@@ -29,6 +30,20 @@ static bool machine_has(enum ofl_landing_form form)
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #endif
     return form == OFL_LANDING_PLAIN;
+}
+
+static bool machine_has(enum ofl_landing_form form)
+{
+    static atomic_uint known; /* a bit for each form; bit 0: they are known */
+    unsigned bits = atomic_load_explicit(&known, memory_order_relaxed);
+
+    if (!bits) {
+        bits = 1;
+        for (int f = OFL_LANDING_PLAIN; f < OFL_LANDING_FORMS; f++)
+            bits |= (unsigned)ask_machine((enum ofl_landing_form)f) << f;
+        atomic_store_explicit(&known, bits, memory_order_relaxed);
+    }
+    return bits >> form & 1;
 }
 
 /* NULL: there is none. */
