@@ -58,6 +58,58 @@ OFL_API int ofl_landing_run(const struct ofl_landing *l);
  * until the stream has run it, the leases of both sides until then, too. -ENOTSUP on cuda. */
 OFL_API int ofl_landing_launch(struct ofl_stream *s, const struct ofl_landing *l);
 
+/* ---- matrices whose scales stand in tensors of their own ----------------- */
+
+/* What a file has of a matrix [rows, columns], outputs by inputs; all row-major. g: groups of group_columns columns. */
+enum ofl_packing {
+    /* F8 of any kind but E8M0, F4, I8 or U8 [rows, columns]; scales [rows / group_rows, g]. FP8 with block scales. */
+    OFL_PACKING_SCALED,
+    /* U8 [rows, columns / 2], the lower nibble first, E2M1; scales as before. MXFP4 of gpt-oss (scales U8: 2^(n - 127),
+     * groups of 32); NVFP4 and MXFP4 of compressed-tensors. */
+    OFL_PACKING_FP4,
+    /* I32 [rows, columns / 8], the lowest nibble first, n - 8; scales [rows, g]; zeros I32 [rows / 8, g], eight rows in
+     * one, or none: 8. "pack-quantized" of compressed-tensors, 4 bits. */
+    OFL_PACKING_INT4,
+    /* I32 [columns / 8, rows], eight columns in one; scales [g, rows]; zeros I32 [g, rows / 8]; order I32 [columns], the
+     * group of each column, or none: in turn. The files of version 1 have zeros less 1, a word at a time: 0x11111111 is
+     * added to each word, carries and all, as GPTQModel does. */
+    OFL_PACKING_GPTQ,
+    OFL_PACKING_GPTQ_V2, /* zeros as they are */
+    /* I32 [columns, rows / 8], eight rows in one in the order 0, 2, 4, 6, 1, 3, 5, 7; scales [g, rows]; zeros
+     * I32 [g, rows / 8] in the same order. AWQ, "gemm". */
+    OFL_PACKING_AWQ,
+    OFL_PACKINGS
+};
+
+/*
+ * A value is (number - zero) * scale in F32, the scale divided by *global first where there is one, each rounded once; then
+ * rounded to `to`. These are the reference's bits (torch, compressed-tensors, GPTQModel) where `to` is the dtype that it
+ * computes in: that of the scales.
+ */
+struct ofl_landing_matrix {
+    size_t size;
+    enum ofl_packing packing;
+    enum ofl_dtype dtype; /* OFL_PACKING_SCALED: of packed; else not looked at */
+    enum ofl_dtype
+        scale_dtype;   /* OFL_F32, OFL_F16, OFL_BF16, OFL_F8_E4M3, OFL_F8_E8M0, or OFL_U8: a power of two */
+    enum ofl_dtype to; /* OFL_F32, OFL_F16 or OFL_BF16 */
+    uint64_t rows, columns;
+    uint64_t group_rows,
+        group_columns; /* that share a scale; 0: all. group_rows: SCALED and FP4 alone; rounded up */
+    uint64_t first_row, row_count; /* what is unpacked; 0: up to the last */
+    const void *packed, *scales;   /* of the whole matrix, whatever rows are wanted */
+    const void *zeros, *order;     /* NULL: none. GPTQ and AWQ need zeros */
+    const float *global;
+    void *out; /* [row_count, columns] */
+};
+
+/* any; several at a time. Unpacks on the calling thread. -EINVAL with what does not fit together: sizes that are not
+ * whole words, a group that `order` names and the matrix does not have. The latter is seen on the way: out is
+ * undefined then. */
+OFL_API int ofl_landing_matrix_run(const struct ofl_landing_matrix *m);
+/* step thread. The same as work on s; as ofl_landing_launch, but that a wrong `order` makes NaNs. -ENOTSUP on cuda. */
+OFL_API int ofl_landing_matrix_launch(struct ofl_stream *s, const struct ofl_landing_matrix *m);
+
 #ifdef __cplusplus
 }
 #endif
