@@ -166,7 +166,7 @@ CUDA_STUB_SRC := $(wildcard tests/cuda_stub*.c)
 CUBLAS_STUB_SRC := $(wildcard tests/cublas_stub*.c)
 SIM_SRC := $(filter-out tests/sim/main.c,$(wildcard tests/sim/*.c))
 TEST_HELPER_SRC := $(filter-out $(TEST_SRC) $(CUDA_STUB_SRC) $(CUBLAS_STUB_SRC),$(wildcard tests/*.c))
-LIB_CU := $(wildcard liboffload/optim/*.cu)
+LIB_CU := $(wildcard liboffload/optim/*.cu liboffload/landing/*.cu)
 SHARED_CU := $(wildcard examples/model/*.cu)
 # What the stub driver can launch: all kernels, and those that test the emulation itself.
 EMULATE_SRC := $(if $(HAVE_CXX),$(wildcard tests/cuda_emulate*.cc))

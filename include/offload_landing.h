@@ -55,7 +55,10 @@ OFL_API int ofl_landing_find(enum ofl_dtype dtype, enum ofl_landing_form form);
  * blocks, or `to` is none of the three; -ENOTSUP as above. Nothing is written then. */
 OFL_API int ofl_landing_run(const struct ofl_landing *l);
 /* step thread. The same as work on s, behind what is on it. Everything is checked before it returns. *l must live
- * until the stream has run it, the leases of both sides until then, too. -ENOTSUP on cuda. */
+ * until the stream has run it, the leases of both sides until then, too. On cuda it is a kernel, whatever form is asked
+ * for (of those that the machine has); -ENOEXEC if the library has none for the GPU. The first launch of a context
+ * loads it, for which the driver may wait for all of the GPU's work: launch one of no elements while no stream is at a
+ * gate (see offload_cuda.h). */
 OFL_API int ofl_landing_launch(struct ofl_stream *s, const struct ofl_landing *l);
 
 /* ---- matrices whose scales stand in tensors of their own ----------------- */

@@ -126,5 +126,9 @@ int ofl_landing_launch(struct ofl_stream *s, const struct ofl_landing *from)
     struct ofl_landing l;
     int err = check(from, &l);
 
-    return err < 0 ? err : ofl_stream_launch(s, run, (void *)(uintptr_t)from);
+    if (err < 0)
+        return err;
+    if (landing_on_gpu(s))
+        return landing_cuda_launch(s, &l);
+    return ofl_stream_launch(s, run, (void *)(uintptr_t)from);
 }

@@ -1,11 +1,18 @@
-/* number: how floats of two bytes become floats of four, and back. For all forms of the landing room. */
+/* number: how floats of two bytes become floats of four, and back. For all forms of the landing room,
+ * by the compilers of C and of CUDA. */
 #ifndef OFL_LANDING_NUMBER_H
 #define OFL_LANDING_NUMBER_H
 
 #include <stdint.h>
 #include <string.h>
 
-static inline float number_of_bits(uint32_t bits)
+#ifdef __CUDACC__
+#define NUMBER_INLINE static __device__ __forceinline__
+#else
+#define NUMBER_INLINE static inline
+#endif
+
+NUMBER_INLINE float number_of_bits(uint32_t bits)
 {
     float f;
 
@@ -13,7 +20,7 @@ static inline float number_of_bits(uint32_t bits)
     return f;
 }
 
-static inline uint32_t number_bits(float f)
+NUMBER_INLINE uint32_t number_bits(float f)
 {
     uint32_t bits;
 
@@ -22,7 +29,7 @@ static inline uint32_t number_bits(float f)
 }
 
 /* Files are little-endian, and so is every machine that this runs on. */
-static inline uint16_t number_u16(const uint8_t *p)
+NUMBER_INLINE uint16_t number_u16(const uint8_t *p)
 {
     uint16_t v;
 
@@ -30,7 +37,7 @@ static inline uint16_t number_u16(const uint8_t *p)
     return v;
 }
 
-static inline uint32_t number_u32(const uint8_t *p)
+NUMBER_INLINE uint32_t number_u32(const uint8_t *p)
 {
     uint32_t v;
 
@@ -39,7 +46,7 @@ static inline uint32_t number_u32(const uint8_t *p)
 }
 
 /* Exponent and mantissa put into an f32 stand for 2^-112 of the value, subnormal or not. */
-static inline float number_f16(uint16_t half)
+NUMBER_INLINE float number_f16(uint16_t half)
 {
     uint32_t size = (half & 0x7fffu) << 13;
     uint32_t bits = number_bits(number_of_bits(size) * 0x1p112f);
@@ -48,20 +55,20 @@ static inline float number_f16(uint16_t half)
     return number_of_bits(bits | (half & 0x8000u) << 16);
 }
 
-static inline float number_bf16(uint16_t v)
+NUMBER_INLINE float number_bf16(uint16_t v)
 {
     return number_of_bits((uint32_t)v << 16);
 }
 
 /* To nearest, ties to even; NaN stays NaN. */
-static inline uint16_t number_to_bf16(float f)
+NUMBER_INLINE uint16_t number_to_bf16(float f)
 {
     uint32_t bits = number_bits(f), rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
 
     return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40 : rounded);
 }
 
-static inline uint16_t number_to_f16(float f)
+NUMBER_INLINE uint16_t number_to_f16(float f)
 {
     uint32_t bits = number_bits(f), sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
 
