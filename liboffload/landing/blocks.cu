@@ -19,19 +19,20 @@ DEVICE int nibble(const uint8_t *p, unsigned i, int high)
     return p[i] >> 4 * high & 15;
 }
 
-/* As whole numbers: of IQ4; of MXFP4, doubled. */
+/* As whole numbers: of IQ4; of MXFP4, doubled. Packed into words, as an array would lie in memory: a byte each, and a
+ * nibble for each size. */
 DEVICE int iq4(int q)
 {
-    const int8_t values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    const uint64_t low = 0xf6eaddcfbfad9881u, high = 0x7159453526190d01u;
 
-    return values[q];
+    return (int8_t)((q < 8 ? low : high) >> q % 8 * 8);
 }
 
 DEVICE int fp4(int q)
 {
-    const int8_t values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    int size = (int)(0xc8643210u >> q % 8 * 4 & 15);
 
-    return values[q];
+    return q < 8 ? size : -size;
 }
 
 /* Value i of a block of 32: the lower nibbles come first. */
