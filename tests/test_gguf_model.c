@@ -361,7 +361,7 @@ static void logits_of(const char *model, const struct llama_shape *shape, float 
     struct llama_generator_config config = {.shape = *shape, .positions = 16, .piece = TOKENS};
     struct ofl_ctx *ctx = open_ctx();
     struct llama_checkpoint *ck;
-    struct llama_generator *g;
+    struct llama_generator *g = NULL;
     char error[ERROR] = "";
 
     if (llama_checkpoint_open(ctx, model, shape, &ck, error, sizeof error) < 0 ||
