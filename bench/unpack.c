@@ -30,7 +30,7 @@ struct options {
 /* clang-format off */
 static const struct common_option option_list[] = {
     {COMMON_GROUP, .text = "Run:", .least = 1},
-    {COMMON_COUNT, "values", "N", "Numbers of each dtype, in thousands of 1024", FIELD(values), "16384", 4, 1u << 20},
+    {COMMON_COUNT, "values", "N", "Numbers of each dtype, in thousands of 1024", FIELD(values), "16384", 32, 1u << 20},
     {COMMON_COUNT, "repeats", "N", "Runs of each, in turns", FIELD(repeats), "7", 1, REPEATS_MOST},
     {COMMON_FLAG, "check", NULL, "Exit 1 where the best form has less than 80 % of the bound", FIELD(check)},
     {COMMON_TEXT, "json", "FILE", "Write the figures", FIELD(json)},
@@ -54,8 +54,26 @@ static const struct {
              {"avx512", OFL_LANDING_AVX512},
              {"avx512bf16", OFL_LANDING_AVX512BF16}};
 
-/* What is measured of one dtype and output. */
+/* Matrices with scales of their own; they have one form, which stands under plain. */
+static const struct matrix {
+    const char *name;
+    enum ofl_packing packing;
+    enum ofl_dtype dtype, scale_dtype;
+    uint64_t group_rows, group_columns, bits;
+} matrices[] = {
+    {"f8_e4m3", OFL_PACKING_SCALED, OFL_F8_E4M3, OFL_F32, 128, 128, 8},
+    {"mxfp4 32", OFL_PACKING_FP4, OFL_U8, OFL_U8, 1, 32, 4},
+    {"nvfp4 16", OFL_PACKING_FP4, OFL_U8, OFL_F8_E4M3, 1, 16, 4},
+    {"int4 128", OFL_PACKING_INT4, OFL_U8, OFL_BF16, 1, 128, 4},
+    {"gptq 128", OFL_PACKING_GPTQ, OFL_U8, OFL_F16, 1, 128, 4},
+    {"awq 128", OFL_PACKING_AWQ, OFL_U8, OFL_F16, 1, 128, 4},
+};
+
+#define COLUMNS 4096u /* of a matrix */
+
+/* What is measured of one dtype, or matrix, and output. */
 struct row {
+    const struct matrix *matrix; /* NULL: blocks of dtype */
     enum ofl_dtype dtype, to;
     uint64_t elems, packed_bytes, out_bytes;
     struct bench_spread bound, form[ARRAY_COUNT(forms)]; /* seconds; count 0: not on this machine */
@@ -107,6 +125,27 @@ static double time_bound(const struct memory *m, const struct row *r)
     return cpu_seconds() - start;
 }
 
+/* Scales and zeros are any bytes of what is packed: there are fewer of them. */
+static int run_matrix(const struct memory *m, const struct row *r)
+{
+    const struct matrix *x = r->matrix;
+    struct ofl_landing_matrix l = {.size = sizeof l,
+                                   .packing = x->packing,
+                                   .dtype = x->dtype,
+                                   .scale_dtype = x->scale_dtype,
+                                   .to = r->to,
+                                   .rows = r->elems / COLUMNS,
+                                   .columns = COLUMNS,
+                                   .group_rows = x->group_rows,
+                                   .group_columns = x->group_columns,
+                                   .packed = m->packed,
+                                   .scales = m->packed,
+                                   .zeros = m->packed,
+                                   .out = m->out};
+
+    return ofl_landing_matrix_run(&l);
+}
+
 /* Below 0: this machine does not have it. */
 static double time_form(const struct memory *m, const struct row *r, enum ofl_landing_form form)
 {
@@ -119,7 +158,9 @@ static double time_form(const struct memory *m, const struct row *r, enum ofl_la
                             .form = form};
     double start = cpu_seconds();
 
-    return ofl_landing_run(&l) < 0 ? -1 : cpu_seconds() - start;
+    if (r->matrix && form != OFL_LANDING_PLAIN)
+        return -1;
+    return (r->matrix ? run_matrix(m, r) : ofl_landing_run(&l)) < 0 ? -1 : cpu_seconds() - start;
 }
 
 /* ---- one row ------------------------------------------------------------------ */
@@ -154,9 +195,14 @@ static double best_share(const struct row *r)
     return best;
 }
 
+static const char *name_of(const struct row *r)
+{
+    return r->matrix ? r->matrix->name : ofl_dtype_name(r->dtype);
+}
+
 static void print_row(const struct row *r)
 {
-    printf("%-8s %-5s %7.2f", ofl_dtype_name(r->dtype), ofl_dtype_name(r->to),
+    printf("%-8s %-5s %7.2f", name_of(r), ofl_dtype_name(r->to),
            (double)(r->packed_bytes + r->out_bytes) / r->bound.median * 1e-9);
     for (size_t f = 0; f < ARRAY_COUNT(forms); f++)
         if (r->form[f].count)
@@ -169,10 +215,9 @@ static void print_row(const struct row *r)
 
 static json_t *row_json(const struct row *r)
 {
-    json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:I, s:o}", "dtype", ofl_dtype_name(r->dtype), "to",
-                          ofl_dtype_name(r->to), "values", (json_int_t)r->elems, "packed_bytes",
-                          (json_int_t)r->packed_bytes, "out_bytes", (json_int_t)r->out_bytes, "bound_s",
-                          bench_spread_json(&r->bound));
+    json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:I, s:o}", "dtype", name_of(r), "to", ofl_dtype_name(r->to),
+                          "values", (json_int_t)r->elems, "packed_bytes", (json_int_t)r->packed_bytes,
+                          "out_bytes", (json_int_t)r->out_bytes, "bound_s", bench_spread_json(&r->bound));
 
     for (size_t f = 0; j && f < ARRAY_COUNT(forms); f++)
         json_object_set_new(j, forms[f].name, bench_spread_json(&r->form[f]));
@@ -191,25 +236,42 @@ static void fill(const struct memory *m, uint64_t bytes)
         m->packed[i] &= 0xbf;
 }
 
+/* Returns a status. */
+static int run_row(const struct options *o, const struct memory *m, struct row *r, json_t *rows)
+{
+    r->elems = o->values * 1024;
+    r->out_bytes = r->elems * ofl_dtype_bytes(r->to);
+    measure(o, m, r);
+    print_row(r);
+    json_array_append_new(rows, row_json(r));
+    if (!o->check || best_share(r) >= 0.8)
+        return 0;
+    return common_fail(EXIT_RUNTIME, "%s to %s: %.0f %% of the bound, less than 80 %%", name_of(r),
+                       ofl_dtype_name(r->to), 100 * best_share(r));
+}
+
 static int run_all(const struct options *o, const struct memory *m, json_t *rows)
 {
     static const enum ofl_dtype tos[] = {OFL_F32, OFL_BF16};
-    int status = 0;
+    int status = 0, one;
 
     for (int d = OFL_Q4_0; d <= OFL_MXFP4; d++)
         for (size_t t = 0; t < ARRAY_COUNT(tos); t++) {
             struct ofl_dtype_info info = {.size = sizeof info};
-            struct row r = {.dtype = (enum ofl_dtype)d, .to = tos[t], .elems = o->values * 1024};
+            struct row r = {.dtype = (enum ofl_dtype)d, .to = tos[t]};
 
             ofl_dtype_info(r.dtype, &info);
-            r.packed_bytes = r.elems / info.block_elems * info.block_bytes;
-            r.out_bytes = r.elems * ofl_dtype_bytes(r.to);
-            measure(o, m, &r);
-            print_row(&r);
-            json_array_append_new(rows, row_json(&r));
-            if (o->check && best_share(&r) < 0.8)
-                status = common_fail(EXIT_RUNTIME, "%s to %s: %.0f %% of the bound, less than 80 %%",
-                                     ofl_dtype_name(r.dtype), ofl_dtype_name(r.to), 100 * best_share(&r));
+            r.packed_bytes = o->values * 1024 / info.block_elems * info.block_bytes;
+            one = run_row(o, m, &r, rows);
+            status = status ? status : one;
+        }
+    for (size_t i = 0; i < ARRAY_COUNT(matrices); i++)
+        for (size_t t = 0; t < ARRAY_COUNT(tos); t++) {
+            struct row r = {.matrix = &matrices[i], .to = tos[t]};
+
+            r.packed_bytes = o->values * 1024 * matrices[i].bits / 8;
+            one = run_row(o, m, &r, rows);
+            status = status ? status : one;
         }
     return status;
 }

@@ -1,6 +1,6 @@
 /*
- * matrix: unpacking of matrices whose scales, zeros and order stand in tensors of their own. Plain C, a row at a time;
- * of each row first the numbers, then what they are scaled by.
+ * matrix: unpacking of matrices whose scales, zeros and order stand in tensors of their own. Plain C, some rows and
+ * columns at a time: first their numbers as bytes, then as floats, then what these are scaled by.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -14,40 +14,33 @@
 #include "liboffload/landing/landing.h"
 #include "liboffload/landing/number.h"
 
-#define PIECE 256u /* columns at a time */
+#define PIECE 256u /* columns at a time; even */
+#define TILE  16u  /* rows */
 
-/* ---- small floats -------------------------------------------------------------- */
+/*
+ * Loops worth wider registers than the baseline's. The variants give the same bits: nothing here is a sum, and there is
+ * no contraction. The run-time choice is made before a sanitizer's run-time is up, so not under those.
+ */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&     \
+    !defined(__SANITIZE_THREAD__)
+#define WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define WIDE
+#endif
 
-/* Sign, exponent, mantissa; what the largest exponent stands for. */
+/* ---- numbers ------------------------------------------------------------------- */
+
+/* A float of a byte: sign, exponent, mantissa; what does not follow from these. */
 struct small {
-    unsigned exponent, mantissa;
+    unsigned mantissa;
     int bias;
-    enum { ALL_FINITE, IEEE, NAN_ONLY, NAN_AT_MINUS_ZERO } kind;
+    enum { IEEE, NAN_ONLY, NAN_AT_MINUS_ZERO } kind;
 };
-
-static float small_float(const struct small *s, unsigned bits)
-{
-    unsigned sign = bits >> (s->exponent + s->mantissa) & 1, m = bits & ((1u << s->mantissa) - 1);
-    unsigned e = bits >> s->mantissa & ((1u << s->exponent) - 1), most = (1u << s->exponent) - 1;
-    float value;
-
-    if (s->kind == NAN_AT_MINUS_ZERO && sign && e == 0 && m == 0)
-        return NAN;
-    if (s->kind == NAN_ONLY && e == most && m == (1u << s->mantissa) - 1)
-        return NAN;
-    if (s->kind == IEEE && e == most)
-        value = m ? NAN : INFINITY;
-    else
-        value = ldexpf((float)(e ? m | 1u << s->mantissa : m), (int)(e ? e : 1) - s->bias - (int)s->mantissa);
-    return sign ? -value : value;
-}
 
 static const struct small *small_of(enum ofl_dtype dtype)
 {
-    static const struct small e4m3 = {4, 3, 7, NAN_ONLY}, e5m2 = {5, 2, 15, IEEE};
-    static const struct small e4m3fnuz = {4, 3, 8, NAN_AT_MINUS_ZERO},
-                              e5m2fnuz = {5, 2, 16, NAN_AT_MINUS_ZERO};
-    static const struct small e2m1 = {2, 1, 1, ALL_FINITE};
+    static const struct small e4m3 = {3, 7, NAN_ONLY}, e5m2 = {2, 15, IEEE};
+    static const struct small e4m3fnuz = {3, 8, NAN_AT_MINUS_ZERO}, e5m2fnuz = {2, 16, NAN_AT_MINUS_ZERO};
 
     switch (dtype) {
     case OFL_F8_E4M3:
@@ -58,21 +51,61 @@ static const struct small *small_of(enum ofl_dtype dtype)
         return &e4m3fnuz;
     case OFL_F8_E5M2FNUZ:
         return &e5m2fnuz;
-    case OFL_F4:
-        return &e2m1;
     default:
         return NULL;
     }
+}
+
+/* Exponent and mantissa put into an f32 stand for 2^(bias - 127) of the value, subnormal or not. */
+static WIDE void small_floats(const struct small *s, const uint8_t *restrict q, uint64_t n,
+                              float *restrict out)
+{
+    const float scale = number_of_bits((uint32_t)(254 - s->bias) << 23);
+    const unsigned shift = 23 - s->mantissa, infinity = s->kind == IEEE ? 0x7c : 0x80;
+    const unsigned nan = s->kind == NAN_ONLY ? 0x7f : 0x80,
+                   nan_at = s->kind == NAN_AT_MINUS_ZERO ? 0x80 : 0x100;
+
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t size = (uint32_t)(q[i] & 0x7f) << shift;
+        uint32_t bits = number_bits(number_of_bits(size) * scale);
+
+        bits = (q[i] & 0x7fu) >= infinity ? 0x7f800000u | (q[i] & 3u) << 21 : bits;
+        bits = (unsigned)((q[i] & 0x7fu) == nan) | (unsigned)(q[i] == nan_at) ? 0x7fc00000u : bits;
+        out[i] = number_of_bits(bits | (q[i] & 0x80u) << 24);
+    }
+}
+
+/* E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6, and these with a sign. */
+static WIDE void fp4_floats(const uint8_t *restrict q, uint64_t n, float *restrict out)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t e = q[i] >> 1 & 3u, m = q[i] & 1u;
+        uint32_t bits = e ? (e + 126) << 23 | m << 22 : m * 0x3f000000u;
+
+        out[i] = number_of_bits(bits | (q[i] & 8u) << 28);
+    }
+}
+
+static WIDE void whole_floats(const uint8_t *restrict q, uint64_t n, bool with_sign, float *restrict out)
+{
+    for (uint64_t i = 0; i < n; i++)
+        out[i] = (float)(with_sign ? (int8_t)q[i] : q[i]);
 }
 
 /* ---- one matrix ------------------------------------------------------------------ */
 
 struct unpacking {
     struct ofl_landing_matrix m;
-    uint64_t groups;   /* in a row */
-    unsigned bits;     /* SCALED: of a number, 8 or 4 */
-    float values[256]; /* SCALED: of all numbers of so many bits */
-    float scales[256]; /* of a byte as a scale */
+    const struct small *small; /* SCALED: of F8 */
+    bool nibbles;              /* numbers are of 4 bits */
+    uint64_t groups;           /* in a row */
+    float scales[256];         /* of a byte as a scale */
+};
+
+/* Numbers as bytes, of so many rows and columns. */
+struct tile {
+    uint64_t row, rows, column, columns;
+    uint8_t q[TILE][PIECE];
 };
 
 static uint32_t word_at(const void *words, uint64_t index)
@@ -80,9 +113,80 @@ static uint32_t word_at(const void *words, uint64_t index)
     return number_u32((const uint8_t *)words + 4 * index);
 }
 
-static float scale_at(const struct unpacking *u, uint64_t index)
+/* Where a row's nibble is in a word of AWQ. */
+static unsigned awq_shift(uint64_t row)
+{
+    static const uint8_t place[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+
+    return 4u * place[row % 8];
+}
+
+static WIDE void split(const uint8_t *restrict p, uint64_t n, uint8_t *restrict q)
+{
+    for (uint64_t i = 0; i < n / 2; i++) {
+        q[2 * i] = p[i] & 15;
+        q[2 * i + 1] = p[i] >> 4;
+    }
+}
+
+/* Eight nibbles as eight bytes. */
+static uint64_t spread(uint32_t word)
+{
+    uint64_t even = word & 0x0f0f0f0fu, odd = word >> 4 & 0x0f0f0f0fu;
+
+    even = (even | even << 16) & 0x0000ffff0000ffffu;
+    odd = (odd | odd << 16) & 0x0000ffff0000ffffu;
+    even = (even | even << 8) & 0x00ff00ff00ff00ffu;
+    odd = (odd | odd << 8) & 0x00ff00ff00ff00ffu;
+    return even | odd << 8;
+}
+
+/* Row by row as they are used, but for those that lie across: these are read as they lie. */
+static void expand(const struct unpacking *u, struct tile *t)
+{
+    const struct ofl_landing_matrix *m = &u->m;
+    const uint8_t *p = m->packed;
+
+    if (m->packing < OFL_PACKING_GPTQ) {
+        for (uint64_t r = 0; r < t->rows; r++) {
+            uint64_t at = (t->row + r) * m->columns + t->column;
+
+            if (u->nibbles)
+                split(p + at / 2, t->columns, t->q[r]);
+            else
+                memcpy(t->q[r], p + at, t->columns);
+        }
+        return;
+    }
+    for (uint64_t c = 0; m->packing == OFL_PACKING_AWQ && c < t->columns; c++)
+        for (uint64_t r = 0; r < t->rows; r++) {
+            uint64_t row = t->row + r;
+
+            t->q[r][c] = word_at(p, ((t->column + c) * m->rows + row) / 8) >> awq_shift(row) & 15;
+        }
+    for (uint64_t c = 0; m->packing != OFL_PACKING_AWQ && c < t->columns; c += 8)
+        for (uint64_t r = 0; r < t->rows; r++) {
+            uint64_t eight = spread(word_at(p, (t->column + c) / 8 * m->rows + t->row + r));
+
+            memcpy(&t->q[r][c], &eight, sizeof eight);
+        }
+}
+
+static void to_floats(const struct unpacking *u, const uint8_t *q, uint64_t n, float *out)
+{
+    if (u->small)
+        small_floats(u->small, q, n, out);
+    else if (u->m.packing == OFL_PACKING_FP4 || (u->m.packing == OFL_PACKING_SCALED && u->nibbles))
+        fp4_floats(q, n, out);
+    else
+        whole_floats(q, n, u->m.packing == OFL_PACKING_SCALED && u->m.dtype == OFL_I8, out);
+}
+
+static float scale_at(const struct unpacking *u, uint64_t row, uint64_t group)
 {
     const uint8_t *p = u->m.scales;
+    uint64_t index = u->m.packing >= OFL_PACKING_GPTQ ? group * u->m.rows + row
+                                                      : row / u->m.group_rows * u->groups + group;
     float scale;
 
     switch (u->m.scale_dtype) {
@@ -101,49 +205,7 @@ static float scale_at(const struct unpacking *u, uint64_t index)
     return u->m.global ? scale / *u->m.global : scale;
 }
 
-/* Which group a column is in; -1: one that is not there. */
-static int64_t group_of(const struct unpacking *u, uint64_t column)
-{
-    uint32_t group;
-
-    if (!u->m.order)
-        return (int64_t)(column / u->m.group_columns);
-    group = word_at(u->m.order, column);
-    return group < u->groups ? (int64_t)group : -1;
-}
-
-/* Where a row's nibble is in a word of AWQ. */
-static unsigned awq_shift(uint64_t row)
-{
-    static const uint8_t place[8] = {0, 4, 1, 5, 2, 6, 3, 7};
-
-    return 4u * place[row % 8];
-}
-
-static float number_at(const struct unpacking *u, uint64_t row, uint64_t column)
-{
-    static const float fp4[16] = {0,     0.5f,  1,     1.5f,  2,     3,     4,     6,
-                                  -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
-    const struct ofl_landing_matrix *m = &u->m;
-    const uint8_t *p = m->packed;
-    uint64_t at = row * m->columns + column;
-
-    switch (m->packing) {
-    case OFL_PACKING_FP4:
-        return fp4[p[at / 2] >> at % 2 * 4 & 15];
-    case OFL_PACKING_INT4:
-        return (float)(word_at(p, at / 8) >> at % 8 * 4 & 15);
-    case OFL_PACKING_GPTQ:
-    case OFL_PACKING_GPTQ_V2:
-        return (float)(word_at(p, column / 8 * m->rows + row) >> column % 8 * 4 & 15);
-    case OFL_PACKING_AWQ:
-        return (float)(word_at(p, (column * m->rows + row) / 8) >> awq_shift(row) & 15);
-    default:
-        break;
-    }
-    return u->values[u->bits == 8 ? p[at] : p[at / 2] >> at % 2 * 4 & 15];
-}
-
+/* 0 where there are none: that changes no number, of either sign. */
 static float zero_at(const struct unpacking *u, uint64_t row, uint64_t group)
 {
     const struct ofl_landing_matrix *m = &u->m;
@@ -163,66 +225,102 @@ static float zero_at(const struct unpacking *u, uint64_t row, uint64_t group)
     }
 }
 
-static uint64_t scale_index(const struct unpacking *u, uint64_t row, uint64_t group)
+static WIDE void scale_run(float *values, uint64_t n, float zero, float scale)
 {
-    if (u->m.packing >= OFL_PACKING_GPTQ)
-        return group * u->m.rows + row;
-    return row / u->m.group_rows * u->groups + group;
+    for (uint64_t i = 0; i < n; i++)
+        values[i] = (values[i] - zero) * scale;
 }
 
-/* Some columns of a row. False: a group that is not there. */
-static bool unpack_piece(const struct unpacking *u, uint64_t row, uint64_t column, uint64_t n, float *out)
+/* Columns behind each other that are of one group, from that one on. *group: -1 if it is not there. */
+static uint64_t run_of(const struct unpacking *u, uint64_t column, uint64_t end, int64_t *group)
 {
-    int64_t last = -1;
-    float scale = 0, zero = 0;
-    bool whole = true, zeros = u->m.packing >= OFL_PACKING_INT4;
+    uint64_t upto = column;
 
-    for (uint64_t i = 0; i < n; i++) {
-        int64_t group = group_of(u, column + i);
-        float number = number_at(u, row, column + i);
+    if (u->m.order) {
+        uint32_t of = word_at(u->m.order, column);
 
-        if (group < 0) {
-            out[i] = NAN;
-            whole = false;
+        while (upto < end && word_at(u->m.order, upto) == of)
+            upto++;
+        *group = of < u->groups ? (int64_t)of : -1;
+        return upto - column;
+    }
+    *group = (int64_t)(column / u->m.group_columns);
+    upto = ((uint64_t)*group + 1) * u->m.group_columns;
+    return (upto < end ? upto : end) - column;
+}
+
+/* False: a column's group is not there. */
+static bool scale_row(const struct unpacking *u, const struct tile *t, uint64_t row, float *values)
+{
+    uint64_t end = t->column + t->columns, n;
+    bool whole = true;
+
+    for (uint64_t c = t->column; c < end; c += n) {
+        float *run = values + (c - t->column);
+        int64_t group;
+
+        n = run_of(u, c, end, &group);
+        if (group >= 0) {
+            scale_run(run, n, zero_at(u, row, (uint64_t)group), scale_at(u, row, (uint64_t)group));
             continue;
         }
-        if (group != last) {
-            scale = scale_at(u, scale_index(u, row, (uint64_t)group));
-            zero = zeros ? zero_at(u, row, (uint64_t)group) : 0;
-            last = group;
-        }
-        out[i] = (zeros ? number - zero : number) * scale;
+        whole = false;
+        for (uint64_t i = 0; i < n; i++)
+            run[i] = NAN;
     }
     return whole;
 }
 
-static void narrow(const float *values, uint64_t n, enum ofl_dtype to, void *out, uint64_t at)
+static WIDE void narrow(const float *restrict values, uint64_t n, bool half, uint16_t *restrict out)
 {
-    if (to == OFL_F32)
-        memcpy((float *)out + at, values, n * sizeof *values);
-    for (uint64_t i = 0; to != OFL_F32 && i < n; i++)
-        ((uint16_t *)out)[at + i] = to == OFL_F16 ? number_to_f16(values[i]) : number_to_bf16(values[i]);
+    if (half)
+        for (uint64_t i = 0; i < n; i++)
+            out[i] = number_to_f16(values[i]);
+    else
+        for (uint64_t i = 0; i < n; i++)
+            out[i] = number_to_bf16(values[i]);
 }
 
-/* The first row and column whose group is not there; false: all are. */
-static bool unpack_all(const struct unpacking *u, uint64_t *wrong_column)
+static bool unpack_tile(const struct unpacking *u, struct tile *t)
 {
     const struct ofl_landing_matrix *m = &u->m;
-    bool wrong = false;
+    float values[PIECE];
+    bool whole = true;
 
-    for (uint64_t r = 0; r < m->row_count; r++)
-        for (uint64_t c = 0; c < m->columns; c += PIECE) {
-            uint64_t n = m->columns - c < PIECE ? m->columns - c : PIECE;
-            float values[PIECE];
+    expand(u, t);
+    for (uint64_t r = 0; r < t->rows; r++) {
+        uint64_t at = (t->row + r - m->first_row) * m->columns + t->column;
+        float *to = m->to == OFL_F32 ? (float *)m->out + at : values;
 
-            if (!unpack_piece(u, m->first_row + r, c, n, values) && !wrong) {
-                wrong = true;
-                for (*wrong_column = c; group_of(u, *wrong_column) >= 0;)
-                    ++*wrong_column;
-            }
-            narrow(values, n, m->to, m->out, r * m->columns + c);
+        to_floats(u, t->q[r], t->columns, to);
+        whole &= scale_row(u, t, t->row + r, to);
+        if (m->to != OFL_F32)
+            narrow(values, t->columns, m->to == OFL_F16, (uint16_t *)m->out + at);
+    }
+    return whole;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* False: a column's group is not there. */
+static bool unpack_all(const struct unpacking *u)
+{
+    const struct ofl_landing_matrix *m = &u->m;
+    uint64_t end = m->first_row + m->row_count;
+    bool whole = true;
+    struct tile t;
+
+    for (t.row = m->first_row; t.row < end; t.row += t.rows) {
+        t.rows = least(end - t.row, TILE);
+        for (t.column = 0; t.column < m->columns; t.column += t.columns) {
+            t.columns = least(m->columns - t.column, PIECE);
+            whole &= unpack_tile(u, &t);
         }
-    return wrong;
+    }
+    return whole;
 }
 
 /* ---- checks ------------------------------------------------------------------------ */
@@ -241,7 +339,8 @@ static int check_types(const struct ofl_landing_matrix *m)
     if ((unsigned)m->packing >= OFL_PACKINGS)
         return base_fail(-EINVAL, "unpack a matrix of packing %d: there are %d", (int)m->packing,
                          (int)OFL_PACKINGS);
-    if (m->packing == OFL_PACKING_SCALED && !small_of(m->dtype) && m->dtype != OFL_I8 && m->dtype != OFL_U8)
+    if (m->packing == OFL_PACKING_SCALED && !small_of(m->dtype) && m->dtype != OFL_F4 && m->dtype != OFL_I8 &&
+        m->dtype != OFL_U8)
         return base_fail(-ENOTSUP, "unpack a scaled matrix of %s: there is no landing transform for it",
                          ofl_dtype_name(m->dtype) ? ofl_dtype_name(m->dtype) : "an unknown dtype");
     if (!scale)
@@ -291,19 +390,16 @@ static int check_sizes(const struct ofl_landing_matrix *m)
     return 0;
 }
 
-static void make_tables(struct unpacking *u)
+static void make_scales(struct unpacking *u)
 {
-    const struct small *small = small_of(u->m.dtype), *scale = small_of(OFL_F8_E4M3);
-    const struct base_dtype *d = base_dtype(u->m.dtype);
+    uint8_t bytes[256];
 
-    u->bits = u->m.packing == OFL_PACKING_SCALED ? 8 * d->block_bytes / d->block_elems : 8;
     for (unsigned i = 0; i < 256; i++) {
-        if (u->m.packing == OFL_PACKING_SCALED)
-            u->values[i] = small                  ? small_float(small, i & ((1u << u->bits) - 1))
-                           : u->m.dtype == OFL_I8 ? (float)(int8_t)i
-                                                  : (float)i;
-        u->scales[i] = u->m.scale_dtype == OFL_F8_E4M3 ? small_float(scale, i) : ldexpf(1, (int)i - 127);
+        bytes[i] = (uint8_t)i;
+        u->scales[i] = ldexpf(1, (int)i - 127);
     }
+    if (u->m.scale_dtype == OFL_F8_E4M3)
+        small_floats(small_of(OFL_F8_E4M3), bytes, 256, u->scales);
     if (u->m.scale_dtype == OFL_F8_E8M0)
         u->scales[255] = NAN;
 }
@@ -325,20 +421,24 @@ static int prepare(const struct ofl_landing_matrix *from, struct unpacking *u)
         m->group_rows = 1;
     m->group_rows = m->group_rows ? m->group_rows : m->rows;
     u->groups = (m->columns + m->group_columns - 1) / m->group_columns;
-    make_tables(u);
+    u->small = m->packing == OFL_PACKING_SCALED ? small_of(m->dtype) : NULL;
+    u->nibbles = m->packing != OFL_PACKING_SCALED || m->dtype == OFL_F4;
+    make_scales(u);
     return 0;
 }
 
 int ofl_landing_matrix_run(const struct ofl_landing_matrix *m)
 {
     struct unpacking u;
-    uint64_t column = 0;
     int err = prepare(m, &u);
 
-    if (err == 0 && unpack_all(&u, &column))
-        err = base_fail(-EINVAL,
-                        "unpack a matrix (%s): column %" PRIu64 " is of group %" PRIu32 ": it has %" PRIu64,
-                        names[u.m.packing], column, word_at(u.m.order, column), u.groups);
+    if (err < 0 || unpack_all(&u))
+        return err;
+    for (uint64_t c = 0; c < u.m.columns; c++)
+        if (word_at(u.m.order, c) >= u.groups)
+            return base_fail(
+                -EINVAL, "unpack a matrix (%s): column %" PRIu64 " is of group %" PRIu32 ": it has %" PRIu64,
+                names[u.m.packing], c, word_at(u.m.order, c), u.groups);
     return err;
 }
 
@@ -346,10 +446,9 @@ int ofl_landing_matrix_run(const struct ofl_landing_matrix *m)
 static void run(void *arg)
 {
     struct unpacking u;
-    uint64_t column;
 
     if (prepare(arg, &u) == 0)
-        unpack_all(&u, &column);
+        (void)unpack_all(&u);
 }
 
 int ofl_landing_matrix_launch(struct ofl_stream *s, const struct ofl_landing_matrix *m)

@@ -68,18 +68,18 @@ NUMBER_INLINE uint16_t number_to_bf16(float f)
     return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40 : rounded);
 }
 
+/* The same; without branches, so that loops of it become vectors. */
 NUMBER_INLINE uint16_t number_to_f16(float f)
 {
     uint32_t bits = number_bits(f), sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
+    uint32_t rounded = ((size + 0xfffu + (size >> 13 & 1)) >> 13) - (112u << 10);
+    /* below 2^-14: adding 1/2 rounds to multiples of 2^-24 */
+    uint32_t subnormal = number_bits(number_of_bits(size) + 0.5f) - 0x3f000000u;
 
-    if (size > 0x7f800000u)
-        return (uint16_t)(sign | 0x7e00u | (size >> 13 & 0x3ffu));
-    if (size >= 0x477ff000u) /* 65520, half way to 2^16, and above */
-        return (uint16_t)(sign | 0x7c00u);
-    if (size < 0x38800000u) /* below 2^-14: adding 1/2 rounds to multiples of 2^-24 */
-        return (uint16_t)(sign | (number_bits(number_of_bits(size) + 0.5f) - 0x3f000000u));
-    size += 0xfffu + (size >> 13 & 1);
-    return (uint16_t)(sign | ((size >> 13) - (112u << 10)));
+    rounded = size < 0x38800000u ? subnormal : rounded;
+    rounded = size >= 0x477ff000u ? 0x7c00u : rounded; /* 65520, half way to 2^16, and above */
+    rounded = size > 0x7f800000u ? 0x7e00u | (size >> 13 & 0x3ffu) : rounded;
+    return (uint16_t)(sign | rounded);
 }
 
 #endif
