@@ -325,6 +325,7 @@ static void put_directory(const struct gguf_file *f, bool apart)
         json_object_set_new(all, tensors[i].hf, files_tensor("F32", tensors[i].columns ? 2 : 1, shape));
     }
     files_put_safetensors(dir, "model.safetensors", all);
+    json_decref(all);
     file = files_get(path, &count);
     at = count;
     for (size_t i = 0; i < TENSORS; i++)
