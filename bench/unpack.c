@@ -54,19 +54,20 @@ static const struct {
              {"avx512", OFL_LANDING_AVX512},
              {"avx512bf16", OFL_LANDING_AVX512BF16}};
 
-/* Matrices with scales of their own; they have one form, which stands under plain. */
+/* Matrices with scales of their own. */
 static const struct matrix {
     const char *name;
     enum ofl_packing packing;
     enum ofl_dtype dtype, scale_dtype;
+    uint32_t scale; /* about 1/100, as often as four bytes have it */
     uint64_t group_rows, group_columns, bits;
 } matrices[] = {
-    {"f8_e4m3", OFL_PACKING_SCALED, OFL_F8_E4M3, OFL_F32, 128, 128, 8},
-    {"mxfp4 32", OFL_PACKING_FP4, OFL_U8, OFL_U8, 1, 32, 4},
-    {"nvfp4 16", OFL_PACKING_FP4, OFL_U8, OFL_F8_E4M3, 1, 16, 4},
-    {"int4 128", OFL_PACKING_INT4, OFL_U8, OFL_BF16, 1, 128, 4},
-    {"gptq 128", OFL_PACKING_GPTQ, OFL_U8, OFL_F16, 1, 128, 4},
-    {"awq 128", OFL_PACKING_AWQ, OFL_U8, OFL_F16, 1, 128, 4},
+    {"f8_e4m3", OFL_PACKING_SCALED, OFL_F8_E4M3, OFL_F32, 0x3c23d70a, 128, 128, 8},
+    {"mxfp4 32", OFL_PACKING_FP4, OFL_U8, OFL_U8, 0x78787878, 1, 32, 4},
+    {"nvfp4 16", OFL_PACKING_FP4, OFL_U8, OFL_F8_E4M3, 0x05050505, 1, 16, 4},
+    {"int4 128", OFL_PACKING_INT4, OFL_U8, OFL_BF16, 0x3c243c24, 1, 128, 4},
+    {"gptq 128", OFL_PACKING_GPTQ, OFL_U8, OFL_F16, 0x211f211f, 1, 128, 4},
+    {"awq 128", OFL_PACKING_AWQ, OFL_U8, OFL_F16, 0x211f211f, 1, 128, 4},
 };
 
 #define COLUMNS 4096u /* of a matrix */
@@ -82,6 +83,7 @@ struct row {
 struct memory {
     uint8_t *packed;
     void *out;
+    uint32_t *scales; /* [values / 16] */
 };
 
 /* ---- one run ------------------------------------------------------------------ */
@@ -125,8 +127,8 @@ static double time_bound(const struct memory *m, const struct row *r)
     return cpu_seconds() - start;
 }
 
-/* Scales and zeros are any bytes of what is packed: there are fewer of them. */
-static int run_matrix(const struct memory *m, const struct row *r)
+/* Zeros are any bytes of what is packed: there are fewer of them. */
+static int run_matrix(const struct memory *m, const struct row *r, enum ofl_landing_form form)
 {
     const struct matrix *x = r->matrix;
     struct ofl_landing_matrix l = {.size = sizeof l,
@@ -139,9 +141,10 @@ static int run_matrix(const struct memory *m, const struct row *r)
                                    .group_rows = x->group_rows,
                                    .group_columns = x->group_columns,
                                    .packed = m->packed,
-                                   .scales = m->packed,
+                                   .scales = m->scales,
                                    .zeros = m->packed,
-                                   .out = m->out};
+                                   .out = m->out,
+                                   .form = form};
 
     return ofl_landing_matrix_run(&l);
 }
@@ -158,9 +161,7 @@ static double time_form(const struct memory *m, const struct row *r, enum ofl_la
                             .form = form};
     double start = cpu_seconds();
 
-    if (r->matrix && form != OFL_LANDING_PLAIN)
-        return -1;
-    return (r->matrix ? run_matrix(m, r) : ofl_landing_run(&l)) < 0 ? -1 : cpu_seconds() - start;
+    return (r->matrix ? run_matrix(m, r, form) : ofl_landing_run(&l)) < 0 ? -1 : cpu_seconds() - start;
 }
 
 /* ---- one row ------------------------------------------------------------------ */
@@ -269,6 +270,8 @@ static int run_all(const struct options *o, const struct memory *m, json_t *rows
         for (size_t t = 0; t < ARRAY_COUNT(tos); t++) {
             struct row r = {.matrix = &matrices[i], .to = tos[t]};
 
+            for (uint64_t k = 0; k < o->values * 1024 / 16; k++)
+                m->scales[k] = matrices[i].scale;
             r.packed_bytes = o->values * 1024 * matrices[i].bits / 8;
             one = run_row(o, m, &r, rows);
             status = status ? status : one;
@@ -279,11 +282,11 @@ static int run_all(const struct options *o, const struct memory *m, json_t *rows
 static int run(const struct options *o)
 {
     uint64_t bytes = o->values * 1024 * sizeof(float);
-    struct memory m = {.packed = malloc(bytes), .out = malloc(bytes)};
+    struct memory m = {.packed = malloc(bytes), .out = malloc(bytes), .scales = malloc(bytes / 16)};
     json_t *rows = json_array(), *report;
     int status = 0;
 
-    if (!m.packed || !m.out || !rows) {
+    if (!m.packed || !m.out || !m.scales || !rows) {
         status = common_fail(EXIT_INPUT, "unpack: no memory for %" PRIu64 " values: use a smaller --values",
                              o->values * 1024);
     } else {
@@ -306,6 +309,7 @@ static int run(const struct options *o)
     json_decref(rows);
     free(m.packed);
     free(m.out);
+    free(m.scales);
     return status;
 }
 

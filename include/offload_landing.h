@@ -103,7 +103,8 @@ struct ofl_landing_matrix {
     const void *packed, *scales;   /* of the whole matrix, whatever rows are wanted */
     const void *zeros, *order;     /* NULL: none. GPTQ and AWQ need zeros */
     const float *global;
-    void *out; /* [row_count, columns] */
+    void *out;                  /* [row_count, columns] */
+    enum ofl_landing_form form; /* what it has no code for is done by plain loops */
 };
 
 /* any; several at a time. Unpacks on the calling thread. -EINVAL with what does not fit together: sizes that are not

@@ -258,6 +258,80 @@ static void small_floats(void **state)
     }
 }
 
+/* ---- forms ---------------------------------------------------------------------- */
+
+static bool nan_of(const void *values, enum ofl_dtype to, uint64_t i)
+{
+    uint32_t bits = to == OFL_F32 ? ((const uint32_t *)values)[i] : ((const uint16_t *)values)[i];
+    uint32_t infinity = to == OFL_F32 ? 0x7f800000 : to == OFL_F16 ? 0x7c00 : 0x7f80;
+
+    return (bits & (to == OFL_F32 ? 0x7fffffff : 0x7fff)) > infinity;
+}
+
+static bool same_bits(const void *a, const void *b, enum ofl_dtype to)
+{
+    uint64_t each = ofl_dtype_bytes(to);
+
+    for (uint64_t i = 0; i < ROWS * COLUMNS; i++)
+        if (memcmp((const char *)a + i * each, (const char *)b + i * each, each) != 0 &&
+            !(nan_of(a, to, i) && nan_of(b, to, i)))
+            return false;
+    return true;
+}
+
+/* Any bytes are numbers, scales and zeros. */
+static void forms_give_the_same_bits(void **state)
+{
+    static const enum ofl_dtype tos[] = {OFL_F32, OFL_F16, OFL_BF16};
+    static const enum ofl_dtype dtypes[] = {OFL_F8_E4M3, OFL_F8_E5M2, OFL_F8_E4M3FNUZ,
+                                            OFL_I8,      OFL_U8,      OFL_F4};
+    static const enum ofl_dtype scale_dtypes[] = {OFL_F32, OFL_F16, OFL_BF16, OFL_F8_E4M3, OFL_U8};
+    static const uint64_t groups[] = {0, 8, 16, 32};
+    uint8_t packed[ROWS * COLUMNS], scales[ROWS * COLUMNS * 4];
+    float want[ROWS * COLUMNS], got[ROWS * COLUMNS];
+    struct random random = {23};
+    unsigned compared = 0;
+
+    (void)state;
+    for (unsigned i = 0; i < fixture_rounds(4000); i++) {
+        struct ofl_landing_matrix m = {.size = sizeof m,
+                                       .packing = (enum ofl_packing)random_below(&random, OFL_PACKINGS),
+                                       .dtype = dtypes[random_below(&random, 6)],
+                                       .scale_dtype = scale_dtypes[random_below(&random, 5)],
+                                       .to = tos[random_below(&random, 3)],
+                                       .rows = ROWS,
+                                       .columns = COLUMNS,
+                                       .group_rows = 1,
+                                       .group_columns = groups[random_below(&random, 4)],
+                                       .packed = packed,
+                                       .scales = scales,
+                                       .zeros = packed,
+                                       .form = OFL_LANDING_PLAIN,
+                                       .out = want};
+        bool usual = random_below(&random, 2);
+
+        for (size_t k = 0; k < sizeof packed; k++)
+            packed[k] = (uint8_t)(random_next(&random) >> 40);
+        for (size_t k = 0; k < sizeof scales; k++) /* half of the time without infinities and the like */
+            scales[k] =
+                usual ? 0x38 + (uint8_t)random_below(&random, 4) : (uint8_t)(random_next(&random) >> 40);
+        assert_int_equal(ofl_landing_matrix_run(&m), 0);
+        for (int form = 0; form < OFL_LANDING_FORMS; form++) {
+            m.form = (enum ofl_landing_form)form;
+            m.out = got;
+            memset(got, 0x5a, sizeof got);
+            if (ofl_landing_matrix_run(&m) == 0) {
+                if (!same_bits(want, got, m.to))
+                    fail_msg("round %u: packing %d of %s, scales %s, to %s: form %d differs", i,
+                             (int)m.packing, ofl_dtype_name(m.dtype), ofl_dtype_name(m.scale_dtype),
+                             ofl_dtype_name(m.to), form);
+                compared++;
+            }
+        }
+    }
+    assert_true(compared >= fixture_rounds(4000) * 2);
+}
+
 /* ---- refusals ------------------------------------------------------------------- */
 
 static void refusals(void **state)
@@ -283,6 +357,7 @@ static void refusals(void **state)
     REFUSED((m.packing = OFL_PACKING_SCALED, m.dtype = OFL_DTYPES), -ENOTSUP, "unknown");
     REFUSED(m.scale_dtype = OFL_I32, -EINVAL, "scales of i32");
     REFUSED(m.to = OFL_F64, -EINVAL, "to f64");
+    REFUSED(m.form = OFL_LANDING_FORMS, -EINVAL, "form 5");
     REFUSED(m.rows = 12, -EINVAL, "12 rows");
     REFUSED(m.columns = 60, -EINVAL, "60 columns");
     REFUSED(m.columns = 0, -EINVAL, "0 columns");
@@ -329,8 +404,9 @@ static void on_a_stream(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(four_bits), cmocka_unit_test(four_bit_floats), cmocka_unit_test(small_floats),
-        cmocka_unit_test(refusals),  cmocka_unit_test(on_a_stream),
+        cmocka_unit_test(four_bits),    cmocka_unit_test(four_bit_floats),
+        cmocka_unit_test(small_floats), cmocka_unit_test(forms_give_the_same_bits),
+        cmocka_unit_test(refusals),     cmocka_unit_test(on_a_stream),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,8 +4,7 @@
     tools/check_formats.py BUILD [VALUES]     BUILD: the folder with liboffload.so; VALUES of each, 2000000 by default
 
 Random blocks (scales of all sizes, infinities and NaNs too) go through every form that this machine has, to F32, F16
-and BF16; matrices with scales of their own through the one form that there is, to the dtype that the reference computes
-in. NaNs count as equal. Needs numpy and gguf (0.19.0 is what it was written against); for matrices torch, and what is
+and BF16; matrices with scales of their own, too, to the dtype that the reference computes in. NaNs count as equal. Needs numpy and gguf (0.19.0 is what it was written against); for matrices torch, and what is
 there of transformers, compressed-tensors and GPTQModel's packing_utils.py (OFL_PACKING_UTILS names the file) (2.15,
 5.24, 0.20.1, 7.7.0).
 """
@@ -97,11 +96,11 @@ class Matrix(ctypes.Structure):
                 ("to", ctypes.c_int), ("rows", ctypes.c_uint64), ("columns", ctypes.c_uint64), ("group_rows", ctypes.c_uint64),
                 ("group_columns", ctypes.c_uint64), ("first_row", ctypes.c_uint64), ("row_count", ctypes.c_uint64),
                 ("packed", ctypes.c_void_p), ("scales", ctypes.c_void_p), ("zeros", ctypes.c_void_p), ("order", ctypes.c_void_p),
-                ("scale_of_scales", ctypes.c_void_p), ("out", ctypes.c_void_p)]
+                ("scale_of_scales", ctypes.c_void_p), ("out", ctypes.c_void_p), ("form", ctypes.c_int)]
 
 
 def land(lib, packing, want, packed, scales, groups, zeros=None, order=None, scale_of_scales=None, dtype="U8", scale_dtype=None):
-    """How many values differ from those of want, a torch tensor [rows, columns]. Unpacked in two calls."""
+    """How many values differ from those of want, a torch tensor [rows, columns], in all forms. Unpacked in two calls."""
     import torch
     to = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     names = to | {torch.float8_e4m3fn: "F8_E4M3", torch.uint8: "U8"}
@@ -110,14 +109,19 @@ def land(lib, packing, want, packed, scales, groups, zeros=None, order=None, sca
     keep = [t.contiguous() for t in (packed, scales, zeros, order, scale_of_scales) if t is not None]
     at = iter(t.data_ptr() for t in keep)
     pointers = [next(at) if t is not None else None for t in (packed, scales, zeros, order, scale_of_scales)]
-    for first, count in ((0, rows // 3), (rows // 3, rows - rows // 3)):
-        m = Matrix(ctypes.sizeof(Matrix), PACKINGS[packing], NUMBERS[dtype], NUMBERS[scale_dtype or names[scales.dtype]],
-                   NUMBERS[to[want.dtype]], rows, columns, *groups, first, count, *pointers, out[first:].data_ptr())
-        if lib.ofl_landing_matrix_run(ctypes.byref(m)):
-            sys.exit(f"{packing}: {lib.ofl_error().decode()}")
     whole = torch.int32 if want.dtype == torch.float32 else torch.int16
-    same = (out.view(whole) == want.contiguous().view(whole)) | (out.isnan() & want.isnan())
-    return int((~same).sum()), want.numel()
+    wrong = 0
+    for form, first, count in ((form, *part) for form in range(5) for part in ((0, rows // 3), (rows // 3, rows - rows // 3))):
+        m = Matrix(ctypes.sizeof(Matrix), PACKINGS[packing], NUMBERS[dtype], NUMBERS[scale_dtype or names[scales.dtype]],
+                   NUMBERS[to[want.dtype]], rows, columns, *groups, first, count, *pointers, out[first:].data_ptr(), form)
+        err = lib.ofl_landing_matrix_run(ctypes.byref(m))
+        if err and err != -ENOTSUP:
+            sys.exit(f"{packing}: {lib.ofl_error().decode()}")
+        if first and not err:
+            same = (out.view(whole) == want.contiguous().view(whole)) | (out.isnan() & want.isnan())
+            wrong += int((~same).sum())
+            out.zero_()
+    return wrong, want.numel()
 
 
 def floats_cases(lib, columns):

@@ -26,10 +26,9 @@ static inline __attribute__((always_inline)) __m256i rounded(__m256 f)
     return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(tie, _mm256_set1_epi32(0x7fff))), 16);
 }
 
-static inline __attribute__((always_inline)) void sixteen(void *out, uint64_t at, enum landing_to to,
-                                                          __m128i q, float d, float m, bool sum)
+static inline __attribute__((always_inline)) void put_floats(void *out, uint64_t at, enum landing_to to,
+                                                             __m256 a, __m256 b)
 {
-    __m256 a = eight(q, d, m, sum), b = eight(_mm_srli_si128(q, 8), d, m, sum);
     __m128i *half = (__m128i *)(void *)((uint16_t *)out + at);
 
     if (to == LANDING_F32) {
@@ -48,8 +47,52 @@ static inline __attribute__((always_inline)) void sixteen(void *out, uint64_t at
 static inline __attribute__((always_inline)) void put(void *out, uint64_t at, enum landing_to to, __m128i q0,
                                                       __m128i q1, struct by by, bool sum)
 {
-    sixteen(out, at, to, q0, by.d[0], by.m[0], sum);
-    sixteen(out, at + 16, to, q1, by.d[1], by.m[1], sum);
+    put_floats(out, at, to, eight(q0, by.d[0], by.m[0], sum),
+               eight(_mm_srli_si128(q0, 8), by.d[0], by.m[0], sum));
+    put_floats(out, at + 16, to, eight(q1, by.d[1], by.m[1], sum),
+               eight(_mm_srli_si128(q1, 8), by.d[1], by.m[1], sum));
+}
+
+/* Eight bytes as the numbers that they stand for. */
+static inline __attribute__((always_inline)) __m256 numbers(enum landing_number number, __m128i q)
+{
+    __m256i wide = _mm256_cvtepu8_epi32(q), size;
+    __m128i half = _mm_cvtepu8_epi16(q);
+
+    switch (number) {
+    case LANDING_FP4: { /* the sign is put on by itself: a zero has one */
+        __m128i twice = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)landing_fp4), q);
+        __m256 f = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(twice)), _mm256_set1_ps(0.5f));
+        __m256i sign = _mm256_slli_epi32(_mm256_and_si256(wide, _mm256_set1_epi32(8)), 28);
+
+        return _mm256_or_ps(f, _mm256_castsi256_ps(sign));
+    }
+    case LANDING_E4M3: { /* as an f16, 2^-8 of the value */
+        __m128i sign = _mm_slli_epi16(_mm_and_si128(half, _mm_set1_epi16(0x80)), 8);
+        __m256 f, nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
+
+        half = _mm_slli_epi16(_mm_and_si128(half, _mm_set1_epi16(0x7f)), 7);
+        f = _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(half, sign)), _mm256_set1_ps(256));
+        size = _mm256_cmpeq_epi32(_mm256_and_si256(wide, _mm256_set1_epi32(0x7f)), _mm256_set1_epi32(0x7f));
+        return _mm256_blendv_ps(f, nan, _mm256_castsi256_ps(size));
+    }
+    case LANDING_E5M2: /* the upper half of an f16 */
+        return _mm256_cvtph_ps(_mm_slli_epi16(half, 8));
+    default:
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
+    }
+}
+
+static inline __attribute__((always_inline)) void put_numbers(void *out, uint64_t at, enum landing_to to,
+                                                              enum landing_number number, __m128i q0,
+                                                              __m128i q1, const float *scales)
+{
+    const __m256 d0 = _mm256_set1_ps(scales[0]), d1 = _mm256_set1_ps(scales[1]);
+
+    put_floats(out, at, to, _mm256_mul_ps(numbers(number, q0), d0),
+               _mm256_mul_ps(numbers(number, _mm_srli_si128(q0, 8)), d0));
+    put_floats(out, at + 16, to, _mm256_mul_ps(numbers(number, q1), d1),
+               _mm256_mul_ps(numbers(number, _mm_srli_si128(q1, 8)), d1));
 }
 
 #define PUT_TAKES_NAN       0
@@ -57,6 +100,8 @@ static inline __attribute__((always_inline)) void put(void *out, uint64_t at, en
 #include "liboffload/landing/x86.h"
 
 const struct landing_blocks landing_avx2[OFL_DTYPES] = FORMS_TABLE;
+const struct landing_runs landing_runs_avx2 = RUNS_TABLE;
 #else
 const struct landing_blocks landing_avx2[OFL_DTYPES];
+const struct landing_runs landing_runs_avx2;
 #endif

@@ -32,7 +32,7 @@ static bool ask_machine(enum ofl_landing_form form)
     return form == OFL_LANDING_PLAIN;
 }
 
-static bool machine_has(enum ofl_landing_form form)
+bool landing_machine_has(enum ofl_landing_form form)
 {
     static atomic_uint known; /* a bit for each form; bit 0: they are known */
     unsigned bits = atomic_load_explicit(&known, memory_order_relaxed);
@@ -58,8 +58,23 @@ static const struct landing_blocks *find(enum ofl_dtype dtype, enum ofl_landing_
 
     for (int f = OFL_LANDING_FORMS - 1; f > OFL_LANDING_BEST; f--)
         if ((form == OFL_LANDING_BEST || form == (enum ofl_landing_form)f) && tables[f][dtype].to[0] &&
-            machine_has((enum ofl_landing_form)f))
+            landing_machine_has((enum ofl_landing_form)f))
             return &tables[f][dtype];
+    return NULL;
+}
+
+const struct landing_runs *landing_find_runs(enum ofl_landing_form form)
+{
+    static const struct landing_runs *const runs[OFL_LANDING_FORMS] = {
+        [OFL_LANDING_AVX2] = &landing_runs_avx2,
+        [OFL_LANDING_AVX512] = &landing_runs_avx512,
+        [OFL_LANDING_AVX512BF16] = &landing_runs_avx512bf16,
+    };
+
+    for (int f = OFL_LANDING_FORMS - 1; f > OFL_LANDING_PLAIN; f--)
+        if ((form == OFL_LANDING_BEST || form == (enum ofl_landing_form)f) && runs[f]->to[0] &&
+            landing_machine_has((enum ofl_landing_form)f))
+            return runs[f];
     return NULL;
 }
 

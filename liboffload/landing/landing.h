@@ -27,6 +27,34 @@ extern const struct landing_blocks landing_avx2[OFL_DTYPES];
 extern const struct landing_blocks landing_avx512[OFL_DTYPES];
 extern const struct landing_blocks landing_avx512bf16[OFL_DTYPES];
 
+/* Numbers behind each other, of which each sixteen have a scale and a zero: of matrices with scales of their own. */
+enum landing_number { LANDING_WHOLE, LANDING_FP4, LANDING_E4M3, LANDING_E5M2 };
+
+struct landing_run {
+    enum landing_number number;
+    bool nibbles;        /* two in a byte, the lower one first: of WHOLE from 0 to 15, of FP4 always */
+    const uint8_t *q;    /* WHOLE: int8_t where they are bytes */
+    uint64_t n;          /* a multiple of 32 */
+    const float *scales; /* [n / 16] */
+    const int8_t *zeros; /* [n / 16]; of WHOLE: no difference may leave int8_t */
+    void *out;
+};
+
+typedef void landing_run_fn(const struct landing_run *r);
+
+/* To BF16 scales must be finite, and 0 or such that no result is subnormal; takes_nan: E4M3 and E5M2 may go there. */
+struct landing_runs {
+    landing_run_fn *to[LANDING_TOS];
+    bool takes_nan;
+};
+
+extern const struct landing_runs landing_runs_avx2, landing_runs_avx512, landing_runs_avx512bf16;
+
+/* Whether the form is there on this machine; OFL_LANDING_BEST is not asked for. */
+bool landing_machine_has(enum ofl_landing_form form);
+/* The best of that form; NULL: plain loops, or not on this machine. */
+const struct landing_runs *landing_find_runs(enum ofl_landing_form form);
+
 /* The 16 values of a nibble: of IQ4_NL and IQ4_XS; of MXFP4 and NVFP4, doubled so that they are whole. */
 extern const int8_t landing_iq4[16];
 extern const int8_t landing_fp4[16];

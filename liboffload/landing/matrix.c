@@ -14,8 +14,9 @@
 #include "liboffload/landing/landing.h"
 #include "liboffload/landing/number.h"
 
-#define PIECE 256u /* columns at a time; even */
-#define TILE  16u  /* rows */
+#define PIECE  1024u /* columns at a time; a multiple of 32 */
+#define ACROSS 256u  /* of those that lie across */
+#define TILE   64u   /* rows of those */
 
 /*
  * Loops worth wider registers than the baseline's. The variants give the same bits: nothing here is a sum, and there is
@@ -99,13 +100,15 @@ struct unpacking {
     const struct small *small; /* SCALED: of F8 */
     bool nibbles;              /* numbers are of 4 bits */
     uint64_t groups;           /* in a row */
-    float scales[256];         /* of a byte as a scale */
+    landing_run_fn *run;       /* NULL: by plain loops alone */
+    enum landing_number number;
+    float scales[256]; /* of a byte as a scale */
 };
 
 /* Numbers as bytes, of so many rows and columns. */
 struct tile {
     uint64_t row, rows, column, columns;
-    uint8_t q[TILE][PIECE];
+    uint8_t q[TILE * ACROSS]; /* [rows], ACROSS from one to the next; or one row */
 };
 
 static uint32_t word_at(const void *words, uint64_t index)
@@ -148,27 +151,25 @@ static void expand(const struct unpacking *u, struct tile *t)
     const uint8_t *p = m->packed;
 
     if (m->packing < OFL_PACKING_GPTQ) {
-        for (uint64_t r = 0; r < t->rows; r++) {
-            uint64_t at = (t->row + r) * m->columns + t->column;
+        uint64_t at = t->row * m->columns + t->column;
 
-            if (u->nibbles)
-                split(p + at / 2, t->columns, t->q[r]);
-            else
-                memcpy(t->q[r], p + at, t->columns);
-        }
+        if (u->nibbles)
+            split(p + at / 2, t->columns, t->q);
+        else
+            memcpy(t->q, p + at, t->columns);
         return;
     }
     for (uint64_t c = 0; m->packing == OFL_PACKING_AWQ && c < t->columns; c++)
         for (uint64_t r = 0; r < t->rows; r++) {
             uint64_t row = t->row + r;
 
-            t->q[r][c] = word_at(p, ((t->column + c) * m->rows + row) / 8) >> awq_shift(row) & 15;
+            t->q[r * ACROSS + c] = word_at(p, ((t->column + c) * m->rows + row) / 8) >> awq_shift(row) & 15;
         }
     for (uint64_t c = 0; m->packing != OFL_PACKING_AWQ && c < t->columns; c += 8)
         for (uint64_t r = 0; r < t->rows; r++) {
             uint64_t eight = spread(word_at(p, (t->column + c) / 8 * m->rows + t->row + r));
 
-            memcpy(&t->q[r][c], &eight, sizeof eight);
+            memcpy(&t->q[r * ACROSS + c], &eight, sizeof eight);
         }
 }
 
@@ -182,11 +183,18 @@ static void to_floats(const struct unpacking *u, const uint8_t *q, uint64_t n, f
         whole_floats(q, n, u->m.packing == OFL_PACKING_SCALED && u->m.dtype == OFL_I8, out);
 }
 
-static float scale_at(const struct unpacking *u, uint64_t row, uint64_t group)
+/* That of a row's first group, and from one group to the next. */
+static uint64_t scales_of(const struct unpacking *u, uint64_t row, uint64_t *step)
+{
+    bool across = u->m.packing >= OFL_PACKING_GPTQ;
+
+    *step = across ? u->m.rows : 1;
+    return across ? row : row / u->m.group_rows * u->groups;
+}
+
+static float scale_at(const struct unpacking *u, uint64_t index)
 {
     const uint8_t *p = u->m.scales;
-    uint64_t index = u->m.packing >= OFL_PACKING_GPTQ ? group * u->m.rows + row
-                                                      : row / u->m.group_rows * u->groups + group;
     float scale;
 
     switch (u->m.scale_dtype) {
@@ -252,7 +260,7 @@ static uint64_t run_of(const struct unpacking *u, uint64_t column, uint64_t end,
 /* False: a column's group is not there. */
 static bool scale_row(const struct unpacking *u, const struct tile *t, uint64_t row, float *values)
 {
-    uint64_t end = t->column + t->columns, n;
+    uint64_t end = t->column + t->columns, n, step, first = scales_of(u, row, &step);
     bool whole = true;
 
     for (uint64_t c = t->column; c < end; c += n) {
@@ -261,7 +269,7 @@ static bool scale_row(const struct unpacking *u, const struct tile *t, uint64_t 
 
         n = run_of(u, c, end, &group);
         if (group >= 0) {
-            scale_run(run, n, zero_at(u, row, (uint64_t)group), scale_at(u, row, (uint64_t)group));
+            scale_run(run, n, zero_at(u, row, (uint64_t)group), scale_at(u, first + (uint64_t)group * step));
             continue;
         }
         whole = false;
@@ -281,21 +289,113 @@ static WIDE void narrow(const float *restrict values, uint64_t n, bool half, uin
             out[i] = number_to_bf16(values[i]);
 }
 
-static bool unpack_tile(const struct unpacking *u, struct tile *t)
+static void *out_at(const struct ofl_landing_matrix *m, const struct tile *t, uint64_t row)
+{
+    uint64_t at = (row - m->first_row) * m->columns + t->column;
+
+    return m->to == OFL_F32 ? (void *)((float *)m->out + at) : (uint16_t *)m->out + at;
+}
+
+/* By plain loops. */
+static bool unpack_row(const struct unpacking *u, const struct tile *t, uint64_t row)
+{
+    void *out = out_at(&u->m, t, row);
+    float values[PIECE], *to = u->m.to == OFL_F32 ? out : values;
+    bool whole;
+
+    to_floats(u, t->q + (row - t->row) * ACROSS, t->columns, to);
+    whole = scale_row(u, t, row, to);
+    if (u->m.to != OFL_F32)
+        narrow(values, t->columns, u->m.to == OFL_F16, out);
+    return whole;
+}
+
+/* ---- by runs, where the machine has them ------------------------------------------- */
+
+/* What to BF16 may not go wrong with any number: see landing.h. */
+static bool is_plain_scale(float scale)
+{
+    return scale == 0 || (fabsf(scale) > 0x1p-60f && fabsf(scale) < 0x1p60f);
+}
+
+/* Of each sixteen columns. False: not to be done by a run. */
+static bool fill_scales(const struct unpacking *u, const struct tile *t, uint64_t row, float *scales,
+                        int8_t *zeros)
+{
+    uint64_t group = t->column / u->m.group_columns, step, first = scales_of(u, row, &step);
+    uint64_t next = (group + 1) * u->m.group_columns - t->column, n = t->columns / 16;
+    bool plain = true;
+
+    for (uint64_t i = 0; i < n; group++, next += u->m.group_columns) {
+        float scale = scale_at(u, first + group * step);
+        int8_t zero = u->number == LANDING_WHOLE ? (int8_t)zero_at(u, row, group) : 0;
+
+        plain &= is_plain_scale(scale);
+        for (; i < n && 16 * i < next; i++) {
+            scales[i] = scale;
+            zeros[i] = zero;
+        }
+    }
+    return plain || u->m.to != OFL_BF16;
+}
+
+static bool run_row(const struct unpacking *u, const struct tile *t, uint64_t row)
+{
+    uint64_t at = row * u->m.columns + t->column;
+    bool across = u->m.packing >= OFL_PACKING_GPTQ;
+    float scales[PIECE / 16];
+    int8_t zeros[PIECE / 16];
+    struct landing_run r = {.number = u->number,
+                            .nibbles = u->nibbles && !across,
+                            .q = across ? t->q + (row - t->row) * ACROSS
+                                        : (const uint8_t *)u->m.packed + (u->nibbles ? at / 2 : at),
+                            .n = t->columns,
+                            .scales = scales,
+                            .zeros = zeros,
+                            .out = out_at(&u->m, t, row)};
+
+    if (!fill_scales(u, t, row, scales, zeros))
+        return false;
+    u->run(&r);
+    return true;
+}
+
+/* The function that does it, and for which numbers. */
+static void choose_run(struct unpacking *u)
 {
     const struct ofl_landing_matrix *m = &u->m;
-    float values[PIECE];
-    bool whole = true;
+    const struct landing_runs *runs = landing_find_runs(m->form);
+    bool sixteens = u->groups == 1 || m->group_columns % 16 == 0;
 
-    expand(u, t);
-    for (uint64_t r = 0; r < t->rows; r++) {
-        uint64_t at = (t->row + r - m->first_row) * m->columns + t->column;
-        float *to = m->to == OFL_F32 ? (float *)m->out + at : values;
+    if (!runs || m->order || !sixteens)
+        return;
+    if (m->packing == OFL_PACKING_FP4 || (m->packing == OFL_PACKING_SCALED && u->nibbles))
+        u->number = LANDING_FP4;
+    else if (m->packing == OFL_PACKING_SCALED && m->dtype == OFL_F8_E4M3)
+        u->number = LANDING_E4M3;
+    else if (m->packing == OFL_PACKING_SCALED && m->dtype == OFL_F8_E5M2)
+        u->number = LANDING_E5M2;
+    else if (m->packing == OFL_PACKING_SCALED && m->dtype != OFL_I8)
+        return;
+    if ((u->number == LANDING_E4M3 || u->number == LANDING_E5M2) && m->to == OFL_BF16 && !runs->takes_nan)
+        return;
+    u->run = runs->to[m->to == OFL_F32 ? LANDING_F32 : m->to == OFL_F16 ? LANDING_F16 : LANDING_BF16];
+}
 
-        to_floats(u, t->q[r], t->columns, to);
-        whole &= scale_row(u, t, t->row + r, to);
-        if (m->to != OFL_F32)
-            narrow(values, t->columns, m->to == OFL_F16, (uint16_t *)m->out + at);
+static bool unpack_tile(const struct unpacking *u, struct tile *t)
+{
+    bool runs = u->run && t->columns % 32 == 0, whole = true;
+    bool expanded = !runs || u->m.packing >= OFL_PACKING_GPTQ;
+
+    if (expanded)
+        expand(u, t);
+    for (uint64_t row = t->row; row < t->row + t->rows; row++) {
+        if (runs && run_row(u, t, row))
+            continue;
+        if (!expanded)
+            expand(u, t);
+        expanded = true;
+        whole &= unpack_row(u, t, row);
     }
     return whole;
 }
@@ -310,13 +410,13 @@ static bool unpack_all(const struct unpacking *u)
 {
     const struct ofl_landing_matrix *m = &u->m;
     uint64_t end = m->first_row + m->row_count;
-    bool whole = true;
+    bool whole = true, across = m->packing >= OFL_PACKING_GPTQ;
     struct tile t;
 
     for (t.row = m->first_row; t.row < end; t.row += t.rows) {
-        t.rows = least(end - t.row, TILE);
+        t.rows = across ? least(end - t.row, TILE) : 1; /* as they lie */
         for (t.column = 0; t.column < m->columns; t.column += t.columns) {
-            t.columns = least(m->columns - t.column, PIECE);
+            t.columns = least(m->columns - t.column, across ? ACROSS : PIECE);
             whole &= unpack_tile(u, &t);
         }
     }
@@ -346,6 +446,12 @@ static int check_types(const struct ofl_landing_matrix *m)
     if (!scale)
         return base_fail(-EINVAL, "unpack a matrix (%s): scales of %s", names[m->packing],
                          scale_name ? scale_name : "an unknown dtype");
+    if ((unsigned)m->form >= OFL_LANDING_FORMS)
+        return base_fail(-EINVAL, "unpack a matrix (%s) by form %d: there are %d", names[m->packing],
+                         (int)m->form, (int)OFL_LANDING_FORMS);
+    if (m->form > OFL_LANDING_PLAIN && !landing_find_runs(m->form))
+        return base_fail(-ENOTSUP, "unpack a matrix (%s): form %d is not on this machine", names[m->packing],
+                         (int)m->form);
     if (m->to != OFL_F32 && m->to != OFL_F16 && m->to != OFL_BF16)
         return base_fail(-EINVAL, "unpack a matrix (%s) to %s: only to f32, f16 and bf16", names[m->packing],
                          to ? to : "an unknown dtype");
@@ -407,7 +513,10 @@ static void make_scales(struct unpacking *u)
 static int prepare(const struct ofl_landing_matrix *from, struct unpacking *u)
 {
     struct ofl_landing_matrix *m = &u->m;
-    int err = base_sized_read(m, sizeof *m, sizeof *m, from, "unpack: matrix");
+    int err;
+
+    *u = (struct unpacking){.number = LANDING_WHOLE};
+    err = base_sized_read(m, sizeof *m, sizeof *m, from, "unpack: matrix");
 
     if (err == 0)
         err = check_types(m);
@@ -424,6 +533,7 @@ static int prepare(const struct ofl_landing_matrix *from, struct unpacking *u)
     u->small = m->packing == OFL_PACKING_SCALED ? small_of(m->dtype) : NULL;
     u->nibbles = m->packing != OFL_PACKING_SCALED || m->dtype == OFL_F4;
     make_scales(u);
+    choose_run(u);
     return 0;
 }
 

@@ -367,4 +367,59 @@ FORM(mxfp4, MXFP4, 32, 17, subnormal(p))
         [OFL_MXFP4] = FORMS(mxfp4),                                                                          \
     }
 
+/* ---- runs ------------------------------------------------------------------------ */
+
+INLINE void run_as(const struct landing_run *r, enum landing_to to, enum landing_number number, bool nibbled)
+{
+    for (uint64_t i = 0; i < r->n; i += 32) {
+        __m128i v = load(r->q + (nibbled ? i / 2 : i)), q0 = v, q1;
+
+        if (nibbled) {
+            q0 = _mm_unpacklo_epi8(nibbles(v, 0), nibbles(v, 1));
+            q1 = _mm_unpackhi_epi8(nibbles(v, 0), nibbles(v, 1));
+        } else {
+            q1 = load(r->q + i + 16);
+        }
+        if (number == LANDING_WHOLE) {
+            q0 = _mm_sub_epi8(q0, _mm_set1_epi8(r->zeros[i / 16]));
+            q1 = _mm_sub_epi8(q1, _mm_set1_epi8(r->zeros[i / 16 + 1]));
+        }
+        put_numbers(r->out, i, to, number, q0, q1, r->scales + i / 16);
+    }
+}
+
+INLINE void run_to(const struct landing_run *r, enum landing_to to)
+{
+    if (r->number == LANDING_FP4)
+        run_as(r, to, LANDING_FP4, true);
+    else if (r->number == LANDING_E4M3)
+        run_as(r, to, LANDING_E4M3, false);
+    else if (r->number == LANDING_E5M2)
+        run_as(r, to, LANDING_E5M2, false);
+    else if (r->nibbles)
+        run_as(r, to, LANDING_WHOLE, true);
+    else
+        run_as(r, to, LANDING_WHOLE, false);
+}
+
+static void run_f32(const struct landing_run *r)
+{
+    run_to(r, LANDING_F32);
+}
+
+static void run_f16(const struct landing_run *r)
+{
+    run_to(r, LANDING_F16);
+}
+
+static void run_bf16(const struct landing_run *r)
+{
+    run_to(r, LANDING_BF16);
+}
+
+#define RUNS_TABLE                                                                                           \
+    {                                                                                                        \
+        .to = {run_f32, run_f16, run_bf16}, .takes_nan = PUT_TAKES_NAN                                       \
+    }
+
 #endif
