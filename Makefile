@@ -157,7 +157,7 @@ NVCC_MATH_FLAGS := -fmad=false -prec-div=true -prec-sqrt=true -ftz=false
 
 # ---- files -----------------------------------------------------------------
 
-ROOMS := base io scheduler $(addprefix liboffload/,mem device store source timeline core optim plan)
+ROOMS := base io scheduler $(addprefix liboffload/,mem device store source timeline landing core optim plan)
 LIB_SRC := $(wildcard $(ROOMS:=/*.c))
 MAINS := $(foreach p,finetune generate hello,$(wildcard examples/$(p).c examples/$(p)_*.c))
 SHARED_SRC := $(wildcard examples/model/*.c examples/common*.c)
@@ -166,7 +166,7 @@ CUDA_STUB_SRC := $(wildcard tests/cuda_stub*.c)
 CUBLAS_STUB_SRC := $(wildcard tests/cublas_stub*.c)
 SIM_SRC := $(filter-out tests/sim/main.c,$(wildcard tests/sim/*.c))
 TEST_HELPER_SRC := $(filter-out $(TEST_SRC) $(CUDA_STUB_SRC) $(CUBLAS_STUB_SRC),$(wildcard tests/*.c))
-LIB_CU := $(wildcard liboffload/optim/*.cu)
+LIB_CU := $(wildcard liboffload/optim/*.cu liboffload/landing/*.cu)
 SHARED_CU := $(wildcard examples/model/*.cu)
 # What the stub driver can launch: all kernels, and those that test the emulation itself.
 EMULATE_SRC := $(if $(HAVE_CXX),$(wildcard tests/cuda_emulate*.cc))
@@ -312,7 +312,13 @@ $(B)/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(FLAGS) $(EXTRA) $(SAN_FLAGS) -c -o $@ $<
 
-$(call obj,$(filter liboffload/optim/%,$(LIB_SRC))): EXTRA = $(MATH_FLAGS)
+$(call obj,$(filter liboffload/optim/% liboffload/landing/%,$(LIB_SRC))): EXTRA = $(MATH_FLAGS) $(EXTRA_ISA)
+# Run only where the processor has them: see liboffload/landing/landing.c.
+ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine)),)
+$(B)/liboffload/landing/avx2.o: EXTRA_ISA = -mavx2 -mf16c
+$(B)/liboffload/landing/avx512.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mf16c
+$(B)/liboffload/landing/avx512bf16.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mf16c
+endif
 $(call obj,$(filter examples/model/%,$(SHARED_SRC))): EXTRA = $(MATH_FLAGS) $(EXAMPLE_FLAGS)
 $(call obj,$(MAINS) $(filter examples/common%,$(SHARED_SRC)) $(EXAMPLE_TESTS) bench/rates.c): EXTRA = $(EXAMPLE_FLAGS)
 

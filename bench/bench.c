@@ -12,6 +12,7 @@
 #include "bench/probe.h"
 #include "bench/simulate.h"
 #include "bench/step.h"
+#include "bench/unpack.h"
 
 static const struct command {
     const char *name, *title;
@@ -32,6 +33,8 @@ static const struct command {
      "a step of a model on a machine that need not be there"},
     {"plan", "ofl-bench plan", bench_plan_main,
      "what a model's step will take of a machine: this one, a known one, or one to be bought"},
+    {"unpack", "ofl-bench unpack", bench_unpack_main,
+     "how fast packed weights become numbers, beside the memory bound of their bytes"},
     {"plot", "ofl-bench plot", bench_plot_main, "draws a report that `ofl-bench nvme --json` has written"},
 };
 

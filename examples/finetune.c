@@ -271,6 +271,12 @@ static int load_config(const struct options *o, struct llama_config *config)
         err = llama_config_load(o->model, config, error, sizeof error);
         if (err < 0)
             return setup_failed(err, error);
+        if (config->shape.rope_pairs)
+            return common_fail(
+                EXIT_INPUT,
+                "--model %s: a GGUF file can be generated from, not trained: name the directory "
+                "that it was made from",
+                o->model);
     } else if (llama_preset(o->preset, config) < 0) {
         return common_fail(EXIT_INPUT, "--preset %s: there is none of that name; --help lists them",
                            o->preset);

@@ -107,12 +107,19 @@ static int check_length(struct run *r)
 static int read_prompt(struct run *r)
 {
     char path[4096], error[COMMON_ERROR_BYTES];
+    const char *dir = r->options->tokenizer ? r->options->tokenizer : r->options->model;
     uint32_t *ids;
     size_t count;
     int err, status;
 
-    if (snprintf(path, sizeof path, "%s/tokenizer.json", r->options->model) >= (int)sizeof path)
-        return common_fail(EXIT_INPUT, "open %s: the path is too long", r->options->model);
+    if (!r->options->tokenizer && r->config.shape.rope_pairs)
+        return common_fail(
+            EXIT_INPUT,
+            "--model %s: the tokenizer of a GGUF file can't be read: name a directory that has its "
+            "tokenizer.json with --tokenizer DIR",
+            dir);
+    if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path)
+        return common_fail(EXIT_INPUT, "open %s: the path is too long", dir);
     err = tokenizer_open(path, &r->tokenizer, error, sizeof error);
     if (err < 0)
         return setup_failed(err, error);

@@ -7,7 +7,7 @@
 #include "examples/model/generator.h"
 
 struct options {
-    const char *model, *prompt;
+    const char *model, *prompt, *tokenizer;
     uint64_t max_tokens; /* 0: not given */
     uint64_t seed;
     double temperature, top_p;

@@ -15,7 +15,9 @@ typedef unsigned long long ull;
 static const struct common_option text_options[] = {
     {COMMON_GROUP, .text = "Text:", .least = 1},
     {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a Llama: config.json, model.safetensors (or shards "
-     "with an index), tokenizer.json", FIELD(model)},
+     "with an index), tokenizer.json; or a GGUF file, the first of them where it is split", FIELD(model)},
+    {COMMON_TEXT, "tokenizer", "DIR", "Where tokenizer.json is (default: --model); needed for a GGUF file",
+     FIELD(tokenizer)},
     {COMMON_TEXT, "prompt", "TEXT", "What to continue; the model's start token goes in front", FIELD(prompt)},
     {COMMON_COUNT, "max-tokens", "N", "Tokens to generate at most (default 128); an end token ends sooner",
      FIELD(max_tokens), .least = 1, .most = 1u << 30},

@@ -100,6 +100,30 @@ enum ofl_dtype {
     OFL_I64,
     OFL_U64,
     OFL_F64,
+    /* what kernels don't take as it is: see offload_landing.h for those that can be unpacked */
+    OFL_C64, /* two F32 */
+    OFL_F8_E4M3,
+    OFL_F8_E5M2,
+    OFL_F8_E4M3FNUZ,
+    OFL_F8_E5M2FNUZ,
+    OFL_F8_E8M0,
+    OFL_F6_E2M3,
+    OFL_F6_E3M2,
+    OFL_F4, /* E2M1 */
+    /* blocks of GGUF files, with their scales inside */
+    OFL_Q4_0,
+    OFL_Q4_1,
+    OFL_Q5_0,
+    OFL_Q5_1,
+    OFL_Q8_0,
+    OFL_Q2_K,
+    OFL_Q3_K,
+    OFL_Q4_K,
+    OFL_Q5_K,
+    OFL_Q6_K,
+    OFL_IQ4_NL,
+    OFL_IQ4_XS,
+    OFL_MXFP4,
     OFL_DTYPES
 };
 
@@ -262,7 +286,7 @@ OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *
 OFL_API int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes);
 OFL_API int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes);
 
-/* ---- sources: files (safetensors) read in place ------------------------ */
+/* ---- sources: files (safetensors, GGUF) read in place ------------------ */
 
 #define OFL_DIMS_MAX 8
 

@@ -66,22 +66,29 @@ static void put_header(const char *header, uint64_t data_bytes)
     put(header, strlen(header), strlen(header), 8 + strlen(header) + data_bytes);
 }
 
-static uint64_t size_of(enum ofl_dtype dtype)
+/* Of a tensor's elements, in bits: as safetensors has them. */
+static unsigned bits_of(enum ofl_dtype dtype)
 {
     switch (dtype) {
-    case OFL_U8:
-    case OFL_I8:
-    case OFL_BOOL:
-        return 1;
+    case OFL_F4:
+        return 4;
+    case OFL_F6_E2M3:
+    case OFL_F6_E3M2:
+        return 6;
     case OFL_I16:
     case OFL_U16:
     case OFL_F16:
     case OFL_BF16:
-        return 2;
+        return 16;
     case OFL_I32:
     case OFL_U32:
     case OFL_F32:
-        return 4;
+        return 32;
+    case OFL_I64:
+    case OFL_U64:
+    case OFL_F64:
+    case OFL_C64:
+        return 64;
     default:
         return 8;
     }
@@ -100,7 +107,7 @@ static const char *objection(const struct source_file *s, uint64_t data_offset)
             return "dims or dtype out of range";
         for (uint32_t d = 0; d < e->dims && elems <= UINT64_MAX; d++)
             elems *= e->shape[d];
-        if (elems != e->elems || elems * size_of(e->dtype) != e->bytes)
+        if (elems != e->elems || elems * bits_of(e->dtype) != (unsigned __int128)e->bytes * 8)
             return "elements or bytes are not those of the shape";
         if (e->offset < data_offset || e->offset > s->bytes || e->bytes > s->bytes - e->offset)
             return "a range outside the data";
@@ -168,29 +175,40 @@ static void accepts_good_files(void **state)
 
 static void reads_every_dtype(void **state)
 {
-    static const char *const names[] = {"U8",  "I8",  "BOOL", "I16", "U16", "F16", "BF16",
-                                        "I32", "U32", "F32",  "I64", "U64", "F64"};
+    static const char *const names[] = {
+        "U8",          "I8",          "BOOL",    "I16",     "U16",     "F16", "BF16",    "I32",
+        "U32",         "F32",         "I64",     "U64",     "F64",     "C64", "F8_E4M3", "F8_E5M2",
+        "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4"};
 
     (void)state;
-    assert_int_equal(sizeof names / sizeof names[0], OFL_DTYPES);
-    for (int dtype = 0; dtype < OFL_DTYPES; dtype++) {
-        uint64_t bytes = 6 * size_of((enum ofl_dtype)dtype);
+    assert_int_equal(sizeof names / sizeof names[0], OFL_Q4_0); /* from there on GGUF's */
+    for (int dtype = 0; dtype < OFL_Q4_0; dtype++) {
+        unsigned bits = bits_of((enum ofl_dtype)dtype);
+        uint64_t bytes = 12 * bits / 8;
         struct source_file *s = NULL;
         char header[128];
 
         snprintf(header, sizeof header,
-                 "{\"t\":{\"dtype\":\"%s\",\"shape\":[2,3],\"data_offsets\":[0,%" PRIu64 "]}}", names[dtype],
+                 "{\"t\":{\"dtype\":\"%s\",\"shape\":[2,6],\"data_offsets\":[0,%" PRIu64 "]}}", names[dtype],
                  bytes);
         put_header(header, bytes);
         assert_int_equal(source_open(path, &s), 0);
         assert_int_equal(s->entries[0].dtype, dtype);
         assert_int_equal(s->entries[0].bytes, bytes);
-        assert_int_equal(s->entries[0].elems, 6);
+        assert_int_equal(s->entries[0].elems, 12);
         assert_int_equal(s->entries[0].dims, 2);
         assert_int_equal(s->entries[0].shape[0], 2);
-        assert_int_equal(s->entries[0].shape[1], 3);
+        assert_int_equal(s->entries[0].shape[1], 6);
         assert_int_equal(s->entries[0].offset, 8 + strlen(header));
         source_close(s);
+        if (bits >= 8)
+            continue;
+        /* half a byte belongs to nobody */
+        snprintf(header, sizeof header, "{\"t\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,2]}}",
+                 names[dtype]);
+        put_header(header, 2);
+        assert_int_equal(source_open(path, &s), -OFL_EFORMAT);
+        assert_non_null(strstr(base_error_text(), "not whole blocks"));
     }
 }
 
@@ -246,7 +264,7 @@ static const struct {
     {"{\"ten.sor\":[]}", 0, {"\"ten.sor\"", "not an object"}},
     {ONE("\"shape\":[6],\"data_offsets\":[0,24]"), 24, {"\"ten.sor\"", "dtype"}},
     {ONE("\"dtype\":7,\"shape\":[6],\"data_offsets\":[0,24]"), 24, {"\"ten.sor\"", "dtype"}},
-    {ONE("\"dtype\":\"F8_E4M3\",\"shape\":[6],\"data_offsets\":[0,6]"), 6, {"\"ten.sor\"", "\"F8_E4M3\""}},
+    {ONE("\"dtype\":\"F8_E3M4\",\"shape\":[6],\"data_offsets\":[0,6]"), 6, {"\"ten.sor\"", "\"F8_E3M4\""}},
     {ONE("\"dtype\":\"f32\",\"shape\":[6],\"data_offsets\":[0,24]"), 24, {"\"ten.sor\"", "\"f32\""}},
     {ONE(SIX "\"data_offsets\":[0,24],\"codec\":\"zip\""), 24, {"\"ten.sor\"", "\"codec\""}},
     {ONE("\"dtype\":\"F32\",\"data_offsets\":[0,4]"), 4, {"\"ten.sor\"", "shape"}},

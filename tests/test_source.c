@@ -74,13 +74,17 @@ static void the_bytes_decide_then_the_name(void **state)
         size_t count;
         const char *words[3];
     } cases[] = {
-        {"m.gguf", "GGUF\3\0\0\0\0\0\0\0", 12, {"GGUF", "supported: safetensors (*.safetensors)"}},
-        {"m.safetensors", "GGUF\3\0\0\0\0\0\0\0", 12, {"GGUF"}},
+        {"m.gguf", "GGUF\3\0\0\0\0\0\0\0", 12, {"header: tensors", "truncated"}},
+        {"m.safetensors", "GGUF\3\0\0\0\0\0\0\0", 12, {"header: tensors"}},
+        {"short.gguf", "GGU", 3, {"header", "truncated"}}, /* its name's */
         {"p.safetensors",
          "version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
          56,
          {"git-lfs", "pointer"}},
-        {"pytorch_model.bin", "PK\3\4....", 8, {"zip", "torch.save", "supported"}},
+        {"pytorch_model.bin",
+         "PK\3\4....",
+         8,
+         {"zip", "torch.save", "supported: safetensors (*.safetensors), gguf (*.gguf)"}},
         {"a.pkl", "\x80\2}q", 4, {"pickle"}},
         {"a.h5", "\x89HDF\r\n", 6, {"HDF5"}},
         {"a.npy", "\x93NUMPY\1\0", 8, {"NumPy"}},

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Checks every #include against the order of the rooms:
 #
-#     base <- io, scheduler, mem, device, source, timeline <- store <- core <- optim <- examples, bench
+#     base <- io, scheduler, mem, device, source, timeline <- store <- core <- optim, landing <- examples, bench
 #             scheduler <- plan <- bench
 #
 # Rooms side by side don't know each other. Examples and benches see the public header
@@ -33,6 +33,7 @@ allowed() {
     liboffload/store/*) echo "$store" ;;
     liboffload/timeline/*) echo "$base liboffload/timeline/" ;;
     liboffload/source/*) echo "$base liboffload/source/" ;;
+    liboffload/landing/*) echo "$base liboffload/device/device.h ${c}core.h ${c}update.h liboffload/landing/" ;;
     liboffload/core/update.h) echo 'include/' ;;
     liboffload/core/pager.h | liboffload/core/op.c) echo "$ground" ;;
     liboffload/core/tile.[ch] | liboffload/core/tile_*.c) echo "$ground ${c}tile.h" ;;
@@ -61,7 +62,7 @@ allowed() {
     liboffload/optim/*) echo "$base liboffload/device/device.h ${c}core.h ${c}update.h liboffload/optim/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
-        echo "include/offload.h include/offload_estimate.h examples/common.h examples/common_bound.h" \
+        echo "include/offload.h include/offload_estimate.h include/offload_landing.h examples/common.h examples/common_bound.h" \
             "examples/common_budget.h examples/common_memory.h examples/common_options.h examples/common_predict.h" \
             "examples/model/ bench/ $io" \
             'liboffload/device/device.h liboffload/mem/mem.h liboffload/plan/'

@@ -172,6 +172,10 @@ static void rotate(const struct inside *in, size_t first)
 {
     const struct llama_shape *shape = in->shape;
 
+    if (shape->rope_pairs) {
+        llama_rope_apart(in->q, in->rows, shape->heads, shape->head_dim);
+        llama_rope_apart(in->k, in->rows, shape->kv_heads, shape->head_dim);
+    }
     llama_rope_table(in->table, shape, first, in->seq);
     llama_rope(in->q, in->batch, in->seq, shape->heads, shape->head_dim, in->table, false);
     llama_rope(in->k, in->batch, in->seq, shape->kv_heads, shape->head_dim, in->table, false);

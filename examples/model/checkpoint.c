@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "examples/model/files.h"
+#include "examples/model/gguf.h"
+#include "include/offload_landing.h"
 
 #define INDEX_BYTES_MAX (64u << 20)
 #define SHARDS_MAX      4096u
@@ -141,6 +143,7 @@ struct opening {
     struct ofl_ctx *ctx;
     const char *dir;
     const json_t *weight_map; /* NULL: one file, no index */
+    bool gguf;                /* dir is a file */
     char *error;
     size_t error_bytes;
 };
@@ -177,9 +180,10 @@ static int check_entry(const struct opening *o, const struct shard *shard, const
     char has[64 + 21 * OFL_DIMS_MAX], needs[64];
 
     llama_tensor_at(&o->ck->shape, index, &d);
-    if (e->dtype != OFL_F32 && e->dtype != OFL_F16 && e->dtype != OFL_BF16)
-        return REFUSE(o, "open %s: tensor %s: dtype %s is not f32, f16 or bf16", shard->path, e->name,
-                      ofl_dtype_name(e->dtype));
+    if (e->dtype != OFL_F32 && e->dtype != OFL_F16 && e->dtype != OFL_BF16 &&
+        ofl_landing_find(e->dtype, OFL_LANDING_BEST) < 0)
+        return REFUSE(o, "open %s: tensor %s: dtype %s is not f32, f16, bf16 or one that can be unpacked",
+                      shard->path, e->name, ofl_dtype_name(e->dtype));
     if (e->dims == d.dims && e->shape[0] == d.shape[0] && (d.dims == 1 || e->shape[1] == d.shape[1]))
         return 0;
     print_shape(e->shape, e->dims, has, sizeof has);
@@ -192,7 +196,7 @@ static int check_entry(const struct opening *o, const struct shard *shard, const
 static int place_entry(const struct opening *o, const struct shard *shard, const struct ofl_source_entry *e)
 {
     const char *mapped = json_string_value(json_object_get(o->weight_map, e->name));
-    int64_t index = index_of(&o->ck->shape, e->name);
+    int64_t index = o->gguf ? llama_gguf_index(&o->ck->shape, e->name) : index_of(&o->ck->shape, e->name);
     struct place *p;
     int rc;
 
@@ -211,6 +215,9 @@ static int place_entry(const struct opening *o, const struct shard *shard, const
     p = &o->ck->places[index];
     if (p->source && strcmp(e->name, TIED_HEAD) == 0)
         return 0; /* both names of a tied matrix: the embedding counts */
+    if (p->source && o->gguf)
+        return REFUSE(o, "open %s: tensor %s: another part has it too", shard->path,
+                      llama_quote(e->name).text);
     free(p->name);
     p->name = strdup(e->name);
     if (!p->name)
@@ -220,13 +227,18 @@ static int place_entry(const struct opening *o, const struct shard *shard, const
     return 0;
 }
 
-static int open_shard(const struct opening *o, struct shard *shard)
+static int open_source(const struct opening *o, struct shard *shard)
 {
-    struct ofl_source_entry e = {0};
     int rc = ofl_source_open(o->ctx, shard->path, &shard->source);
 
-    if (rc != 0)
-        return llama_fail(rc, o->error, o->error_bytes, "%s", ofl_error());
+    return rc != 0 ? llama_fail(rc, o->error, o->error_bytes, "%s", ofl_error()) : 0;
+}
+
+static int place_entries(const struct opening *o, const struct shard *shard)
+{
+    struct ofl_source_entry e = {0};
+    int rc;
+
     for (size_t i = 0; i < ofl_source_count(shard->source); i++) {
         rc = ofl_source_entry(shard->source, i, &e);
         if (rc != 0)
@@ -302,12 +314,41 @@ static int check_complete(const struct opening *o)
     }
     for (uint32_t i = 0; i < ck->place_count; i++) {
         llama_tensor_at(&ck->shape, i, &d);
+        if (o->gguf)
+            llama_gguf_name(&ck->shape, i, d.name, sizeof d.name);
         if (!ck->places[i].source)
             return REFUSE(o, "open %s: tensor %s is missing%s", o->dir, d.name,
                           d.role == LLAMA_HEAD ? ", and the configuration does not tie it to the embedding"
                                                : "");
     }
     return 0;
+}
+
+/* All parts, found by the name of the first. */
+static int open_gguf(struct opening *o)
+{
+    uint32_t count = 1;
+    int rc = 0;
+
+    for (uint32_t i = 0; rc == 0 && i < count; i++) {
+        struct shard *shards = realloc(o->ck->shards, (i + 1) * sizeof *shards), *shard = &shards[i];
+
+        if (!shards)
+            return NO_MEMORY(o);
+        o->ck->shards = shards;
+        *shard = (struct shard){.path = llama_gguf_part(o->dir, i, count)};
+        o->ck->shard_count++;
+        if (!shard->path)
+            return NO_MEMORY(o);
+        rc = open_source(o, shard);
+        if (rc == 0 && i == 0)
+            rc = llama_gguf_parts(shard->source, shard->path, &count, o->error, o->error_bytes);
+        if (rc == 0)
+            rc = llama_gguf_part_check(shard->source, shard->path, i, count, o->error, o->error_bytes);
+        if (rc == 0)
+            rc = place_entries(o, shard);
+    }
+    return rc == 0 ? check_complete(o) : rc;
 }
 
 static int open_files(struct opening *o, const char *single, const char *index, json_t **root)
@@ -327,8 +368,11 @@ static int open_files(struct opening *o, const char *single, const char *index, 
         if (rc == 0)
             rc = add_index(o, index);
     }
-    for (size_t i = 0; rc == 0 && i < o->ck->shard_count; i++)
-        rc = open_shard(o, &o->ck->shards[i]);
+    for (size_t i = 0; rc == 0 && i < o->ck->shard_count; i++) {
+        rc = open_source(o, &o->ck->shards[i]);
+        if (rc == 0)
+            rc = place_entries(o, &o->ck->shards[i]);
+    }
     return rc == 0 ? check_complete(o) : rc;
 }
 
@@ -346,7 +390,11 @@ int llama_checkpoint_open(struct ofl_ctx *ctx, const char *dir, const struct lla
         ck->place_count = llama_tensor_count(shape);
         ck->places = calloc(ck->place_count, sizeof *ck->places);
     }
-    rc = ck && ck->places && single && index ? open_files(&o, single, index, &root) : NO_MEMORY(&o);
+    o.gguf = llama_gguf_is(dir);
+    if (!ck || !ck->places || !single || !index)
+        rc = NO_MEMORY(&o);
+    else
+        rc = o.gguf ? open_gguf(&o) : open_files(&o, single, index, &root);
     json_decref(root);
     free(single);
     free(index);

@@ -56,7 +56,8 @@ struct llama_checkpoint;
 /*
  * Opens dir/model.safetensors, or else the files of dir/model.safetensors.index.json, as
  * sources of ctx, and checks that every tensor of the shape is there once, with its size,
- * as F32, F16 or BF16, and nothing else. A tied matrix may be stored as the embedding, as
+ * as F32, F16, BF16 or a dtype that can be unpacked, and nothing else. dir may be a GGUF file, the first one where the
+ * model is split. A tied matrix may be stored as the embedding, as
  * lm_head.weight, or both, of which the embedding counts. 0, or a negative code with the
  * sentence in error.
  */

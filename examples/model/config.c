@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "examples/model/files.h"
+#include "examples/model/gguf.h"
 
 #define CONFIG_BYTES_MAX (4u << 20)
 #define LAYERS_MAX       4096u
@@ -313,6 +314,10 @@ int llama_config_load(const char *dir, struct llama_config *out, char *error, si
 
     if (!path)
         return llama_fail(-ENOMEM, error, error_bytes, "read %s: no memory", dir);
+    if (llama_gguf_is(dir)) {
+        free(path);
+        return llama_gguf_config(dir, out, error, error_bytes);
+    }
     rc = llama_json_load(path, CONFIG_BYTES_MAX, &root, error, error_bytes);
     r.object = root;
     if (rc == 0)

@@ -24,7 +24,7 @@ struct llama_config {
     float initializer_range; /* standard deviation of fresh weights */
 };
 
-/* Reads dir/config.json. 0, -OFL_EFORMAT or an errno value, with the sentence in error. */
+/* Reads dir/config.json, or the metadata of a GGUF file. 0, -OFL_EFORMAT or an errno value, with the sentence in error. */
 int llama_config_load(const char *dir, struct llama_config *out, char *error, size_t error_bytes);
 
 /* Writes path, which must not exist: loads in transformers from 4.41 on. */

@@ -81,6 +81,10 @@ static int give_prompt(struct llama_generator *g)
 static int check_dtypes(const struct llama_generator *g, enum ofl_dtype dtype, char *error,
                         size_t error_bytes)
 {
+    if (g->config.cuda && g->config.shape.rope_pairs) {
+        snprintf(error, error_bytes, "a GGUF file is unpacked on the host only: use --device host");
+        return -ENOTSUP;
+    }
     for (uint32_t i = 0; g->config.cuda && i < g->model.tensors; i++) {
         struct llama_tensor_desc d;
 
@@ -140,7 +144,7 @@ static int list_units(struct llama_generator *g, char *error, size_t error_bytes
     g->leases = calloc(2 * (size_t)g->units_count, sizeof *g->leases);
     g->entries = calloc(g->config.piece, sizeof *g->entries);
     g->order = calloc(g->config.piece, sizeof *g->order);
-    g->row = malloc(shape->hidden * ofl_dtype_bytes(g->model.dtypes[0]));
+    g->row = malloc(llama_dtype_bytes(g->model.dtypes[0], shape->hidden));
     if (!g->units || !g->leases || !g->entries || !g->order || !g->row)
         return out_of_memory(&g->config, error, error_bytes);
     w = begin;
@@ -254,7 +258,7 @@ static int by_token(const void *left, const void *right)
 static int read_row(const struct llama_generator *g, int32_t token, float *out)
 {
     const struct llama_slices *m = &g->model;
-    uint64_t hidden = m->shape.hidden, bytes = hidden * ofl_dtype_bytes(m->dtypes[0]);
+    uint64_t hidden = m->shape.hidden, bytes = llama_dtype_bytes(m->dtypes[0], hidden);
     struct llama_tensor_desc d;
     uint64_t rows;
     int err;

@@ -27,7 +27,7 @@ LLAMA_WIDE void llama_scale(float *a, size_t n, float c)
 
 static const void *weight_row(struct llama_weight w, size_t row, size_t in)
 {
-    return (const char *)w.data + row * in * ofl_dtype_bytes(w.dtype);
+    return (const char *)w.data + llama_dtype_bytes(w.dtype, row * in);
 }
 
 /* Rows of [out, in] that are widened at a time. A function of the shape alone: it decides the

@@ -5,7 +5,8 @@
  * Conventions
  *  - Activations and gradients are f32, row-major, one row per token; `rows` is batch * seq,
  *    with the sequences one after the other.
- *  - Weights come in F32, BF16 or F16; matrices as in Hugging Face files, [out, in] row-major.
+ *  - Weights come in F32, BF16, F16, or packed with whole blocks in each row; matrices as in Hugging Face files,
+ *    [out, in] row-major. All but F32 are widened a part at a time.
  *  - Gradients of weights are f32. `first` overwrites them, so that they need no zeroing and
  *    may hold anything, NaN too; otherwise they are added to.
  *  - `ws` is scratch of at least the bytes that the function's _workspace() says, aligned to
@@ -28,14 +29,15 @@
 #include "examples/model/shape.h"
 #include "include/offload.h"
 
-#define LLAMA_ALIGN        64
-#define LLAMA_PANEL_BYTES  (4u << 20) /* of weights widened to f32 at a time */
-#define LLAMA_LOGITS_BYTES (8u << 20) /* of logits in flight in the loss */
-#define LLAMA_QUERY_ROWS   64         /* of attention scores in flight */
+#define LLAMA_ALIGN           64
+#define LLAMA_PANEL_BYTES     (4u << 20) /* of weights widened to f32 at a time */
+#define LLAMA_LOGITS_BYTES    (8u << 20) /* of logits in flight in the loss */
+#define LLAMA_QUERY_ROWS      64         /* of attention scores in flight */
+#define LLAMA_PAIRS_HEAD_MOST 1024       /* head_dim of a model with rope_pairs, at most */
 
 struct llama_weight {
     const void *data;
-    enum ofl_dtype dtype; /* OFL_F32, OFL_BF16 or OFL_F16 */
+    enum ofl_dtype dtype; /* OFL_F32, OFL_BF16, OFL_F16, or one that can be unpacked (offload_landing.h) */
 };
 
 /* Rows from .. from + rows - 1 of a matrix, which are used by themselves. norm: what stands in front of the matrix,
@@ -79,6 +81,8 @@ void llama_rope_table(float *table, const struct llama_shape *shape, size_t firs
  * which is also the gradient. */
 void llama_rope(float *x, size_t batch, size_t seq, size_t heads, size_t head_dim, const float *table,
                 bool backward);
+/* The two numbers that are rotated together, side by side in x[rows, heads * head_dim], come to be half a head apart. */
+void llama_rope_apart(float *x, size_t rows, size_t heads, size_t head_dim);
 
 /* ---- SwiGLU: act = silu(gate) * up -------------------------------------- */
 
@@ -143,6 +147,8 @@ void llama_head_logits(const struct llama_shape *shape, const struct llama_slice
 
 /* To f32, from F32, BF16 or F16. Exact. */
 void llama_widen(float *dst, const void *src, enum ofl_dtype dtype, size_t n);
+/* Of n elements, whole blocks of the dtype. */
+uint64_t llama_dtype_bytes(enum ofl_dtype dtype, uint64_t n);
 /* Rounds to nearest even; NaN stays NaN, too large becomes infinity. */
 void llama_to_bf16(uint16_t *dst, const float *src, size_t n);
 void llama_to_f16(uint16_t *dst, const float *src, size_t n);

@@ -80,6 +80,19 @@ void llama_rope(float *x, size_t batch, size_t seq, size_t heads, size_t head_di
         rotate(x + r * heads * head_dim, table + r % seq * head_dim, heads, head_dim / 2, backward ? -1 : 1);
 }
 
+void llama_rope_apart(float *x, size_t rows, size_t heads, size_t head_dim)
+{
+    float apart[LLAMA_PAIRS_HEAD_MOST];
+
+    for (size_t r = 0; r < rows * heads; r++, x += head_dim) {
+        for (size_t i = 0; i < head_dim / 2; i++) {
+            apart[i] = x[2 * i];
+            apart[head_dim / 2 + i] = x[2 * i + 1];
+        }
+        memcpy(x, apart, head_dim * sizeof *x);
+    }
+}
+
 /* ---- attention ----------------------------------------------------------- */
 
 /* One head and one block of queries of one sequence. */

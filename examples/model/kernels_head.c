@@ -55,7 +55,7 @@ size_t llama_head_workspace(const struct llama_shape *shape, size_t rows, enum o
 /* The head's rows from .. from + n - 1 as a weight of their own, in f32. */
 static struct llama_weight widen_slice(const struct head *h, struct llama_weight head, size_t from, size_t n)
 {
-    const char *src = (const char *)head.data + from * h->hidden * ofl_dtype_bytes(head.dtype);
+    const char *src = (const char *)head.data + llama_dtype_bytes(head.dtype, from * h->hidden);
 
     if (head.dtype == OFL_F32)
         return (struct llama_weight){src, OFL_F32};

@@ -2,6 +2,7 @@
  * Number formats, random numbers, sampling.
  */
 #include "examples/model/kernels_inline.h"
+#include "include/offload_landing.h"
 
 /* ---- formats ------------------------------------------------------------- */
 
@@ -23,14 +24,36 @@ static LLAMA_WIDE void widen_f16(float *dst, const uint16_t *src, size_t n)
     }
 }
 
+/* Dtypes are checked when a checkpoint is opened. */
+static void unpack(float *dst, const void *src, enum ofl_dtype dtype, size_t n)
+{
+    struct ofl_landing l = {
+        .size = sizeof l, .dtype = dtype, .to = OFL_F32, .elems = n, .packed = src, .out = dst};
+
+    if (ofl_landing_run(&l) < 0)
+        for (size_t i = 0; i < n; i++)
+            dst[i] = NAN; /* reaches the outputs, and is seen there */
+}
+
 void llama_widen(float *dst, const void *src, enum ofl_dtype dtype, size_t n)
 {
     if (dtype == OFL_F32)
         memcpy(dst, src, n * sizeof *dst);
     else if (dtype == OFL_BF16)
         widen_bf16(dst, src, n);
-    else
+    else if (dtype == OFL_F16)
         widen_f16(dst, src, n);
+    else
+        unpack(dst, src, dtype, n);
+}
+
+uint64_t llama_dtype_bytes(enum ofl_dtype dtype, uint64_t n)
+{
+    struct ofl_dtype_info info = {.size = sizeof info};
+
+    if (ofl_dtype_bytes(dtype))
+        return n * ofl_dtype_bytes(dtype);
+    return ofl_dtype_info(dtype, &info) < 0 ? 0 : n / info.block_elems * info.block_bytes;
 }
 
 LLAMA_WIDE void llama_to_bf16(uint16_t *dst, const float *src, size_t n)

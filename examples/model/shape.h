@@ -17,7 +17,8 @@ struct llama_shape {
         float factor, low_freq_factor, high_freq_factor;
         uint32_t original_positions;
     } rope;
-    bool tied; /* head shares the embedding */
+    bool tied;       /* head shares the embedding */
+    bool rope_pairs; /* rows of Q and K that are rotated together lie side by side, as in GGUF files */
 };
 
 #endif

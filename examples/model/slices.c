@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "examples/model/kernels.h"
+
 /* ---- where to cut -------------------------------------------------------- */
 
 static uint64_t columns(const struct llama_tensor_desc *d)
@@ -21,7 +23,7 @@ uint64_t llama_slice_limit(const struct llama_shape *shape, const enum ofl_dtype
         struct llama_tensor_desc d;
 
         llama_tensor_at(shape, i, &d);
-        bytes += d.elems * ofl_dtype_bytes(dtypes[i]);
+        bytes += llama_dtype_bytes(dtypes[i], d.elems);
     }
     limit = bytes / LLAMA_SLICE_SHARE;
     limit = limit < LLAMA_SLICE_LEAST  ? LLAMA_SLICE_LEAST
@@ -34,7 +36,7 @@ uint64_t llama_slice_limit(const struct llama_shape *shape, const enum ofl_dtype
 /* As few as the limit allows, and as equal as may be: room is kept for the largest. */
 uint64_t llama_slice_rows(const struct llama_tensor_desc *d, enum ofl_dtype dtype, uint64_t limit)
 {
-    uint64_t bytes = d->elems * ofl_dtype_bytes(dtype), count = (bytes + limit - 1) / limit;
+    uint64_t bytes = llama_dtype_bytes(dtype, d->elems), count = (bytes + limit - 1) / limit;
     uint64_t rows = d->shape[0];
 
     if (d->dims == 1 || count <= 1)
@@ -55,7 +57,7 @@ void llama_cut_at(const struct llama_shape *shape, const enum ofl_dtype *dtypes,
     out->rows = d->shape[0] - out->from < rows ? d->shape[0] - out->from : rows;
     out->first = out->from * columns(d);
     out->elems = out->rows * columns(d);
-    out->bytes = out->elems * ofl_dtype_bytes(dtypes[tensor]);
+    out->bytes = llama_dtype_bytes(dtypes[tensor], out->elems);
     if (out->rows == d->shape[0])
         snprintf(out->name, sizeof out->name, "%s", d->name);
     else

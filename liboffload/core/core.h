@@ -21,6 +21,7 @@ void core_hook_remove(struct ofl_ctx *ctx, struct core_hook *h);
 
 struct dev *core_device(struct ofl_ctx *ctx);
 struct dev_stream *core_stream_device(struct ofl_stream *s);
+struct ofl_ctx *core_stream_ctx(const struct ofl_stream *s);
 /* Any thread but the library's own: call(arg, code) runs once s has passed this point, under the engine's lock:
  * it must be short, and may call core_update_let_go and core_break alone. Waits where there is no memory. */
 int core_stream_call(struct ofl_stream *s, void (*call)(void *arg, int code), void *arg);

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "base/dtype.h"
+#include "base/sized.h"
+#include "include/offload_metadata.h"
 #include "liboffload/core/context.h"
 #include "liboffload/core/shape.h"
 #include "liboffload/source/source.h"
@@ -156,6 +158,28 @@ int ofl_source_find(const struct ofl_source *s, const char *name, struct ofl_sou
         return missing(s, name);
     describe(e, out);
     return 0;
+}
+
+size_t ofl_source_metadata_count(const struct ofl_source *s)
+{
+    return s->header->metadata_count;
+}
+
+int ofl_source_metadata(const struct ofl_source *s, size_t index, struct ofl_metadata *out)
+{
+    if (index >= s->header->metadata_count)
+        return base_fail(-EINVAL, "%s: metadata %zu of %zu", s->header->path, index,
+                         s->header->metadata_count);
+    return base_sized_write(out, &s->header->metadata[index].is, sizeof *out, "get metadata: metadata");
+}
+
+int ofl_source_metadata_find(const struct ofl_source *s, const char *key, struct ofl_metadata *out)
+{
+    const struct source_metadata *m = source_metadata_find(s->header, key);
+
+    if (!m)
+        return base_fail(-ENOENT, "%s: there is no key %s in it", s->header->path, key);
+    return base_sized_write(out, &m->is, sizeof *out, "get metadata: metadata");
 }
 
 /* Elements offset .. offset + desc->elems - 1 of the entry. */

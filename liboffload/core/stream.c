@@ -183,6 +183,11 @@ struct dev_stream *core_stream_device(struct ofl_stream *s)
     return s->dev;
 }
 
+struct ofl_ctx *core_stream_ctx(const struct ofl_stream *s)
+{
+    return s->ctx;
+}
+
 /* ---- leases ------------------------------------------------------------ */
 
 struct batch {

@@ -29,6 +29,7 @@ struct source_reader {
 };
 
 extern const struct source_reader source_safetensors;
+extern const struct source_reader source_gguf;
 
 /* source_open with another table of formats: for tests. */
 int source_open_as(const struct source_reader *const *readers, size_t count, const char *path,

@@ -13,7 +13,7 @@
 #include "base/error.h"
 #include "liboffload/source/reader.h"
 
-static const struct source_reader *const formats[] = {&source_safetensors};
+static const struct source_reader *const formats[] = {&source_safetensors, &source_gguf};
 
 /* What people have instead, by its first bytes. */
 static const struct {
@@ -21,7 +21,6 @@ static const struct {
     size_t count;
     const char *what;
 } others[] = {
-    {"GGUF", 4, "a GGUF file"},
     {"version https://git-lfs", 23,
      "a pointer that git-lfs left in place of the file (git lfs pull fetches it)"},
     {"PK\3\4", 4, "a zip archive, as torch.save makes them"},
@@ -227,6 +226,12 @@ void source_close(struct source_file *f)
         return;
     for (size_t i = 0; i < f->count; i++)
         free(f->entries[i].name);
+    for (size_t i = 0; i < f->metadata_count; i++) {
+        free(f->metadata[i].key);
+        free(f->metadata[i].values);
+        free(f->metadata[i].bytes);
+    }
+    free(f->metadata);
     free(f->entries);
     free(f->path);
     free(f);
@@ -237,4 +242,12 @@ const struct source_entry *source_find(const struct source_file *f, const char *
     struct source_entry key = {.name = (char *)(uintptr_t)name};
 
     return f->count ? bsearch(&key, f->entries, f->count, sizeof *f->entries, by_name) : NULL;
+}
+
+const struct source_metadata *source_metadata_find(const struct source_file *f, const char *key)
+{
+    for (size_t i = 0; i < f->metadata_count; i++)
+        if (strcmp(f->metadata[i].key, key) == 0)
+            return &f->metadata[i];
+    return NULL;
 }

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "include/offload.h"
+#include "include/offload_metadata.h"
 #include "liboffload/source/state.h"
 
 struct source_entry {
@@ -21,6 +22,14 @@ struct source_entry {
     uint64_t offset; /* absolute, in the file */
 };
 
+/* A key and its values: as the public struct, whose pointers lead into this memory. */
+struct source_metadata {
+    struct ofl_metadata is;
+    char *key;
+    void *values;
+    char *bytes; /* of texts */
+};
+
 struct source_file {
     char *path;
     const char *format;
@@ -28,6 +37,8 @@ struct source_file {
     uint64_t bytes;            /* of the file */
     size_t count;
     struct source_entry *entries; /* by name, in the order of strcmp */
+    size_t metadata_count;
+    struct source_metadata *metadata; /* in the order of the file */
 };
 
 /* Finds the format, reads what describes the tensors (buffered) and checks all of it. What is accepted
@@ -39,5 +50,6 @@ void source_close(struct source_file *f); /* NULL accepted */
 
 /* NULL if there is none of that name. */
 const struct source_entry *source_find(const struct source_file *f, const char *name);
+const struct source_metadata *source_metadata_find(const struct source_file *f, const char *key);
 
 #endif

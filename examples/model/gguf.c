@@ -1,0 +1,376 @@
+/* A Llama in GGUF files: see gguf.h. Moves no weights. */
+#include "examples/model/gguf.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "examples/model/files.h"
+#include "examples/model/kernels.h"
+
+#define ARCHITECTURE "general.architecture"
+#define PART_SUFFIX  "-%05u-of-%05u.gguf"
+#define PARTS_MOST   4096u
+
+/* Where values come from, and where sentences go. */
+struct reader {
+    struct ofl_source *source;
+    const char *path;
+    char *error;
+    size_t error_bytes;
+};
+
+#define REFUSE(r, ...) llama_fail(-OFL_EFORMAT, (r)->error, (r)->error_bytes, __VA_ARGS__)
+
+bool llama_gguf_is(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* ---- single values ----------------------------------------------------------- */
+
+/* false: there is no such key. */
+static bool find(const struct reader *r, const char *key, struct ofl_metadata *out)
+{
+    *out = (struct ofl_metadata){.size = sizeof *out};
+    return ofl_source_metadata_find(r->source, key, out) == 0;
+}
+
+/* fallback < 0: the key is required. */
+static int get_u32(const struct reader *r, const char *key, int64_t fallback, uint32_t *out)
+{
+    struct ofl_metadata m;
+    int64_t number = fallback;
+    bool there = find(r, key, &m);
+
+    if (!there && fallback < 0)
+        return REFUSE(r, "read %s: %s is missing", r->path, key);
+    if (there && (m.array || (!m.uints && !m.ints)))
+        return REFUSE(r, "read %s: %s is not an integer", r->path, key);
+    if (there)
+        number = m.ints ? m.ints[0] : m.uints[0] > INT64_MAX ? INT64_MAX : (int64_t)m.uints[0];
+    if (number < 0 || number > UINT32_MAX)
+        return REFUSE(r, "read %s: %s is %" PRId64 ": outside 0 to %" PRIu32, r->path, key, number,
+                      UINT32_MAX);
+    *out = (uint32_t)number;
+    return 0;
+}
+
+/* fallback NAN: the key is required. */
+static int get_float(const struct reader *r, const char *key, double fallback, double least, double most,
+                     float *out)
+{
+    struct ofl_metadata m;
+    bool there = find(r, key, &m);
+    double number = there && m.reals && !m.array ? m.reals[0] : fallback;
+
+    if (!there && isnan(fallback))
+        return REFUSE(r, "read %s: %s is missing", r->path, key);
+    if (there && (m.array || !m.reals))
+        return REFUSE(r, "read %s: %s is not a number", r->path, key);
+    if (!(number >= least && number <= most))
+        return REFUSE(r, "read %s: %s is %g: outside %g to %g", r->path, key, number, least, most);
+    *out = (float)number;
+    return 0;
+}
+
+/* NULL: there is none. */
+static const char *get_text(const struct reader *r, const char *key)
+{
+    struct ofl_metadata m;
+
+    return find(r, key, &m) && m.texts && !m.array ? m.texts[0].bytes : NULL;
+}
+
+/* ---- the configuration ------------------------------------------------------- */
+
+static int check_architecture(const struct reader *r)
+{
+    const char *name = get_text(r, ARCHITECTURE);
+    uint32_t experts;
+    int err;
+
+    if (!name)
+        return REFUSE(r, "read %s: %s is missing: not a model in GGUF", r->path, ARCHITECTURE);
+    if (strcmp(name, "llama") != 0)
+        return REFUSE(r, "read %s: architecture \"%s\": only llama is supported in GGUF", r->path,
+                      llama_quote(name).text);
+    err = get_u32(r, "llama.expert_count", 0, &experts);
+    if (err == 0 && experts)
+        return REFUSE(r, "read %s: llama.expert_count is %" PRIu32 ": experts are not supported in GGUF",
+                      r->path, experts);
+    return err;
+}
+
+static int read_sizes(const struct reader *r, struct llama_shape *s)
+{
+    struct ofl_source_entry embed = {0};
+    uint32_t value_dim;
+    int err = get_u32(r, "llama.block_count", -1, &s->layers);
+
+    if (err == 0)
+        err = get_u32(r, "llama.embedding_length", -1, &s->hidden);
+    if (err == 0)
+        err = get_u32(r, "llama.attention.head_count", -1, &s->heads);
+    if (err == 0)
+        err = get_u32(r, "llama.attention.head_count_kv", s->heads, &s->kv_heads);
+    if (err == 0 && s->heads == 0)
+        return REFUSE(r, "read %s: llama.attention.head_count is 0", r->path);
+    if (err == 0)
+        err = get_u32(r, "llama.attention.key_length", s->hidden / s->heads, &s->head_dim);
+    if (err == 0)
+        err = get_u32(r, "llama.attention.value_length", s->head_dim, &value_dim);
+    if (err == 0 && value_dim != s->head_dim)
+        return REFUSE(r, "read %s: heads of %" PRIu32 " for keys and %" PRIu32 " for values: not supported",
+                      r->path, s->head_dim, value_dim);
+    if (err == 0 && s->head_dim > LLAMA_PAIRS_HEAD_MOST)
+        return REFUSE(r, "read %s: heads of %" PRIu32 ": at most %u are supported", r->path, s->head_dim,
+                      LLAMA_PAIRS_HEAD_MOST);
+    if (err == 0)
+        err = get_u32(r, "llama.feed_forward_length", -1, &s->ffn);
+    if (err == 0)
+        err = get_u32(r, "llama.context_length", 2048, &s->max_positions);
+    if (err == 0)
+        err = get_float(r, "llama.attention.layer_norm_rms_epsilon", NAN, 1e-12, 1.0, &s->rms_eps);
+    if (err < 0)
+        return err;
+    if (ofl_source_find(r->source, "token_embd.weight", &embed) < 0 || embed.dims != 2)
+        return REFUSE(r, "read %s: there is no matrix token_embd.weight in it", r->path);
+    if (embed.shape[0] > UINT32_MAX)
+        return REFUSE(r, "read %s: token_embd.weight has %" PRIu64 " rows", r->path, embed.shape[0]);
+    s->vocab = (uint32_t)embed.shape[0];
+    return 0;
+}
+
+/* What changes the arithmetic is done, or refused by name. */
+static int read_rope(const struct reader *r, struct llama_shape *s)
+{
+    const char *type = get_text(r, "llama.rope.scaling.type");
+    struct ofl_source_entry e = {0};
+    uint32_t dims, window;
+    int err = get_float(r, "llama.rope.freq_base", 10000.0, 1.0, 1e15, &s->rope_theta);
+
+    s->rope_pairs = true;
+    s->rope.kind = LLAMA_ROPE_PLAIN;
+    s->rope.factor = 1.0f;
+    if (err == 0)
+        err = get_u32(r, "llama.rope.dimension_count", s->head_dim, &dims);
+    if (err == 0 && dims != s->head_dim)
+        return REFUSE(
+            r, "read %s: llama.rope.dimension_count is %" PRIu32 " of heads of %" PRIu32 ": not supported",
+            r->path, dims, s->head_dim);
+    if (err == 0)
+        err = get_u32(r, "llama.attention.sliding_window", 0, &window);
+    if (err == 0 && window && window < s->max_positions)
+        return REFUSE(r, "read %s: llama.attention.sliding_window is %" PRIu32 ": not supported", r->path,
+                      window);
+    if (err < 0)
+        return err;
+    if (ofl_source_find(r->source, "rope_freqs.weight", &e) == 0)
+        return REFUSE(r, "read %s: rope_freqs.weight: factors for each frequency are not supported", r->path);
+    if (!type || strcmp(type, "none") == 0)
+        return 0;
+    if (strcmp(type, "linear") != 0)
+        return REFUSE(r, "read %s: llama.rope.scaling.type \"%s\" is not supported, only none and linear",
+                      r->path, llama_quote(type).text);
+    s->rope.kind = LLAMA_ROPE_LINEAR;
+    return get_float(r, "llama.rope.scaling.factor", NAN, 1.0, 1e6, &s->rope.factor);
+}
+
+/* The start token, unless the file says that there is none in front of texts; without a word of it byte-level
+ * vocabularies have none, but that of Llama 3. */
+static int read_tokens(const struct reader *r, struct llama_config *c)
+{
+    const char *model = get_text(r, "tokenizer.ggml.model"), *pre = get_text(r, "tokenizer.ggml.pre");
+    bool start = !model || strcmp(model, "gpt2") != 0 || (pre && strcmp(pre, "llama-bpe") == 0);
+    struct ofl_metadata m;
+    uint32_t id;
+    int err;
+
+    if (find(r, "tokenizer.ggml.add_bos_token", &m) && m.type == OFL_METADATA_BOOL && !m.array)
+        start = m.uints[0];
+    c->bos_id = -1;
+    if (start && find(r, "tokenizer.ggml.bos_token_id", &m)) {
+        err = get_u32(r, "tokenizer.ggml.bos_token_id", -1, &id);
+        if (err < 0)
+            return err;
+        c->bos_id = id < c->shape.vocab ? (int32_t)id : INT32_MAX; /* refused with the others */
+    }
+    if (!find(r, "tokenizer.ggml.eos_token_id", &m))
+        return 0;
+    err = get_u32(r, "tokenizer.ggml.eos_token_id", -1, &id);
+    c->eos_ids[0] = id < c->shape.vocab ? (int32_t)id : INT32_MAX;
+    c->eos_count = 1;
+    return err;
+}
+
+/* Whether any part has a matrix of its own for the output. */
+static int read_tied(struct ofl_ctx *ctx, const struct reader *r, struct llama_shape *s)
+{
+    struct ofl_source_entry e = {0};
+    uint32_t count;
+    int err = llama_gguf_parts(r->source, r->path, &count, r->error, r->error_bytes);
+
+    s->tied = err == 0 && ofl_source_find(r->source, "output.weight", &e) < 0;
+    for (uint32_t i = 1; err == 0 && s->tied && i < count; i++) {
+        char *part = llama_gguf_part(r->path, i, count);
+        struct ofl_source *source;
+
+        if (!part)
+            return llama_fail(-ENOMEM, r->error, r->error_bytes, "open %s: no memory", r->path);
+        err = ofl_source_open(ctx, part, &source);
+        free(part);
+        if (err < 0)
+            return llama_fail(err, r->error, r->error_bytes, "%s", ofl_error());
+        s->tied = ofl_source_find(source, "output.weight", &e) < 0;
+        ofl_source_close(source);
+    }
+    return err;
+}
+
+int llama_gguf_config(const char *path, struct llama_config *out, char *error, size_t error_bytes)
+{
+    const struct ofl_config small = {
+        .size = sizeof small, .device_bytes = 4096, .host_bytes = OFL_HOST_MIN_BYTES, .workers = 1};
+    struct reader r = {.path = path, .error = error, .error_bytes = error_bytes};
+    struct llama_config config = {.bos_id = -1};
+    struct ofl_ctx *ctx;
+    int err = ofl_open(&small, &ctx);
+
+    if (err < 0)
+        return llama_fail(err, error, error_bytes, "%s", ofl_error());
+    err = ofl_source_open(ctx, path, &r.source);
+    if (err < 0)
+        llama_fail(err, error, error_bytes, "%s", ofl_error());
+    if (err == 0)
+        err = check_architecture(&r);
+    if (err == 0)
+        err = read_sizes(&r, &config.shape);
+    if (err == 0)
+        err = read_rope(&r, &config.shape);
+    if (err == 0)
+        err = read_tokens(&r, &config);
+    if (err == 0)
+        err = read_tied(ctx, &r, &config.shape);
+    if (err == 0)
+        err = llama_config_check(&config, path, error, error_bytes);
+    if (err == 0)
+        *out = config;
+    ofl_close(ctx);
+    return err;
+}
+
+/* ---- parts --------------------------------------------------------------------- */
+
+static int get_split(struct ofl_source *s, const char *path, uint32_t *index, uint32_t *count, char *error,
+                     size_t error_bytes)
+{
+    struct reader r = {.source = s, .path = path, .error = error, .error_bytes = error_bytes};
+    int err = get_u32(&r, "split.count", 1, count);
+
+    return err < 0 ? err : get_u32(&r, "split.no", 0, index);
+}
+
+/* Where a name has its number, or NULL. */
+static const char *part_begins(const char *path, uint32_t index, uint32_t count)
+{
+    char end[64];
+    int n = snprintf(end, sizeof end, PART_SUFFIX, index + 1, count);
+    size_t length = strlen(path);
+
+    return n > 0 && length > (size_t)n && strcmp(path + length - n, end) == 0 ? path + length - n : NULL;
+}
+
+int llama_gguf_parts(struct ofl_source *s, const char *path, uint32_t *out, char *error, size_t error_bytes)
+{
+    uint32_t index;
+    int err = get_split(s, path, &index, out, error, error_bytes);
+
+    if (err < 0)
+        return err;
+    *out = *out ? *out : 1;
+    if (*out > PARTS_MOST)
+        return llama_fail(-OFL_EFORMAT, error, error_bytes,
+                          "open %s: split.count is %" PRIu32 ": more than %u", path, *out, PARTS_MOST);
+    if (*out > 1 && index != 0)
+        return llama_fail(-OFL_EFORMAT, error, error_bytes,
+                          "open %s: part %" PRIu32 " of %" PRIu32 ": name the first one", path, index + 1,
+                          *out);
+    if (*out > 1 && !part_begins(path, 0, *out))
+        return llama_fail(-OFL_EFORMAT, error, error_bytes,
+                          "open %s: the first of %" PRIu32 " parts, but its name does not end in " PART_SUFFIX
+                          ", by which the others are found",
+                          path, *out, 1u, *out);
+    return 0;
+}
+
+char *llama_gguf_part(const char *path, uint32_t index, uint32_t count)
+{
+    const char *end = count > 1 ? part_begins(path, 0, count) : NULL;
+    char *part;
+
+    if (count <= 1)
+        return strdup(path);
+    if (!end || asprintf(&part, "%.*s" PART_SUFFIX, (int)(end - path), path, index + 1, count) < 0)
+        return NULL;
+    return part;
+}
+
+int llama_gguf_part_check(struct ofl_source *s, const char *path, uint32_t index, uint32_t count, char *error,
+                          size_t error_bytes)
+{
+    uint32_t is = 0, of = 0;
+    int err = get_split(s, path, &is, &of, error, error_bytes);
+
+    if (err == 0 && (is != index || (of ? of : 1) != count))
+        return llama_fail(-OFL_EFORMAT, error, error_bytes,
+                          "open %s: it is part %" PRIu32 " of %" PRIu32 ", not %" PRIu32 " of %" PRIu32, path,
+                          is + 1, of, index + 1, count);
+    return err;
+}
+
+/* ---- names ----------------------------------------------------------------------- */
+
+static const char *const role_names[LLAMA_ROLES] = {
+    [LLAMA_EMBED] = "token_embd.weight",   [LLAMA_INPUT_NORM] = "attn_norm.weight",
+    [LLAMA_Q] = "attn_q.weight",           [LLAMA_K] = "attn_k.weight",
+    [LLAMA_V] = "attn_v.weight",           [LLAMA_O] = "attn_output.weight",
+    [LLAMA_POST_NORM] = "ffn_norm.weight", [LLAMA_GATE] = "ffn_gate.weight",
+    [LLAMA_UP] = "ffn_up.weight",          [LLAMA_DOWN] = "ffn_down.weight",
+    [LLAMA_NORM] = "output_norm.weight",   [LLAMA_HEAD] = "output.weight",
+};
+
+void llama_gguf_name(const struct llama_shape *shape, uint32_t index, char *out, size_t bytes)
+{
+    struct llama_tensor_desc d = {.role = LLAMA_EMBED, .layer = -1};
+
+    llama_tensor_at(shape, index, &d);
+    if (d.layer < 0)
+        snprintf(out, bytes, "%s", role_names[d.role]);
+    else
+        snprintf(out, bytes, "blk.%d.%s", d.layer, role_names[d.role]);
+}
+
+int64_t llama_gguf_index(const struct llama_shape *shape, const char *name)
+{
+    unsigned layer = 0;
+    char own[64];
+
+    sscanf(name, "blk.%4u.", &layer);
+    for (int role = 0; role < LLAMA_ROLES; role++) {
+        uint32_t index = llama_tensor_index(shape, (enum llama_role)role, layer);
+
+        if (index >= llama_tensor_count(shape))
+            continue;
+        llama_gguf_name(shape, index, own, sizeof own);
+        if (strcmp(own, name) == 0)
+            return index;
+    }
+    return -1;
+}
