@@ -93,7 +93,7 @@ static const struct {
     {"normalizer.normalizers", "3", -EINVAL, "normalizer.normalizers is 3"},
     {"normalizer.normalizers.0.type", "\"Precompiled\"", -ENOTSUP,
      "normalizer.normalizers[0].type is \"Precompiled\""},
-    {"normalizer.normalizers.0.type", "\"Nmt\"", -ENOTSUP, "behind a normalizer that may move it"},
+    {"normalizer.normalizers.0.type", "\"Nmt\"", -ENOTSUP, "behind what may move it"},
     {"normalizer.normalizers.0.prepend", "null", -EINVAL, "normalizer.normalizers[0].prepend is null"},
     {"normalizer.normalizers.1.pattern", "{\"Regex\":\"(\"}", -EINVAL,
      "normalizers[1].pattern: at byte 1: a parenthesis is not closed"},

@@ -4,7 +4,8 @@
  *     tokens FILE <records >answers
  *
  * A record is a letter, a number of 32 bits and as many bytes, or ids of 32 bits: e, a
- * text; d or s, ids, s without special tokens. The answer is a number and as many ids,
+ * text, or w, with what the post-processor puts around it; d or s, ids, s without
+ * special tokens. The answer is a number and as many ids,
  * or bytes. A failure is the number 2^32 - 1. The seconds spent on e go to stderr, as
  * does why FILE can't be opened; then the exit status is 2.
  */
@@ -44,6 +45,29 @@ static int encode(const struct tokenizer *t, const char *text, size_t bytes, dou
     return rc;
 }
 
+/* The same between what the post-processor puts around it. */
+static int encode_whole(const struct tokenizer *t, const char *text, size_t bytes)
+{
+    size_t before_count, after_count, count;
+    const uint32_t *before = tokenizer_before(t, &before_count), *after = tokenizer_after(t, &after_count);
+    uint32_t *ids, *all;
+    int rc = tokenizer_encode(t, text, bytes, &ids, &count);
+
+    all = calloc(before_count + count + after_count + 1, sizeof *all);
+    if (rc == 0 && all) {
+        for (size_t i = 0; i < before_count; i++)
+            all[i] = before[i];
+        for (size_t i = 0; i < count; i++)
+            all[before_count + i] = ids[i];
+        for (size_t i = 0; i < after_count; i++)
+            all[before_count + count + i] = after[i];
+    }
+    rc = answer(all, before_count + count + after_count, sizeof *all, rc);
+    free(all);
+    free(ids);
+    return rc;
+}
+
 static int decode(const struct tokenizer *t, const uint32_t *ids, size_t count, bool skip)
 {
     char *text;
@@ -69,12 +93,14 @@ int main(int argc, char **argv)
     }
     open = now() - start;
     while (rc == 0 && (kind = getchar()) != EOF && fread(&count, sizeof count, 1, stdin) == 1) {
-        size_t each = kind == 'e' ? 1 : sizeof(uint32_t);
+        size_t each = kind == 'e' || kind == 'w' ? 1 : sizeof(uint32_t);
         char *data = malloc(count * each + 1);
         if (!data || fread(data, each, count, stdin) != count)
             rc = -1;
         else if (kind == 'e')
             rc = encode(t, data, count, &encoding);
+        else if (kind == 'w')
+            rc = encode_whole(t, data, count);
         else
             rc = decode(t, (const uint32_t *)(void *)data, count, kind == 's');
         free(data);

@@ -122,17 +122,6 @@ static int new_entry(struct tok_load *l, const struct tok_text *text, uint32_t *
     return id < TOK_ID_LIMIT ? 0 : tok_load_fail(l, -EINVAL, "added_tokens: ids beyond 4194303");
 }
 
-/* A complaint about an added token. */
-static int fail_added(struct tok_load *l, int code, const char *text, size_t bytes, const char *cause)
-{
-    json_t *shown = json_stringn_nocheck(text, bytes);
-    int rc =
-        code == -ENOMEM ? tok_load_memory(l) : tok_load_fail_field(l, code, "an added token", shown, cause);
-
-    json_decref(shown);
-    return rc;
-}
-
 int tok_added_put(struct tok_load *l, const struct tok_text *text, const struct tok_added *flags,
                   uint32_t *next)
 {
@@ -153,7 +142,14 @@ int tok_added_put(struct tok_load *l, const struct tok_text *text, const struct 
     added->skipped = before.skipped || flags->special;
     if (added->normalized)
         rc = set_normal(l, text, added);
-    return rc < 0 ? fail_added(l, rc, text->text, text->bytes, "it can't be normalized") : 0;
+    if (rc == -ENOMEM)
+        return tok_load_memory(l);
+    if (rc < 0) {
+        json_t *shown = json_stringn_nocheck(text->text, text->bytes);
+        rc = tok_load_fail_field(l, rc, "an added token", shown, "it can't be normalized");
+        json_decref(shown);
+    }
+    return rc;
 }
 
 int tok_added_load(struct tok_load *l, const json_t *list)
@@ -203,10 +199,6 @@ static int fill_tries(struct tok_load *l)
             text = shown_text(t, i);
         rc = tok_trie_add(t->added[i].normalized ? &t->normalized : &t->raw, text.text, text.bytes,
                           (uint32_t)i);
-        if (rc == -EEXIST || rc == -EINVAL)
-            return fail_added(l, -EINVAL, t->added_words[i].text, t->added_words[i].bytes,
-                              rc == -EEXIST ? "the normalizer makes it the same as another one"
-                                            : "the normalizer makes nothing of it");
     }
     return rc < 0 ? tok_load_memory(l) : 0;
 }

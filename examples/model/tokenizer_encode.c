@@ -61,11 +61,10 @@ int tok_trie_add(struct tok_trie *trie, const char *text, size_t bytes, uint32_t
             trie->nodes[parent].child = node;
         parent = node;
     }
-    if (node == TOK_NONE)
-        return -EINVAL;
-    if (trie->nodes[node].added != TOK_NONE)
-        return -EEXIST;
-    trie->nodes[node].added = added;
+    /* The first of two that normalize alike stays: in Hugging Face it is chance which
+     * one does. One that normalizes to nothing is never found. */
+    if (node != TOK_NONE && trie->nodes[node].added == TOK_NONE)
+        trie->nodes[node].added = added;
     return 0;
 }
 
@@ -354,9 +353,11 @@ static int encode_tokens(struct encoding *e, bool raw, const char *text, size_t 
         }
         size_t start = added->lstrip ? space_before(text, at, done) : at;
         size_t end = added->rstrip ? space_after(text, at + length, bytes) : at + length;
+        if (start < done && added->lstrip)
+            start = done;
         if (start > done)
             rc = encode_between(e, raw, text + done, start - done, first && done == 0);
-        if (rc == 0)
+        if (rc == 0 && start < end) /* else the one before has taken all of it */
             rc = tok_ids_add(&e->ids, e->t->added_words[which].id);
         done = end;
         at += length;

@@ -116,13 +116,13 @@ static bool holds(const struct state *s, enum re_assert kind, size_t pos)
     case RE_LINE_BEGIN:
         return begins || (after_line && !ends);
     case RE_LINE_END:
-        return ends ? !after_line : at_line;
+        return ends || at_line;
     case RE_BEGIN:
         return begins;
     case RE_END:
         return ends;
     case RE_END_OR_NEWLINE:
-        return ends ? !after_line : at_line && pos + 1 == s->bytes;
+        return ends || (at_line && pos + 1 == s->bytes);
     default:
         before = !begins && is_word_at(s, char_before(s->text, pos));
         after = !ends && is_word_at(s, pos);

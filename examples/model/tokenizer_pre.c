@@ -235,25 +235,35 @@ static int pre_tokenizer_member(struct tok_load *l, const json_t *object, const 
     return -ENOTSUP;
 }
 
-/* What a Metaspace takes for the start of a text depends on where Hugging Face thinks
- * that its first character was; after these it isn't at 0. */
+/* Whether a normalizer's step leaves the first character where the text begins. */
+static bool keeps_start(const struct tok_step *step)
+{
+    uint32_t code;
+
+    if (step->kind == TOK_REPLACE)
+        return step->pattern.bytes > 0 && step->content.bytes > 0 &&
+               tok_utf8_next(step->pattern.text, step->pattern.bytes, &code) == (int)step->pattern.bytes;
+    return step->kind != TOK_STRIP_SPACES && step->kind != TOK_NMT && step->kind != TOK_REMOVE_ACCENTS;
+}
+
+/* A Metaspace that looks for the start of the text asks Hugging Face's books where a
+ * piece was in it. What these say once something was put in or left out before is not
+ * worth a second set of books. */
 static int check_first(struct tok_load *l)
 {
     const struct tokenizer *t = l->t;
-    bool first = false;
+    bool cut = false, moved = false;
 
-    for (size_t i = 0; i < t->pre.count; i++)
-        first |= t->pre.step[i].kind == TOK_MARK_SPACES && t->pre.step[i].scheme == TOK_FIRST;
-    for (size_t i = 0; first && i < t->normalizer.count; i++) {
-        const struct tok_step *step = &t->normalizer.step[i];
-        uint32_t code;
-        bool character = step->pattern.bytes > 0 && tok_utf8_next(step->pattern.text, step->pattern.bytes,
-                                                                  &code) == (int)step->pattern.bytes;
-        if (step->kind == TOK_STRIP_SPACES || step->kind == TOK_NMT || step->kind == TOK_REMOVE_ACCENTS ||
-            (step->kind == TOK_REPLACE && !character))
+    for (size_t i = 0; i < t->normalizer.count; i++)
+        moved |= !keeps_start(&t->normalizer.step[i]);
+    for (size_t i = 0; i < t->pre.count; i++) {
+        const struct tok_step *step = &t->pre.step[i];
+        if (step->kind == TOK_MARK_SPACES && step->scheme == TOK_FIRST && (moved || (cut && t->normalizer.count)))
             return tok_load_fail(l, -ENOTSUP,
-                                 "pre_tokenizer: a Metaspace that looks for the start of the text, behind a "
-                                 "normalizer that may move it, is not supported");
+                                 "pre_tokenizer: a Metaspace that looks for the start of the text, behind what "
+                                 "may move it, is not supported");
+        moved |= step->kind == TOK_PREFIX_SPACE || step->kind == TOK_BYTE_MAP || step->kind == TOK_MARK_SPACES;
+        cut = true;
     }
     return 0;
 }
