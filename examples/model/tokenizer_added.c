@@ -80,13 +80,6 @@ static bool same_flags(const struct tok_added *a, const struct tok_added *b)
            a->normalized == b->normalized && a->special == b->special;
 }
 
-bool tok_added_same(const struct tokenizer *t, const char *text, const struct tok_added *flags)
-{
-    uint32_t index = tok_added_find(t, text, strlen(text));
-
-    return index != TOK_NONE && same_flags(&t->added[index], flags);
-}
-
 /* What the normalizer makes of a token's text, where that is another one. */
 static int set_normal(struct tok_load *l, const struct tok_text *text, struct tok_added *added)
 {

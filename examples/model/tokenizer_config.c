@@ -18,12 +18,13 @@ static const char *const named[] = {"bos_token", "eos_token", "unk_token", "sep_
                                     "pad_token", "cls_token", "mask_token"};
 #define NAMED (sizeof named / sizeof *named)
 
-/* put: text -> token, in the order in which they will be added. */
+/* put: the tokens, in the order in which they will be added: of two with one text the
+ * later one's flags stay. numbered: those of added_tokens_decoder among them, by text. */
 struct config {
     struct tok_load *l;
     json_t *config; /* tokenizer_config.json, and special_tokens_map.json over it */
     json_t *known;  /* text -> token, of those with flags */
-    json_t *put;
+    json_t *put, *numbered;
 };
 
 struct numbered {
@@ -55,6 +56,14 @@ static int read_beside(struct tok_load *l, const char *name, json_t **out)
 static const char *text_of(const json_t *token)
 {
     return json_string_value(json_is_string(token) ? token : json_object_get(token, "content"));
+}
+
+static bool is_standard(const char *key)
+{
+    for (size_t i = 0; i < NAMED; i++)
+        if (strcmp(key, named[i]) == 0)
+            return true;
+    return false;
 }
 
 static bool is_token_key(const char *key)
@@ -95,14 +104,14 @@ static int put_special(struct config *c, const char *where, json_t *token)
         return 0;
     if (!text)
         return tok_load_fail_field(c->l, -EINVAL, where, token, "it must be a token");
-    if (json_object_get(c->put, text) || tok_added_find(c->l->t, text, strlen(text)) != TOK_NONE)
+    if (json_object_get(c->numbered, text) || tok_added_find(c->l->t, text, strlen(text)) != TOK_NONE)
         return 0;
     if (json_object_get(c->known, text))
         token = json_object_get(c->known, text);
     full = json_is_string(token) ? json_pack("{s:s}", "content", text) : json_copy(token);
     if (json_is_string(token) || is_named(c, text))
         json_object_set_new(full, "special", json_true());
-    return json_object_set_new(c->put, text, full) < 0 ? tok_load_memory(c->l) : 0;
+    return json_array_append_new(c->put, full) < 0 ? tok_load_memory(c->l) : 0;
 }
 
 static int put_specials(struct config *c)
@@ -116,7 +125,7 @@ static int put_specials(struct config *c)
         rc = put_special(c, named[i], json_object_get(c->config, named[i]));
     json_object_foreach(c->config, key, value)
     {
-        if (rc == 0 && is_token_key(key) && text_of(value))
+        if (rc == 0 && is_token_key(key) && !is_standard(key) && text_of(value))
             rc = put_special(c, key, value);
     }
     json_object_foreach(extra, key, value)
@@ -139,8 +148,7 @@ static int by_id(const void *a, const void *b)
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
-/* Tokens with flags, by number. Those that the file has with the same flags stay as
- * they are; others become special if they are named. */
+/* Tokens with flags, by number. They become special if they are named. */
 static int put_numbered(struct config *c, const json_t *decoder)
 {
     size_t count = 0, room = json_object_size(decoder);
@@ -162,18 +170,12 @@ static int put_numbered(struct config *c, const json_t *decoder)
     if (count)
         qsort(list, count, sizeof *list, by_id);
     for (size_t i = 0; rc == 0 && i < count; i++) {
-        struct tok_added flags;
-        struct tok_text copy = {0};
         text = text_of(list[i].token);
-        rc = tok_added_read(c->l, list[i].token, "tokenizer_config.json: added_tokens_decoder", true, &copy,
-                            &flags);
-        free((char *)copy.text);
-        if (rc == 0 && !tok_added_same(c->l->t, text, &flags)) {
-            token = json_copy((json_t *)list[i].token);
-            if (is_named(c, text))
-                json_object_set_new(token, "special", json_true());
-            rc = json_object_set_new(c->put, text, token) < 0 ? tok_load_memory(c->l) : 0;
-        }
+        token = json_copy((json_t *)list[i].token);
+        if (is_named(c, text))
+            json_object_set_new(token, "special", json_true());
+        if (json_object_set(c->numbered, text, token) < 0 || json_array_append_new(c->put, token) < 0)
+            rc = tok_load_memory(c->l);
     }
     free(list);
     return rc;
@@ -217,11 +219,11 @@ static int put_all(struct config *c)
 {
     uint32_t next = tok_added_next(c->l->t);
     struct tok_added flags;
-    const char *key;
     json_t *token;
+    size_t i;
     int rc = 0;
 
-    json_object_foreach(c->put, key, token)
+    json_array_foreach(c->put, i, token)
     {
         struct tok_text text = {0};
         if (rc == 0)
@@ -265,13 +267,13 @@ static int read_config(struct config *c, const json_t *root, json_t *older)
 
 int tok_config_load(struct tok_load *l, const json_t *root)
 {
-    struct config c = {.l = l, .known = json_object(), .put = json_object()};
+    struct config c = {.l = l, .known = json_object(), .put = json_array(), .numbered = json_object()};
     json_t *older = json_object();
     int rc = read_beside(l, "tokenizer_config.json", &c.config);
 
     if (rc == 0 && !c.config)
         c.config = json_object();
-    if (rc == 0 && (!c.config || !c.known || !c.put || !older))
+    if (rc == 0 && (!c.config || !c.known || !c.put || !c.numbered || !older))
         rc = tok_load_memory(l);
     if (rc == 0)
         rc = tok_load_bool(l, c.config, "tokenizer_config.json", "split_special_tokens", false,
@@ -283,6 +285,7 @@ int tok_config_load(struct tok_load *l, const json_t *root)
     json_decref(c.config);
     json_decref(c.known);
     json_decref(c.put);
+    json_decref(c.numbered);
     json_decref(older);
     return rc;
 }

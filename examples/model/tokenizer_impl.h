@@ -261,8 +261,6 @@ int tok_added_put(struct tok_load *l, const struct tok_text *text, const struct 
                   uint32_t *next);
 /* Its index, or TOK_NONE. */
 uint32_t tok_added_find(const struct tokenizer *t, const char *text, size_t bytes);
-/* Whether a token is there with these flags. */
-bool tok_added_same(const struct tokenizer *t, const char *text, const struct tok_added *flags);
 int tok_added_load(struct tok_load *l, const json_t *list);
 /* Once all are there: what finds them in texts, and the texts of all ids. */
 int tok_added_finish(struct tok_load *l);

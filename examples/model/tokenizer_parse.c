@@ -139,7 +139,7 @@ int re_escaped_code(struct re_parser *p, uint32_t *code)
     } else {
         return re_next(p, code);
     }
-    return *code < TOK_CODES ? 0 : re_fail(p, -EINVAL, "a code point above 10ffff");
+    return *code < TOK_CODES ? 0 : re_fail(p, -ENOTSUP, "a code point above 10ffff is not supported");
 }
 
 /* \R: a line end, \r\n as one. */

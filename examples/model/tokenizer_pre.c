@@ -258,11 +258,14 @@ static int check_first(struct tok_load *l)
         moved |= !keeps_start(&t->normalizer.step[i]);
     for (size_t i = 0; i < t->pre.count; i++) {
         const struct tok_step *step = &t->pre.step[i];
-        if (step->kind == TOK_MARK_SPACES && step->scheme == TOK_FIRST && (moved || (cut && t->normalizer.count)))
-            return tok_load_fail(l, -ENOTSUP,
-                                 "pre_tokenizer: a Metaspace that looks for the start of the text, behind what "
-                                 "may move it, is not supported");
-        moved |= step->kind == TOK_PREFIX_SPACE || step->kind == TOK_BYTE_MAP || step->kind == TOK_MARK_SPACES;
+        if (step->kind == TOK_MARK_SPACES && step->scheme == TOK_FIRST &&
+            (moved || (cut && t->normalizer.count)))
+            return tok_load_fail(
+                l, -ENOTSUP,
+                "pre_tokenizer: a Metaspace that looks for the start of the text, behind what "
+                "may move it, is not supported");
+        moved |=
+            step->kind == TOK_PREFIX_SPACE || step->kind == TOK_BYTE_MAP || step->kind == TOK_MARK_SPACES;
         cut = true;
     }
     return 0;
