@@ -22,7 +22,7 @@ static const char base[] =
     "'normalizer':{'type':'Sequence','normalizers':[{'type':'Prepend','prepend':'_'},"
     "{'type':'Replace','pattern':{'String':' '},'content':'_'}]},"
     "'pre_tokenizer':{'type':'Sequence','pretokenizers':[{'type':'Split','pattern':{'Regex':'\\\\d|_+'},"
-    "'behavior':'Isolated','invert':false},{'type':'Metaspace','replacement':'_','prepend_scheme':'first',"
+    "'behavior':'Isolated','invert':false},{'type':'Metaspace','replacement':'_','prepend_scheme':'always',"
     "'split':true},{'type':'ByteLevel','add_prefix_space':false,'use_regex':true}]},"
     "'post_processor':null,'decoder':{'type':'Sequence','decoders':[{'type':'Replace','pattern':{'String':'_'"
     "},"
@@ -93,7 +93,11 @@ static const struct {
     {"normalizer.normalizers", "3", -EINVAL, "normalizer.normalizers is 3"},
     {"normalizer.normalizers.0.type", "\"Precompiled\"", -ENOTSUP,
      "normalizer.normalizers[0].type is \"Precompiled\""},
-    {"normalizer.normalizers.0.type", "\"Nmt\"", -ENOTSUP, "behind what may move it"},
+    {"pre_tokenizer.pretokenizers.1.prepend_scheme", "\"first\"", -ENOTSUP, "behind what may move it"},
+    {"pre_tokenizer",
+     "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+     "{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"first\"}]}",
+     -ENOTSUP, "behind what may move it"},
     {"normalizer.normalizers.0.prepend", "null", -EINVAL, "normalizer.normalizers[0].prepend is null"},
     {"normalizer.normalizers.1.pattern", "{\"Regex\":\"(\"}", -EINVAL,
      "normalizers[1].pattern: at byte 1: a parenthesis is not closed"},

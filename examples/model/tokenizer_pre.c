@@ -235,38 +235,39 @@ static int pre_tokenizer_member(struct tok_load *l, const json_t *object, const 
     return -ENOTSUP;
 }
 
-/* Whether a normalizer's step leaves the first character where the text begins. */
-static bool keeps_start(const struct tok_step *step)
+static bool is_character(const struct tok_text *text)
 {
     uint32_t code;
 
-    if (step->kind == TOK_REPLACE)
-        return step->pattern.bytes > 0 && step->content.bytes > 0 &&
-               tok_utf8_next(step->pattern.text, step->pattern.bytes, &code) == (int)step->pattern.bytes;
-    return step->kind != TOK_STRIP_SPACES && step->kind != TOK_NMT && step->kind != TOK_REMOVE_ACCENTS;
+    return text->bytes > 0 && tok_utf8_next(text->text, text->bytes, &code) == (int)text->bytes;
 }
 
 /* A Metaspace that looks for the start of the text asks Hugging Face's books where a
- * piece was in it. What these say once something was put in or left out before is not
- * worth a second set of books. */
+ * piece was in it. What was put in counts for the character before it, so two pieces
+ * may be at the start; what was left out moves it. That is not worth a second set of
+ * books. */
 static int check_first(struct tok_load *l)
 {
     const struct tokenizer *t = l->t;
-    bool cut = false, moved = false;
+    bool put_in = false, left_out = false;
 
-    for (size_t i = 0; i < t->normalizer.count; i++)
-        moved |= !keeps_start(&t->normalizer.step[i]);
+    for (size_t i = 0; i < t->normalizer.count; i++) {
+        const struct tok_step *step = &t->normalizer.step[i];
+        bool replace = step->kind == TOK_REPLACE;
+        put_in |= !replace || !is_character(&step->content);
+        left_out |= step->kind == TOK_STRIP_SPACES || step->kind == TOK_NMT ||
+                    step->kind == TOK_REMOVE_ACCENTS ||
+                    (replace && (!is_character(&step->pattern) || step->content.bytes == 0));
+    }
     for (size_t i = 0; i < t->pre.count; i++) {
         const struct tok_step *step = &t->pre.step[i];
-        if (step->kind == TOK_MARK_SPACES && step->scheme == TOK_FIRST &&
-            (moved || (cut && t->normalizer.count)))
+        if (step->kind == TOK_MARK_SPACES && step->scheme == TOK_FIRST && (left_out || (i > 0 && put_in)))
             return tok_load_fail(
                 l, -ENOTSUP,
                 "pre_tokenizer: a Metaspace that looks for the start of the text, behind what "
                 "may move it, is not supported");
-        moved |=
+        put_in |=
             step->kind == TOK_PREFIX_SPACE || step->kind == TOK_BYTE_MAP || step->kind == TOK_MARK_SPACES;
-        cut = true;
     }
     return 0;
 }
