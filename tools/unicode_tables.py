@@ -2,7 +2,7 @@
 """Makes examples/model/tokenizer_classes.c and tokenizer_forms.c: what the parts of
 Hugging Face's tokenizers package hold to be a letter, a digit, a lower-case form or
 a decomposition. They follow different versions of Unicode (its regular expressions
-16, Rust's own characters 17, its normalization 9 to 12, its punctuation 8), so
+16, Rust's own characters 17, its normalization 9, its punctuation 8), so
 nearly all of it is asked of the package itself, and the rest is compared with it.
 
     python3 tools/unicode_tables.py
