@@ -85,7 +85,6 @@ URING := $(call part,WITH_URING,liburing,liburing-dev)
 $(call need,libxxhash,libxxhash-dev)
 $(call need,jansson,libjansson-dev)
 $(call need,openblas,libopenblas-pthread-dev)
-$(call need,libpcre2-8,libpcre2-dev)
 TESTS_MISSING := $(if $(call has,cmocka),,libcmocka-dev)
 # nvcc needs g++, whatever CC is. Without nvcc the programs are built without kernels.
 CUDA_MISSING := $(if $(shell command -v $(NVCC)),,nvidia-cuda-toolkit) $(if $(shell command -v $(or $(NVCC_CCBIN),g++)),,g++)
@@ -105,7 +104,7 @@ endif
 endif
 
 LIB_PKGS := libxxhash jansson $(if $(filter 1,$(HWLOC)),hwloc) $(if $(filter 1,$(NUMA)),numa) $(if $(filter 1,$(URING)),liburing)
-EXAMPLE_PKGS := openblas libpcre2-8
+EXAMPLE_PKGS := openblas
 pkg = $(if $(HAVE_PKG_CONFIG),$(shell $(PKG_CONFIG) $(1) $(2) 2>/dev/null))
 
 # ---- flags -----------------------------------------------------------------
@@ -239,7 +238,7 @@ config: ## what was found on this machine
 	@echo 'libnuma     $(call answer,NUMA,numa)'
 	@echo 'CUDA        $(if $(filter 1,$(CUDA)),yes ($(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')) for compute capability $(NVCC_ARCHS),no: built without kernels) [WITH_CUDA=$(WITH_CUDA)]'
 	@echo 'kernels     $(if $(HAVE_CXX),tested on the CPU$(comma) with $(CXX),not tested on the CPU: $(CXX) not found)'
-	@echo 'libraries   $(foreach p,libxxhash jansson openblas libpcre2-8 cmocka,$(p) $(call release,$(p)))'
+	@echo 'libraries   $(foreach p,libxxhash jansson openblas cmocka,$(p) $(call release,$(p)))'
 	@echo 'missing     $(or $(strip $(MISSING) $(TESTS_MISSING)),nothing)'
 answer = $(if $(filter 1,$($(1))),yes ($(call release,$(2))),no) [WITH_$(1)=$(WITH_$(1))]
 release = $(or $(call pkg,--modversion,$(1)),(not found))

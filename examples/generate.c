@@ -27,8 +27,9 @@ struct run {
     struct llama_config config;
     struct tokenizer *tokenizer;
     enum ofl_dtype *dtypes; /* of the checkpoint's tensors */
-    int32_t *prompt;        /* start token included */
+    int32_t *prompt;        /* with what goes around the text */
     size_t prompt_tokens;
+    bool text_begins; /* the prompt has no text of its own */
     size_t max_tokens;
     size_t piece;   /* of the prompt, fed at once */
     size_t feeding; /* where the piece in work begins; the prompt's end: none is */
@@ -60,27 +61,41 @@ static int setup_failed(int err, const char *sentence)
 
 /* ---- prompt ---------------------------------------------------------------- */
 
-static int take_prompt(struct run *r, const uint32_t *ids, size_t count)
+/* Appends tokens to the prompt, which has room for them. */
+static int add_tokens(struct run *r, const uint32_t *ids, size_t count)
 {
-    bool start = r->config.bos_id >= 0;
-
-    r->prompt = calloc(count + 1, sizeof *r->prompt);
-    if (!r->prompt)
-        return out_of_memory();
-    if (start)
-        r->prompt[r->prompt_tokens++] = r->config.bos_id;
     for (size_t i = 0; i < count; i++) {
         if (ids[i] >= r->config.shape.vocab)
             return common_fail(
                 EXIT_INPUT,
                 "--prompt: token %zu has id %u, the model's vocabulary has %u: tokenizer and model "
                 "don't belong together",
-                i, ids[i], r->config.shape.vocab);
+                r->prompt_tokens, ids[i], r->config.shape.vocab);
         r->prompt[r->prompt_tokens++] = (int32_t)ids[i];
     }
-    if (r->prompt_tokens == 0)
-        return common_fail(EXIT_INPUT, "--prompt is empty, and the model has no start token");
     return 0;
+}
+
+/* The text's tokens between those that the tokenizer puts around a text. */
+static int take_prompt(struct run *r, const uint32_t *ids, size_t count)
+{
+    size_t before_count, after_count;
+    const uint32_t *before = tokenizer_before(r->tokenizer, &before_count);
+    const uint32_t *after = tokenizer_after(r->tokenizer, &after_count);
+    int status;
+
+    r->prompt = calloc(before_count + count + after_count + 1, sizeof *r->prompt);
+    if (!r->prompt)
+        return out_of_memory();
+    r->text_begins = count == 0;
+    status = add_tokens(r, before, before_count);
+    if (status == 0)
+        status = add_tokens(r, ids, count);
+    if (status == 0)
+        status = add_tokens(r, after, after_count);
+    if (status == 0 && r->prompt_tokens == 0)
+        status = common_fail(EXIT_INPUT, "--prompt is empty, and the tokenizer has no start token");
+    return status;
 }
 
 /* The cache is made for the whole text, so its length has to be known. */
@@ -151,7 +166,7 @@ static int text_add(struct text *t, const char *bytes, size_t count)
 
 static int emit(struct run *r, int32_t token)
 {
-    bool first = r->text.used == 0 && r->prompt_tokens == (r->config.bos_id >= 0);
+    bool first = r->text.used == 0 && r->text_begins;
     const char *bytes;
     size_t count;
 

@@ -22,7 +22,7 @@ static const char base[] =
     "'normalizer':{'type':'Sequence','normalizers':[{'type':'Prepend','prepend':'_'},"
     "{'type':'Replace','pattern':{'String':' '},'content':'_'}]},"
     "'pre_tokenizer':{'type':'Sequence','pretokenizers':[{'type':'Split','pattern':{'Regex':'\\\\d|_+'},"
-    "'behavior':'Isolated','invert':false},{'type':'Metaspace','replacement':'_','prepend_scheme':'first',"
+    "'behavior':'Isolated','invert':false},{'type':'Metaspace','replacement':'_','prepend_scheme':'always',"
     "'split':true},{'type':'ByteLevel','add_prefix_space':false,'use_regex':true}]},"
     "'post_processor':null,'decoder':{'type':'Sequence','decoders':[{'type':'Replace','pattern':{'String':'_'"
     "},"
@@ -57,7 +57,6 @@ static const struct {
     {"model.dropout", "\"0\"", -ENOTSUP, "model.dropout is \"0\""},
     {"model.continuing_subword_prefix", "\"##\"", -ENOTSUP, "model.continuing_subword_prefix is \"##\""},
     {"model.end_of_word_suffix", "\"</w>\"", -ENOTSUP, "model.end_of_word_suffix is \"</w>\""},
-    {"model.unk_token", "\"<unk>\"", -EINVAL, "model.unk_token is \"<unk>\""},
     {"model.unk_token", "0", -EINVAL, "model.unk_token is 0"},
     {"model.fuse_unk", "1", -EINVAL, "model.fuse_unk is 1"},
     {"model.byte_fallback", "\"x\"", -EINVAL, "model.byte_fallback is \"x\""},
@@ -69,7 +68,6 @@ static const struct {
     {"model.vocab.a", "9223372036854775807", -EINVAL, "the token \"a\" has an id"},
     {"model.vocab.a", "1.5", -EINVAL, "the token \"a\" has an id"},
     {"model.vocab.a", "\"1\"", -EINVAL, "the token \"a\" has an id"},
-    {"model.vocab.a", "2", -EINVAL, "has the id of another token"},
     {"model.vocab.a", NULL, -EINVAL, "model.merges[0] is \"a b\""},
     {"model.vocab.aba", NULL, -EINVAL, "model.merges[1] is an array"},
     {"model.merges", NULL, -EINVAL, "model.merges is absent"},
@@ -85,40 +83,46 @@ static const struct {
     {"added_tokens.0", "3", -EINVAL, "added_tokens[0].id is absent"},
     {"added_tokens.0.id", "-6", -EINVAL, "added_tokens[0].id is -6"},
     {"added_tokens.0.id", "99999999999", -EINVAL, "added_tokens[0].id is 99999999999"},
-    {"added_tokens.0.id", "5", -EINVAL, "another token has its id"},
-    {"added_tokens.0.content", "\"a\"", -EINVAL, "model.vocab has it under another id"},
     {"added_tokens.0.content", "[]", -EINVAL, "added_tokens[0].content is an array"},
-    {"added_tokens.0.single_word", "true", -ENOTSUP, "added_tokens[0].single_word is true"},
+    {"added_tokens.0.single_word", "7", -EINVAL, "added_tokens[0].single_word is 7"},
     {"added_tokens.0.special", NULL, -EINVAL, "added_tokens[0].special is absent"},
-    {"normalizer.type", "\"Lowercase\"", -ENOTSUP, "normalizer.type is \"Lowercase\""},
+    {"version", "\"2.0\"", -ENOTSUP, "version is \"2.0\""},
+    {"normalizer.type", "\"BertNormalizer\"", -ENOTSUP, "normalizer.type is \"BertNormalizer\""},
+    {"normalizer.type", "\"Strip\"", -EINVAL, "normalizer.strip_left is absent"},
     {"normalizer.type", NULL, -EINVAL, "normalizer.type is absent"},
     {"normalizer.normalizers", "3", -EINVAL, "normalizer.normalizers is 3"},
-    {"normalizer.normalizers.0.type", "\"NFC\"", -ENOTSUP, "normalizer.normalizers[0].type is \"NFC\""},
+    {"normalizer.normalizers.0.type", "\"Precompiled\"", -ENOTSUP,
+     "normalizer.normalizers[0].type is \"Precompiled\""},
+    {"pre_tokenizer.pretokenizers.1.prepend_scheme", "\"first\"", -ENOTSUP, "behind what may move it"},
+    {"pre_tokenizer",
+     "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+     "{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"first\"}]}",
+     -ENOTSUP, "behind what may move it"},
     {"normalizer.normalizers.0.prepend", "null", -EINVAL, "normalizer.normalizers[0].prepend is null"},
-    {"normalizer.normalizers.1.pattern", "{\"Regex\":\"x\"}", -ENOTSUP, "pattern.Regex is \"x\""},
-    {"normalizer.normalizers.1.pattern.String", "\"\"", -EINVAL, "pattern.String is \"\""},
+    {"normalizer.normalizers.1.pattern", "{\"Regex\":\"(\"}", -EINVAL,
+     "normalizers[1].pattern: at byte 1: a parenthesis is not closed"},
+    {"normalizer.normalizers.1.pattern", "{}", -EINVAL, "normalizers[1].pattern is an object"},
     {"normalizer.normalizers.1.content", NULL, -EINVAL, "normalizer.normalizers[1].content is absent"},
-    {"pre_tokenizer.type", "\"Whitespace\"", -ENOTSUP, "pre_tokenizer.type is \"Whitespace\""},
+    {"pre_tokenizer.type", "\"UnicodeScripts\"", -ENOTSUP, "pre_tokenizer.type is \"UnicodeScripts\""},
+    {"pre_tokenizer", "{\"type\":\"Digits\"}", -EINVAL, "pre_tokenizer.individual_digits is absent"},
+    {"pre_tokenizer", "{\"type\":\"FixedLength\",\"length\":0}", -EINVAL, "pre_tokenizer.length is 0"},
+    {"pre_tokenizer", "{\"type\":\"CharDelimiterSplit\",\"delimiter\":\"ab\"}", -EINVAL,
+     "pre_tokenizer.delimiter is \"ab\""},
+    {"pre_tokenizer", "{\"type\":\"Punctuation\",\"behavior\":\"isolated\"}", -EINVAL,
+     "pre_tokenizer.behavior is \"isolated\""},
     {"pre_tokenizer", "\"ByteLevel\"", -EINVAL, "pre_tokenizer.type is absent"},
-    {"pre_tokenizer.pretokenizers.0.behavior", "\"Removed\"", -ENOTSUP,
-     "pretokenizers[0].behavior is \"Removed\""},
-    {"pre_tokenizer.pretokenizers.0.invert", "true", -ENOTSUP, "pretokenizers[0].invert is true"},
+    {"pre_tokenizer.pretokenizers.0.behavior", "\"Kept\"", -EINVAL, "pretokenizers[0].behavior is \"Kept\""},
+    {"pre_tokenizer.pretokenizers.0.behavior", NULL, -EINVAL, "pretokenizers[0].behavior is absent"},
+    {"pre_tokenizer.pretokenizers.0.invert", NULL, -EINVAL, "pretokenizers[0].invert is absent"},
     {"pre_tokenizer.pretokenizers.0.pattern", "{\"Regex\":\"(a\"}", -EINVAL,
-     "at byte 2: missing closing parenthesis"},
-    {"pre_tokenizer.pretokenizers.0.pattern", "{\"Regex\":\"\"}", -EINVAL, "pretokenizers[0].pattern"},
+     "at byte 2: a parenthesis is not closed"},
     {"pre_tokenizer.pretokenizers.0.pattern", "{}", -EINVAL, "pretokenizers[0].pattern"},
-    {"pre_tokenizer.pretokenizers.0.pattern", "{\"Regex\":\"[a&&b]\"}", -ENOTSUP, "intersections"},
-    {"pre_tokenizer.pretokenizers.0.pattern", "{\"Regex\":\"[a[b]]\"}", -ENOTSUP, "classes within classes"},
-    {"pre_tokenizer.pretokenizers.0.pattern", "{\"Regex\":\"\\\\d{1,3}+\"}", -ENOTSUP, "counted repeat"},
-    {"pre_tokenizer.pretokenizers.0.pattern", "{\"Regex\":\"\\\\h\"}", -ENOTSUP, "\\h means"},
     {"pre_tokenizer.pretokenizers.1.replacement", "\"__\"", -EINVAL,
      "pretokenizers[1].replacement is \"__\""},
     {"pre_tokenizer.pretokenizers.1.prepend_scheme", "\"last\"", -ENOTSUP, "prepend_scheme is \"last\""},
     {"pre_tokenizer.pretokenizers.1.add_prefix_space", "false", -EINVAL, "add_prefix_space says false"},
     {"pre_tokenizer.pretokenizers.2.add_prefix_space", NULL, -EINVAL,
      "pretokenizers[2].add_prefix_space is absent"},
-    {"pre_tokenizer.pretokenizers.1", "{\"type\":\"ByteLevel\",\"add_prefix_space\":true}", -ENOTSUP,
-     "pretokenizers[2]: a second ByteLevel"},
     {"decoder.type", "\"WordPiece\"", -ENOTSUP, "decoder.type is \"WordPiece\""},
     {"decoder.decoders.1.type", "\"CTC\"", -ENOTSUP, "decoder.decoders[1].type is \"CTC\""},
     {"decoder.decoders.3.content", "\"\"", -EINVAL, "decoder.decoders[3].content is \"\""},
@@ -178,7 +182,7 @@ static void explosions(void **state)
     tokenizer_close(t);
     patch(root, "added_tokens.0.normalized", "true");
     patch(root, "added_tokens.0.content", "\"aaaa\"");
-    refused(root, -E2BIG, "added_tokens[0].content is \"aaaa\"");
+    refused(root, -E2BIG, "an added token is \"aaaa\": it can't be normalized");
     json_decref(root);
 
     root = base_json();
@@ -186,9 +190,9 @@ static void explosions(void **state)
     for (int i = 0; i < 10; i++)
         json_array_append_new(list, json_loads(twice, 0, NULL));
     refused(root, -E2BIG, "decoder");
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < 40; i++)
         json_array_append_new(list, json_loads(twice, 0, NULL));
-    refused(root, -ENOTSUP, "more than 16 steps");
+    refused(root, -ENOTSUP, "more than 32 steps");
     json_decref(root);
 
     /* A regular expression that backtracks for ever gives up. */
@@ -230,9 +234,8 @@ static void other_files(void **state)
         {"", "line 1, column 0"},
         {"not JSON \x1b[31m\n", "line 1, column 3"},
         {"[1,2]", "it is not a JSON object"},
-        {"{\"model\":{\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", "duplicate object key"},
         {"{\"model\":{\"vocab\":{\"\xff\":0},\"merges\":[]}}", "unable to decode byte 0xff"},
-        {"{\"model\":{\"vocab\":{\"a\\u0000b\":0},\"merges\":[]}}", "line 1"},
+        {"{\"model\":{\"vocab\":{\"a\0b\":0},\"merges\":[]}}", "line 1"},
         {"{\"model\":{\"vocab\":{\"a\":99999999999999999999},\"merges\":[]}}", "too big integer"},
     };
     char error[ERROR_BYTES], want[ERROR_BYTES];

@@ -11,7 +11,7 @@ set -euo pipefail
 
 packages=(
     liburing-dev liburing2 libhwloc-dev libhwloc15 libnuma-dev libnuma1 libxxhash-dev libxxhash0
-    libjansson-dev libjansson4 libopenblas-pthread-dev libopenblas0-pthread libpcre2-dev libpcre2-8-0
+    libjansson-dev libjansson4 libopenblas-pthread-dev libopenblas0-pthread
     libcmocka-dev libcmocka0
     libgfortran5 libquadmath0 libudev1 # loaded by openblas and hwloc
     pkgconf pkgconf-bin libpkgconf3
@@ -80,7 +80,7 @@ cp --remove-destination "$lib/openblas-pthread/pkgconfig/openblas.pc" "$lib/pkgc
 sed -i -E 's#(=|-I|-L)/usr(/|$)#\1${pcfiledir}/../../..\2#g' "$lib"/pkgconfig/*.pc
 
 missing=0
-for library in "$lib"/lib{uring,hwloc,numa,xxhash,jansson,openblas,pcre2-8,cmocka}.so; do
+for library in "$lib"/lib{uring,hwloc,numa,xxhash,jansson,openblas,cmocka}.so; do
     [ -e "$library" ] || {
         echo "gpu_sysroot: no $library" >&2
         missing=1

@@ -6,7 +6,7 @@
 set -euo pipefail
 
 packages=(gcc g++ make pkg-config libc6-dev liburing-dev libhwloc-dev libnuma-dev libxxhash-dev libjansson-dev
-    libopenblas-pthread-dev libpcre2-dev libcmocka-dev)
+    libopenblas-pthread-dev libcmocka-dev)
 case "${1-}" in
 '') ;;
 --ci) packages+=(clang clang-format libclang-rt-14-dev shellcheck strace fio gnuplot-nox btrfs-progs xfsprogs) ;;

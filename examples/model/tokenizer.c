@@ -34,12 +34,64 @@ static int fail_parse(struct tok_load *l, json_error_t *error)
     return tok_load_fail(l, -EINVAL, "line %d, column %d: %s", error->line, error->column, error->text);
 }
 
+/* All of a file, and a NUL behind it that *bytes doesn't count. */
+static int read_file(const char *path, char **text, size_t *bytes)
+{
+    struct tok_buffer all = {0};
+    char part[65536];
+    size_t got;
+    int rc = 0;
+    FILE *file = fopen(path, "re");
+
+    if (!file)
+        return -errno;
+    while (rc == 0 && (got = fread(part, 1, sizeof part, file)) > 0)
+        rc = tok_buffer_add(&all, part, got);
+    if (rc == 0 && ferror(file))
+        rc = -EIO;
+    if (rc == 0)
+        rc = tok_buffer_add(&all, "", 1);
+    fclose(file);
+    if (rc < 0) {
+        tok_buffer_free(&all);
+        return rc;
+    }
+    *text = all.data;
+    *bytes = all.used - 1;
+    return 0;
+}
+
+/* JSON's \u0000, which the parser can't have in a key, becomes the escape of a
+ * character that stands for it: one of those that are none, and that the file hasn't. */
+static void replace_nul(struct tok_load *l, char *text, size_t bytes)
+{
+    static const struct tok_text nul = {.text = "\\u0000", .bytes = 6};
+    char escape[8], raw[] = "\xEF\xB7\x90";
+    unsigned last = 0x90;
+
+    if (!tok_find(text, bytes, &nul))
+        return;
+    for (;; last++) {
+        raw[2] = (char)last;
+        snprintf(escape, sizeof escape, "\\ufd%02x", last - 0x90 + 0xD0);
+        if (last > 0xAF || (!strstr(text, raw) && !strcasestr(text, escape)))
+            break;
+    }
+    if (last > 0xAF)
+        return; /* the parser refuses it */
+    l->nul = 0xFDD0 + last - 0x90;
+    for (char *at = text, *end = text + bytes; end - at >= 6; at += *at == '\\' ? 2 : 1)
+        if (memcmp(at, nul.text, 6) == 0)
+            memcpy(at, escape, 6);
+}
+
 int tokenizer_open(const char *path, struct tokenizer **out, char *error, size_t error_bytes)
 {
     struct tok_load l = {.path = path, .error = error, .error_bytes = error_bytes};
     json_error_t parse;
     struct stat status;
-    FILE *file;
+    size_t bytes = 0;
+    char *text = NULL;
     int rc;
 
     *out = NULL;
@@ -48,18 +100,13 @@ int tokenizer_open(const char *path, struct tokenizer **out, char *error, size_t
     /* Asked before opening, as opening a pipe would wait. */
     if (stat(path, &status) == 0 && !S_ISREG(status.st_mode))
         return tok_load_fail(&l, -EINVAL, "it is not a file");
-    file = fopen(path, "re");
-    if (!file) {
-        rc = -errno;
+    rc = read_file(path, &text, &bytes);
+    if (rc < 0)
         return tok_load_fail(&l, rc, "%s", strerror(-rc));
-    }
-    json_t *root = json_loadf(file, JSON_REJECT_DUPLICATES, &parse);
-    rc = ferror(file) ? -EIO : 0;
-    fclose(file);
-    if (root)
-        rc = load(&l, root, out);
-    else
-        rc = rc < 0 ? tok_load_fail(&l, rc, "%s", strerror(-rc)) : fail_parse(&l, &parse);
+    replace_nul(&l, text, bytes);
+    json_t *root = json_loadb(text, bytes, 0, &parse);
+    free(text);
+    rc = root ? load(&l, root, out) : fail_parse(&l, &parse);
     json_decref(root);
     return rc;
 }
@@ -103,7 +150,7 @@ static json_t *bytes_json(void)
 
 int tokenizer_bytes(struct tokenizer **out)
 {
-    struct tok_load l = {.path = "the byte tokenizer"};
+    struct tok_load l = {.path = "the byte tokenizer", .alone = true};
     json_t *root = bytes_json();
     int rc;
 
@@ -112,10 +159,6 @@ int tokenizer_bytes(struct tokenizer **out)
         return -ENOMEM;
     rc = load(&l, root, out);
     json_decref(root);
-    if (rc == 0) {
-        (*out)->bos = 256;
-        (*out)->eos = 257;
-    }
     return rc;
 }
 
@@ -148,8 +191,12 @@ void tokenizer_close(struct tokenizer *t)
 {
     if (!t)
         return;
-    for (uint32_t id = 0; t->words && id < t->vocab; id++)
-        free(t->words[id].text);
+    for (uint32_t i = 0; i < t->word_count; i++)
+        free(t->words[i].text);
+    for (size_t i = 0; i < t->added_count; i++) {
+        free(t->added_words[i].text);
+        free((char *)t->added[i].normal.text);
+    }
     free(t->words);
     free(t->map.slots);
     free(t->char_ids);
@@ -157,13 +204,18 @@ void tokenizer_close(struct tokenizer *t)
     free(t->merged);
     free(t->joins.slots);
     free(t->added);
+    free(t->added_words);
+    free(t->added_map.slots);
     free(t->raw.nodes);
     free(t->normalized.nodes);
+    free(t->letters);
     tok_steps_free(&t->normalizer);
     tok_steps_free(&t->pre);
     tok_steps_free(&t->decoder);
     free(t->pieces);
     tok_buffer_free(&t->piece_bytes);
+    free(t->before);
+    free(t->after);
     free(t);
 }
 
@@ -172,17 +224,19 @@ uint32_t tokenizer_vocab(const struct tokenizer *t)
     return t->vocab;
 }
 
-int64_t tokenizer_bos(const struct tokenizer *t)
+const uint32_t *tokenizer_before(const struct tokenizer *t, size_t *count)
 {
-    return t->bos;
+    *count = t->before_count;
+    return t->before;
 }
 
-int64_t tokenizer_eos(const struct tokenizer *t)
+const uint32_t *tokenizer_after(const struct tokenizer *t, size_t *count)
 {
-    return t->eos;
+    *count = t->after_count;
+    return t->after;
 }
 
 bool tokenizer_special(const struct tokenizer *t, uint32_t id)
 {
-    return id < t->vocab && t->words[id].special;
+    return id < t->vocab && t->pieces[id].special;
 }

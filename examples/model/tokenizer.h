@@ -1,11 +1,18 @@
 /*
  * Text to token ids and back, for the example programs.
  *
- * Reads a Hugging Face tokenizer.json whose model is BPE, of two families: the
- * Llama 2 kind (spaces written as U+2581, byte fallback, merges that may run over
- * the whole text) and the byte-level kind of GPT-2 and Llama 3. Whatever else the
- * file asks for is refused when it is opened, with a sentence that names the file,
- * the field and its value: ids that are subtly wrong cost more than an error.
+ * Reads a Hugging Face tokenizer.json whose model is BPE, byte-level or with marks for
+ * spaces, and gives the ids and texts of tokenizers 0.23.3, down to its versions of
+ * Unicode: normalizers, pre-tokenizers, regular expressions, added tokens with all
+ * their flags, decoders. Of the files beside it, tokenizer_config.json and the older
+ * special_tokens_map.json and added_tokens.json are read for flags of added tokens, as
+ * transformers 5.24 does (tokenizer_config.c).
+ *
+ * What is not supported is refused when the file is opened, with a sentence that names
+ * the file, the field and its value, since ids that are subtly wrong cost more than an
+ * error: other models than BPE, prefixes and suffixes of subwords, dropout, the
+ * normalizers Precompiled and BertNormalizer, the pre-tokenizer UnicodeScripts, the
+ * decoders WordPiece and CTC, and of regular expressions what tokenizer_regex.h names.
  *
  * Conventions
  *  - Functions return 0 or -errno. Only tokenizer_open has more to say, in error.
@@ -20,13 +27,11 @@
  *    regular expression and without a normalizer, as tokenizer_bytes makes): there
  *    all bytes are taken as they are, and come back from tokenizer_decode_piece.
  *
- * Deliberately not applied: post_processor (no start token is added), truncation,
- * padding. The known differences from Hugging Face are the Unicode version of
- * PCRE2's character classes, and U+180E, which its \s includes. Decoding is that of
- * tokenizers 0.22: 0.23 doesn't skip special tokens that are normalized.
+ * Deliberately not applied: truncation, padding, and the post-processor, whose tokens
+ * tokenizer_before and tokenizer_after give.
  */
-#ifndef LLAMA_TOKENIZER_H
-#define LLAMA_TOKENIZER_H
+#ifndef MODEL_TOKENIZER_H
+#define MODEL_TOKENIZER_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -54,11 +59,11 @@ void tokenizer_close(struct tokenizer *t);
 /* The highest id, plus 1. There may be ids below it that no token has. */
 uint32_t tokenizer_vocab(const struct tokenizer *t);
 
-/* Ids of the tokens that the file's TemplateProcessing puts before and behind a
- * text, 256 and 257 for tokenizer_bytes, and -1 where the file doesn't say. A
- * config.json next to the file knows better. */
-int64_t tokenizer_bos(const struct tokenizer *t);
-int64_t tokenizer_eos(const struct tokenizer *t);
+/* What the file's post-processor puts before and behind a text, such as a start token:
+ * count ids, which belong to t and may be beyond its vocabulary; NULL for none. Nothing
+ * else decides on start and end tokens, no bos_token_id and no add_bos_token. */
+const uint32_t *tokenizer_before(const struct tokenizer *t, size_t *count);
+const uint32_t *tokenizer_after(const struct tokenizer *t, size_t *count);
 
 /* Whether id is a token that the file calls special; false for unknown ids. */
 bool tokenizer_special(const struct tokenizer *t, uint32_t id);
@@ -67,8 +72,9 @@ bool tokenizer_special(const struct tokenizer *t, uint32_t id);
  * in it, leftmost first and then longest. No text gives no ids, and *ids may then
  * be NULL. Besides the ids it takes about 40 bytes per byte of text at worst, usually
  * less than 4. -EOVERFLOW: a stretch of 2^32 characters that can't be cut anywhere.
- * -E2BIG: a normalizer made the text 64 times as long. -ELOOP: the regular
- * expression of the file gave up. */
+ * -E2BIG: a normalizer made the text 64 times as long. -ELOOP: a regular expression of
+ * the file backtracks without end. -EILSEQ: a character that the vocabulary can't
+ * write, and its unk_token isn't in it. */
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes, uint32_t **ids,
                      size_t *count);
 

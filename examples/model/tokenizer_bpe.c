@@ -145,7 +145,7 @@ static int add_missing(const struct tokenizer *t, struct tok_bpe *bpe, const cha
         return rc;
     }
     if (t->unk == TOK_NONE)
-        return 0;
+        return t->unk_missing ? -EILSEQ : 0;
     if (*unknown && !t->fuse_unk)
         rc = add_symbol(t, bpe, t->unk, out);
     *unknown = true;

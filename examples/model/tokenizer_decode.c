@@ -202,12 +202,33 @@ static int unmark(const struct tok_step *step, const struct list *in, struct lis
 
 static int replace_all(const struct tok_step *step, const struct list *in, struct list *out)
 {
+    struct tok_matcher matcher = {0};
     size_t bytes;
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i < in->count; i++) {
         const char *text = list_text(in, i, &bytes);
-        rc = tok_replace(&out->text, text, bytes, &step->pattern, &step->content);
+        rc = step->re ? tok_replace_regex(&out->text, text, bytes, step->re, &step->content, &matcher)
+                      : tok_replace(&out->text, text, bytes, &step->pattern, &step->content);
+        if (rc == 0)
+            rc = list_end(out);
+    }
+    tok_matcher_free(&matcher);
+    return rc;
+}
+
+/* The mark of a word's end becomes a space, but for the last token's. */
+static int word_ends(const struct tok_step *step, const struct list *in, struct list *out, struct mode mode)
+{
+    static const struct tok_text space = {.text = " ", .bytes = 1};
+    static const struct tok_text nothing = {.text = "", .bytes = 0};
+    size_t bytes;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < in->count; i++) {
+        const char *text = list_text(in, i, &bytes);
+        bool last = i + 1 == in->count && !mode.alone;
+        rc = tok_replace(&out->text, text, bytes, &step->pattern, last ? &nothing : &space);
         if (rc == 0)
             rc = list_end(out);
     }
@@ -257,6 +278,9 @@ static int run_chain(const struct tok_steps *steps, struct list *list, struct li
         case TOK_UNMARK_SPACES:
             rc = unmark(step, list, spare, mode);
             break;
+        case TOK_WORD_ENDS:
+            rc = word_ends(step, list, spare, mode);
+            break;
         case TOK_JOIN:
             rc = join(list, spare, mode);
             break;
@@ -277,15 +301,12 @@ int tok_decode_prepare(struct tokenizer *t)
     struct list list = {0}, spare = {0};
     int rc = 0;
 
-    t->pieces = calloc(t->vocab, sizeof *t->pieces);
-    if (!t->pieces)
-        return -ENOMEM;
     for (uint32_t id = 0; rc == 0 && id < t->vocab; id++) {
         struct tok_piece *piece = &t->pieces[id];
-        for (int first = 0; rc == 0 && first < 2 && t->words[id].text; first++) {
+        for (int first = 0; rc == 0 && first < 2 && piece->text; first++) {
             list_clear(&list);
             list.text.limit = 0;
-            rc = list_add(&list, t->words[id].text, t->words[id].bytes);
+            rc = list_add(&list, piece->text, piece->text_bytes);
             if (rc == 0)
                 rc = run_chain(&t->decoder, &list, &spare, (struct mode){.alone = true, .first = first});
             if (rc == 0 && list.text.used > UINT32_MAX)
@@ -313,7 +334,7 @@ int tokenizer_decode_piece(const struct tokenizer *t, uint32_t id, bool first, c
 {
     *bytes = NULL;
     *count = 0;
-    if (id >= t->vocab || !t->words[id].text)
+    if (id >= t->vocab || !t->pieces[id].text)
         return -EINVAL;
     *bytes = t->piece_bytes.data + (first ? t->pieces[id].first_offset : t->pieces[id].offset);
     *count = first ? t->pieces[id].first_bytes : t->pieces[id].bytes;
@@ -330,9 +351,10 @@ int tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t coun
     if (bytes)
         *bytes = 0;
     for (size_t i = 0; rc == 0 && i < count; i++) {
-        if (ids[i] >= t->vocab || !t->words[ids[i]].text || (skip_special && t->words[ids[i]].special))
+        const struct tok_piece *piece = ids[i] < t->vocab ? &t->pieces[ids[i]] : NULL;
+        if (!piece || !piece->text || (skip_special && piece->special))
             continue;
-        rc = list_add(&list, t->words[ids[i]].text, t->words[ids[i]].bytes);
+        rc = list_add(&list, piece->text, piece->text_bytes);
     }
     if (rc == 0)
         rc = run_chain(&t->decoder, &list, &spare, (struct mode){0});

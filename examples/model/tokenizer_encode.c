@@ -14,10 +14,8 @@ struct encoding {
     const struct tokenizer *t;
     struct tok_ids ids;
     struct tok_bpe bpe;
-    struct tok_buffer normal[2];
+    struct tok_work work;
     struct tok_buffer piece[TOK_STEPS]; /* of each step of the pre-tokenizer */
-    pcre2_match_data *match;
-    pcre2_match_context *limits;
 };
 
 void tok_trie_init(struct tok_trie *trie)
@@ -63,7 +61,8 @@ int tok_trie_add(struct tok_trie *trie, const char *text, size_t bytes, uint32_t
             trie->nodes[parent].child = node;
         parent = node;
     }
-    /* The first of two that normalize alike stays. */
+    /* The first of two that normalize alike stays: in Hugging Face it is chance which
+     * one does. One that normalizes to nothing is never found. */
     if (node != TOK_NONE && trie->nodes[node].added == TOK_NONE)
         trie->nodes[node].added = added;
     return 0;
@@ -89,8 +88,7 @@ static size_t trie_match(const struct tok_trie *trie, const char *text, size_t b
     return length;
 }
 
-/* Unicode's White_Space. */
-static bool is_space(uint32_t code)
+bool tok_is_space(uint32_t code)
 {
     return (code >= 9 && code <= 13) || code == 0x20 || code == 0x85 || code == 0xA0 || code == 0x1680 ||
            (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F ||
@@ -104,7 +102,7 @@ static size_t space_after(const char *text, size_t from, size_t bytes)
 
     while (from < bytes) {
         int step = tok_utf8_next(text + from, bytes - from, &code);
-        if (step < 0 || !is_space(code))
+        if (step < 0 || !tok_is_space(code))
             break;
         from += (size_t)step;
     }
@@ -121,76 +119,106 @@ static size_t space_before(const char *text, size_t to, size_t least)
         while (start > least && to - start < 4 && ((unsigned char)text[start] & 0xC0) == 0x80)
             start--;
         int step = tok_utf8_next(text + start, to - start, &code);
-        if (step < 0 || (size_t)step != to - start || !is_space(code))
+        if (step < 0 || (size_t)step != to - start || !tok_is_space(code))
             break;
         to = start;
     }
     return to;
 }
 
-int tok_normalize(const struct tok_steps *steps, const char *text, size_t bytes, struct tok_buffer out[2],
-                  const char **result, size_t *result_bytes)
-{
-    size_t limit = bytes < SIZE_MAX / TOK_GROWTH - TOK_GROWTH ? TOK_GROWTH * (bytes + TOK_GROWTH) : 0;
-    int rc = 0;
+static int encode_piece(struct encoding *e, size_t at, const char *text, size_t bytes, bool first);
 
-    for (size_t i = 0; rc == 0 && i < steps->count; i++) {
-        const struct tok_step *step = &steps->step[i];
-        struct tok_buffer *buffer = &out[i % 2];
-        buffer->used = 0;
-        buffer->limit = limit;
-        if (step->kind == TOK_PREPEND) {
-            if (bytes)
-                rc = tok_buffer_add(buffer, step->content.text, step->content.bytes);
-            if (rc == 0)
-                rc = tok_buffer_add(buffer, text, bytes);
-        } else {
-            rc = tok_replace(buffer, text, bytes, &step->pattern, &step->content);
-        }
-        text = buffer->data;
-        bytes = buffer->used;
+/* Parts of a text, matches and what is between, become pieces by a behavior: part by
+ * part, with the piece that may still grow held back. */
+struct cutter {
+    struct encoding *e;
+    size_t at; /* the next step */
+    const char *text;
+    bool first;
+    enum tok_behavior behavior;
+    bool any, matched; /* whether there was a part, and whether the last one was a match */
+    size_t from, to;   /* the piece that is held */
+};
+
+static int cut_held(struct cutter *c)
+{
+    if (c->from == c->to)
+        return 0;
+    return encode_piece(c->e, c->at, c->text + c->from, c->to - c->from, c->first && c->from == 0);
+}
+
+static int cut_part(struct cutter *c, size_t from, size_t to, bool match)
+{
+    bool joins = false;
+    int rc;
+
+    switch (c->behavior) {
+    case TOK_REMOVED:
+        if (match)
+            return 0;
+        break;
+    case TOK_CONTIGUOUS:
+        joins = match == c->matched;
+        break;
+    case TOK_MERGED_PREVIOUS:
+        joins = match && !c->matched;
+        break;
+    case TOK_MERGED_NEXT:
+        joins = !match && c->matched;
+        break;
+    default: /* TOK_ISOLATED */
+        break;
     }
-    *result = text;
-    *result_bytes = bytes;
+    joins = joins && c->any;
+    c->any = true;
+    c->matched = match;
+    if (joins) {
+        c->to = to;
+        return 0;
+    }
+    rc = cut_held(c);
+    c->from = from;
+    c->to = to;
     return rc;
 }
 
-static int encode_piece(struct encoding *e, size_t at, const char *text, size_t bytes, bool first);
-
-/* Matches and what is between them become pieces. The text is known to be UTF-8,
- * and not checking it again for each match keeps this linear. */
-static int split_regex(struct encoding *e, size_t at, const char *text, size_t bytes, bool first)
+/* Splits at the matches of a pattern. */
+static int split(struct encoding *e, size_t at, const char *text, size_t bytes, bool first)
 {
-    const pcre2_code *code = e->t->pre.step[at].code;
-    size_t from = 0, seek = 0;
+    const struct tok_step *step = &e->t->pre.step[at];
+    struct cutter cutter = {.e = e, .at = at + 1, .text = text, .first = first, .behavior = step->behavior};
+    struct tok_find find = {0};
+    size_t from = 0;
+    int rc = 0, found = 0;
+
+    while (rc == 0 && (found = tok_regex_next(step->re, &e->work.matcher, text, bytes, &find)) == 1) {
+        if (find.start > from)
+            rc = cut_part(&cutter, from, find.start, step->invert);
+        if (rc == 0)
+            rc = cut_part(&cutter, find.start, find.end, !step->invert);
+        from = find.end;
+    }
+    if (rc == 0)
+        rc = found;
+    if (rc == 0 && from < bytes)
+        rc = cut_part(&cutter, from, bytes, step->invert);
+    return rc < 0 ? rc : cut_held(&cutter);
+}
+
+static int split_chunks(struct encoding *e, size_t at, const char *text, size_t bytes, bool first)
+{
+    size_t from = 0;
+    uint32_t code;
     int rc = 0;
 
-    pcre2_set_match_limit(e->limits, bytes > 100000 ? (uint32_t)(bytes < 40000000 ? bytes * 100 : UINT32_MAX)
-                                                    : 10000000);
-    while (rc == 0 && seek < bytes) {
-        int found = pcre2_match(code, (PCRE2_SPTR)text, bytes, seek, PCRE2_NO_UTF_CHECK, e->match, e->limits);
-        if (found == PCRE2_ERROR_JIT_STACKLIMIT)
-            found = pcre2_match(code, (PCRE2_SPTR)text, bytes, seek, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
-                                e->match, e->limits);
-        if (found == PCRE2_ERROR_NOMATCH)
-            break;
-        if (found < 0)
-            return found == PCRE2_ERROR_NOMEMORY ? -ENOMEM : -ELOOP;
-        size_t start = pcre2_get_ovector_pointer(e->match)[0], end = pcre2_get_ovector_pointer(e->match)[1];
-        if (start < from || end < start) /* \K can do that */
-            return -ELOOP;
-        if (start > from)
-            rc = encode_piece(e, at + 1, text + from, start - from, first && from == 0);
-        if (rc == 0 && end > start)
-            rc = encode_piece(e, at + 1, text + start, end - start, first && start == 0);
-        from = seek = end;
-        if (end == start && end < bytes) { /* an empty match cuts, and the search goes on behind it */
-            uint32_t skipped;
-            seek += (size_t)tok_utf8_next(text + end, bytes - end, &skipped);
-        }
+    while (rc == 0 && from < bytes) {
+        size_t to = from;
+        for (size_t n = 0; n < e->t->pre.step[at].start && to < bytes; n++)
+            to += (size_t)tok_utf8_next(text + to, bytes - to, &code);
+        rc = encode_piece(e, at + 1, text + from, to - from, first && from == 0);
+        from = to;
     }
-    return rc == 0 && from < bytes ? encode_piece(e, at + 1, text + from, bytes - from, first && from == 0)
-                                   : rc;
+    return rc;
 }
 
 static int split_marks(struct encoding *e, size_t at, const char *text, size_t bytes, bool first)
@@ -224,7 +252,7 @@ static int mark_spaces(const struct tok_step *step, struct tok_buffer *out, cons
     return rc < 0 ? rc : tok_replace(out, text, bytes, &space, mark);
 }
 
-static int map_bytes(struct tok_buffer *out, const char *text, size_t bytes)
+int tok_map_bytes(struct tok_buffer *out, const char *text, size_t bytes)
 {
     int rc = 0;
 
@@ -245,15 +273,17 @@ static int encode_piece(struct encoding *e, size_t at, const char *text, size_t 
     struct tok_buffer *out = &e->piece[at];
     out->used = 0;
     switch (step->kind) {
-    case TOK_REGEX:
-        return split_regex(e, at, text, bytes, first);
+    case TOK_SPLIT:
+        return split(e, at, text, bytes, first);
+    case TOK_CHUNKS:
+        return split_chunks(e, at, text, bytes, first);
     case TOK_SPLIT_MARKS:
         return split_marks(e, at, text, bytes, first);
     case TOK_MARK_SPACES:
         rc = mark_spaces(step, out, text, bytes, first);
         break;
     case TOK_BYTE_MAP:
-        rc = map_bytes(out, text, bytes);
+        rc = tok_map_bytes(out, text, bytes);
         break;
     default: /* TOK_PREFIX_SPACE */
         if (text[0] == ' ')
@@ -275,8 +305,30 @@ static int encode_between(struct encoding *e, bool raw, const char *text, size_t
         return 0;
     if (!raw)
         return encode_piece(e, 0, text, bytes, first);
-    int rc = tok_normalize(&e->t->normalizer, text, bytes, e->normal, &text, &bytes);
+    int rc = tok_normalize(&e->t->normalizer, text, bytes, &e->work, &text, &bytes);
     return rc < 0 ? rc : encode_normalized(e, text, bytes, first);
+}
+
+/* Whether a token found at text + at may be taken there. */
+static bool stands(const struct tokenizer *t, const struct tok_added *added, const char *text, size_t at,
+                   size_t length, size_t bytes)
+{
+    uint32_t code;
+
+    if (added->skipped && t->split_special)
+        return false;
+    if (!added->single_word)
+        return true;
+    if (at + length < bytes) {
+        tok_utf8_next(text + at + length, bytes - at - length, &code);
+        if (tok_class_has(t->letters, code))
+            return false;
+    }
+    if (at == 0)
+        return true;
+    for (length = 1; length < at && length < 4 && ((unsigned char)text[at - length] & 0xC0) == 0x80;)
+        length++;
+    return tok_utf8_next(text + at - length, length, &code) < 0 || !tok_class_has(t->letters, code);
 }
 
 /* Cuts text at the tokens of one trie. A token may claim the spaces around it; one
@@ -295,12 +347,18 @@ static int encode_tokens(struct encoding *e, bool raw, const char *text, size_t 
             continue;
         }
         const struct tok_added *added = &e->t->added[which];
+        if (!stands(e->t, added, text, at, length, bytes)) {
+            at += length;
+            continue;
+        }
         size_t start = added->lstrip ? space_before(text, at, done) : at;
         size_t end = added->rstrip ? space_after(text, at + length, bytes) : at + length;
+        if (start < done && added->lstrip)
+            start = done;
         if (start > done)
             rc = encode_between(e, raw, text + done, start - done, first && done == 0);
-        if (rc == 0)
-            rc = tok_ids_add(&e->ids, added->id);
+        if (rc == 0 && start < end) /* else the one before has taken all of it */
+            rc = tok_ids_add(&e->ids, e->t->added_words[which].id);
         done = end;
         at += length;
     }
@@ -321,11 +379,7 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes, 
 
     *ids = NULL;
     *count = 0;
-    e.match = pcre2_match_data_create(1, NULL);
-    e.limits = pcre2_match_context_create(NULL);
-    if (!e.match || !e.limits)
-        rc = -ENOMEM;
-    if (rc == 0 && !t->any_bytes && !tok_utf8_valid(text, bytes)) {
+    if (!t->any_bytes && !tok_utf8_valid(text, bytes)) {
         rc = tok_utf8_repair(&repaired, text, bytes);
         text = repaired.data;
         bytes = repaired.used;
@@ -340,12 +394,9 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes, 
     }
     free(e.ids.ids);
     tok_bpe_free(&e.bpe);
-    for (size_t i = 0; i < 2; i++)
-        tok_buffer_free(&e.normal[i]);
+    tok_work_free(&e.work);
     for (size_t i = 0; i < TOK_STEPS; i++)
         tok_buffer_free(&e.piece[i]);
     tok_buffer_free(&repaired);
-    pcre2_match_data_free(e.match);
-    pcre2_match_context_free(e.limits);
     return rc;
 }

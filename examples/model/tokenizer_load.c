@@ -1,7 +1,7 @@
 /*
- * Reads the vocabulary, the merges and the added tokens of a parsed tokenizer.json,
- * and builds what encoding looks up. Trusts nothing in the file, and complains with
- * the name of the field and its value.
+ * Reads the vocabulary and the merges of a parsed tokenizer.json, and builds what
+ * encoding looks up. Trusts nothing in the file, and complains with the name of the
+ * field and its value.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -28,7 +28,7 @@ int tok_load_fail(struct tok_load *l, int code, const char *format, ...)
     return code;
 }
 
-static int fail_memory(struct tok_load *l)
+int tok_load_memory(struct tok_load *l)
 {
     return tok_load_fail(l, -ENOMEM, "no memory");
 }
@@ -75,7 +75,7 @@ int tok_load_bool(struct tok_load *l, const json_t *object, const char *where, c
     return 0;
 }
 
-static bool read_id(const json_t *value, uint32_t *out)
+bool tok_load_id(const json_t *value, uint32_t *out)
 {
     if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) >= TOK_ID_LIMIT)
         return false;
@@ -94,71 +94,54 @@ static int fail_token(struct tok_load *l, const char *field, const char *token, 
     return tok_load_fail(l, -EINVAL, "%s: the token %s %s", field, shown, cause);
 }
 
-static int set_word(struct tok_load *l, uint32_t id, const char *text, size_t bytes)
+int tok_load_string(struct tok_load *l, const char *string, size_t bytes, struct tok_text *out)
 {
-    struct tok_word *word = &l->t->words[id];
-    struct tok_text copy;
+    struct tok_buffer mark = {0};
+    int rc = tok_text_copy(out, string, bytes);
 
-    if (bytes > UINT32_MAX || tok_text_copy(&copy, text, bytes) < 0)
-        return fail_memory(l);
-    word->text = (char *)copy.text;
-    word->bytes = (uint32_t)bytes;
-    return 0;
-}
-
-/* Sizes t->words by the ids of the vocabulary and of the added tokens. */
-static int size_words(struct tok_load *l, json_t *vocab, const json_t *added)
-{
-    struct tokenizer *t = l->t;
-    const char *text;
-    char field[40];
-    json_t *value;
-    uint32_t id;
-
-    json_object_foreach(vocab, text, value)
-    {
-        if (!read_id(value, &id))
-            return fail_token(l, "model.vocab", text,
-                              "has an id that isn't a whole number from 0 to 4194303");
-        t->vocab = id >= t->vocab ? id + 1 : t->vocab;
+    if (rc == 0 && l->nul) {
+        rc = tok_buffer_add_char(&mark, l->nul);
+        char *to = (char *)out->text;
+        for (const char *at = to, *end = to + bytes; rc == 0 && at < end;) {
+            bool nul = (size_t)(end - at) >= mark.used && memcmp(at, mark.data, mark.used) == 0;
+            *to++ = nul ? 0 : *at;
+            at += nul ? mark.used : 1;
+        }
+        out->bytes = (size_t)(to - out->text);
+        tok_buffer_free(&mark);
     }
-    for (size_t i = 0; i < json_array_size(added); i++) {
-        value = json_object_get(json_array_get(added, i), "id");
-        snprintf(field, sizeof field, "added_tokens[%zu].id", i);
-        if (!read_id(value, &id))
-            return tok_load_fail_field(l, -EINVAL, field, value,
-                                       "it must be a whole number from 0 to 4194303");
-        t->vocab = id >= t->vocab ? id + 1 : t->vocab;
-    }
-    if (json_object_size(vocab) == 0)
-        return tok_load_fail(l, -EINVAL, "model.vocab has no tokens");
-    t->words = calloc(t->vocab, sizeof *t->words);
-    return t->words ? 0 : fail_memory(l);
+    return rc < 0 ? tok_load_memory(l) : 0;
 }
 
 static int load_vocab(struct tok_load *l, json_t *vocab)
 {
     struct tokenizer *t = l->t;
-    const char *text;
+    const char *name;
     json_t *value;
+    uint32_t code;
     int rc = 0;
 
-    if (tok_map_init(&t->map, json_object_size(vocab)) < 0)
-        return fail_memory(l);
-    json_object_foreach(vocab, text, value)
+    t->words = calloc(json_object_size(vocab) + 1, sizeof *t->words);
+    if (!t->words || tok_map_init(&t->map, json_object_size(vocab)) < 0)
+        return tok_load_memory(l);
+    json_object_foreach(vocab, name, value)
     {
-        uint32_t id = (uint32_t)json_integer_value(value), code;
-        if (t->words[id].text)
-            return fail_token(l, "model.vocab", text, "has the id of another token");
-        rc = set_word(l, id, text, strlen(text));
+        struct tok_word *word = &t->words[t->word_count];
+        struct tok_text text;
+        if (!tok_load_id(value, &word->id))
+            return fail_token(l, "model.vocab", name,
+                              "has an id that isn't a whole number from 0 to 4194303");
+        rc = tok_load_string(l, name, strlen(name), &text);
         if (rc < 0)
             return rc;
-        tok_map_add(&t->map, t->words, id);
-        if (t->words[id].bytes > 0 && t->words[id].bytes <= 4 &&
-            tok_utf8_next(text, t->words[id].bytes, &code) == (int)t->words[id].bytes && code >= t->chars)
+        word->text = (char *)text.text;
+        word->bytes = (uint32_t)text.bytes;
+        tok_map_set(&t->map, t->words, t->word_count++);
+        if (text.bytes > 0 && text.bytes <= 4 &&
+            tok_utf8_next(text.text, text.bytes, &code) == (int)text.bytes && code >= t->chars)
             t->chars = code + 1;
     }
-    return 0;
+    return t->word_count > 0 ? 0 : tok_load_fail(l, -EINVAL, "model.vocab has no tokens");
 }
 
 /* Tables of the tokens that are one character, and of the byte tokens. */
@@ -170,13 +153,13 @@ static int load_symbols(struct tok_load *l, bool byte_fallback)
 
     t->char_ids = malloc((t->chars + 1) * sizeof *t->char_ids);
     if (!t->char_ids)
-        return fail_memory(l);
+        return tok_load_memory(l);
     memset(t->char_ids, 0xFF, (t->chars + 1) * sizeof *t->char_ids);
-    for (uint32_t id = 0; id < t->vocab; id++) {
-        const struct tok_word *word = &t->words[id];
-        if (word->text && word->bytes > 0 && word->bytes <= 4 &&
+    for (uint32_t i = 0; i < t->word_count; i++) {
+        const struct tok_word *word = &t->words[i];
+        if (word->bytes > 0 && word->bytes <= 4 &&
             tok_utf8_next(word->text, word->bytes, &code) == (int)word->bytes)
-            t->char_ids[code] = id;
+            t->char_ids[code] = word->id;
     }
     for (unsigned byte = 0; byte < 256; byte++) {
         snprintf(name, sizeof name, "<0x%02X>", byte);
@@ -209,10 +192,9 @@ static int read_merge(struct tok_load *l, const json_t *merge, const char *field
 /* Notes which two characters a merge joins. A merge of tokens that are symbols but
  * no characters would need more than that, and no known file has one: text is then
  * simply not cut. */
-static void note_join(struct tokenizer *t, uint32_t left, uint32_t right)
+static void note_join(struct tokenizer *t, const struct tok_word *a, const struct tok_word *b)
 {
-    const struct tok_word *a = &t->words[left], *b = &t->words[right];
-    uint32_t last, first;
+    uint32_t left = a->id, right = b->id, last, first;
     size_t start;
 
     if (left == t->unk || right == t->unk)
@@ -233,6 +215,51 @@ static void note_join(struct tokenizer *t, uint32_t left, uint32_t right)
         tok_pairs_set(&t->joins, last, first, 1);
 }
 
+/* The index of a side's text in the vocabulary, or TOK_NONE. */
+static int find_side(struct tok_load *l, const struct tok_text *side, uint32_t *index)
+{
+    struct tok_text text = *side;
+    int rc = l->nul ? tok_load_string(l, side->text, side->bytes, &text) : 0;
+
+    if (rc < 0)
+        return rc;
+    *index = tok_map_index(&l->t->map, l->t->words, text.text, text.bytes);
+    if (l->nul)
+        free((char *)text.text);
+    return 0;
+}
+
+/* One merge, if what it joins and what it makes are there. */
+static int load_merge(struct tok_load *l, const json_t *merge, const char *field, struct tok_buffer *whole,
+                      uint32_t rank)
+{
+    struct tokenizer *t = l->t;
+    struct tok_text side[2] = {{0}};
+    uint32_t left = TOK_NONE, right = TOK_NONE, id = TOK_NONE;
+    int rc = read_merge(l, merge, field, side);
+
+    if (rc == 0)
+        rc = find_side(l, &side[0], &left);
+    if (rc == 0)
+        rc = find_side(l, &side[1], &right);
+    if (rc < 0)
+        return rc;
+    if (left != TOK_NONE && right != TOK_NONE) {
+        whole->used = 0;
+        if (tok_buffer_add(whole, t->words[left].text, t->words[left].bytes) < 0 ||
+            tok_buffer_add(whole, t->words[right].text, t->words[right].bytes) < 0)
+            return tok_load_memory(l);
+        id = tok_map_find(&t->map, t->words, whole->data, whole->used);
+    }
+    if (id == TOK_NONE)
+        return tok_load_fail_field(l, -EINVAL, field, merge,
+                                   "its tokens, or what they make, are not in model.vocab");
+    tok_pairs_set(&t->merges, t->words[left].id, t->words[right].id, rank);
+    t->merged[rank] = id;
+    note_join(t, &t->words[left], &t->words[right]);
+    return 0;
+}
+
 static int load_merges(struct tok_load *l, const json_t *merges)
 {
     struct tokenizer *t = l->t;
@@ -245,36 +272,14 @@ static int load_merges(struct tok_load *l, const json_t *merges)
     t->merged = malloc((entries + 1) * sizeof *t->merged);
     if (entries >= TOK_NONE || !t->merged || tok_pairs_init(&t->merges, entries) < 0 ||
         tok_pairs_init(&t->joins, entries) < 0)
-        return fail_memory(l);
+        return tok_load_memory(l);
     t->cuttable = true;
     for (size_t i = 0; rc == 0 && i < entries; i++) {
         const json_t *merge = json_array_get(merges, i);
-        struct tok_text side[2] = {{0}};
         if (json_is_string(merge) && strncmp(json_string_value(merge), "#version", 8) == 0)
             continue;
         snprintf(field, sizeof field, "model.merges[%zu]", i);
-        rc = read_merge(l, merge, field, side);
-        if (rc < 0)
-            break;
-        uint32_t left = tok_map_find(&t->map, t->words, side[0].text, side[0].bytes);
-        uint32_t right = tok_map_find(&t->map, t->words, side[1].text, side[1].bytes);
-        whole.used = 0;
-        rc = tok_buffer_add(&whole, side[0].text, side[0].bytes);
-        if (rc == 0)
-            rc = tok_buffer_add(&whole, side[1].text, side[1].bytes);
-        if (rc < 0) {
-            rc = fail_memory(l);
-            break;
-        }
-        uint32_t id = tok_map_find(&t->map, t->words, whole.data, whole.used);
-        if (left == TOK_NONE || right == TOK_NONE || id == TOK_NONE) {
-            rc = tok_load_fail_field(l, -EINVAL, field, merge,
-                                     "its tokens, or what they make, are not in model.vocab");
-            break;
-        }
-        tok_pairs_set(&t->merges, left, right, rank);
-        t->merged[rank++] = id;
-        note_join(t, left, right);
+        rc = load_merge(l, merge, field, &whole, rank++);
     }
     tok_buffer_free(&whole);
     return rc;
@@ -309,9 +314,30 @@ static int check_model(struct tok_load *l, const json_t *model)
     return 0;
 }
 
+/* The token for what the vocabulary can't write. One that isn't there matters only
+ * to a text that needs it. */
+static int load_unknown(struct tok_load *l, const json_t *unk)
+{
+    struct tokenizer *t = l->t;
+    struct tok_text text;
+    int rc = 0;
+
+    t->unk = TOK_NONE;
+    if (!unk || json_is_null(unk))
+        return 0;
+    if (!json_is_string(unk))
+        return tok_load_fail_field(l, -EINVAL, "model.unk_token", unk, "it must be null or a string");
+    rc = tok_load_string(l, json_string_value(unk), json_string_length(unk), &text);
+    if (rc < 0)
+        return rc;
+    t->unk = tok_map_find(&t->map, t->words, text.text, text.bytes);
+    t->unk_missing = t->unk == TOK_NONE;
+    free((char *)text.text);
+    return 0;
+}
+
 static int load_model(struct tok_load *l, const json_t *model)
 {
-    const json_t *unk = json_object_get(model, "unk_token");
     struct tokenizer *t = l->t;
     bool byte_fallback;
     int rc = load_vocab(l, json_object_get(model, "vocab"));
@@ -322,144 +348,23 @@ static int load_model(struct tok_load *l, const json_t *model)
         rc = tok_load_bool(l, model, "model", "ignore_merges", false, &t->ignore_merges);
     if (rc == 0)
         rc = tok_load_bool(l, model, "model", "byte_fallback", false, &byte_fallback);
-    if (rc < 0)
-        return rc;
-    t->unk = TOK_NONE;
-    if (unk && !json_is_null(unk)) {
-        if (json_is_string(unk))
-            t->unk = tok_map_find(&t->map, t->words, json_string_value(unk), json_string_length(unk));
-        if (t->unk == TOK_NONE)
-            return tok_load_fail_field(l, -EINVAL, "model.unk_token", unk,
-                                       "it must be null or in model.vocab");
-    }
-    rc = load_symbols(l, byte_fallback);
+    if (rc == 0)
+        rc = load_unknown(l, json_object_get(model, "unk_token"));
+    if (rc == 0)
+        rc = load_symbols(l, byte_fallback);
     return rc < 0 ? rc : load_merges(l, json_object_get(model, "merges"));
-}
-
-/* One added token: its word, and its entry in the trie that it is sought by. */
-static int load_added(struct tok_load *l, const json_t *token, const char *where, struct tok_added *added)
-{
-    const json_t *content = json_object_get(token, "content");
-    struct tok_buffer normal[2] = {{0}};
-    struct tokenizer *t = l->t;
-    bool single, special;
-    char field[60];
-    int rc;
-
-    snprintf(field, sizeof field, "%s.content", where);
-    if (!json_is_string(content))
-        return tok_load_fail_field(l, -EINVAL, field, content, "it must be a string");
-    if (!read_id(json_object_get(token, "id"), &added->id)) /* size_words has seen to it */
-        return -EINVAL;
-    rc = tok_load_bool(l, token, where, "single_word", -1, &single);
-    if (rc == 0)
-        rc = tok_load_bool(l, token, where, "lstrip", -1, &added->lstrip);
-    if (rc == 0)
-        rc = tok_load_bool(l, token, where, "rstrip", -1, &added->rstrip);
-    if (rc == 0)
-        rc = tok_load_bool(l, token, where, "normalized", -1, &added->normalized);
-    if (rc == 0)
-        rc = tok_load_bool(l, token, where, "special", -1, &special);
-    if (rc < 0)
-        return rc;
-    if (single)
-        return tok_load_fail(l, -ENOTSUP, "%s.single_word is true: only false is supported", where);
-
-    const char *text = json_string_value(content);
-    size_t bytes = json_string_length(content);
-    struct tok_word *word = &t->words[added->id];
-    uint32_t known = tok_map_find(&t->map, t->words, text, bytes);
-    if (known != TOK_NONE && known != added->id)
-        return tok_load_fail_field(l, -EINVAL, field, content, "model.vocab has it under another id");
-    if (known == TOK_NONE && word->text)
-        return tok_load_fail_field(l, -EINVAL, field, content, "another token has its id");
-    if (known == TOK_NONE)
-        rc = set_word(l, added->id, text, bytes);
-    if (rc < 0)
-        return rc;
-    word->special = special && bytes > 0;
-    if (added->normalized)
-        rc = tok_normalize(&t->normalizer, text, bytes, normal, &text, &bytes);
-    if (rc == 0)
-        rc = tok_trie_add(added->normalized ? &t->normalized : &t->raw, text, bytes,
-                          (uint32_t)(added - t->added));
-    for (size_t i = 0; i < 2; i++)
-        tok_buffer_free(&normal[i]);
-    if (rc == -ENOMEM)
-        return fail_memory(l);
-    return rc < 0 ? tok_load_fail_field(l, rc, field, content, "it can't be normalized") : 0;
-}
-
-static int load_all_added(struct tok_load *l, const json_t *list)
-{
-    struct tokenizer *t = l->t;
-    struct tok_map seen = {0};
-    char where[40];
-    int rc = 0;
-
-    tok_trie_init(&t->raw);
-    tok_trie_init(&t->normalized);
-    t->added = calloc(json_array_size(list) + 1, sizeof *t->added);
-    if (!t->added || tok_map_init(&seen, json_array_size(list)) < 0)
-        return fail_memory(l);
-    for (; rc == 0 && t->added_count < json_array_size(list); t->added_count++) {
-        struct tok_added *added = &t->added[t->added_count];
-        const json_t *content = json_object_get(json_array_get(list, t->added_count), "content");
-        snprintf(where, sizeof where, "added_tokens[%zu]", t->added_count);
-        rc = load_added(l, json_array_get(list, t->added_count), where, added);
-        if (rc < 0)
-            break;
-        if (tok_map_find(&seen, t->words, json_string_value(content), json_string_length(content)) !=
-            TOK_NONE)
-            rc = tok_load_fail_field(l, -EINVAL, where, content, "it is there twice");
-        else
-            tok_map_add(&seen, t->words, added->id);
-    }
-    free(seen.slots);
-    return rc;
-}
-
-/* The id of a special token of a template, or -1. */
-static int64_t template_id(const struct tokenizer *t, const json_t *processor, const json_t *item)
-{
-    const json_t *token = json_object_get(json_object_get(item, "SpecialToken"), "id");
-    const json_t *known = json_object_get(processor, "special_tokens");
-    uint32_t id;
-
-    if (!json_is_string(token))
-        return -1;
-    known = json_object_get(json_object_get(known, json_string_value(token)), "ids");
-    return read_id(json_array_get(known, 0), &id) && id < t->vocab && t->words[id].text ? (int64_t)id : -1;
-}
-
-/* A file says which tokens begin and end a text only in its TemplateProcessing. */
-static void load_ends(struct tokenizer *t, const json_t *processor)
-{
-    const json_t *single = json_object_get(processor, "single"),
-                 *list = json_object_get(processor, "processors");
-    size_t count = json_array_size(single);
-
-    if (count > 0) {
-        t->bos = template_id(t, processor, json_array_get(single, 0));
-        t->eos = count > 1 ? template_id(t, processor, json_array_get(single, count - 1)) : -1;
-    }
-    for (size_t i = 0; count == 0 && i < json_array_size(list); i++)
-        load_ends(t, json_array_get(list, i));
 }
 
 int tok_load_all(struct tok_load *l, const json_t *root)
 {
-    const json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
+    const json_t *model = json_object_get(root, "model"), *version = json_object_get(root, "version");
     int rc;
 
-    l->t->bos = l->t->eos = -1;
     if (!json_is_object(root))
         return tok_load_fail(l, -EINVAL, "it is not a JSON object");
-    if (added && !json_is_null(added) && !json_is_array(added))
-        return tok_load_fail_field(l, -EINVAL, "added_tokens", added, "it must be an array");
+    if (version && (!json_is_string(version) || strcmp(json_string_value(version), "1.0") != 0))
+        return tok_load_fail_field(l, -ENOTSUP, "version", version, "only 1.0 is supported");
     rc = check_model(l, model);
-    if (rc == 0)
-        rc = size_words(l, json_object_get(model, "vocab"), added);
     if (rc == 0)
         rc = load_model(l, model);
     if (rc == 0)
@@ -469,10 +374,12 @@ int tok_load_all(struct tok_load *l, const json_t *root)
     if (rc == 0)
         rc = tok_load_decoder(l, root);
     if (rc == 0)
-        rc = load_all_added(l, added);
+        rc = tok_added_load(l, json_object_get(root, "added_tokens"));
+    if (rc == 0 && !l->alone)
+        rc = tok_config_load(l, root);
+    if (rc == 0)
+        rc = tok_added_finish(l);
     if (rc == 0 && (rc = tok_decode_prepare(l->t)) < 0)
         rc = tok_load_fail(l, rc, "decoder: a token grows beyond bounds, or there is no memory");
-    if (rc == 0)
-        load_ends(l->t, json_object_get(root, "post_processor"));
-    return rc;
+    return rc < 0 ? rc : tok_post_load(l, root);
 }

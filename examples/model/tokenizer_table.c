@@ -163,22 +163,33 @@ int tok_map_init(struct tok_map *map, size_t entries)
     return 0;
 }
 
-void tok_map_add(struct tok_map *map, const struct tok_word *words, uint32_t id)
+/* Where a text is, or would be. */
+static uint32_t *map_slot(const struct tok_map *map, const struct tok_word *words, const char *text,
+                          size_t bytes)
 {
-    size_t at = hash_text(words[id].text, words[id].bytes) & map->mask;
+    for (size_t at = hash_text(text, bytes);; at++) {
+        uint32_t *slot = &map->slots[at & map->mask];
+        if (*slot == TOK_NONE || (words[*slot].bytes == bytes && memcmp(words[*slot].text, text, bytes) == 0))
+            return slot;
+    }
+}
 
-    while (map->slots[at] != TOK_NONE)
-        at = (at + 1) & map->mask;
-    map->slots[at] = id;
+void tok_map_set(struct tok_map *map, const struct tok_word *words, uint32_t index)
+{
+    *map_slot(map, words, words[index].text, words[index].bytes) = index;
+}
+
+uint32_t tok_map_index(const struct tok_map *map, const struct tok_word *words, const char *text,
+                       size_t bytes)
+{
+    return *map_slot(map, words, text, bytes);
 }
 
 uint32_t tok_map_find(const struct tok_map *map, const struct tok_word *words, const char *text, size_t bytes)
 {
-    for (size_t at = hash_text(text, bytes);; at++) {
-        uint32_t id = map->slots[at & map->mask];
-        if (id == TOK_NONE || (words[id].bytes == bytes && memcmp(words[id].text, text, bytes) == 0))
-            return id;
-    }
+    uint32_t index = tok_map_index(map, words, text, bytes);
+
+    return index == TOK_NONE ? TOK_NONE : words[index].id;
 }
 
 /* Ids are below TOK_ID_LIMIT: adding 1 keeps the key from being 0. */
