@@ -13,6 +13,7 @@
 
 #include "examples/common_bound.h"
 #include "examples/common_predict.h"
+#include "examples/model/directory.h"
 #include "examples/model/writer.h"
 
 struct run {
@@ -307,7 +308,9 @@ static int load_config(const struct options *o, struct llama_config *config)
     int err;
 
     if (o->model) {
-        err = llama_config_load(o->model, config, error, sizeof error);
+        err = llama_directory_check(o->model, error, sizeof error);
+        if (err == 0)
+            err = llama_config_load(o->model, config, error, sizeof error);
         if (err < 0)
             return setup_failed(err, error);
     } else if (llama_preset(o->preset, config) < 0) {

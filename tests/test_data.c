@@ -218,6 +218,30 @@ static void what_is_no_text_is_seen(void **state)
     }
 }
 
+static void characters_are_shown_whole(void **state)
+{
+    static const struct {
+        const char *text;
+        size_t whole;
+    } cases[] = {{"", 0},
+                 {"ab", 2},
+                 {"a\xC3", 1},
+                 {"a\xC3\xA9", 3},
+                 {"\xF0\x9F\x99", 0},
+                 {"\xF0\x9F\x99\x82", 4},
+                 {"\xF0\x9F"
+                  "a",
+                  3},
+                 {"\xA9\xA9", 2},
+                 {"\xE0\x80", 2},
+                 {"\xFF\xE6\x97", 1}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        if (text_whole(cases[i].text, strlen(cases[i].text)) != cases[i].whole)
+            fail_msg("case %zu: %zu", i, text_whole(cases[i].text, strlen(cases[i].text)));
+}
+
 /* ---- arrays in files ------------------------------------------------------------------- */
 
 static void arrays_come_back(void **state)
@@ -288,6 +312,7 @@ int main(void)
         cmocka_unit_test(a_cut_anywhere_would_not_do),
         cmocka_unit_test(what_can_not_be_cut_waits),
         cmocka_unit_test(what_is_no_text_is_seen),
+        cmocka_unit_test(characters_are_shown_whole),
         cmocka_unit_test(arrays_come_back),
         cmocka_unit_test(rates_follow_schedules),
     };

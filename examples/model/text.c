@@ -269,3 +269,17 @@ void text_look(const char *bytes, size_t count, struct text_look *out)
     }
     out->looked = count;
 }
+
+size_t text_whole(const char *text, size_t count)
+{
+    size_t whole = 0, width;
+    bool cut = false;
+
+    while (whole < count) {
+        width = text_character(text + whole, count - whole, &cut);
+        if (cut)
+            break;
+        whole += width ? width : 1;
+    }
+    return whole;
+}

@@ -44,4 +44,8 @@ void text_look(const char *bytes, size_t count, struct text_look *out);
 /* Bytes of the well-formed UTF-8 character at text; 0: there is none; *cut: count ends within one. */
 size_t text_character(const char *text, size_t count, bool *cut);
 
+/* Bytes that can be shown: all but a character at the end of which more bytes may come. What can't become one any
+ * more is shown as it is. */
+size_t text_whole(const char *text, size_t count);
+
 #endif
