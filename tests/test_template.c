@@ -171,6 +171,7 @@ static void what_is_not_covered_is_named(void **state)
         {"{{ 9223372036854775807 + 1 }}", "an integer beyond 64 bits is not supported"},
         {"{% macro m() %}{% generation %}{% endgeneration %}{% endmacro %}",
          "'generation' inside of a macro"},
+        {"{{ 本 }}", "'本' in a tag is not supported"},
         {"{{ x $ y }}", "'$' in a tag is not supported"},
         {"{{ 'x' | tojson(colour=1) }}", "argument 'colour' of 'tojson' is not supported"},
         {"{{ raise_exception('no such role') }}", "line 1: the template refuses: no such role"},

@@ -63,7 +63,8 @@ WHOLE = [
     "a{% generation %}b{{ u }}{% endgeneration %}c{%- generation -%} d {%- endgeneration %}", "{% for x in m %}{{ x.r }}{% generation %}{% set q = x.c %}{{ q }}{% endgeneration %}{{ q }}.{% endfor %}",
     "é{% if t %}日{% generation %}本{% endgeneration %}{% endif %}", "{{ raise_exception('no ' ~ i) }}", "{{ q.x }}", "{{ n.x }}|{{ n.x.y }}", "{{ 'a' + 1 }}", "{{ q + 1 }}", "{{ 1 < 'a' }}", "{{ l.x }}|{{ i.x }}", "{{ 1 // 0 }}",
     "{% set d.x = 1 %}", "{{ q() }}", "{{ s() }}", "{% for x in i %}{% endfor %}", "{% for a, b in l %}{% endfor %}", "{% if t %}", "{{ 1", "{% endif %}", "{{ }}", "{{ 1 2 }}", "{% set = 1 %}", "{{ 'a }}", "{# x", "{{ (1 }}", "{{ a b }}", "{{ s|upper(1) }}",
-    "{% break %}", "{% for x in l %}{% macro b() %}{% break %}{% endmacro %}{% endfor %}", "{{ q|tojson }}", "{{ [q]|tojson }}", "{{ s.split('') }}", "{{ {}.x.y }}", "{{ i|length }}", "{{ [1, 'a']|sort }}",
+    "{% break %}", "{% for x in l %}{% macro b() %}{% break %}{% endmacro %}{% endfor %}", "{{ q|tojson }}", "{{ [q]|tojson }}", "{{ s.split('') }}", "{{ {}.x.y }}", "{{ i|length }}", "{{ [1, 'a']|sort }}", "{{ t[1:] }}", "{{ [q] }}", "{{ 007 }}", "{{ t is true is true }}", "{{ {[1]: 2} }}", "{{ s|replace('a') }}", "{{ s.startswith() }}", "{{ q is callable }}{{+ s }}",
+    "{{ m|selectattr('')|list }}", "{{ q|dictsort }}", "{{ '-'.join([1]) }}",
 ]
 
 

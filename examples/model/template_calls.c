@@ -17,6 +17,11 @@ const struct value *arg_at(const struct args *a, size_t index, const char *name)
     return NULL;
 }
 
+bool arg_needed(struct run *r, const struct args *a, size_t index, const char *name)
+{
+    return arg_at(a, index, name) || template_fail(r->s, -EINVAL, "argument '%s' is missing", name);
+}
+
 bool arg_str(struct run *r, const struct args *a, size_t index, const char *name, struct str *out)
 {
     const struct value *v = arg_at(a, index, name);
@@ -175,7 +180,8 @@ TEST(is_float, self->kind == VALUE_FLOAT)
 TEST(is_boolean, self->kind == VALUE_BOOL)
 TEST(is_true, self->kind == VALUE_BOOL && self->b)
 TEST(is_false, self->kind == VALUE_BOOL && !self->b)
-TEST(is_callable, self->kind == VALUE_MACRO || self->kind == VALUE_FUNCTION)
+/* Jinja's undefined can be called, to say that it is. */
+TEST(is_callable, self->kind == VALUE_UNDEFINED || self->kind == VALUE_MACRO || self->kind == VALUE_FUNCTION)
 
 static bool is_multiple(struct run *r, const struct value *self, int64_t of, int64_t rest, struct value *out)
 {

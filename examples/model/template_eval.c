@@ -397,6 +397,12 @@ static bool eval_items(struct run *r, const struct node *n, struct value *out)
     return true;
 }
 
+static bool check_key(struct run *r, struct value key)
+{
+    return (key.kind != VALUE_LIST && key.kind != VALUE_DICT) ||
+           template_fail(r->s, -EINVAL, "%s as the key of a mapping", value_kind(key));
+}
+
 static bool eval_dict(struct run *r, const struct node *n, struct value *out)
 {
     struct value key, v;
@@ -404,7 +410,8 @@ static bool eval_dict(struct run *r, const struct node *n, struct value *out)
     if (!value_dict(r->s, out))
         return false;
     for (size_t i = 0; i < n->count; i += 2)
-        if (!eval(r, n->kids[i], &key) || !eval(r, n->kids[i + 1], &v) || !dict_set(r->s, out->dict, key, v))
+        if (!eval(r, n->kids[i], &key) || !eval(r, n->kids[i + 1], &v) || !check_key(r, key) ||
+            !dict_set(r->s, out->dict, key, v))
             return false;
     return true;
 }

@@ -300,6 +300,10 @@ static struct node *parse_test(struct parser *p, struct node *of)
         template_fail(p->s, -ENOTSUP, "test '%.*s' is not supported", STR_ARG(n->name));
         return NULL;
     }
+    if (p->token != '(' && lex_is_name(p, "is")) {
+        template_fail(p->s, -EINVAL, "one test behind another without brackets");
+        return NULL;
+    }
     if (p->token == '(' ? !lex_next(p) || !parse_arguments(p, n)
                         : begins_argument(p) && !node_add(p, n, parse_postfix(p, parse_primary(p))))
         return NULL;

@@ -124,7 +124,8 @@ FILTER(replace)
     struct buffer b = {0};
     size_t at = 0, end, width;
 
-    if (!value_text(r->s, *self, &text) || !arg_str(r, a, 0, "old", &old) || !arg_str(r, a, 1, "new", &new))
+    if (!arg_needed(r, a, 0, "old") || !arg_needed(r, a, 1, "new") || !value_text(r->s, *self, &text) ||
+        !arg_str(r, a, 0, "old", &old) || !arg_str(r, a, 1, "new", &new))
         return false;
     if (arg_at(a, 2, "count") && arg_at(a, 2, "count")->kind != VALUE_NONE &&
         !arg_int(r, a, 2, "count", &most))

@@ -72,8 +72,16 @@ static inline bool str_is(struct str a, const char *text)
     return str_equal(a, str_of(text));
 }
 
-/* For sentences: "%.*s". */
-#define STR_ARG(s) (int)((s).count < 60 ? (s).count : 60), (s).bytes
+/* For sentences: "%.*s", without half a character. */
+static inline int str_part(struct str s)
+{
+    size_t count = s.count < 60 ? s.count : 60;
+
+    while (count > 0 && count < s.count && ((unsigned char)s.bytes[count] & 0xC0) == 0x80)
+        count--;
+    return (int)count;
+}
+#define STR_ARG(s) str_part(s), (s).bytes
 
 bool buffer_add(struct template_state *s, struct buffer *b, const char *bytes, size_t count);
 bool buffer_text(struct template_state *s, struct buffer *b, const char *text);
@@ -317,6 +325,8 @@ bool function_call(struct run *r, const struct function *f, const struct value *
                    struct value *out);
 /* The argument of that number or name; NULL: not given. */
 const struct value *arg_at(const struct args *a, size_t index, const char *name);
+/* Fails where it is not given. */
+bool arg_needed(struct run *r, const struct args *a, size_t index, const char *name);
 bool arg_str(struct run *r, const struct args *a, size_t index, const char *name, struct str *out);
 bool arg_int(struct run *r, const struct args *a, size_t index, const char *name, int64_t *out);
 extern const struct function template_methods_str[], template_methods_dict[], template_filters[],

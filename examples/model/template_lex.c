@@ -111,7 +111,7 @@ bool lex_piece(struct parser *p, enum piece *piece, struct str *text)
         return skip_comment(p) && lex_piece(p, piece, text);
     *piece = p->inside = byte_at(p, end + 1) == '{' ? PIECE_PRINT : PIECE_TAG;
     move_to(p, end + 2);
-    if (byte_at(p, p->at) == '-' || (byte_at(p, p->at) == '+' && p->inside == PIECE_TAG))
+    if (byte_at(p, p->at) == '-' || byte_at(p, p->at) == '+')
         move_to(p, p->at + 1);
     p->brackets = 0;
     return lex_next(p);
@@ -252,6 +252,8 @@ static bool lex_number(struct parser *p)
     if (strchr("_xXoObB", byte_at(p, p->at + n)) && byte_at(p, p->at + n))
         return template_fail(p->s, -ENOTSUP, "the number %s%c...: only decimal digits are supported", text,
                              byte_at(p, p->at + n));
+    if (n > 1 && text[0] == '0' && whole && strspn(text, "0") < n)
+        return template_fail(p->s, -EINVAL, "the number %s begins with 0", text);
     move_to(p, p->at + n);
     p->token = TOKEN_VALUE;
     errno = 0;
@@ -283,10 +285,11 @@ static bool lex_operator(struct parser *p)
             move_to(p, p->at + 2);
             return true;
         }
+    if (p->at == p->source.count)
+        return template_fail(p->s, -EINVAL, "a tag without an end");
     if (c == '\0' || !strchr("+-*/%~<>=()[]{}.,:|", c))
-        return template_fail(
-            p->s, p->at == p->source.count ? -EINVAL : -ENOTSUP,
-            p->at == p->source.count ? "a tag without an end" : "'%c' in a tag is not supported", c);
+        return template_fail(p->s, -ENOTSUP, "'%.*s' in a tag is not supported",
+                             (int)str_width(p->source, p->at), p->source.bytes + p->at);
     if (strchr("([{", c))
         p->brackets++;
     if (strchr(")]}", c) && p->brackets-- == 0)

@@ -94,7 +94,7 @@ static bool path_of(struct run *r, struct value v, struct value path, struct val
         return eval_item(r, v, path, out);
     if (path.kind != VALUE_STRING)
         return template_fail(r->s, -EINVAL, "an attribute that is %s", value_kind(path));
-    while (rest.count) {
+    for (bool more = true; more;) {
         size_t end = str_find(rest, str_of("."), 0);
         struct str name = {rest.bytes, end == SIZE_MAX ? rest.count : end};
         int64_t number = 0;
@@ -107,8 +107,9 @@ static bool path_of(struct run *r, struct value v, struct value path, struct val
         key = digits ? value_int(number) : value_str(name);
         if (!eval_item(r, *out, key, out))
             return false;
-        rest =
-            end == SIZE_MAX ? (struct str){"", 0} : (struct str){rest.bytes + end + 1, rest.count - end - 1};
+        more = end != SIZE_MAX;
+        if (more)
+            rest = (struct str){rest.bytes + end + 1, rest.count - end - 1};
     }
     return true;
 }
@@ -311,6 +312,8 @@ FILTER(dictsort)
     bool values = by && by->kind == VALUE_STRING && str_is(by->s, "value");
     struct value keys, key;
 
+    if (self->kind == VALUE_UNDEFINED)
+        return template_fail(r->s, -EINVAL, "'%.*s' is undefined", STR_ARG(self->s));
     if (!pairs(r, self, out) || !value_list(r->s, &keys))
         return false;
     for (size_t i = 0; i < out->list->count; i++)

@@ -166,7 +166,7 @@ static bool ends(struct run *r, const struct value *self, const struct args *a, 
         for (size_t i = 0; i < a->values[0].list->count && !found; i++)
             found = a->values[0].list->items[i].kind == VALUE_STRING &&
                     has_end(self->s, a->values[0].list->items[i].s, begin);
-    } else if (!arg_str(r, a, 0, "prefix", &what)) {
+    } else if (!arg_needed(r, a, 0, "prefix") || !arg_str(r, a, 0, "prefix", &what)) {
         return false;
     } else {
         found = has_end(self->s, what, begin);
@@ -190,7 +190,7 @@ METHOD(removeprefix)
     struct str what = {"", 0};
 
     *out = *self;
-    if (!arg_str(r, a, 0, "prefix", &what))
+    if (!arg_needed(r, a, 0, "prefix") || !arg_str(r, a, 0, "prefix", &what))
         return false;
     if (has_end(self->s, what, true))
         *out = value_str((struct str){self->s.bytes + what.count, self->s.count - what.count});
@@ -202,7 +202,7 @@ METHOD(removesuffix)
     struct str what = {"", 0};
 
     *out = *self;
-    if (!arg_str(r, a, 0, "suffix", &what))
+    if (!arg_needed(r, a, 0, "suffix") || !arg_str(r, a, 0, "suffix", &what))
         return false;
     if (has_end(self->s, what, false))
         out->s.count -= what.count;
@@ -214,7 +214,7 @@ static bool place(struct run *r, const struct value *self, const struct args *a,
     struct str what = {"", 0};
     size_t at;
 
-    if (!arg_str(r, a, 0, "sub", &what) || !template_work(r->s, self->s.count))
+    if (!arg_needed(r, a, 0, "sub") || !arg_str(r, a, 0, "sub", &what) || !template_work(r->s, self->s.count))
         return false;
     at = last ? find_last(self->s, what) : str_find(self->s, what, 0);
     *out = value_int(at == SIZE_MAX ? -1 : (int64_t)str_length((struct str){self->s.bytes, at}));
@@ -236,7 +236,7 @@ METHOD(count)
     struct str what = {"", 0};
     int64_t found = 0;
 
-    if (!arg_str(r, a, 0, "sub", &what) || !template_work(r->s, self->s.count))
+    if (!arg_needed(r, a, 0, "sub") || !arg_str(r, a, 0, "sub", &what) || !template_work(r->s, self->s.count))
         return false;
     if (what.count == 0)
         found = (int64_t)str_length(self->s) + 1;
@@ -326,6 +326,9 @@ METHOD(join)
     if (a->count != 1)
         return template_fail(r->s, -EINVAL, "join takes what is to be joined");
     list = a->values[0];
+    for (size_t i = 0; list.kind == VALUE_LIST && i < list.list->count; i++)
+        if (list.list->items[i].kind != VALUE_STRING)
+            return template_fail(r->s, -EINVAL, "join of %s, not a string", value_kind(list.list->items[i]));
     return by_filter(r, "join", &list, &swapped, out);
 }
 

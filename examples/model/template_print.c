@@ -93,6 +93,9 @@ static bool add_repr(struct template_state *s, struct value v, struct buffer *ou
     if (!template_enter(s))
         return false;
     switch (v.kind) {
+    case VALUE_UNDEFINED: /* in a list; alone it is no text */
+        good = buffer_text(s, out, "Undefined");
+        break;
     case VALUE_NONE:
         good = buffer_text(s, out, "None");
         break;
