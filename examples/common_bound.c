@@ -76,6 +76,34 @@ int common_meter_start(struct common_meter *m, struct ofl_ctx *ctx, unsigned set
     return status;
 }
 
+/* To a beginning what has passed between the last look and this one. */
+static void move_begin(struct common_flow *begin, const struct common_flow *last,
+                       const struct common_flow *now)
+{
+    begin->at_s += now->at_s - last->at_s;
+    for (int i = 0; i < 2; i++) {
+        begin->link_bytes[i] += now->link_bytes[i] - last->link_bytes[i];
+        begin->link_busy_ns[i] += now->link_busy_ns[i] - last->link_busy_ns[i];
+    }
+    for (uint32_t i = 0; i < now->paths; i++) {
+        begin->path_bytes[i] += now->path_bytes[i] - last->path_bytes[i];
+        begin->path_busy_ns[i] += now->path_busy_ns[i] - last->path_busy_ns[i];
+    }
+}
+
+int common_meter_skip(struct common_meter *m, struct ofl_ctx *ctx)
+{
+    struct common_flow now;
+    int status = look(&now, ctx);
+
+    if (status)
+        return status;
+    move_begin(&m->counted, &m->last, &now);
+    move_begin(&m->window, &m->last, &now);
+    m->last = now;
+    return 0;
+}
+
 int common_meter_step(struct common_meter *m, struct ofl_ctx *ctx)
 {
     bool large = true;

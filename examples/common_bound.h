@@ -35,6 +35,8 @@ struct common_meter {
 /* Before the first step, and after each. Returns a status. */
 int common_meter_start(struct common_meter *m, struct ofl_ctx *ctx, unsigned settle);
 int common_meter_step(struct common_meter *m, struct ofl_ctx *ctx);
+/* After what was no step: it counts for none. */
+int common_meter_skip(struct common_meter *m, struct ofl_ctx *ctx);
 
 /* Of one step, in bytes. */
 struct common_least {

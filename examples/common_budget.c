@@ -167,10 +167,23 @@ static uint64_t device_all_bytes(const struct llama_trainer_need *need)
     return at_least(need->device_all_bytes, STAGING_BYTES + 4096);
 }
 
+/* Where nothing else can hold the tensors, the device has to: what is named must not be refused again. */
 static int refuse_device(const struct common_budget *b, const struct llama_trainer_need *need)
 {
     const struct llama_need *d = &need->device;
+    uint64_t all = device_all_bytes(need);
 
+    if (!b->nvme_count && b->host_bytes < host_all_bytes(need))
+        return common_fail(EXIT_INPUT,
+                           "--device-mem of %llu bytes: %s needs %llu bytes at once, and without --nvme one "
+                           "memory has to hold all "
+                           "tensors; the smallest workable --device-mem for that is %llu bytes (%s), or with "
+                           "--nvme DIR and %llu "
+                           "bytes (%s) free there it may be as small as %llu bytes (%s)",
+                           (ull)b->device_bytes, d->part, (ull)d->device_bytes, (ull)all,
+                           common_bytes(all).text, (ull)need->store_bytes,
+                           common_bytes(need->store_bytes).text, (ull)d->device_bytes,
+                           common_bytes(d->device_bytes).text);
     return common_fail(
         EXIT_INPUT,
         "--device-mem of %llu bytes: %s needs %llu bytes at once, the largest tensor of it is %s with "
@@ -329,6 +342,24 @@ static struct common_ways ways_of(const struct common_budget *b, const struct ll
     return w;
 }
 
+/* Of host memory, where it is not given: less where the rest leaves less. */
+static uint64_t choose_host(const struct common_budget *b, const struct llama_trainer_need *need,
+                            uint64_t array_bytes)
+{
+    uint64_t wanted = b->nvme_count ? HOST_BYTES : STAGING_BYTES, most, beside;
+    struct common_need n = {
+        .tensor_bytes = need->store_bytes, .array_bytes = array_bytes, .gpu = b->chosen.gpu};
+    struct common_room room;
+    const char *dir;
+
+    common_room(&room);
+    most = common_need_most(&n, &room);
+    beside = (b->chosen.gpu ? 0 : b->device_bytes) + store_in_memory(b, need->store_bytes, &dir);
+    if (most >= beside + wanted)
+        return wanted;
+    return at_least(most > beside ? (most - beside) / BLOCK_BYTES * BLOCK_BYTES : 0, OFL_HOST_MIN_BYTES);
+}
+
 int common_budget_training(const struct common_budget *b, const struct llama_trainer_need *need,
                            uint64_t array_bytes, struct ofl_config *out)
 {
@@ -346,7 +377,7 @@ int common_budget_training(const struct common_budget *b, const struct llama_tra
     if (b->device_bytes / 256 * 256 < need->device.device_bytes)
         return refuse_device(b, need);
     out->device_bytes = b->device_bytes;
-    out->host_bytes = b->host_bytes ? b->host_bytes : b->nvme_count ? HOST_BYTES : STAGING_BYTES;
+    out->host_bytes = b->host_bytes ? b->host_bytes : choose_host(b, need, array_bytes);
     /* The library measures for stores of 4 GiB; without a SIZE it can't know that so little is needed. */
     if (need->store_bytes < 4ull << 30)
         out->flags |= OFL_NO_MEASURE;

@@ -2,13 +2,21 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "examples/common_budget.h"
 
 typedef unsigned long long ull;
 
-/* "DIR" or "DIR:SIZE", into the next place of a struct common_budget. */
+static bool is_directory(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* "DIR" or "DIR:SIZE", into the next place of a struct common_budget. A directory of the whole name is one. */
 static bool set_nvme(void *field, const char *text, struct common_complaint *c)
 {
     struct common_budget *b = field;
@@ -18,7 +26,7 @@ static bool set_nvme(void *field, const char *text, struct common_complaint *c)
 
     if (b->nvme_count == OFL_NVME_MAX)
         return common_complain(c, "one more than the %d directories that can be striped", OFL_NVME_MAX);
-    if (colon && strchr(colon, '/') == NULL) {
+    if (colon && strchr(colon, '/') == NULL && !is_directory(text)) {
         length = (size_t)(colon - text);
         if (common_parse_bytes(colon + 1, &n->bytes) < 0 || n->bytes == 0)
             return common_complain(c, "%s: not a size such as 4194304, 512M or 1.5G", colon + 1);
@@ -91,6 +99,18 @@ void common_budget_free(struct common_budget *b)
         free((char *)b->nvme[--b->nvme_count].dir);
 }
 
+/* What follows a colon was taken for a size: it may have been meant as a part of the name. */
+static int refuse_directory(const struct ofl_nvme *n)
+{
+    if (errno == ENOENT && n->bytes)
+        return common_fail(
+            EXIT_INPUT,
+            "--nvme %s, with a budget of %s: no such directory; nor is there one whose name goes on "
+            "with the colon (it is written DIR:SIZE)",
+            n->dir, common_bytes(n->bytes).text);
+    return common_fail(EXIT_INPUT, "--nvme %s: %s", n->dir, strerror(errno));
+}
+
 int common_budget_check(const struct common_budget *b)
 {
     int err;
@@ -107,7 +127,7 @@ int common_budget_check(const struct common_budget *b)
             (ull)b->host_bytes, OFL_HOST_MIN_BYTES, common_bytes(OFL_HOST_MIN_BYTES).text);
     for (uint32_t i = 0; i < b->nvme_count; i++)
         if (access(b->nvme[i].dir, W_OK | X_OK) < 0)
-            return common_fail(EXIT_INPUT, "--nvme %s: %s", b->nvme[i].dir, strerror(errno));
+            return refuse_directory(&b->nvme[i]);
     err = b->report ? common_report_check(b->report) : 0;
     if (err < 0)
         return common_fail(EXIT_INPUT, "--report %s: %s", b->report, strerror(-err));

@@ -13,17 +13,18 @@
 
 #include "examples/common_bound.h"
 #include "examples/common_predict.h"
+#include "examples/model/directory.h"
 #include "examples/model/writer.h"
 
 struct run {
     const struct options *options;
-    const struct data *data;
+    const struct data *data, *eval; /* eval without rows: there is none */
     struct state *state;
     int32_t *inputs, *targets; /* of one step */
-    json_t *loss, *grad_norm, *step_s;
+    json_t *loss, *grad_norm, *step_s, *evals;
     struct common_meter meter;
     struct common_bound bound;
-    uint64_t tokens;
+    uint64_t tokens, learned;
 };
 
 static int setup_failed(int err, const char *sentence)
@@ -35,13 +36,20 @@ static int setup_failed(int err, const char *sentence)
 
 static double rate(const struct options *o, uint64_t step)
 {
-    return step < o->warmup ? o->lr * (double)step / (double)o->warmup : o->lr;
+    struct schedule s = {.kind = o->schedule,
+                         .rate = o->lr,
+                         .end = o->lr_end,
+                         .steps = o->steps,
+                         .warmup = o->warmup,
+                         .decay = decay_steps(o)};
+
+    return schedule_rate(&s, step);
 }
 
-static void print_step(const struct run *r, uint64_t step, double loss, double norm, double seconds)
+static void print_step(const struct run *r, uint64_t step, double tokens, double loss, double norm,
+                       double seconds)
 {
     const struct options *o = r->options;
-    double tokens = (double)(o->accum * o->batch * o->seq);
     struct ofl_stats s = {.size = sizeof s};
 
     if (!isatty(STDERR_FILENO)) {
@@ -70,11 +78,11 @@ static int run_step(struct run *r, uint64_t step)
                                  .weight_decay = o->weight_decay,
                                  .clip = o->clip,
                                  .step = step};
-    uint64_t rows = o->accum * o->batch;
+    uint64_t rows = o->accum * o->batch, tokens;
     double start = common_seconds(), seconds, loss, norm;
     char error[COMMON_ERROR_BYTES];
 
-    data_slices(r->data, (step - 1) * rows, rows, r->inputs, r->targets);
+    tokens = data_rows(r->data, (step - 1) * rows, rows, r->inputs, r->targets);
     if (llama_trainer_step(r->state->trainer, r->inputs, r->targets, &settings, &loss, &norm, error,
                            sizeof error) < 0)
         return common_fail(EXIT_RUNTIME, "step %llu: %s", (unsigned long long)step, error);
@@ -84,13 +92,37 @@ static int run_step(struct run *r, uint64_t step)
                            "step %llu: the loss is %g, the gradient norm %g: stopped; try a smaller --lr, "
                            "or --clip and --warmup",
                            (unsigned long long)step, loss, norm);
-    r->tokens += rows * o->seq;
+    r->tokens += tokens;
+    for (uint64_t i = 0; i < rows * o->seq; i++)
+        r->learned += r->targets[i] >= 0;
     if (json_array_append_new(r->loss, json_real(loss)) < 0 ||
         json_array_append_new(r->grad_norm, json_real(norm)) < 0 ||
         json_array_append_new(r->step_s, json_real(seconds)) < 0)
         return common_fail(EXIT_RUNTIME, "step %llu: out of memory", (unsigned long long)step);
-    print_step(r, step, loss, norm, seconds);
+    print_step(r, step, (double)tokens, loss, norm, seconds);
     return 0;
+}
+
+static bool is_eval_step(const struct run *r, uint64_t step)
+{
+    const struct options *o = r->options;
+
+    return r->eval->rows && (step == o->steps || (o->eval_every && step % o->eval_every == 0));
+}
+
+static int run_eval(struct run *r, uint64_t step)
+{
+    double loss;
+    int status = eval_run(r->state, r->eval, r->inputs, r->targets, &loss);
+
+    if (status)
+        return status;
+    common_line("eval at step %llu: loss %.5f over %llu tokens", (unsigned long long)step, loss,
+                (unsigned long long)r->eval->learned);
+    if (json_array_append_new(r->evals, json_pack("{s:I, s:f, s:I}", "step", (json_int_t)step, "loss", loss,
+                                                  "tokens", (json_int_t)r->eval->learned)) < 0)
+        return common_fail(EXIT_RUNTIME, "step %llu: out of memory", (unsigned long long)step);
+    return common_meter_skip(&r->meter, r->state->ctx);
 }
 
 static int run_steps(struct run *r)
@@ -102,6 +134,8 @@ static int run_steps(struct run *r)
         status = run_step(r, step);
         if (status == 0)
             status = common_meter_step(&r->meter, r->state->ctx);
+        if (status == 0 && is_eval_step(r, step) && !common_stopping())
+            status = run_eval(r, step);
         if (status == 0 && common_stopping())
             status = common_fail(EXIT_INTERRUPTED, "interrupted after step %llu of %llu: nothing written",
                                  (unsigned long long)step, (unsigned long long)o->steps);
@@ -122,6 +156,8 @@ static void print_summary(const struct run *r, const struct ofl_stats *s)
                 json_real_value(json_array_get(r->loss, 0)),
                 json_real_value(json_array_get(r->loss, steps - 1)), (unsigned long long)r->tokens,
                 (double)r->tokens / seconds, (double)s->stall_ns * 1e-9, seconds);
+    if (r->learned < r->tokens)
+        common_line("learned: %llu of these tokens", (unsigned long long)r->learned);
     common_line("peak of budget: device %s of %s, host %s of %s, NVMe %s of %s",
                 common_bytes(s->peak_bytes[OFL_DEVICE]).text, common_bytes(s->budget_bytes[OFL_DEVICE]).text,
                 common_bytes(s->peak_bytes[OFL_HOST]).text, common_bytes(s->budget_bytes[OFL_HOST]).text,
@@ -165,10 +201,11 @@ static int write_report(struct run *r, const struct ofl_stats *stats, json_t *dr
                         const char *hash)
 {
     json_t *j =
-        json_pack("{s:s, s:s, s:O, s:O, s:I, s:O, s:s, s:o, s:o, s:o}", "program", "ofl-finetune", "version",
-                  ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "tokens", (json_int_t)r->tokens,
-                  "step_s", r->step_s, "state_hash", hash, "model", model_json(r), "settings",
-                  options_json(r->options), "bound", common_bound_json(&r->bound));
+        json_pack("{s:s, s:s, s:O, s:O, s:O, s:I, s:I, s:O, s:s, s:o, s:o, s:o}", "program", "ofl-finetune",
+                  "version", ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "eval", r->evals,
+                  "tokens", (json_int_t)r->tokens, "learned_tokens", (json_int_t)r->learned, "step_s",
+                  r->step_s, "state_hash", hash, "model", model_json(r), "settings", options_json(r->options),
+                  "bound", common_bound_json(&r->bound));
     int status = j ? common_report_stats(j, stats, drives, stalls)
                    : common_fail(EXIT_RUNTIME, "make the report: out of memory");
 
@@ -217,12 +254,14 @@ static int finish(struct run *r)
 
 /* ---- set-up ----------------------------------------------------------------- */
 
-static int train(struct state *s, const struct data *data)
+static int train(struct state *s, const struct data *data, const struct data *eval)
 {
     const struct options *o = s->options;
     uint64_t tokens = o->accum * o->batch * o->seq;
     struct run r = {.options = o,
                     .data = data,
+                    .eval = eval,
+                    .evals = json_array(),
                     .state = s,
                     .inputs = calloc(tokens, sizeof *r.inputs),
                     .targets = calloc(tokens, sizeof *r.targets),
@@ -231,7 +270,7 @@ static int train(struct state *s, const struct data *data)
                     .step_s = json_array()};
     int status = 0;
 
-    if (!r.inputs || !r.targets || !r.loss || !r.grad_norm || !r.step_s)
+    if (!r.inputs || !r.targets || !r.loss || !r.grad_norm || !r.step_s || !r.evals)
         status = common_fail(EXIT_RUNTIME, "train: out of memory");
     if (status == 0)
         status = run_steps(&r);
@@ -240,6 +279,7 @@ static int train(struct state *s, const struct data *data)
     json_decref(r.loss);
     json_decref(r.grad_norm);
     json_decref(r.step_s);
+    json_decref(r.evals);
     free(r.inputs);
     free(r.targets);
     return status;
@@ -247,7 +287,7 @@ static int train(struct state *s, const struct data *data)
 
 static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const struct llama_config *config,
                           const struct llama_trainer_config *trainer, const struct data *data,
-                          const struct common_prediction *predicted)
+                          const struct data *eval, const struct common_prediction *predicted)
 {
     struct state s = {.ctx = ctx, .options = o, .config = config, .predicted = predicted};
     char error[COMMON_ERROR_BYTES];
@@ -257,7 +297,7 @@ static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const st
         return setup_failed(err, error);
     status = state_fill(&s);
     if (status == 0)
-        status = train(&s, data);
+        status = train(&s, data, eval);
     llama_trainer_destroy(s.trainer);
     return status;
 }
@@ -268,15 +308,11 @@ static int load_config(const struct options *o, struct llama_config *config)
     int err;
 
     if (o->model) {
-        err = llama_config_load(o->model, config, error, sizeof error);
+        err = llama_directory_check(o->model, false, error, sizeof error);
+        if (err == 0)
+            err = llama_config_load(o->model, config, error, sizeof error);
         if (err < 0)
             return setup_failed(err, error);
-        if (config->shape.rope_pairs)
-            return common_fail(
-                EXIT_INPUT,
-                "--model %s: a GGUF file can be generated from, not trained: name the directory "
-                "that it was made from",
-                o->model);
     } else if (llama_preset(o->preset, config) < 0) {
         return common_fail(EXIT_INPUT, "--preset %s: there is none of that name; --help lists them",
                            o->preset);
@@ -331,7 +367,19 @@ static void predict(const struct options *o, const struct llama_trainer_config *
     common_predict(&plan, out);
 }
 
-static int run_all(const struct options *o, struct data *data)
+/* The check of budgets comes again behind it: the tokens take of what was there. */
+static int load_data(const struct options *o, const struct llama_config *config,
+                     const struct llama_trainer_config *trainer, struct ofl_config *open, struct data *data,
+                     struct data *eval)
+{
+    int status = data_load(o, &o->data, "--data", DATA_TRAIN, config, data);
+
+    if (status == 0 && o->eval.count)
+        status = data_load(o, &o->eval, "--eval", DATA_EVAL, config, eval);
+    return status ? status : check_budgets(o, trainer, open);
+}
+
+static int run_all(const struct options *o, struct data *data, struct data *eval)
 {
     struct common_prediction predicted;
     struct llama_config config;
@@ -347,18 +395,16 @@ static int run_all(const struct options *o, struct data *data)
     trainer = trainer_config(o, &config.shape);
     status = check_budgets(o, &trainer, &open);
     if (status == 0)
-        status = data_load(o, &config, data);
-    if (status == 0) /* again: the tokens take of what was there */
-        status = check_budgets(o, &trainer, &open);
-    if (status)
-        return status;
+        status = load_data(o, &config, &trainer, &open, data, eval);
+    if (status || o->show)
+        return status ? status : data_show(o, data);
     predict(o, &trainer, &open, &predicted);
     err = ofl_open(&open, &ctx);
     if (err < 0)
         return setup_failed(err, ofl_error());
     status = common_timeline_open(ctx, o->budget.timeline);
     if (status == 0) {
-        status = run_in_context(ctx, o, &config, &trainer, data, &predicted);
+        status = run_in_context(ctx, o, &config, &trainer, data, eval, &predicted);
         err = common_timeline_close(ctx, o->budget.timeline);
         status = status ? status : err;
     }
@@ -371,7 +417,7 @@ static int run_all(const struct options *o, struct data *data)
 int main(int argc, char **argv)
 {
     struct options options;
-    struct data data = {0};
+    struct data data = {0}, eval = {0};
     int status = options_parse(argc, argv, &options);
 
     if (status == 0)
@@ -379,9 +425,10 @@ int main(int argc, char **argv)
     if (status == 0) {
         common_signals();
         common_blas_threads();
-        status = run_all(&options, &data);
+        status = run_all(&options, &data, &eval);
     }
     data_free(&data);
+    data_free(&eval);
     options_free(&options);
     return status;
 }

@@ -1,19 +1,23 @@
 /* What the files of ofl-finetune share: finetune.c runs, finetune_options.c reads the command
- * line, finetune_data.c the texts, finetune_state.c fills, hashes and saves the model. Only they
- * include this. */
+ * line, finetune_text.c texts and finetune_chat.c conversations into what finetune_data.c cuts
+ * into rows, finetune_eval.c evaluates, finetune_state.c fills, hashes and saves the model. Only
+ * they include this. */
 #ifndef EXAMPLES_FINETUNE_H
 #define EXAMPLES_FINETUNE_H
 
-#include "examples/common_budget.h"
+#include "examples/common_spool.h"
 #include "examples/model/config.h"
+#include "examples/model/schedule.h"
 #include "examples/model/tokenizer.h"
 #include "examples/model/trainer.h"
 
 struct options {
     const char *model, *preset, *out;
     struct common_texts data;
-    uint64_t seq, batch, accum, steps, warmup, seed;
-    double lr, beta1, beta2, eps, weight_decay, clip;
+    uint64_t seq, batch, accum, steps, warmup, decay, seed, eval_every, show;
+    struct common_texts eval;
+    enum schedule_kind schedule;
+    double lr, lr_end, beta1, beta2, eps, weight_decay, clip;
     enum ofl_dtype dtype;
     bool shuffle;
     struct common_budget budget;
@@ -23,20 +27,57 @@ struct options {
 int options_parse(int argc, char **argv, struct options *o);
 void options_free(struct options *o);
 json_t *options_json(const struct options *o);
+/* Of --schedule wsd: as given, or chosen. */
+uint64_t decay_steps(const struct options *o);
 
-/* The token stream of all texts. */
+/*
+ * What is trained on: the tokens of all files, of texts one stream, of conversations examples. A row has seq inputs
+ * and targets: a slice of the stream, or an example with padding behind it. A target that is not learned is -1.
+ */
 struct data {
-    uint16_t *narrow; /* where all ids fit, */
-    uint32_t *wide;   /* else this */
-    uint64_t count, slices;
-    uint32_t *order; /* of the slices; NULL: as they come */
-    uint64_t seq;
+    uint64_t rows, seq;
+    uint64_t learned; /* targets in all rows */
+    uint64_t tokens;  /* inputs in all rows that are no padding */
+
+    struct common_spool tokens_spool, begins_spool;
+    const void *ids;        /* uint16_t where all ids fit, else uint32_t; of examples with DATA_LEARNED */
+    const uint64_t *begins; /* [rows + 1], of examples; NULL: a stream */
+    bool narrow;
+    uint32_t *order; /* of the rows; NULL: as they come */
 };
 
-int data_load(const struct options *o, const struct llama_config *config, struct data *out);
+#define DATA_LEARNED (1u << 31)
+
+enum data_use { DATA_TRAIN, DATA_EVAL };
+
+/* Of the texts of an option, which sentences name. For evaluation the end of a stream makes a row of its own, and
+ * nothing is shuffled. */
+int data_load(const struct options *o, const struct common_texts *files, const char *option,
+              enum data_use use, const struct llama_config *config, struct data *out);
 void data_free(struct data *d);
-/* Fills rows of seq inputs and targets from that slice on; after the last comes the first. */
-void data_slices(const struct data *d, uint64_t first, uint64_t rows, int32_t *inputs, int32_t *targets);
+/* Fills rows of seq inputs and targets from that row on; after the last comes the first. Returns the inputs that are
+ * no padding. */
+uint64_t data_rows(const struct data *d, uint64_t first, uint64_t rows, int32_t *inputs, int32_t *targets);
+/* A row without anything to learn. */
+void data_blank(const struct data *d, uint64_t rows, int32_t *inputs, int32_t *targets);
+
+/* What the files that read texts and conversations work with. */
+struct data_files {
+    const struct options *options;
+    const char *option;
+    const struct llama_config *config;
+    struct tokenizer *tokenizer;
+    struct chat *chat; /* NULL: not opened, or a preset */
+    struct data *data;
+    uint64_t cut, left_out; /* examples */
+    uint64_t longest;       /* tokens of one */
+};
+
+/* Whether a file of that name holds examples. */
+bool data_has_examples(const char *path);
+int data_check_id(const struct data_files *f, const char *path, uint32_t id);
+int data_add_text(struct data_files *f, const char *path);
+int data_add_examples(struct data_files *f, const char *path);
 
 /* The trained model. */
 struct common_prediction;
@@ -48,6 +89,11 @@ struct state {
     struct llama_trainer *trainer;
     const struct common_prediction *predicted;
 };
+
+/* The mean loss over all that --eval has. inputs, targets: room for a step. Returns a status. */
+int eval_run(struct state *s, const struct data *data, int32_t *inputs, int32_t *targets, double *loss);
+/* The first examples or slices, a line of JSON each, on standard output. Returns a status. */
+int data_show(const struct options *o, const struct data *d);
 
 /* From --model or --preset. */
 int state_fill(struct state *s);

@@ -1,159 +1,121 @@
-/* The token stream of ofl-finetune: texts to tokens, tokens to slices. */
+/* What ofl-finetune trains on: files to tokens, tokens to rows. */
 #include "examples/finetune.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "examples/model/kernels.h"
+#include "examples/model/chat.h"
 
-/* ---- reading ------------------------------------------------------------- */
+/* ---- order ----------------------------------------------------------------- */
 
-/* While a text becomes tokens, itself, what is normalized of it and the tokens take so many times its bytes:
- * measured were 5 to 6. */
-#define TEXT_TIMES 7
-#define TEXT_KEPT  (32ull << 20) /* for the rest of the program */
-
-/* Who runs out of memory is killed without a word. bytes: of the text, as far as it is known; so many of them
- * have been read, and take memory already. */
-static int check_room(const char *path, uint64_t bytes, uint64_t have)
+static uint64_t next_random(uint64_t *state)
 {
-    struct common_room room;
-    uint64_t most;
+    uint64_t z = *state += 0x9E3779B97F4A7C15u; /* splitmix64 (Steele, Lea, Flood, 2014) */
 
-    common_room(&room);
-    most = room.bytes + have > TEXT_KEPT ? (room.bytes + have - TEXT_KEPT) / TEXT_TIMES : 0;
-    if (bytes <= most)
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+/* Fisher and Yates. */
+static int shuffle(struct data *d, uint64_t seed)
+{
+    if (d->rows > UINT32_MAX)
+        return common_fail(EXIT_INPUT, "--shuffle: %llu rows of %llu tokens: more than 2^32; raise --seq",
+                           (unsigned long long)d->rows, (unsigned long long)d->seq);
+    d->order = malloc(d->rows * sizeof *d->order);
+    if (!d->order)
+        return common_fail(EXIT_RUNTIME, "shuffle %llu rows: out of memory", (unsigned long long)d->rows);
+    for (uint64_t i = 0; i < d->rows; i++)
+        d->order[i] = (uint32_t)i;
+    for (uint64_t i = d->rows - 1; i > 0; i--) {
+        uint64_t k = next_random(&seed) % (i + 1);
+        uint32_t other = d->order[k];
+
+        d->order[k] = d->order[i];
+        d->order[i] = other;
+    }
+    return 0;
+}
+
+/* ---- rows ------------------------------------------------------------------- */
+
+static uint32_t token_at(const struct data *d, uint64_t at)
+{
+    return d->narrow ? ((const uint16_t *)d->ids)[at] : ((const uint32_t *)d->ids)[at];
+}
+
+/* Where a row's tokens lie; the last of them is a target only. */
+static void row_range(const struct data *d, uint64_t row, uint64_t *from, uint64_t *to)
+{
+    uint64_t end = d->tokens_spool.count;
+
+    *from = d->begins ? d->begins[row] : row * d->seq;
+    if (d->begins)
+        end = d->begins[row + 1];
+    *to = end - *from < d->seq + 1 ? end : *from + d->seq + 1;
+}
+
+static uint64_t fill_row(const struct data *d, uint64_t row, int32_t *inputs, int32_t *targets)
+{
+    uint64_t from, to, n;
+
+    row_range(d, row, &from, &to);
+    n = to - from - 1;
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t next = token_at(d, from + i + 1);
+
+        inputs[i] = (int32_t)(token_at(d, from + i) & ~DATA_LEARNED);
+        targets[i] = d->begins && !(next & DATA_LEARNED) ? -1 : (int32_t)(next & ~DATA_LEARNED);
+    }
+    /* Behind an example nothing looks: attention is causal, and no loss comes from there. */
+    for (uint64_t i = n; i < d->seq; i++) {
+        inputs[i] = 0;
+        targets[i] = -1;
+    }
+    return n;
+}
+
+uint64_t data_rows(const struct data *d, uint64_t first, uint64_t rows, int32_t *inputs, int32_t *targets)
+{
+    uint64_t tokens = 0;
+
+    for (uint64_t r = 0; r < rows; r++) {
+        uint64_t row = (first + r) % d->rows;
+
+        tokens += fill_row(d, d->order ? d->order[row] : row, inputs + r * d->seq, targets + r * d->seq);
+    }
+    return tokens;
+}
+
+void data_blank(const struct data *d, uint64_t rows, int32_t *inputs, int32_t *targets)
+{
+    for (uint64_t i = 0; i < rows * d->seq; i++) {
+        inputs[i] = 0;
+        targets[i] = -1;
+    }
+}
+
+/* ---- loading ---------------------------------------------------------------- */
+
+bool data_has_examples(const char *path)
+{
+    size_t length = strlen(path);
+
+    return length > 6 && strcmp(path + length - 6, ".jsonl") == 0;
+}
+
+int data_check_id(const struct data_files *f, const char *path, uint32_t id)
+{
+    if (id < f->config->shape.vocab)
         return 0;
     return common_fail(
         EXIT_INPUT,
-        "--data %s: %llu bytes%s: reading it as tokens takes up to %d times that in memory for "
-        "a while, but %s; cut it into files of at most %llu bytes (%s) each",
-        path, (unsigned long long)bytes, bytes == have ? " or more" : "", TEXT_TIMES, room.text,
-        (unsigned long long)most, common_bytes(most).text);
-}
-
-/* A file says how large it is. A pipe doesn't: room for it is doubled, and looked for, as it fills. */
-static int grow(const char *path, char **text, size_t *room, size_t bytes)
-{
-    size_t wanted = *text ? 2 * *room + 65536 : *room;
-    int status = check_room(path, *text ? bytes : wanted, bytes);
-    char *more;
-
-    if (status)
-        return status;
-    more = realloc(*text, wanted + 1);
-    if (!more)
-        return common_fail(EXIT_RUNTIME, "read %s, %zu bytes: out of memory", path, wanted);
-    *text = more;
-    *room = wanted;
-    return 0;
-}
-
-static int read_all(const char *path, int fd, char **text, size_t *bytes)
-{
-    size_t room = 0;
-    struct stat st;
-    int status = 0;
-
-    *text = NULL;
-    *bytes = 0;
-    if (fstat(fd, &st) < 0 || S_ISDIR(st.st_mode))
-        return common_fail(EXIT_INPUT, "read %s: %s", path, strerror(S_ISDIR(st.st_mode) ? EISDIR : errno));
-    if (S_ISREG(st.st_mode))
-        room = (size_t)st.st_size;
-    for (;;) {
-        ssize_t got;
-
-        /* One byte more than the file should have, to see its end. */
-        if (!*text || *bytes == room + 1)
-            status = grow(path, text, &room, *bytes);
-        if (status)
-            return status;
-        got = read(fd, *text + *bytes, room + 1 - *bytes);
-        if (got == 0)
-            return S_ISREG(st.st_mode) ? 0 : check_room(path, *bytes, *bytes);
-        if (got < 0 && errno != EINTR)
-            return common_fail(EXIT_RUNTIME, "read %s: offset %zu: %s", path, *bytes, strerror(errno));
-        *bytes += got > 0 ? (size_t)got : 0;
-    }
-}
-
-static int read_text(const char *path, char **text, size_t *bytes)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC), status;
-
-    *text = NULL;
-    if (fd < 0)
-        return common_fail(EXIT_INPUT, "read %s: %s", path, strerror(errno));
-    status = read_all(path, fd, text, bytes);
-    close(fd);
-    if (status) {
-        free(*text);
-        *text = NULL;
-    }
-    return status;
-}
-
-/* ---- tokens --------------------------------------------------------------- */
-
-static int check_ids(const char *path, const uint32_t *ids, size_t count, uint32_t vocab)
-{
-    for (size_t i = 0; i < count; i++)
-        if (ids[i] >= vocab)
-            return common_fail(
-                EXIT_INPUT,
-                "%s: token %zu has id %u, the model's vocabulary has %u: tokenizer and model don't "
-                "belong together",
-                path, i, ids[i], vocab);
-    return 0;
-}
-
-static int append(struct data *d, const uint32_t *ids, size_t count, bool narrow)
-{
-    size_t total = d->count + count;
-    void *more;
-
-    if (count == 0)
-        return 0;
-    more = narrow ? realloc(d->narrow, total * sizeof *d->narrow) : realloc(d->wide, total * sizeof *d->wide);
-    if (!more)
-        return common_fail(EXIT_RUNTIME, "keep %zu tokens: out of memory", total);
-    if (narrow) {
-        d->narrow = more;
-        for (size_t i = 0; i < count; i++)
-            d->narrow[d->count + i] = (uint16_t)ids[i];
-    } else {
-        d->wide = more;
-        memcpy(d->wide + d->count, ids, count * sizeof *ids);
-    }
-    d->count = total;
-    return 0;
-}
-
-static int load_file(struct tokenizer *t, const char *path, uint32_t vocab, struct data *d)
-{
-    char *text;
-    size_t bytes = 0, count = 0;
-    uint32_t *ids = NULL;
-    int status = read_text(path, &text, &bytes), err;
-
-    if (status)
-        return status;
-    err = tokenizer_encode(t, text, bytes, &ids, &count);
-    free(text);
-    if (err < 0)
-        return common_fail(common_status(err), "encode %s, %zu bytes: %s", path, bytes, strerror(-err));
-    status = check_ids(path, ids, count, vocab);
-    if (status == 0)
-        status = append(d, ids, count, vocab <= UINT16_MAX + 1u);
-    free(ids);
-    return status;
+        "%s: a token has id %u, the model's vocabulary has %u: tokenizer and model don't belong "
+        "together",
+        path, id, f->config->shape.vocab);
 }
 
 static int open_tokenizer(const struct options *o, struct tokenizer **t)
@@ -172,60 +134,98 @@ static int open_tokenizer(const struct options *o, struct tokenizer **t)
     return err < 0 ? common_fail(common_status(err), "%s", error) : 0;
 }
 
-/* ---- order ----------------------------------------------------------------- */
-
-static uint64_t next_random(uint64_t *state)
+static int check_kinds(const struct common_texts *files, const char *option)
 {
-    uint64_t z = *state += 0x9E3779B97F4A7C15u; /* splitmix64 (Steele, Lea, Flood, 2014) */
-
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
-
-/* Fisher and Yates. */
-static int shuffle(struct data *d, uint64_t seed)
-{
-    if (d->slices > UINT32_MAX)
-        return common_fail(EXIT_INPUT, "--shuffle: %llu slices of %llu tokens: more than 2^32; raise --seq",
-                           (unsigned long long)d->slices, (unsigned long long)d->seq);
-    d->order = malloc(d->slices * sizeof *d->order);
-    if (!d->order)
-        return common_fail(EXIT_RUNTIME, "shuffle %llu slices: out of memory", (unsigned long long)d->slices);
-    for (uint64_t i = 0; i < d->slices; i++)
-        d->order[i] = (uint32_t)i;
-    for (uint64_t i = d->slices - 1; i > 0; i--) {
-        uint64_t k = next_random(&seed) % (i + 1);
-        uint32_t other = d->order[k];
-
-        d->order[k] = d->order[i];
-        d->order[i] = other;
-    }
+    for (size_t i = 1; i < files->count; i++)
+        if (data_has_examples(files->texts[i]) != data_has_examples(files->texts[0]))
+            return common_fail(
+                EXIT_INPUT,
+                "%s: %s and %s: examples (.jsonl) and text can't be mixed: one stream has no ends, "
+                "examples have; put the text into lines of examples, or train on one after the other",
+                option, files->texts[0], files->texts[i]);
     return 0;
 }
 
-/* ---- data ------------------------------------------------------------------ */
-
-int data_load(const struct options *o, const struct llama_config *config, struct data *out)
+static int cut_stream(struct data *d, const char *option, enum data_use use)
 {
-    struct tokenizer *t = NULL;
-    int status = open_tokenizer(o, &t);
+    uint64_t count = d->tokens_spool.count;
+
+    if (use == DATA_TRAIN ? count < d->seq + 1 : count < 2)
+        return common_fail(EXIT_INPUT, "%s: %llu tokens in all: --seq %llu needs %llu at least", option,
+                           (unsigned long long)count, (unsigned long long)d->seq,
+                           use == DATA_TRAIN ? (unsigned long long)d->seq + 1 : 2);
+    d->rows = use == DATA_TRAIN ? (count - 1) / d->seq : (count - 2) / d->seq + 1;
+    d->learned = d->tokens = use == DATA_TRAIN ? d->rows * d->seq : count - 1;
+    return 0;
+}
+
+/* What came of the examples, in a line. */
+static int sum_examples(const struct data_files *f)
+{
+    struct data *d = f->data;
+    double padding = d->rows ? 100.0 * (1.0 - (double)d->tokens / ((double)d->rows * (double)d->seq)) : 0;
+
+    if (d->rows == 0)
+        return common_fail(
+            EXIT_INPUT,
+            "%s: %llu examples, and within --seq %llu none of them has anything to learn: what the "
+            "assistant says, or a completion",
+            f->option, (unsigned long long)f->left_out, (unsigned long long)d->seq);
+    common_line(
+        "%s: %llu examples, %llu of %llu tokens learned; the longest has %llu, %.0f %% of rows of --seq %llu "
+        "is padding",
+        f->option, (unsigned long long)d->rows, (unsigned long long)d->learned, (unsigned long long)d->tokens,
+        (unsigned long long)f->longest, padding, (unsigned long long)d->seq);
+    if (f->cut)
+        common_line("warning: %s: %llu examples are longer than --seq %llu, and are cut there", f->option,
+                    (unsigned long long)f->cut, (unsigned long long)d->seq);
+    if (f->left_out)
+        common_line("warning: %s: %llu examples have nothing to learn within --seq %llu, and are left out",
+                    f->option, (unsigned long long)f->left_out, (unsigned long long)d->seq);
+    return 0;
+}
+
+static int load_files(struct data_files *f, const struct common_texts *files)
+{
+    struct data *d = f->data;
+    bool examples = data_has_examples(files->texts[0]);
+    const void *begins;
+    int status = check_kinds(files, f->option);
+
+    d->narrow = !examples && f->config->shape.vocab <= UINT16_MAX + 1u;
+    common_spool_begin(&d->tokens_spool, "tokens", d->narrow ? sizeof(uint16_t) : sizeof(uint32_t),
+                       &f->options->budget);
+    common_spool_begin(&d->begins_spool, "examples", sizeof(uint64_t), &f->options->budget);
+    for (size_t i = 0; i < files->count && status == 0; i++)
+        status = examples ? data_add_examples(f, files->texts[i]) : data_add_text(f, files->texts[i]);
+    common_progress_clear();
+    if (status == 0)
+        status = common_spool_end(&d->tokens_spool, &d->ids);
+    if (status || !examples)
+        return status;
+    status = common_spool_add(&d->begins_spool, &d->tokens_spool.count, 1);
+    if (status == 0)
+        status = common_spool_end(&d->begins_spool, &begins);
+    d->begins = status == 0 ? begins : NULL;
+    d->rows = d->begins_spool.count - 1;
+    return status ? status : sum_examples(f);
+}
+
+int data_load(const struct options *o, const struct common_texts *files, const char *option,
+              enum data_use use, const struct llama_config *config, struct data *out)
+{
+    struct data_files f = {.options = o, .option = option, .config = config, .data = out};
+    int status = open_tokenizer(o, &f.tokenizer);
 
     *out = (struct data){.seq = o->seq};
-    for (size_t i = 0; i < o->data.count && status == 0; i++) {
-        common_progress("reading %s", o->data.texts[i]);
-        status = load_file(t, o->data.texts[i], config->shape.vocab, out);
-    }
-    tokenizer_close(t);
-    if (status == 0 && out->count < o->seq + 1)
-        status = common_fail(EXIT_INPUT, "--data: %llu tokens in all: --seq %llu needs %llu at least",
-                             (unsigned long long)out->count, (unsigned long long)o->seq,
-                             (unsigned long long)o->seq + 1);
-    if (status == 0) {
-        out->slices = (out->count - 1) / o->seq;
-        if (o->shuffle)
-            status = shuffle(out, o->seed);
-    }
+    if (status == 0)
+        status = load_files(&f, files);
+    tokenizer_close(f.tokenizer);
+    chat_close(f.chat);
+    if (status == 0 && !out->begins)
+        status = cut_stream(out, option, use);
+    if (status == 0 && o->shuffle && use == DATA_TRAIN)
+        status = shuffle(out, o->seed);
     if (status)
         data_free(out);
     malloc_trim(0); /* the encoder's memory counts against what the process may take */
@@ -234,21 +234,35 @@ int data_load(const struct options *o, const struct llama_config *config, struct
 
 void data_free(struct data *d)
 {
-    free(d->narrow);
-    free(d->wide);
+    common_spool_free(&d->tokens_spool);
+    common_spool_free(&d->begins_spool);
     free(d->order);
     *d = (struct data){0};
 }
 
-void data_slices(const struct data *d, uint64_t first, uint64_t rows, int32_t *inputs, int32_t *targets)
-{
-    for (uint64_t r = 0; r < rows; r++) {
-        uint64_t slice = (first + r) % d->slices;
-        uint64_t at = (d->order ? d->order[slice] : slice) * d->seq;
+/* ---- showing ------------------------------------------------------------------ */
 
-        for (uint64_t i = 0; i < d->seq; i++) {
-            inputs[r * d->seq + i] = (int32_t)(d->narrow ? d->narrow[at + i] : d->wide[at + i]);
-            targets[r * d->seq + i] = (int32_t)(d->narrow ? d->narrow[at + i + 1] : d->wide[at + i + 1]);
+int data_show(const struct options *o, const struct data *d)
+{
+    int status = 0;
+
+    for (uint64_t row = 0; row < o->show && row < d->rows && status == 0; row++) {
+        json_t *ids = json_array(), *learned = json_array(), *line;
+        uint64_t from, to;
+
+        row_range(d, d->order ? d->order[row] : row, &from, &to);
+        for (uint64_t i = from; i < to; i++) {
+            uint32_t id = token_at(d, i);
+
+            json_array_append_new(ids, json_integer(id & ~DATA_LEARNED));
+            json_array_append_new(learned, json_integer(i > from && (!d->begins || id & DATA_LEARNED)));
         }
+        line = json_pack("{s:o, s:o}", "ids", ids, "learned", learned);
+        if (!line || json_dumpf(line, stdout, JSON_COMPACT) < 0 || putchar('\n') == EOF)
+            status = common_fail(EXIT_RUNTIME, "--show-data: the rows can't be written");
+        json_decref(line);
     }
+    return status == 0 && fflush(stdout) == EOF
+               ? common_fail(EXIT_RUNTIME, "--show-data: the rows can't be written")
+               : status;
 }

@@ -7,6 +7,12 @@
 
 static const struct common_word dtypes[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}, {NULL, 0}};
 
+static const struct common_word schedules[] = {{"constant", SCHEDULE_CONSTANT},
+                                               {"linear", SCHEDULE_LINEAR},
+                                               {"cosine", SCHEDULE_COSINE},
+                                               {"wsd", SCHEDULE_WSD},
+                                               {NULL, 0}};
+
 /* Below 1 by enough that bias correction works. */
 #define BETA_MOST 0.999999999
 
@@ -18,12 +24,19 @@ static const struct common_option what_options[] = {
     {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a Llama: config.json, model.safetensors (or shards "
      "with an index), tokenizer.json", FIELD(model)},
     {COMMON_TEXT, "preset", "NAME", "Fresh model with a byte tokenizer; the names are listed below", FIELD(preset)},
-    {COMMON_TEXTS, "data", "FILE", "Text to train on; more may follow, or the option be repeated", FIELD(data)},
+    {COMMON_TEXTS, "data", "FILE", "Text to train on, or where the name ends in .jsonl, examples: conversations, or "
+     "prompts and completions, of which what the assistant says is learned; more may follow, or the option be repeated",
+     FIELD(data)},
+    {COMMON_TEXTS, "eval", "FILE", "Text or examples whose loss is told, and not trained on; may be repeated", FIELD(eval)},
+    {COMMON_COUNT, "eval-every", "N", "Steps from one evaluation to the next; 0: after the last only", FIELD(eval_every),
+     "0", 0, 1u << 30},
     {COMMON_COUNT, "seq", "N", "Tokens per sequence", FIELD(seq), "128", 1, 1u << 20},
     {COMMON_COUNT, "batch", "N", "Sequences per micro-batch", FIELD(batch), "1", 1, 1u << 20},
     {COMMON_COUNT, "accum", "N", "Micro-batches per step", FIELD(accum), "1", 1, 1u << 20},
-    {COMMON_FLAG, "shuffle", NULL, "Take slices of the text in an order drawn from --seed, not one after another",
-     FIELD(shuffle)},
+    {COMMON_FLAG, "shuffle", NULL, "Take slices of the text, or examples, in an order drawn from --seed, not one after "
+     "another", FIELD(shuffle)},
+    {COMMON_COUNT, "show-data", "N", "Only print the first N rows, as JSON with ids and which are learned",
+     FIELD(show), "0", 0, 1u << 30},
     {COMMON_TEXT, "out", "DIR", "Write the result as a Hugging Face directory, which must not exist or be empty",
      FIELD(out)},
     {.kind = COMMON_END}};
@@ -32,8 +45,14 @@ static const struct common_option training_options[] = {
     {COMMON_GROUP, .text = "Training:", .least = 3},
     {COMMON_COUNT, "steps", "N", "Optimizer steps", FIELD(steps), "100", 1, 1u << 30},
     {COMMON_NUMBER, "lr", "X", "Learning rate", FIELD(lr), "1e-4", .low = 0, .high = 1e6},
-    {COMMON_COUNT, "warmup", "N", "Steps over which the rate rises linearly; constant after", FIELD(warmup), "0", 0,
-     1u << 30},
+    {COMMON_WORD, "schedule", "constant|linear|cosine|wsd", "What the rate does behind --warmup: wsd stays, and falls "
+     "linearly over the last steps", FIELD(schedule), "constant", .words = schedules},
+    {COMMON_COUNT, "warmup", "N", "Steps over which the rate rises linearly", FIELD(warmup), "0",
+     0, 1u << 30},
+    {.kind = COMMON_COUNT, .name = "warmup-steps", .value = "N", .text = "--warmup", .field = offsetof(struct options, warmup),
+     .most = 1u << 30, .hidden = true},
+    {COMMON_COUNT, "decay-steps", "N", "Last steps over which wsd falls; 0: a tenth of all", FIELD(decay), "0", 0, 1u << 30},
+    {COMMON_NUMBER, "lr-end", "X", "Rate that a schedule falls to", FIELD(lr_end), "0", .low = 0, .high = 1e6},
     {COMMON_NUMBER, "beta1", "X", "AdamW", FIELD(beta1), "0.9", .low = 0, .high = BETA_MOST},
     {COMMON_NUMBER, "beta2", "X", "AdamW", FIELD(beta2), "0.999", .low = 0, .high = BETA_MOST},
     /* 0: 0/0 where nothing has a gradient */
@@ -48,6 +67,11 @@ static const struct common_option training_options[] = {
     {.kind = COMMON_END}};
 /* clang-format on */
 
+uint64_t decay_steps(const struct options *o)
+{
+    return o->decay ? o->decay : (o->steps + 9) / 10;
+}
+
 static const char before[] = "Fine-tunes all parameters of a Llama inside hard memory budgets.";
 
 static const char after[] =
@@ -59,6 +83,8 @@ static const char after[] =
     "\n"
     "Examples:\n"
     "  ofl-finetune --model story --data text.txt --steps 200 --lr 1e-3 --out tuned\n"
+    "  ofl-finetune --model story --data chats.jsonl --eval held.jsonl --eval-every 20 \\\n"
+    "      --schedule cosine --warmup 10 --out tuned\n"
     "  ofl-finetune --preset 300m --data text.txt --seq 512 --accum 4 --dtype bf16 \\\n"
     "      --device-mem 512M --host-mem 256M --nvme /mnt/scratch:8G --report run.json\n"
     "  ofl-finetune --preset 20m --data text.txt --device-mem 64M --host-mem 32M --steps 5 \\\n"
@@ -68,6 +94,23 @@ static const char after[] =
     "loss that is not a number; 130 ended by SIGINT or SIGTERM after the current step (the second one ends "
     "at once). After 2 and 130 neither --out nor --report is written; after 1, neither is half-written.";
 
+static bool check_schedule(const struct options *o, struct common_complaint *c)
+{
+    unsigned long long decay = decay_steps(o), steps = o->steps, warmup = o->warmup;
+
+    if (o->eval_every && o->eval.count == 0)
+        return common_complain(c, "--eval-every %llu without --eval FILE", (unsigned long long)o->eval_every);
+    if (o->decay && o->schedule != SCHEDULE_WSD)
+        return common_complain(c, "--decay-steps %llu: only --schedule wsd has such steps",
+                               (unsigned long long)o->decay);
+    if (o->lr_end > o->lr)
+        return common_complain(c, "--lr-end %g: above --lr %g, which it is to fall from", o->lr_end, o->lr);
+    if (o->schedule == SCHEDULE_WSD && (decay > steps || warmup > steps - decay))
+        return common_complain(c, "--warmup %llu and --decay-steps %llu: --steps %llu has no room for both",
+                               warmup, decay, steps);
+    return true;
+}
+
 static bool check(void *options, struct common_complaint *c)
 {
     const struct options *o = options;
@@ -76,7 +119,9 @@ static bool check(void *options, struct common_complaint *c)
         return common_complain(c, "%s",
                                o->model ? "--model and --preset exclude each other"
                                         : "--model DIR or --preset NAME is needed");
-    return o->data.count > 0 || common_complain(c, "--data FILE is needed");
+    if (o->data.count == 0)
+        return common_complain(c, "--data FILE is needed");
+    return check_schedule(o, c);
 }
 
 /* Files of text may follow the first. */
@@ -133,30 +178,37 @@ static json_t *text_or_null(const char *text)
 
 json_t *options_json(const struct options *o)
 {
-    json_t *files = json_array(), *nvme = json_array(), *j = json_object();
+    json_t *files = json_array(), *evals = json_array(), *nvme = json_array(), *j = json_object();
     const struct {
         const char *name;
         uint64_t value;
-    } counts[] = {{"seq", o->seq},     {"batch", o->batch},   {"accum", o->accum},
-                  {"steps", o->steps}, {"warmup", o->warmup}, {"seed", o->seed}};
+    } counts[] = {{"seq", o->seq},
+                  {"batch", o->batch},
+                  {"accum", o->accum},
+                  {"steps", o->steps},
+                  {"warmup", o->warmup},
+                  {"seed", o->seed},
+                  {"decay_steps", o->schedule == SCHEDULE_WSD ? decay_steps(o) : 0},
+                  {"eval_every", o->eval_every}};
     const struct {
         const char *name;
         double value;
-    } numbers[] = {{"lr", o->lr},
-                   {"beta1", o->beta1},
-                   {"beta2", o->beta2},
-                   {"eps", o->eps},
-                   {"weight_decay", o->weight_decay},
+    } numbers[] = {{"lr", o->lr},       {"lr_end", o->lr_end}, {"beta1", o->beta1},
+                   {"beta2", o->beta2}, {"eps", o->eps},       {"weight_decay", o->weight_decay},
                    {"clip", o->clip}};
 
     for (size_t i = 0; i < o->data.count; i++)
         json_array_append_new(files, text_or_null(o->data.texts[i]));
+    for (size_t i = 0; i < o->eval.count; i++)
+        json_array_append_new(evals, text_or_null(o->eval.texts[i]));
     for (uint32_t i = 0; i < o->budget.nvme_count; i++)
         json_array_append_new(nvme, json_pack("{s:o, s:I}", "dir", text_or_null(o->budget.nvme[i].dir),
                                               "bytes", (json_int_t)o->budget.nvme[i].bytes));
     json_object_set_new(j, "model", text_or_null(o->model));
     json_object_set_new(j, "preset", text_or_null(o->preset));
     json_object_set_new(j, "data", files);
+    json_object_set_new(j, "eval", evals);
+    json_object_set_new(j, "schedule", json_string(schedules[o->schedule].name));
     json_object_set_new(j, "out", text_or_null(o->out));
     json_object_set_new(j, "dtype", json_string(ofl_dtype_name(o->dtype)));
     json_object_set_new(j, "shuffle", json_boolean(o->shuffle));

@@ -1,7 +1,6 @@
 /*
- * ofl-generate: continues a text with a Llama, whose weights page in from the checkpoint inside
- * hard budgets of device and host memory. This file turns a prompt into tokens and tokens
- * into text.
+ * ofl-generate: continues texts with a Llama, whose weights page in from the checkpoint inside
+ * hard budgets of device and host memory. This file generates, one prompt after another.
  */
 #include "examples/generate.h"
 
@@ -12,41 +11,41 @@
 
 #include "examples/common_bound.h"
 #include "examples/common_predict.h"
+#include "examples/model/directory.h"
+#include "examples/model/files.h"
+#include "examples/model/gguf.h"
 #include "examples/model/kernels.h"
 #include "examples/model/tokenizer.h"
-
-#define DEFAULT_MAX_TOKENS 128
-
-struct text {
-    char *bytes;
-    size_t used, room;
-};
 
 struct run {
     const struct options *options;
     struct llama_config config;
     struct tokenizer *tokenizer;
     enum ofl_dtype *dtypes; /* of the checkpoint's tensors */
-    int32_t *prompt;        /* with what goes around the text */
-    size_t prompt_tokens;
-    bool text_begins; /* the prompt has no text of its own */
-    size_t max_tokens;
-    size_t piece;   /* of the prompt, fed at once */
+    struct prompts prompts;
+    size_t piece; /* of a prompt, fed at once */
+
+    /* Of the prompt in work. */
+    const struct prompt *prompt;
     size_t feeding; /* where the piece in work begins; the prompt's end: none is */
+    struct text text;
+    size_t generated;
+    bool ended; /* by an end token */
 
     struct llama_generator *generator;
     float *logits;
     void *scratch;
+    bool *seen;       /* [vocab], for the penalty */
+    int32_t *history; /* prompt and text, for the penalty */
     struct llama_rng rng;
 
-    struct text text;
-    size_t generated;
+    size_t prompt_tokens, generated_tokens; /* of all prompts */
     double prefill_s, decode_s;
     size_t decoded; /* steps in decode_s */
+    json_t *texts;  /* of reports */
     struct common_meter meter;
     struct common_bound bound; /* of a token */
     struct common_prediction predicted;
-    bool ended; /* by an end token */
 };
 
 static int out_of_memory(void)
@@ -59,177 +58,19 @@ static int setup_failed(int err, const char *sentence)
     return common_fail(common_status(err), "%s", sentence);
 }
 
-/* ---- prompt ---------------------------------------------------------------- */
+/* ---- generating ------------------------------------------------------------ */
 
-/* Appends tokens to the prompt, which has room for them. */
-static int add_tokens(struct run *r, const uint32_t *ids, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (ids[i] >= r->config.shape.vocab)
-            return common_fail(
-                EXIT_INPUT,
-                "--prompt: token %zu has id %u, the model's vocabulary has %u: tokenizer and model "
-                "don't belong together",
-                r->prompt_tokens, ids[i], r->config.shape.vocab);
-        r->prompt[r->prompt_tokens++] = (int32_t)ids[i];
-    }
-    return 0;
-}
-
-/* The text's tokens between those that the tokenizer puts around a text. */
-static int take_prompt(struct run *r, const uint32_t *ids, size_t count)
-{
-    size_t before_count, after_count;
-    const uint32_t *before = tokenizer_before(r->tokenizer, &before_count);
-    const uint32_t *after = tokenizer_after(r->tokenizer, &after_count);
-    int status;
-
-    r->prompt = calloc(before_count + count + after_count + 1, sizeof *r->prompt);
-    if (!r->prompt)
-        return out_of_memory();
-    r->text_begins = count == 0;
-    status = add_tokens(r, before, before_count);
-    if (status == 0)
-        status = add_tokens(r, ids, count);
-    if (status == 0)
-        status = add_tokens(r, after, after_count);
-    if (status == 0 && r->prompt_tokens == 0)
-        status = common_fail(EXIT_INPUT, "--prompt is empty, and the tokenizer has no start token");
-    return status;
-}
-
-/* The cache is made for the whole text, so its length has to be known. */
-static int check_length(struct run *r)
-{
-    size_t most = r->config.shape.max_positions;
-
-    if (r->prompt_tokens >= most)
-        return common_fail(EXIT_INPUT, "--prompt of %zu tokens: the model's positions end at %zu",
-                           r->prompt_tokens, most);
-    most -= r->prompt_tokens;
-    if (r->options->max_tokens > most)
-        return common_fail(
-            EXIT_INPUT,
-            "--max-tokens %llu: the model's positions end at %u, and the prompt takes %zu: %zu are left",
-            (unsigned long long)r->options->max_tokens, r->config.shape.max_positions, r->prompt_tokens,
-            most);
-    r->max_tokens = r->options->max_tokens      ? (size_t)r->options->max_tokens
-                    : most < DEFAULT_MAX_TOKENS ? most
-                                                : DEFAULT_MAX_TOKENS;
-    return 0;
-}
-
-static int read_prompt(struct run *r)
-{
-    char path[4096], error[COMMON_ERROR_BYTES];
-    const char *dir = r->options->tokenizer ? r->options->tokenizer : r->options->model;
-    uint32_t *ids;
-    size_t count;
-    int err, status;
-
-    if (!r->options->tokenizer && r->config.shape.rope_pairs)
-        return common_fail(
-            EXIT_INPUT,
-            "--model %s: the tokenizer of a GGUF file can't be read: name a directory that has its "
-            "tokenizer.json with --tokenizer DIR",
-            dir);
-    if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path)
-        return common_fail(EXIT_INPUT, "open %s: the path is too long", dir);
-    err = tokenizer_open(path, &r->tokenizer, error, sizeof error);
-    if (err < 0)
-        return setup_failed(err, error);
-    err = tokenizer_encode(r->tokenizer, r->options->prompt, strlen(r->options->prompt), &ids, &count);
-    if (err < 0)
-        return common_fail(common_status(err), "encode --prompt: %s", strerror(-err));
-    status = take_prompt(r, ids, count);
-    free(ids);
-    return status ? status : check_length(r);
-}
-
-/* ---- text ------------------------------------------------------------------ */
-
-static int text_add(struct text *t, const char *bytes, size_t count)
-{
-    if (t->used + count > t->room) {
-        size_t room = 2 * (t->used + count) + 256;
-        char *more = realloc(t->bytes, room);
-
-        if (!more)
-            return out_of_memory();
-        t->bytes = more;
-        t->room = room;
-    }
-    memcpy(t->bytes + t->used, bytes, count);
-    t->used += count;
-    return 0;
-}
-
+/* Ids that no token has, and special ones, are no text. */
 static int emit(struct run *r, int32_t token)
 {
-    bool first = r->text.used == 0 && r->text_begins;
+    bool first = r->text.used == 0 && r->prompt->empty;
     const char *bytes;
     size_t count;
 
-    /* Ids that no token has, and special ones, are no text. */
     if (tokenizer_special(r->tokenizer, (uint32_t)token) ||
         tokenizer_decode_piece(r->tokenizer, (uint32_t)token, first, &bytes, &count) < 0)
         return 0;
-    if (fwrite(bytes, 1, count, stdout) < count || fflush(stdout) == EOF)
-        return common_fail(EXIT_RUNTIME, "write the text: %s", strerror(errno));
-    return text_add(&r->text, bytes, count);
-}
-
-/* Bytes of the well-formed UTF-8 character at text, 0 if there is none (Unicode 15, table 3-7). */
-static size_t character(const unsigned char *text, size_t count)
-{
-    unsigned char a = text[0], low = 0x80, high = 0xBF;
-    size_t bytes = a < 0x80                 ? 1
-                   : a >= 0xC2 && a <= 0xDF ? 2
-                   : a >= 0xE0 && a <= 0xEF ? 3
-                   : a >= 0xF0 && a <= 0xF4 ? 4
-                                            : 0;
-
-    if (bytes == 0 || bytes > count)
-        return 0;
-    low = a == 0xE0 ? 0xA0 : a == 0xF0 ? 0x90 : low;
-    high = a == 0xED ? 0x9F : a == 0xF4 ? 0x8F : high;
-    for (size_t i = 1; i < bytes; i++) {
-        if (text[i] < low || text[i] > high)
-            return 0;
-        low = 0x80;
-        high = 0xBF;
-    }
-    return bytes;
-}
-
-/* Tokens may be parts of characters: what is left over becomes U+FFFD. */
-static json_t *text_json(const struct text *t)
-{
-    struct text clean = {0};
-    json_t *value;
-
-    for (size_t i = 0; i < t->used;) {
-        size_t bytes = character((const unsigned char *)t->bytes + i, t->used - i);
-
-        if (text_add(&clean, bytes ? t->bytes + i : "\xEF\xBF\xBD", bytes ? bytes : 3)) {
-            free(clean.bytes);
-            return NULL;
-        }
-        i += bytes ? bytes : 1;
-    }
-    value = json_stringn(clean.used ? clean.bytes : "", clean.used);
-    free(clean.bytes);
-    return value;
-}
-
-/* ---- generating ------------------------------------------------------------ */
-
-static bool is_end(const struct llama_config *c, int32_t token)
-{
-    for (uint32_t i = 0; i < c->eos_count; i++)
-        if (c->eos_ids[i] == token)
-            return true;
-    return false;
+    return text_put(&r->text, bytes, count);
 }
 
 static int feed(struct run *r, const char *step, const int32_t *tokens, size_t n, bool last)
@@ -248,52 +89,66 @@ static bool going(void *arg, uint32_t layer)
 {
     const struct run *r = arg;
 
-    if (r->feeding == r->prompt_tokens)
+    if (r->feeding == r->prompt->count)
         return true;
-    common_progress("prompt: %zu of %zu tokens, layer %u of %u", r->feeding, r->prompt_tokens, layer,
+    common_progress("prompt: %zu of %zu tokens, layer %u of %u", r->feeding, r->prompt->count, layer,
                     r->config.shape.layers);
     return !common_stopping();
 }
 
 static int prefill(struct run *r)
 {
-    const char *step = r->piece < r->prompt_tokens ? "prefill" : NULL;
+    const char *step = r->piece < r->prompt->count ? "prefill" : NULL;
     double start = common_seconds();
     int status = 0;
 
-    for (size_t at = 0; at < r->prompt_tokens && status == 0; at += r->piece) {
-        size_t n = r->prompt_tokens - at < r->piece ? r->prompt_tokens - at : r->piece;
+    for (size_t at = 0; at < r->prompt->count && status == 0; at += r->piece) {
+        size_t n = r->prompt->count - at < r->piece ? r->prompt->count - at : r->piece;
 
         r->feeding = at;
-        status = feed(r, step, r->prompt + at, n, at + n == r->prompt_tokens);
+        status = feed(r, step, r->prompt->tokens + at, n, at + n == r->prompt->count);
         if (common_stopping())
             status = EXIT_INTERRUPTED;
     }
-    r->feeding = r->prompt_tokens;
+    r->feeding = r->prompt->count;
     common_progress_clear();
-    r->prefill_s = common_seconds() - start;
+    r->prefill_s += common_seconds() - start;
     return status;
+}
+
+/* The next token of the text; -1: there is none. */
+static int32_t draw(struct run *r)
+{
+    const struct options *o = r->options;
+    const struct llama_sampling s = {.temperature = (float)o->temperature,
+                                     .top_k = (size_t)o->top_k,
+                                     .top_p = (float)o->top_p,
+                                     .min_p = (float)o->min_p};
+
+    if (o->repetition_penalty != 1)
+        llama_penalize(r->logits, r->config.shape.vocab, r->history, r->prompt->count + r->generated,
+                       (float)o->repetition_penalty, r->seen);
+    return llama_sample(r->logits, r->config.shape.vocab, &s, &r->rng, r->scratch);
 }
 
 static int decode(struct run *r, struct ofl_ctx *ctx)
 {
-    const struct options *o = r->options;
-    int status = common_meter_start(&r->meter, ctx, COMMON_SETTLE);
+    int status = r->meter.last.at_s > 0 ? common_meter_skip(&r->meter, ctx)
+                                        : common_meter_start(&r->meter, ctx, COMMON_SETTLE);
 
     while (status == 0) {
-        int32_t token = llama_sample(r->logits, r->config.shape.vocab, (float)o->temperature, (float)o->top_p,
-                                     &r->rng, r->scratch);
+        int32_t token = draw(r);
         double start;
 
         if (token < 0)
             return common_fail(EXIT_INPUT, "token %zu: the logits are not numbers: the model is damaged",
                                r->generated + 1);
-        r->ended = is_end(&r->config, token);
+        r->ended = prompts_end(&r->prompts, token);
         if (r->ended)
             return 0;
-        r->generated++;
+        r->history[r->prompt->count + r->generated++] = token;
         status = emit(r, token);
-        if (status || r->generated == r->max_tokens)
+        if (status || r->generated == r->prompt->max_tokens)
             return status;
         if (common_stopping())
             return EXIT_INTERRUPTED;
@@ -328,7 +183,8 @@ static void bound_of(struct run *r, const struct llama_generator_need *need, con
 static void print_summary(const struct run *r, const struct ofl_stats *s)
 {
     common_line("%zu tokens of prompt in %.3f s, %zu generated at %.1f tokens/s, stall %.2f s",
-                r->prompt_tokens, r->prefill_s, r->generated, tokens_per_s(r), (double)s->stall_ns * 1e-9);
+                r->prompt_tokens, r->prefill_s, r->generated_tokens, tokens_per_s(r),
+                (double)s->stall_ns * 1e-9);
     common_line(
         "peak of budget: device %s of %s, host %s of %s; read from the checkpoint %s, to the device %s",
         common_bytes(s->peak_bytes[OFL_DEVICE]).text, common_bytes(s->budget_bytes[OFL_DEVICE]).text,
@@ -348,15 +204,29 @@ static json_t *model_json(const struct run *r, const struct llama_generator_need
                      (json_int_t)need->workspace_bytes);
 }
 
+/* Of a prompt, for reports. */
+static int note_text(struct run *r)
+{
+    json_t *one = json_pack("{s:o, s:s, s:I, s:I}", "text", text_json(&r->text), "end",
+                            r->ended ? "end token" : "max tokens", "prompt_tokens",
+                            (json_int_t)r->prompt->count, "generated_tokens", (json_int_t)r->generated);
+
+    r->prompt_tokens += r->prompt->count;
+    r->generated_tokens += r->generated;
+    return one && json_array_append_new(r->texts, one) == 0 ? 0 : out_of_memory();
+}
+
 static int write_report(struct run *r, const struct llama_generator_need *need, const struct ofl_stats *stats,
                         struct ofl_ctx *ctx)
 {
-    json_t *j = json_pack(
-        "{s:s, s:s, s:o, s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o}", "program", "ofl-generate", "version",
-        ofl_version(), "text", text_json(&r->text), "end", r->ended ? "end token" : "max tokens",
-        "prompt_tokens", (json_int_t)r->prompt_tokens, "generated_tokens", (json_int_t)r->generated,
-        "prefill_s", r->prefill_s, "decode_s", r->decode_s, "tokens_per_s", tokens_per_s(r), "model",
-        model_json(r, need), "settings", options_json(r->options), "bound", common_bound_json(&r->bound));
+    const json_t *first = json_array_get(r->texts, 0);
+    json_t *j = json_pack("{s:s, s:s, s:O, s:O, s:O, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o}", "program",
+                          "ofl-generate", "version", ofl_version(), "text", json_object_get(first, "text"),
+                          "end", json_object_get(first, "end"), "texts", r->texts, "prompt_tokens",
+                          (json_int_t)r->prompt_tokens, "generated_tokens", (json_int_t)r->generated_tokens,
+                          "prefill_s", r->prefill_s, "decode_s", r->decode_s, "tokens_per_s", tokens_per_s(r),
+                          "model", model_json(r, need), "settings", options_json(r->options), "bound",
+                          common_bound_json(&r->bound));
     int status =
         j ? common_report_stats(j, stats, common_drives_json(ctx), common_stalls_json(ctx)) : out_of_memory();
 
@@ -375,28 +245,45 @@ static int check_files(const struct llama_checkpoint *ck)
     return err < 0 ? common_fail(EXIT_RUNTIME, "after the last token: %s", error) : 0;
 }
 
-static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_checkpoint *ck,
-                    const struct llama_generator_need *need)
+static int make_room(struct run *r)
+{
+    size_t vocab = r->config.shape.vocab;
+
+    r->rng.state = r->options->seed;
+    r->logits = calloc(vocab, sizeof *r->logits);
+    r->scratch = malloc(llama_sample_workspace(vocab));
+    r->seen = calloc(vocab, sizeof *r->seen);
+    r->history = calloc(r->prompts.positions, sizeof *r->history);
+    r->texts = json_array();
+    return r->logits && r->scratch && r->seen && r->history && r->texts ? 0 : out_of_memory();
+}
+
+/* One prompt's text. */
+static int continue_text(struct run *r, struct ofl_ctx *ctx, const struct prompt *prompt)
+{
+    int status, err;
+
+    r->prompt = prompt;
+    r->generated = 0;
+    r->ended = false;
+    memcpy(r->history, prompt->tokens, prompt->count * sizeof *r->history);
+    status = prefill(r);
+    if (status == 0)
+        status = decode(r, ctx);
+    err = text_finish(&r->text);
+    status = status ? status : err;
+    if (status == 0)
+        status = note_text(r);
+    text_free(&r->text);
+    return status;
+}
+
+static int finish(struct run *r, struct ofl_ctx *ctx, const struct llama_generator_need *need)
 {
     struct ofl_stats stats = {.size = sizeof stats};
     struct common_stall worst[COMMON_STALLS];
     unsigned worst_count;
-    int status;
 
-    r->rng.state = r->options->seed;
-    r->logits = calloc(r->config.shape.vocab, sizeof *r->logits);
-    r->scratch = malloc(llama_sample_workspace(r->config.shape.vocab));
-    if (!r->logits || !r->scratch)
-        return out_of_memory();
-    status = prefill(r);
-    if (status == 0)
-        status = decode(r, ctx);
-    if (r->text.used && (putchar('\n') == EOF || fflush(stdout) == EOF) && status == 0)
-        status = common_fail(EXIT_RUNTIME, "write the text: %s", strerror(errno));
-    if (status == 0)
-        status = check_files(ck);
-    if (status)
-        return status;
     if (ofl_stats_get(ctx, &stats) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "get statistics");
     bound_of(r, need, &stats);
@@ -405,6 +292,26 @@ static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_check
     for (unsigned i = 0; i < worst_count; i++)
         common_line("%s", worst[i].text);
     return r->options->budget.report ? write_report(r, need, &stats, ctx) : 0;
+}
+
+/* A generator for each text: it begins without keys and values of another. */
+static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_checkpoint *ck,
+                    const struct llama_generator_config *config, const struct llama_generator_need *need)
+{
+    char error[COMMON_ERROR_BYTES];
+    int status = make_room(r), err;
+
+    for (size_t i = 0; i < r->prompts.count && status == 0; i++) {
+        if (r->prompts.count > 1)
+            common_line("prompt %zu of %zu", i + 1, r->prompts.count);
+        err = llama_generator_create(ctx, ck, config, &r->generator, error, sizeof error);
+        status = err < 0 ? setup_failed(err, error) : continue_text(r, ctx, &r->prompts.list[i]);
+        llama_generator_destroy(r->generator);
+        r->generator = NULL;
+    }
+    if (status == 0)
+        status = check_files(ck);
+    return status ? status : finish(r, ctx, need);
 }
 
 /* ---- set-up ------------------------------------------------------------------ */
@@ -450,9 +357,7 @@ static int run_in_context(struct run *r, struct ofl_ctx *ctx, const struct llama
 
     if (err < 0)
         return setup_failed(err, error);
-    err = llama_generator_create(ctx, ck, config, &r->generator, error, sizeof error);
-    status = err < 0 ? setup_failed(err, error) : generate(r, ctx, ck, need);
-    llama_generator_destroy(r->generator);
+    status = generate(r, ctx, ck, config, need);
     if (llama_checkpoint_close(ck) < 0 && status == 0)
         status = common_fail_ofl(EXIT_RUNTIME, "close the checkpoint");
     return status;
@@ -482,13 +387,46 @@ static void predict(struct run *r, const struct llama_generator_config *config, 
     common_predict(&plan, &r->predicted);
 }
 
+static int open_tokenizer(struct run *r)
+{
+    const char *dir = r->options->tokenizer ? r->options->tokenizer : r->options->model;
+    char error[COMMON_ERROR_BYTES], *path;
+    int err;
+
+    if (!r->options->tokenizer && llama_gguf_is(dir))
+        return common_fail(
+            EXIT_INPUT,
+            "--model %s: the tokenizer of a GGUF file can't be read: name a directory that has its "
+            "tokenizer.json with --tokenizer DIR",
+            dir);
+    path = llama_path(dir, "tokenizer.json");
+    err = path ? tokenizer_open(path, &r->tokenizer, error, sizeof error) : -ENOMEM;
+    free(path);
+    return err == 0 ? 0 : path ? setup_failed(err, error) : out_of_memory();
+}
+
+static int read_input(struct run *r)
+{
+    const char *model = r->options->model;
+    char error[COMMON_ERROR_BYTES];
+    int err = llama_directory_check(model, true, error, sizeof error), status;
+
+    if (err == 0)
+        err = llama_config_load(model, &r->config, error, sizeof error);
+    if (err < 0)
+        return setup_failed(err, error);
+    status = open_tokenizer(r);
+    if (status == 0)
+        status = prompts_read(r->options, &r->config, r->tokenizer, &r->prompts);
+    return status ? status : read_dtypes(r);
+}
+
 static int run_all(struct run *r)
 {
     struct llama_generator_config config;
     struct llama_generator_need need;
     struct ofl_config open;
     struct ofl_ctx *ctx;
-    char error[COMMON_ERROR_BYTES];
     int status = 0, err;
 
     if (r->options->budget.nvme_count)
@@ -497,20 +435,14 @@ static int run_all(struct run *r)
                            "needs a drive; leave it out",
                            r->options->budget.nvme[0].dir);
     status = common_budget_check(&r->options->budget);
-    if (status)
-        return status;
-    err = llama_config_load(r->options->model, &r->config, error, sizeof error);
-    if (err < 0)
-        return setup_failed(err, error);
-    status = read_prompt(r);
     if (status == 0)
-        status = read_dtypes(r);
+        status = read_input(r);
     if (status)
         return status;
     config = (struct llama_generator_config){
         .shape = r->config.shape,
-        .positions = r->prompt_tokens + r->max_tokens,
-        .piece = r->prompt_tokens < LLAMA_GENERATOR_ROWS ? r->prompt_tokens : LLAMA_GENERATOR_ROWS,
+        .positions = r->prompts.positions,
+        .piece = r->prompts.longest < LLAMA_GENERATOR_ROWS ? r->prompts.longest : LLAMA_GENERATOR_ROWS,
         .cuda = r->options->budget.chosen.gpu,
         .going = going,
         .going_arg = r,
@@ -520,7 +452,7 @@ static int run_all(struct run *r)
     if (status)
         return status;
     config.piece = r->piece =
-        llama_generator_piece(&need, r->prompt_tokens, open.device_bytes, open.host_bytes);
+        llama_generator_piece(&need, r->prompts.longest, open.device_bytes, open.host_bytes);
     predict(r, &config, &open);
     err = ofl_open(&open, &ctx);
     if (err < 0)
@@ -551,9 +483,11 @@ int main(int argc, char **argv)
     tokenizer_close(run.tokenizer);
     common_budget_free(&options.budget);
     free(run.dtypes);
-    free(run.prompt);
+    prompts_free(&run.prompts);
     free(run.logits);
     free(run.scratch);
-    free(run.text.bytes);
+    free(run.seen);
+    free(run.history);
+    json_decref(run.texts);
     return status;
 }

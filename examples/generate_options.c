@@ -18,13 +18,25 @@ static const struct common_option text_options[] = {
      "with an index), tokenizer.json; or a GGUF file, the first of them where it is split", FIELD(model)},
     {COMMON_TEXT, "tokenizer", "DIR", "Where tokenizer.json is (default: --model); needed for a GGUF file",
      FIELD(tokenizer)},
-    {COMMON_TEXT, "prompt", "TEXT", "What to continue; the model's start token goes in front", FIELD(prompt)},
-    {COMMON_COUNT, "max-tokens", "N", "Tokens to generate at most (default 128); an end token ends sooner",
-     FIELD(max_tokens), .least = 1, .most = 1u << 30},
+    {COMMON_TEXT, "prompt", "TEXT", "What to continue; the tokenizer's start token goes in front", FIELD(prompt)},
+    {COMMON_TEXT, "prompt-file", "FILE", "The same from a file; -: from standard input", FIELD(prompt_file)},
+    {COMMON_TEXT, "prompts", "FILE", "A prompt in each line, one after another; .jsonl: a string, {\"prompt\": ...} or "
+     "{\"messages\": [...]}", FIELD(prompts)},
+    {COMMON_FLAG, "chat", NULL, "The prompt is what a user says: the model's chat template goes around it", FIELD(chat)},
+    {COMMON_TEXT, "system", "TEXT", "With --chat: the system message", FIELD(system)},
+    {COMMON_COUNT, "max-tokens", "N", "Tokens to generate at most (default 128, or what --context leaves); an end token "
+     "ends sooner", FIELD(max_tokens), .least = 1, .most = 1u << 30},
+    {COMMON_COUNT, "context", "N", "Tokens that prompt and text have together at most (default: the model's positions)",
+     FIELD(context), .least = 2, .most = 1u << 30},
     {COMMON_NUMBER, "temperature", "X", "0: always the likeliest token", FIELD(temperature), "0.8", .low = 0,
      .high = 1e6},
+    {COMMON_COUNT, "top-k", "N", "Draw from the N likeliest tokens; 0: from all", FIELD(top_k), "0", 0, 1u << 30},
     {COMMON_NUMBER, "top-p", "X", "Draw from the likeliest tokens that have this probability together", FIELD(top_p),
      "0.95", .low = 0, .high = 1},
+    {COMMON_NUMBER, "min-p", "X", "Draw from tokens that have this part of the likeliest one's probability", FIELD(min_p),
+     "0", .low = 0, .high = 1},
+    {COMMON_NUMBER, "repetition-penalty", "X", "Above 1: tokens of the prompt and the text become less likely",
+     FIELD(repetition_penalty), "1", .low = 0.01, .high = 100},
     {COMMON_COUNT, "seed", "N", "Of drawing", FIELD(seed), "1", 0, INT64_MAX},
     {.kind = COMMON_END}};
 /* clang-format on */
@@ -46,6 +58,7 @@ static const char after[] =
     "Examples:\n"
     "  ofl-generate --model story --prompt \"Once upon a time\" --temperature 0\n"
     "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G --host-mem 1G --report run.json\n"
+    "  ofl-generate --model qwen --chat --system \"Be brief.\" --prompt-file question.txt\n"
     "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G --timeline run.json\n"
     "      (open run.json in https://ui.perfetto.dev)\n"
     "\n"
@@ -56,7 +69,14 @@ static bool check(void *options, struct common_complaint *c)
 {
     const struct options *o = options;
 
-    return (o->model && o->prompt) || common_complain(c, "--model DIR and --prompt TEXT are needed");
+    int given = (o->prompt != NULL) + (o->prompt_file != NULL) + (o->prompts != NULL);
+
+    if (!o->model || given == 0)
+        return common_complain(c,
+                               "--model DIR and --prompt TEXT are needed (or --prompt-file, or --prompts)");
+    if (given > 1)
+        return common_complain(c, "--prompt, --prompt-file and --prompts exclude each other");
+    return !o->system || o->chat || common_complain(c, "--system needs --chat");
 }
 
 int options_parse(int argc, char **argv, struct options *o)
@@ -77,10 +97,24 @@ json_t *options_json(const struct options *o)
 {
     json_t *j = json_object();
     /* Arguments need not be UTF-8, which JSON is. */
-    json_t *model = json_string(o->model), *prompt = json_string(o->prompt);
+    const struct {
+        const char *name, *text;
+    } texts[] = {{"model", o->model},
+                 {"prompt", o->prompt},
+                 {"prompt_file", o->prompt_file},
+                 {"prompts", o->prompts},
+                 {"system", o->system}};
 
-    json_object_set_new(j, "model", model ? model : json_null());
-    json_object_set_new(j, "prompt", prompt ? prompt : json_null());
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        json_t *text = texts[i].text ? json_string(texts[i].text) : NULL;
+
+        json_object_set_new(j, texts[i].name, text ? text : json_null());
+    }
+    json_object_set_new(j, "chat", json_boolean(o->chat));
+    json_object_set_new(j, "context", json_integer((json_int_t)o->context));
+    json_object_set_new(j, "top_k", json_integer((json_int_t)o->top_k));
+    json_object_set_new(j, "min_p", json_real(o->min_p));
+    json_object_set_new(j, "repetition_penalty", json_real(o->repetition_penalty));
     json_object_set_new(j, "max_tokens", json_integer((json_int_t)o->max_tokens));
     json_object_set_new(j, "temperature", json_real(o->temperature));
     json_object_set_new(j, "top_p", json_real(o->top_p));
@@ -94,9 +128,24 @@ json_t *options_json(const struct options *o)
 
 /* ---- budgets -------------------------------------------------------------- */
 
-static int refuse_device(uint64_t bytes, const struct llama_generator_need *need)
+static int refuse_device(const struct options *o, uint64_t bytes, const struct llama_generator_need *need)
 {
     const struct llama_need *d = &need->device;
+    struct common_need n = {.tensor_bytes = need->weight_bytes, .gpu = o->budget.chosen.gpu};
+    uint64_t most;
+    struct common_room ram;
+
+    common_room(&ram);
+    most = common_need_most(&n, &ram);
+    if (!n.gpu && most < d->device_bytes + OFL_HOST_MIN_BYTES)
+        return common_fail(
+            EXIT_INPUT,
+            "device memory of %llu bytes: %s needs %llu bytes at once, with a key-value cache of %llu bytes, "
+            "and "
+            "host memory takes %u bytes at least, but %s, which leaves %llu bytes (%s) for both: no budgets "
+            "work here; a smaller --context, --max-tokens or prompt makes the cache smaller",
+            (ull)bytes, d->part, (ull)d->device_bytes, (ull)need->cache_bytes, OFL_HOST_MIN_BYTES, ram.text,
+            (ull)most, common_bytes(most).text);
 
     return common_fail(
         EXIT_INPUT,
@@ -120,6 +169,10 @@ static void choose(const struct options *o, const struct llama_generator_need *n
     c->host_bytes = b->host_bytes ? b->host_bytes : HOST_BYTES;
     if (!b->host_bytes && c->host_bytes > room / 4)
         c->host_bytes = room / 4 > OFL_HOST_MIN_BYTES ? room / 4 : OFL_HOST_MIN_BYTES;
+    /* beside a device budget that was asked for: following a refusal's advice must not be refused again */
+    if (!b->host_bytes && !b->chosen.gpu && room < b->device_bytes + c->host_bytes)
+        c->host_bytes =
+            room > b->device_bytes + OFL_HOST_MIN_BYTES ? room - b->device_bytes : OFL_HOST_MIN_BYTES;
     room = b->chosen.gpu ? memory : room > c->host_bytes ? room - c->host_bytes : 0;
     most = b->chosen.gpu || memory / 3 > room ? room : memory / 3;
     c->device_bytes = b->device_bytes;
@@ -139,6 +192,6 @@ int budget_check(const struct options *o, const struct llama_generator_need *nee
     *out = (struct ofl_config){.size = sizeof *out, .device = o->budget.chosen.device, .log = common_log};
     choose(o, need, out);
     if (out->device_bytes / 256 * 256 < ways.device_least)
-        return refuse_device(out->device_bytes, need);
+        return refuse_device(o, out->device_bytes, need);
     return common_budget_fits(&o->budget, out, need->weight_bytes, 0, &ways);
 }

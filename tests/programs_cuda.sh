@@ -71,6 +71,20 @@ wanted 'another seed'
 ! near "$work/all.json" "$work/other.json" || complain "another seed is not seen"
 ! cmp -s <(essence "$work/all.json") <(essence "$work/other.json") || complain "another seed is not seen"
 
+# Rows with padding, of which a part is learned, and an evaluation.
+printf '{"prompt": "All that is", "completion": " gold"}\n{"prompt": "a", "completion": "b c"}\n' >"$work/rows.jsonl"
+rows=(ofl-finetune --preset tiny --data "$work/rows.jsonl" --seq 20 --accum 2 --steps 2 --lr 1e-3 --eval "$work/rows.jsonl")
+run "${rows[@]}" --device host --report "$work/host.json"
+wanted 'examples on the host'
+run "${rows[@]}" --device cuda --device-mem 6M --host-mem 3M --nvme "$work" --report "$work/rows.json"
+wanted 'examples'
+near "$work/rows.json" "$work/host.json" || complain "examples: losses are not those of the host device"
+eval_of() {
+    sed -n '/^  "eval": \[/,/^  \]/s/.*"loss": \([0-9.]*\).*/\1/p' "$1"
+}
+awk -v a="$(eval_of "$work/rows.json")" -v b="$(eval_of "$work/host.json")" 'BEGIN { d = a - b; exit a == "" || d > 1e-4 || d < -1e-4 }' ||
+    complain "examples: the evaluation is not that of the host device"
+
 # ---- generating ----------------------------------------------------------
 
 run "${tiny[@]}" --device host --in-memory --out "$work/tuned"

@@ -200,23 +200,31 @@ static void test_normal_distribution(void **state)
 
 /* ---- sampling --------------------------------------------------------------- */
 
+static int32_t sample(const float *logits, size_t vocab, float temperature, float top_p,
+                      struct llama_rng *rng, void *ws)
+{
+    struct llama_sampling s = {.temperature = temperature, .top_p = top_p};
+
+    return llama_sample(logits, vocab, &s, rng, ws);
+}
+
 static void test_greedy(void **state)
 {
     float logits[] = {1, 5, -3, 5, 2};
     struct llama_rng rng = {7};
 
     (void)state;
-    assert_int_equal(llama_sample(logits, 5, 0, 1, &rng, NULL), 1);
-    assert_int_equal(llama_sample(logits, 5, 1, 0, &rng, NULL), 1);
+    assert_int_equal(sample(logits, 5, 0, 1, &rng, NULL), 1);
+    assert_int_equal(sample(logits, 5, 1, 0, &rng, NULL), 1);
     assert_int_equal(rng.state, 7);
     logits[4] = INFINITY;
-    assert_int_equal(llama_sample(logits, 5, 1, 1, &rng, NULL), 4);
+    assert_int_equal(sample(logits, 5, 1, 1, &rng, NULL), 4);
     logits[0] = NAN;
-    assert_int_equal(llama_sample(logits, 5, 0, 1, &rng, NULL), -1);
-    assert_int_equal(llama_sample(logits, 5, 1, 0.5f, &rng, NULL), -1);
+    assert_int_equal(sample(logits, 5, 0, 1, &rng, NULL), -1);
+    assert_int_equal(sample(logits, 5, 1, 0.5f, &rng, NULL), -1);
     for (int i = 0; i < 5; i++)
         logits[i] = -INFINITY;
-    assert_int_equal(llama_sample(logits, 5, 1, 1, &rng, NULL), -1);
+    assert_int_equal(sample(logits, 5, 1, 1, &rng, NULL), -1);
 }
 
 /* Draws from probabilities 0.1, 0.2, 0.3, 0.4 at several settings. */
@@ -224,14 +232,23 @@ static void test_sampling_follows_distribution(void **state)
 {
     enum { DRAWS = 40000 };
     static const struct {
-        float temperature, top_p;
+        struct llama_sampling s; /* temperature, top k, top p, min p */
         double p[4];
     } cases[] = {
-        {1, 1, {0.1, 0.2, 0.3, 0.4}},
-        {0.5f, 1, {1 / 30.0, 4 / 30.0, 9 / 30.0, 16 / 30.0}},
-        {1, 0.65f, {0, 0, 3 / 7.0, 4 / 7.0}},
-        {1, 0.85f, {0, 2 / 9.0, 3 / 9.0, 4 / 9.0}},
-        {1, 0.3f, {0, 0, 0, 1}},
+        {{1, 0, 1, 0}, {0.1, 0.2, 0.3, 0.4}},
+        {{0.5f, 0, 1, 0}, {1 / 30.0, 4 / 30.0, 9 / 30.0, 16 / 30.0}},
+        {{1, 0, 0.65f, 0}, {0, 0, 3 / 7.0, 4 / 7.0}},
+        {{1, 0, 0.85f, 0}, {0, 2 / 9.0, 3 / 9.0, 4 / 9.0}},
+        {{1, 0, 0.3f, 0}, {0, 0, 0, 1}},
+        {{1, 1, 1, 0}, {0, 0, 0, 1}},
+        {{1, 3, 1, 0}, {0, 2 / 9.0, 3 / 9.0, 4 / 9.0}},
+        {{1, 9, 1, 0}, {0.1, 0.2, 0.3, 0.4}},
+        {{1, 3, 0.72f, 0}, {0, 0, 3 / 7.0, 4 / 7.0}}, /* 0.7 of 0.9: not of all, which would take three */
+        {{1, 0, 1, 0.6f}, {0, 0, 3 / 7.0, 4 / 7.0}},
+        {{1, 0, 1, 0.45f}, {0, 2 / 9.0, 3 / 9.0, 4 / 9.0}},
+        {{1, 0, 0.85f, 0.6f}, {0, 0, 3 / 7.0, 4 / 7.0}},
+        {{1, 3, 0.99f, 0.6f}, {0, 0, 3 / 7.0, 4 / 7.0}},
+        {{2, 0, 1, 0.72f}, {0, 0, 0.4640, 0.5360}}, /* by the probabilities at that temperature */
     };
     const float logits[] = {logf(0.1f), logf(0.2f), logf(0.3f), logf(0.4f)};
     void *ws = ref_alloc(llama_sample_workspace(4));
@@ -242,7 +259,7 @@ static void test_sampling_follows_distribution(void **state)
         int count[4] = {0};
 
         for (int i = 0; i < DRAWS; i++)
-            count[llama_sample(logits, 4, cases[c].temperature, cases[c].top_p, &rng, ws)]++;
+            count[llama_sample(logits, 4, &cases[c].s, &rng, ws)]++;
         for (int i = 0; i < 4; i++) {
             double p = cases[c].p[i];
 
@@ -273,9 +290,22 @@ static void test_nucleus_is_smallest(void **state)
     }
     floor += 1 / 16.0f;
     for (int i = 0; i < 300; i++)
-        assert_true(logits[llama_sample(logits, VOCAB, 1, 0.5f, &rng, ws)] >= floor);
+        assert_true(logits[sample(logits, VOCAB, 1, 0.5f, &rng, ws)] >= floor);
     free(logits);
     free(ws);
+}
+
+static void test_penalty(void **state)
+{
+    float logits[] = {2, -2, 0, 3, -1};
+    const float want[] = {1, -4, 0, 3, -1};
+    const int32_t tokens[] = {0, 1, 0, 2, 0};
+    bool seen[5];
+
+    (void)state;
+    llama_penalize(logits, 5, tokens, 5, 2, seen);
+    for (int i = 0; i < 5; i++)
+        assert_true(logits[i] == want[i]);
 }
 
 int main(void)
@@ -288,6 +318,7 @@ int main(void)
         cmocka_unit_test(test_normal_distribution),
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_sampling_follows_distribution),
+        cmocka_unit_test(test_penalty),
         cmocka_unit_test(test_nucleus_is_smallest),
     };
 

@@ -160,13 +160,24 @@ struct llama_rng {
     uint64_t state; /* any value is a good seed */
 };
 
+/* From which tokens is drawn, in this order, as transformers has it. */
+struct llama_sampling {
+    float temperature; /* softmax(logits / temperature); <= 0: greedy */
+    size_t top_k;      /* of the most likely so many; 0: all */
+    float top_p;       /* of them the smallest set that has this probability; >= 1: all; <= 0: greedy */
+    float min_p;       /* of them those that have this part of the most likely one's; 0: all */
+};
+
 size_t llama_sample_workspace(size_t vocab);
 /*
- * Draws a token from softmax(logits / temperature), from the smallest set of most likely tokens
- * whose probability is at least top_p (>= 1: all). Greedy at temperature or top_p <= 0: the lowest index
- * of the maximum, and rng is left alone. -1 if any logit is NaN, or none is above -infinity.
+ * Draws a token. Greedy: the lowest index of the maximum, and rng is left alone. -1 if any logit is NaN, or none is
+ * above -infinity.
  */
-int32_t llama_sample(const float *logits, size_t vocab, float temperature, float top_p, struct llama_rng *rng,
+int32_t llama_sample(const float *logits, size_t vocab, const struct llama_sampling *s, struct llama_rng *rng,
                      void *ws);
+/* Makes tokens that were there already less likely (Keskar et al., 2019), each once: positive logits are divided by
+ * penalty, others multiplied. seen[vocab] is scratch. */
+void llama_penalize(float *logits, size_t vocab, const int32_t *tokens, size_t count, float penalty,
+                    bool *seen);
 
 #endif

@@ -208,16 +208,16 @@ static void sift_down(struct candidate *heap, size_t i, size_t n)
     }
 }
 
-/* Moves the likeliest candidates, in order, to the end of c until they hold `enough`; returns how
- * many, and their sum. Only as much is sorted as is needed. */
-static size_t nucleus(struct candidate *c, size_t n, double enough, double *sum)
+/* Moves the likeliest candidates, in order, to the end of c: `most` at most, until they hold `enough`, and none
+ * below `least` behind the first; returns how many, and their sum. Only as much is sorted as is needed. */
+static size_t nucleus(struct candidate *c, size_t n, size_t most, double enough, float least, double *sum)
 {
     size_t taken = 0;
 
     *sum = 0;
     for (size_t i = n / 2; i-- > 0;)
         sift_down(c, i, n);
-    while (taken < n && (taken == 0 || *sum < enough)) {
+    while (taken < n && taken < most && (taken == 0 || (*sum < enough && c[0].p >= least))) {
         struct candidate top = c[0];
 
         taken++;
@@ -229,30 +229,65 @@ static size_t nucleus(struct candidate *c, size_t n, double enough, double *sum)
     return taken;
 }
 
-int32_t llama_sample(const float *logits, size_t vocab, float temperature, float top_p, struct llama_rng *rng,
+/* What the settings leave, at the end of c, likeliest last. */
+static size_t choose(struct candidate *c, size_t vocab, const struct llama_sampling *s, double *sum)
+{
+    size_t most = s->top_k && s->top_k < vocab ? s->top_k : vocab, n;
+    double enough = s->top_p < 1 ? (double)s->top_p * *sum : INFINITY, held = 0;
+
+    if (most == vocab || s->top_p >= 1)
+        return nucleus(c, vocab, most, enough, s->min_p, sum);
+    /* the probability is that among the top k */
+    n = nucleus(c, vocab, most, INFINITY, 0, sum);
+    enough = (double)s->top_p * *sum;
+    for (size_t i = 0; i < n; i++) {
+        if (i > 0 && (held >= enough || c[vocab - 1 - i].p < s->min_p)) {
+            n = i;
+            break;
+        }
+        held += (double)c[vocab - 1 - i].p;
+    }
+    *sum = held;
+    return n;
+}
+
+int32_t llama_sample(const float *logits, size_t vocab, const struct llama_sampling *s, struct llama_rng *rng,
                      void *ws)
 {
+    bool all = s->top_p >= 1 && s->top_k == 0 && !(s->min_p > 0);
     int32_t best = greedy(logits, vocab);
     struct candidate *c = ws;
     double sum = 0, left;
     size_t n = vocab;
 
-    if (best < 0 || !(temperature > 0) || !(top_p > 0) || isinf(logits[best]))
+    if (best < 0 || !(s->temperature > 0) || !(s->top_p > 0) || isinf(logits[best]))
         return best;
     for (size_t i = 0; i < vocab; i++) {
-        c[i] = (struct candidate){llama_exp((logits[i] - logits[best]) / temperature), (int32_t)i};
+        c[i] = (struct candidate){llama_exp((logits[i] - logits[best]) / s->temperature), (int32_t)i};
         sum += (double)c[i].p;
     }
-    if (top_p < 1)
-        n = nucleus(c, vocab, (double)top_p * sum, &sum);
+    if (!all)
+        n = choose(c, vocab, s, &sum);
     left = (double)(rng_next(rng) >> 11) * 0x1p-53 * sum;
     for (size_t i = 0; i < n; i++) {
-        /* the nucleus lies at the end, likeliest last */
-        struct candidate pick = top_p < 1 ? c[vocab - 1 - i] : c[i];
+        struct candidate pick = all ? c[i] : c[vocab - 1 - i];
 
         left -= (double)pick.p;
         if (left < 0)
             return pick.token;
     }
     return best; /* rounding left a crumb */
+}
+
+void llama_penalize(float *logits, size_t vocab, const int32_t *tokens, size_t count, float penalty,
+                    bool *seen)
+{
+    memset(seen, 0, vocab * sizeof *seen);
+    for (size_t i = 0; i < count; i++) {
+        float *logit = logits + tokens[i];
+
+        if (!seen[tokens[i]])
+            *logit = *logit > 0 ? *logit / penalty : *logit * penalty;
+        seen[tokens[i]] = true;
+    }
 }

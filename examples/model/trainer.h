@@ -54,12 +54,15 @@ int llama_trainer_get(struct llama_trainer *t, uint32_t tensor, uint64_t first, 
 struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index);
 
 /*
- * One step. inputs and targets: [accum][batch * seq], alive until it returns. loss: mean over all
- * targets. norm: of the gradients of that mean, before clipping. Updates may still be running when
+ * One step. inputs and targets: [accum][batch * seq], alive until it returns. A negative target is left out. loss:
+ * mean over all others, of all micro-batches together. norm: of the gradients of that mean, before clipping. Updates may still be running when
  * it returns; the library orders them before the next use of what they change.
  */
 int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets,
                        const struct ofl_adamw *settings, double *loss, double *norm, char *error,
                        size_t error_bytes);
+/* The sum of the losses, and nothing else: no weight changes. */
+int llama_trainer_eval(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets, double *sum,
+                       char *error, size_t error_bytes);
 
 #endif

@@ -237,16 +237,37 @@ static int run_step(struct llama_trainer *t, const struct ofl_adamw *settings)
     return err;
 }
 
+/* Targets that are not left out; 1 where all are, since something is divided by it. */
+static double count_targets(const int32_t *targets, size_t tokens)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < tokens; i++)
+        count += targets[i] >= 0;
+    return count ? (double)count : 1;
+}
+
+static double sum_losses(struct llama_trainer *t)
+{
+    double sum = 0;
+
+    llama_compute_fetch(t->compute, t->losses, NULL);
+    for (size_t m = 0; m < t->config.accum; m++)
+        sum += t->losses[m];
+    return sum;
+}
+
 int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets,
                        const struct ofl_adamw *settings, double *loss, double *norm, char *error,
                        size_t error_bytes)
 {
     size_t tokens = t->config.accum * t->config.batch * t->config.seq;
+    double count = count_targets(targets, tokens);
     int err = ofl_step_begin(t->ctx, "train");
 
     *loss = *norm = 0;
     if (err == 0)
-        err = llama_compute_begin(t->compute, inputs, targets, tokens, (float)(1.0 / (double)tokens));
+        err = llama_compute_begin(t->compute, inputs, targets, tokens, (float)(1.0 / count));
     if (err == 0)
         err = run_step(t, settings);
     if (err == 0)
@@ -262,9 +283,67 @@ int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int
         (void)ofl_stream_sync(t->stream); /* what was queued before reads the caller's tokens */
         return err;
     }
-    llama_compute_fetch(t->compute, t->losses, NULL);
-    for (size_t m = 0; m < t->config.accum; m++)
-        *loss += t->losses[m];
-    *loss /= (double)tokens;
+    *loss = sum_losses(t) / count;
+    return 0;
+}
+
+/* ---- evaluation ----------------------------------------------------------- */
+
+/* A layer's input has served when its output is there. */
+static struct ofl_lease eval_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                         int which)
+{
+    return which == 0 ? lease(x_of(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
+                      : lease(x_of(t, layer + 1, micro), OFL_OVERWRITE, 0);
+}
+
+static void eval_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+{
+    enum ofl_dtype dtype = p->t->config.dtype;
+
+    (void)layer;
+    job->head = (struct llama_head_weights){{p->leases[0].ptr, dtype}, {p->leases[1].ptr, dtype}};
+    job->x = p->leases[p->held].ptr;
+}
+
+static int eval_layers(struct llama_trainer *t)
+{
+    const struct llama_shape *shape = &t->config.shape;
+    struct part p = {.t = t, .run = LLAMA_RUN_FORWARD, .held = LLAMA_LAYER_TENSORS, .moving = 2};
+    struct part h = {.t = t, .run = LLAMA_RUN_HEAD, .held = 2, .moving = 1};
+    int err = embed(t);
+
+    for (uint32_t layer = 0; layer < shape->layers && err == 0; layer++) {
+        llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
+        err = run_part(&p, layer, eval_activations, forward_describe);
+    }
+    h.leases[0] = lease(t->weights.tensors[llama_tensor_index(shape, LLAMA_NORM, 0)], OFL_READ, 0);
+    h.leases[1] = lease(t->weights.tensors[llama_tensor_index(shape, LLAMA_HEAD, 0)], OFL_READ, 0);
+    return err < 0 ? err : run_part(&h, shape->layers, eval_activations, eval_describe);
+}
+
+int llama_trainer_eval(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets, double *sum,
+                       char *error, size_t error_bytes)
+{
+    size_t tokens = t->config.accum * t->config.batch * t->config.seq;
+    int err = ofl_step_begin(t->ctx, "eval");
+
+    *sum = 0;
+    if (err == 0)
+        err = llama_compute_begin(t->compute, inputs, targets, tokens, 1);
+    if (err == 0)
+        err = eval_layers(t);
+    if (err == 0)
+        err = llama_compute_end(t->compute);
+    if (err == 0)
+        err = ofl_step_end(t->ctx);
+    if (err == 0)
+        err = ofl_stream_sync(t->stream);
+    if (err < 0) {
+        trainer_fail(t, err, error, error_bytes);
+        (void)ofl_stream_sync(t->stream);
+        return err;
+    }
+    *sum = sum_losses(t);
     return 0;
 }
