@@ -15,7 +15,7 @@ static const struct common_word dtypes[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}
 /* clang-format off */
 static const struct common_option what_options[] = {
     {COMMON_GROUP, .text = "Model and data:", .least = 1},
-    {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a Llama: config.json, model.safetensors (or shards "
+    {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a model: config.json, model.safetensors (or shards "
      "with an index), tokenizer.json", FIELD(model)},
     {COMMON_TEXT, "preset", "NAME", "Fresh model with a byte tokenizer; the names are listed below", FIELD(preset)},
     {COMMON_TEXTS, "data", "FILE", "Text to train on; more may follow, or the option be repeated", FIELD(data)},
@@ -48,7 +48,7 @@ static const struct common_option training_options[] = {
     {.kind = COMMON_END}};
 /* clang-format on */
 
-static const char before[] = "Fine-tunes all parameters of a Llama inside hard memory budgets.";
+static const char before[] = "Fine-tunes all parameters of a language model inside hard memory budgets.";
 
 static const char after[] =
     "Without --device-mem, --host-mem and --nvme everything is kept in device memory, if it fits (RAM: a "

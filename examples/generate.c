@@ -1,5 +1,5 @@
 /*
- * ofl-generate: continues a text with a Llama, whose weights page in from the checkpoint inside
+ * ofl-generate: continues a text with a language model, whose weights page in from the checkpoint inside
  * hard budgets of device and host memory. This file turns a prompt into tokens and tokens
  * into text.
  */
@@ -86,18 +86,20 @@ static int take_prompt(struct run *r, const uint32_t *ids, size_t count)
 /* The cache is made for the whole text, so its length has to be known. */
 static int check_length(struct run *r)
 {
-    size_t most = r->config.shape.max_positions;
+    size_t positions = llama_shape_positions(&r->config.shape, r->prompt_tokens), most = positions;
 
     if (r->prompt_tokens >= most)
         return common_fail(EXIT_INPUT, "--prompt of %zu tokens: the model's positions end at %zu",
                            r->prompt_tokens, most);
     most -= r->prompt_tokens;
     if (r->options->max_tokens > most)
-        return common_fail(
-            EXIT_INPUT,
-            "--max-tokens %llu: the model's positions end at %u, and the prompt takes %zu: %zu are left",
-            (unsigned long long)r->options->max_tokens, r->config.shape.max_positions, r->prompt_tokens,
-            most);
+        return common_fail(EXIT_INPUT,
+                           "--max-tokens %llu: %s end at %zu, and the prompt takes %zu: %zu are left",
+                           (unsigned long long)r->options->max_tokens,
+                           positions < r->config.shape.max_positions
+                               ? "the original positions, beyond which longrope has other frequencies,"
+                               : "the model's positions",
+                           positions, r->prompt_tokens, most);
     r->max_tokens = r->options->max_tokens      ? (size_t)r->options->max_tokens
                     : most < DEFAULT_MAX_TOKENS ? most
                                                 : DEFAULT_MAX_TOKENS;
@@ -428,6 +430,9 @@ static int run_in_context(struct run *r, struct ofl_ctx *ctx, const struct llama
 
     if (err < 0)
         return setup_failed(err, error);
+    if (llama_checkpoint_unused(ck))
+        common_line("%s: tensor %s is not used: the model has none of that name", r->options->model,
+                    llama_checkpoint_unused(ck));
     err = llama_generator_create(ctx, ck, config, &r->generator, error, sizeof error);
     status = err < 0 ? setup_failed(err, error) : generate(r, ctx, ck, need);
     llama_generator_destroy(r->generator);
@@ -477,7 +482,7 @@ static int run_all(struct run *r)
     status = common_budget_check(&r->options->budget);
     if (status)
         return status;
-    err = llama_config_load(r->options->model, &r->config, error, sizeof error);
+    err = llama_checkpoint_config(r->options->model, &r->config, error, sizeof error);
     if (err < 0)
         return setup_failed(err, error);
     status = read_prompt(r);

@@ -14,7 +14,7 @@ typedef unsigned long long ull;
 /* clang-format off */
 static const struct common_option text_options[] = {
     {COMMON_GROUP, .text = "Text:", .least = 1},
-    {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a Llama: config.json, model.safetensors (or shards "
+    {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a model: config.json, model.safetensors (or shards "
      "with an index), tokenizer.json", FIELD(model)},
     {COMMON_TEXT, "prompt", "TEXT", "What to continue; the model's start token goes in front", FIELD(prompt)},
     {COMMON_COUNT, "max-tokens", "N", "Tokens to generate at most (default 128); an end token ends sooner",
@@ -27,7 +27,7 @@ static const struct common_option text_options[] = {
     {.kind = COMMON_END}};
 /* clang-format on */
 
-static const char before[] = "Generates text with a Llama inside hard memory budgets.";
+static const char before[] = "Generates text with a language model inside hard memory budgets.";
 
 static const char after[] =
     "Weights are paged in from the checkpoint itself, slice by slice, and need no second copy: there is no "

@@ -238,12 +238,12 @@ static void reference(const struct problem *p, size_t b, const struct wanted *w,
     void *ws = ref_alloc(llama_attention_backward_workspace(positions));
     double *probabilities = ref_alloc(2 * positions * sizeof *probabilities);
 
-    llama_attention(w->value[OUT] + q_at, p->in[Q] + q_at, p->in[K] + k_at, p->in[V] + k_at, &p->shape,
+    llama_attention(w->value[OUT] + q_at, p->in[Q] + q_at, p->in[K] + k_at, p->in[V] + k_at, &p->shape, 0,
                     p->first, p->n, ws);
     if (backward)
         llama_attention_backward(w->value[DQ] + q_at, w->value[DK] + k_at, w->value[DV] + k_at,
                                  p->in[DOUT] + q_at, p->in[Q] + q_at, p->in[K] + k_at, p->in[V] + k_at,
-                                 &p->shape, p->n, ws);
+                                 &p->shape, 0, p->n, ws);
     for (size_t h = 0; h < p->shape.heads; h++)
         for (size_t i = 0; i < p->n; i++) {
             size_t at = q_at + i * p->q_row + h * dim, from = k_at + h / group * dim;

@@ -21,6 +21,8 @@ struct llama_compute_config {
     size_t jobs;              /* generating: slices that a step uses */
 };
 
+/* The name of a trait that the device's kernels lack; NULL: they have all. */
+const char *llama_compute_lacks(const struct llama_compute_config *config);
 /* Device memory that must be leased as long as a compute lives. */
 size_t llama_compute_workspace(const struct llama_compute_config *config);
 /* Generating: device memory between a layer's slices, for n new rows. That for config->rows is in the workspace. */
@@ -53,7 +55,7 @@ struct llama_compute;
 struct llama_job {
     struct llama_compute *compute;
     enum llama_run run;
-    uint32_t layer; /* for timelines */
+    uint32_t layer; /* for timelines, and whose traits count */
     size_t micro;
     bool first; /* overwrites the gradients */
     struct llama_block_weights weights;

@@ -148,7 +148,7 @@ int compute_gpu_open(struct llama_compute *c, struct ofl_ctx *ctx)
     if (err < 0)
         return err;
     llama_cuda_set_scratch(g->cuda, g->at.blas, llama_cuda_scratch_bytes(&config->shape));
-    llama_rope_inv_freq(g->inv_freq, &config->shape);
+    llama_rope_inv_freq(g->inv_freq, &config->shape, 0);
     llama_cuda_in(g->cuda, g->at.inv_freq, g->inv_freq, config->shape.head_dim / 2 * sizeof(float));
     llama_cuda_rope_table(g->cuda, g->at.table, g->at.inv_freq, positions_of(config), config->shape.head_dim);
     return checked(c);
