@@ -135,7 +135,7 @@ static void gpu_forward(struct gpu *g, struct problem *p)
     p->result[OUT] = gpu_room(g, result_size(p, OUT), p->dtype, 0);
     p->lse = gpu_blank(g, p->batch * p->shape.heads * p->n * sizeof(float));
     llama_cuda_attention(g->cuda, p->result[OUT], p->lse, p->at[Q], p->at[K], p->at[V], p->dtype, &p->shape,
-                         p->batch, p->first, p->n);
+                         0, p->batch, p->first, p->n);
 }
 
 static void gpu_backward(struct gpu *g, struct problem *p)
@@ -146,7 +146,7 @@ static void gpu_backward(struct gpu *g, struct problem *p)
         p->result[i] = gpu_room(g, result_size(p, i), p->dtype, 0);
     llama_cuda_attention_backward(g->cuda, p->result[DQ], p->result[DK], p->result[DV], p->at[DOUT],
                                   p->result[OUT], p->lse, p->at[Q], p->at[K], p->at[V], p->dtype, &p->shape,
-                                  p->batch, p->n, ws);
+                                  0, p->batch, p->n, ws);
 }
 
 static const char *describe(const struct problem *p)
@@ -402,7 +402,7 @@ static void test_forward_without_lse(void **state)
             gpu_forward(&g, &p);
             with = fetch(&g, p.result[OUT], p.dtype, result_size(&p, OUT));
             p.result[OUT] = gpu_room(&g, result_size(&p, OUT), p.dtype, 0);
-            llama_cuda_attention(g.cuda, p.result[OUT], NULL, p.at[Q], p.at[K], p.at[V], p.dtype, &p.shape,
+            llama_cuda_attention(g.cuda, p.result[OUT], NULL, p.at[Q], p.at[K], p.at[V], p.dtype, &p.shape, 0,
                                  p.batch, p.first, p.n);
             without = fetch(&g, p.result[OUT], p.dtype, result_size(&p, OUT));
             assert_memory_equal(with, without, result_size(&p, OUT) * sizeof *with);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every family of models, on small random checkpoints, against transformers.
 
-    check_families.py BUILD [CASE...]        a CASE is a family, or one of its checkpoints; none: all
+    check_families.py BUILD [--device NAME] [CASE...]    a CASE is a family, or one of its checkpoints; none: all
 
 Makes the checkpoints, saved by the transformers that is installed and, where keys have changed, with the older ones;
 runs both sides in F32, eager attention; prints a line for each: the largest difference of the losses and of the
@@ -208,11 +208,11 @@ def theirs_trained(directory, ids):
     return losses, norms
 
 
-def finetune(build, directory, text, *more):
+def finetune(build, device, directory, text, *more):
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         run = subprocess.run(
             [f"{build}/ofl-finetune", "--model", directory, "--data", text, "--seq", str(SEQ), "--batch", str(BATCH),
-             "--in-memory", "--device", "host", "--report", report.name, *more], capture_output=True, check=False)
+             "--in-memory", "--device", device, "--report", report.name, *more], capture_output=True, check=False)
         if run.returncode:
             raise RuntimeError(run.stderr.decode().strip())
         with open(report.name, encoding="utf-8") as f:
@@ -228,10 +228,10 @@ def theirs_text(model, prompt):
     return bytes(t for t in tokens if t < 256), (top[:, 0] - top[:, 1]).min().item()
 
 
-def ours_text(build, directory, prompt):
+def ours_text(build, device, directory, prompt):
     run = subprocess.run(
         [f"{build}/ofl-generate", "--model", directory, "--prompt", prompt, "--max-tokens", str(TEXT), "--temperature",
-         "0", "--device", "host"], capture_output=True, check=False)
+         "0", "--device", device], capture_output=True, check=False)
     if run.returncode:
         raise RuntimeError(run.stderr.decode().strip())
     return run.stdout[:-1] if run.stdout.endswith(b"\n") else run.stdout
@@ -244,15 +244,25 @@ def ours_logits(program, directory, prompt):
     return torch.frombuffer(bytearray(run.stdout), dtype=torch.float32)
 
 
+def options(argv):
+    """BUILD, the device, the cases."""
+    device = "host"
+    if "--device" in argv:
+        at = argv.index("--device")
+        device = argv[at + 1]
+        argv = argv[:at] + argv[at + 2:]
+    return argv[1], device, argv[2:]
+
+
 def largest(a, b, relative=False):
     return max(abs(x - y) / (abs(x) if relative else 1) for x, y in zip(a, b, strict=True))
 
 
-def check(build, program, work, name, case, ids, text):
+def check(build, device, program, work, name, case, ids, text):
     directory, out = os.path.join(work, name), os.path.join(work, name + "-out")
     make(directory, case)
     losses, norms = theirs_trained(directory, ids)
-    ours = finetune(build, directory, text, "--steps", str(STEPS), "--lr", "1e-3", "--weight-decay", "0.1", "--clip", "0",
+    ours = finetune(build, device, directory, text, "--steps", str(STEPS), "--lr", "1e-3", "--weight-decay", "0.1", "--clip", "0",
                     "--beta2", "0.95", "--out", out, "--dtype", "f32")
     loss, norm = largest(losses, ours["loss"]), largest(norms, ours["grad_norm"], True)
     prompt = [256, *ids[:PROMPT - 1].tolist()]
@@ -262,11 +272,11 @@ def check(build, program, work, name, case, ids, text):
         far = (logits - ours_logits(program, directory, prompt)).abs().max().item()
         want, close = theirs_text(model, prompt)
     with open(text, encoding="utf-8") as f:
-        same = ours_text(build, directory, f.read()[:PROMPT - 1]) == want
+        same = ours_text(build, device, directory, f.read()[:PROMPT - 1]) == want
     x, y = ids[:BATCH * SEQ].reshape(BATCH, SEQ), ids[1:BATCH * SEQ + 1]
     with torch.no_grad():
         back = torch.nn.functional.cross_entropy(load(out)(x).logits.reshape(BATCH * SEQ, -1), y).item()
-    again = finetune(build, out, text, "--steps", "1", "--lr", "0")["loss"][0]
+    again = finetune(build, device, out, text, "--steps", "1", "--lr", "0")["loss"][0]
     written = abs(back - again)
     good = loss <= LOSS and norm <= NORM and far <= LOGITS and same and written <= LOSS
     print(f"{name:20} loss {loss:.1e}  norm {norm:.1e}  logits {far:.1e}  text {'equal' if same else 'DIFFERS'}"
@@ -287,7 +297,7 @@ def build_logits(build, work):
 
 
 def main():
-    build, wanted = sys.argv[1], sys.argv[2:]
+    build, device, wanted = options(sys.argv)
     torch.set_num_threads(1)
     letters = "the quick brown fox jumps over a lazy dog, and then 7 times more; "
     text_ids = list((letters * 40).encode())
@@ -305,7 +315,7 @@ def main():
         program = build_logits(build, work)
         for name in names:
             try:
-                good &= check(build, program, work, name, known[name], ids, text)
+                good &= check(build, device, program, work, name, known[name], ids, text)
             except RuntimeError as error:
                 print(f"{name:20} FAILED: {error}", flush=True)
                 good = False

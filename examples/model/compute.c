@@ -151,32 +151,6 @@ size_t llama_compute_cache_elem(const struct llama_compute_config *c)
     return c->cuda ? ofl_dtype_bytes(c->dtype) : sizeof(float);
 }
 
-/* ---- what a GPU lacks ----------------------------------------------------- */
-
-const char *llama_compute_lacks(const struct llama_compute_config *c)
-{
-    const struct llama_shape *s = &c->shape;
-    bool windows = false;
-
-    for (uint32_t i = 0; i < s->layers; i++)
-        windows |= llama_layer_window(s, i) > 0;
-    if (!c->cuda)
-        return NULL;
-    return s->qkv_bias || s->o_bias || s->mlp_bias ? "biases"
-           : s->qk_norm != LLAMA_QK_PLAIN          ? "norms of queries and keys"
-           : s->post_norms                         ? "norms behind attention and feed-forward"
-           : s->norm_offset != 0                   ? "norms by 1 + weight"
-           : s->activation != LLAMA_SILU           ? "gelu"
-           : windows                               ? "a sliding window"
-           : s->attn_cap > 0 || s->logit_cap > 0   ? "soft caps"
-           : s->embed_scale != 0 || s->branch_scale != 0 || s->logit_scale != 0 || s->attn_scale > 0
-               ? "multipliers of embedding, residual, attention or logits"
-           : llama_layer_rotates_all(s) && s->rope_dims == 0 && s->local_theta == 0 &&
-                   s->rope.attention_factor == 0
-               ? NULL
-               : "this form of rotary positions";
-}
-
 /* ---- life ----------------------------------------------------------------- */
 
 static size_t jobs_room(const struct llama_compute_config *c)
@@ -193,12 +167,6 @@ int llama_compute_open(struct ofl_ctx *ctx, struct ofl_stream *s, const struct l
     int err = 0;
 
     *out = NULL;
-    if (llama_compute_lacks(config)) {
-        snprintf(error, error_bytes, "compute on a GPU: %s: not supported there; use --device host",
-                 llama_compute_lacks(config));
-        free(c);
-        return -ENOTSUP;
-    }
     if (c) {
         c->config = *config;
         c->stream = s;

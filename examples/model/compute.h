@@ -21,8 +21,6 @@ struct llama_compute_config {
     size_t jobs;              /* generating: slices that a step uses */
 };
 
-/* The name of a trait that the device's kernels lack; NULL: they have all. */
-const char *llama_compute_lacks(const struct llama_compute_config *config);
 /* Device memory that must be leased as long as a compute lives. */
 size_t llama_compute_workspace(const struct llama_compute_config *config);
 /* Generating: device memory between a layer's slices, for n new rows. That for config->rows is in the workspace. */

@@ -74,16 +74,6 @@ static inline bool llama_layer_local(const struct llama_shape *s, uint32_t layer
     return s->local_theta > 0 && llama_layer_in(s->windowed, layer);
 }
 
-/* No layer is without positions. */
-static inline bool llama_layer_rotates_all(const struct llama_shape *s)
-{
-    uint64_t any = 0;
-
-    for (uint32_t i = 0; i < LLAMA_LAYERS_MAX / 64; i++)
-        any |= s->unrotated[i];
-    return any == 0;
-}
-
 /* Dimensions of a head that are rotated. */
 static inline uint32_t llama_rope_dims(const struct llama_shape *s)
 {
