@@ -94,6 +94,11 @@ CASES = {
         "ministral": ("Ministral", dict(head_dim=16, sliding_window=24, layer_types=[
             "full_attention", "sliding_attention", "sliding_attention", "full_attention"]), None),
     },
+    "ministral3": {
+        "ministral3": ("Ministral3", dict(head_dim=16, max_position_embeddings=1024, rope_parameters=dict(
+            rope_type="yarn", rope_theta=1e4, factor=2.0, original_max_position_embeddings=400, beta_fast=32.0,
+            beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)), None),
+    },
     "qwen2": {
         "qwen2": ("Qwen2", {}, None),
         "qwen2-tied": ("Qwen2", dict(tie_word_embeddings=True), None),

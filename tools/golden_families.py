@@ -20,7 +20,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from golden_block import hashed, values  # noqa: E402
 
-KEPT = ["llama-older", "llama-bias", "llama-yarn-mscale", "llama-linear", "mistral", "ministral", "qwen2-tied",
+KEPT = ["llama-older", "llama-bias", "llama-yarn-mscale", "llama-linear", "mistral", "ministral", "ministral3", "qwen2-tied",
         "qwen2-older", "qwen3-bias", "phi3-long", "phi3-near", "granite-bias", "olmo2-older", "smollm3-window", "smollm3-older",
         "gemma2", "gemma3", "gemma3-older"]
 CLOSE = 1e-4  # of two logits: what rounding might turn round

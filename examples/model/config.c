@@ -100,6 +100,9 @@ static int find_family(struct config_reader *r, struct llama_shape *s)
     if (!type && !name)
         return CONFIG_REFUSE(r, "read %s: neither architectures nor model_type says what the model is",
                              r->path);
+    if (type && llama_family_lacks(type))
+        return CONFIG_REFUSE(r, "read %s: model type \"%s\" is not supported: it has %s", r->path, type,
+                             llama_family_lacks(type));
     llama_family_list(listed, sizeof listed);
     return CONFIG_REFUSE(r, "read %s: architecture \"%s\" of model type \"%s\" is not supported, only %s",
                          r->path, llama_quote(name ? name : "").text, llama_quote(type ? type : "").text,

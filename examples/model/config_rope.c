@@ -166,10 +166,22 @@ static int read_dims(const struct config_reader *config, const struct config_rea
     return 0;
 }
 
+/* Queries beyond the original positions are scaled by them, which no kernel does: the model's positions end there. */
+static int end_unscaled(const struct config_reader *r, uint32_t original, struct llama_shape *s)
+{
+    float beta;
+    int rc = config_get_float(r, "llama_4_scaling_beta", 0, -FACTOR_MAX, FACTOR_MAX, &beta);
+
+    if (rc == 0 && beta != 0 && original < s->max_positions)
+        s->max_positions = original;
+    return rc;
+}
+
 /* One dictionary. theta has what counts if it does not say. */
 static int read_form(const struct config_reader *config, const char *key, const json_t *object,
                      struct llama_config *c, struct llama_rope *rope, float *theta)
 {
+    uint32_t positions = c->shape.max_positions;
     struct config_reader r = *config;
     const json_t *type;
     int rc;
@@ -192,13 +204,15 @@ static int read_form(const struct config_reader *config, const char *key, const 
         return rc;
     if (rope->kind == LLAMA_ROPE_LINEAR)
         return config_get_float(&r, "factor", NAN, 1.0, FACTOR_MAX, &rope->factor);
-    rc = read_original(config, &r, c->shape.max_positions, &rope->original_positions);
+    rc = read_original(config, &r, positions, &rope->original_positions);
+    if (rc != 0)
+        return rc;
+    rc = end_unscaled(&r, rope->original_positions, &c->shape);
     if (rc != 0)
         return rc;
     if (rope->kind == LLAMA_ROPE_LLAMA3)
         return read_llama3(&r, rope);
-    return rope->kind == LLAMA_ROPE_YARN ? read_yarn(&r, c->shape.max_positions, rope)
-                                         : read_long(&r, &c->shape, rope);
+    return rope->kind == LLAMA_ROPE_YARN ? read_yarn(&r, positions, rope) : read_long(&r, &c->shape, rope);
 }
 
 /* Two forms: of the layers that see all, and of those that see a window. */

@@ -37,6 +37,17 @@ static const struct llama_family families[] = {
      .window = 4096,
      .activation_key = "hidden_act",
      .windows = LLAMA_WINDOW_TYPES},
+    {.model_type = "ministral3",
+     .architecture = "Ministral3ForCausalLM",
+     .kv_heads = 8,
+     .head_dim = 128,
+     .positions = 262144,
+     .rms_eps = 1e-5f,
+     .rope_theta = 1e4f,
+     .bos_id = 1,
+     .eos_id = 2,
+     .activation_key = "hidden_act",
+     .windows = LLAMA_WINDOW_ALL},
     {.model_type = "qwen2",
      .architecture = "Qwen2ForCausalLM",
      .kv_heads = 32,
@@ -160,6 +171,47 @@ static const struct llama_family families[] = {
      .logit_capped = true,
      .embed_sqrt = true},
 };
+
+/* What is known and not covered, by what is missing. */
+static const struct {
+    const char *model_type, *trait;
+} lacking[] = {
+    {"mixtral", "experts"},
+    {"qwen2_moe", "experts"},
+    {"qwen3_moe", "experts"},
+    {"olmoe", "experts"},
+    {"gpt_oss", "experts"},
+    {"phimoe", "experts"},
+    {"granitemoe", "experts"},
+    {"deepseek_v2", "experts"},
+    {"deepseek_v3", "experts"},
+    {"llama4", "experts"},
+    {"gemma3", "images"},
+    {"gemma3n", "images"},
+    {"mistral3", "images"},
+    {"mllama", "images"},
+    {"qwen2_vl", "images"},
+    {"qwen2_5_vl", "images"},
+    {"qwen3_next", "linear attention"},
+    {"mamba", "state spaces"},
+    {"mamba2", "state spaces"},
+    {"falcon_mamba", "state spaces"},
+    {"gpt2", "layer norms"},
+    {"phi", "layer norms"},
+    {"stablelm", "layer norms"},
+    {"gpt_neox", "layer norms"},
+    {"cohere", "layer norms"},
+    {"starcoder2", "layer norms"},
+    {"olmo", "layer norms without weights"},
+};
+
+const char *llama_family_lacks(const char *model_type)
+{
+    for (size_t i = 0; i < sizeof lacking / sizeof lacking[0]; i++)
+        if (strcmp(model_type, lacking[i].model_type) == 0)
+            return lacking[i].trait;
+    return NULL;
+}
 
 #define FAMILIES (sizeof families / sizeof families[0])
 

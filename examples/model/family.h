@@ -60,6 +60,8 @@ struct llama_family {
 const struct llama_family *llama_family_at(uint32_t index);
 /* By model_type or by architecture; -1: there is none. */
 int llama_family_find(const char *model_type, const char *architecture);
+/* What models of a type that has no row have and these programs do not; NULL: not known. */
+const char *llama_family_lacks(const char *model_type);
 /* All model types, for a sentence. */
 void llama_family_list(char *text, size_t bytes);
 
