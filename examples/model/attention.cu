@@ -67,7 +67,7 @@ X(float, f32)
 X(bf16, bf16)
 #undef X
 
-/* ---- the same with a window or a cap ------------------------------------------ */
+/* ---- the same with a window or a cap, which take more registers ---------------- */
 
 #define X(T, suffix)                                                                                         \
     extern "C" __global__ void __launch_bounds__(PLAIN_THREADS)                                              \
@@ -76,7 +76,7 @@ X(bf16, bf16)
         KERNEL_SHARED(float, shared);                                                                        \
         forward_plain<T>(shared, limits{window, cap}, FORWARD_ARGS);                                         \
     }                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(512)                                                        \
+    extern "C" __global__ void __launch_bounds__(256)                                                        \
         attention_limited_decode_##suffix(FORWARD_PARAMS(T), uint32_t window, float cap)                     \
     {                                                                                                        \
         KERNEL_SHARED(float, shared);                                                                        \
@@ -86,13 +86,13 @@ ACTIVATIONS(X)
 #undef X
 
 #define X(T, suffix)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(PLAIN_THREADS)                                              \
+    extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1)                                           \
         attention_limited_keys_##suffix(KEYS_PARAMS(T), uint32_t window, float cap)                          \
     {                                                                                                        \
         KERNEL_SHARED(float, shared);                                                                        \
         backward_keys_plain<T, 2, 16>(shared, limits{window, cap}, KEYS_ARGS);                               \
     }                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(PLAIN_THREADS)                                              \
+    extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1)                                           \
         attention_limited_queries_##suffix(QUERIES_PARAMS(T), uint32_t window, float cap)                    \
     {                                                                                                        \
         KERNEL_SHARED(float, shared);                                                                        \

@@ -13,6 +13,7 @@
 #define ATTENTION_DIM  256 /* the largest head_dim */
 #define DECODE_QUERIES 4   /* as many or fewer: one block each, whose warps share the keys */
 #define DECODE_THREADS 512
+#define LIMITED_DECODE 256 /* the same with a window or a cap */
 #define DECODE_ROOM    256 /* floats of shared memory for the query */
 #define TILE_THREADS   128
 #define PLAIN_TILE     32 /* rows of queries, of keys; 16 in backward for head_dim above PLAIN_DIM */
@@ -77,8 +78,8 @@ static struct llama_launch forward_launch(const struct llama_shape *shape, struc
 
     if (n <= DECODE_QUERIES) {
         l.name = is_limited(limits) ? "attention_limited_decode" : "attention_decode";
-        l.threads = DECODE_THREADS;
-        l.shared_bytes = (DECODE_ROOM + DECODE_THREADS / LLAMA_CUDA_WARP * (dim + 2)) * sizeof(float);
+        l.threads = is_limited(limits) ? LIMITED_DECODE : DECODE_THREADS;
+        l.shared_bytes = (DECODE_ROOM + l.threads / LLAMA_CUDA_WARP * (dim + 2)) * sizeof(float);
     } else if (use_mma(shape, limits, dtype)) {
         l.name = dim == 64 ? "attention_mma64" : "attention_mma128";
         l.grid[1] = (unsigned)parts_of(n, MMA_QUERIES);
