@@ -26,7 +26,7 @@ int bench_model_load(const char *preset, const char *dir, struct llama_config *o
                            "either --preset NAME or --model DIR is needed; --help lists the presets");
     if (preset && llama_preset(preset, out) < 0)
         return common_fail(EXIT_INPUT, "--preset %s: there is none of that name; --help lists them", preset);
-    err = dir ? llama_config_load(dir, out, error, sizeof error) : 0;
+    err = dir ? llama_checkpoint_config(dir, out, error, sizeof error) : 0;
     return err < 0 ? common_fail(common_status(err), "%s", error) : 0;
 }
 

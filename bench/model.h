@@ -6,7 +6,7 @@
 
 #include "bench/bench.h"
 #include "examples/common_options.h"
-#include "examples/model/config.h"
+#include "examples/model/checkpoint.h"
 
 /* The command line of one of them, with the presets before after in --help. Returns a status. */
 int bench_model_options(struct common_command *command, const char *after, int argc, char **argv,

@@ -17,6 +17,15 @@ const char *common_resource(enum ofl_resource r)
     return (unsigned)r < OFL_RESOURCES ? names[r] : "nothing";
 }
 
+uint32_t common_vectors(const struct llama_shape *s)
+{
+    return (s->qkv_bias ? OFL_VECTORS_QKV_BIAS : 0u) | (s->o_bias ? OFL_VECTORS_O_BIAS : 0u) |
+           (s->mlp_bias ? OFL_VECTORS_MLP_BIAS : 0u) |
+           (s->qk_norm == LLAMA_QK_NORM_HEAD ? OFL_VECTORS_QK_NORM_HEAD : 0u) |
+           (s->qk_norm == LLAMA_QK_NORM_ALL ? OFL_VECTORS_QK_NORM_ALL : 0u) |
+           (s->post_norms ? OFL_VECTORS_POST_NORMS : 0u) | (s->no_pre_norms ? OFL_VECTORS_NO_PRE_NORMS : 0u);
+}
+
 struct ofl_workload common_workload(const struct llama_compute_config *c, bool clip, bool source)
 {
     bool train = c->batch > 0;
@@ -40,7 +49,8 @@ struct ofl_workload common_workload(const struct llama_compute_config *c, bool c
                                  .source = source,
                                  .cache_elem_bytes = (uint32_t)llama_compute_cache_elem(c),
                                  .inner_elem_bytes = c->cuda ? 0 : sizeof(float),
-                                 .workspace_bytes = llama_compute_workspace(c)};
+                                 .workspace_bytes = llama_compute_workspace(c),
+                                 .vectors = common_vectors(&c->shape)};
 }
 
 /* ---- rates -------------------------------------------------------------------- */

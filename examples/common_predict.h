@@ -13,6 +13,8 @@
 int common_copy_rate(uint64_t most_bytes, double *bps);
 
 /* A step of what compute computes, as estimates want it. source: weights are read in place. */
+/* ofl_workload.vectors of a shape. */
+uint32_t common_vectors(const struct llama_shape *shape);
 struct ofl_workload common_workload(const struct llama_compute_config *compute, bool clip, bool source);
 /* Times a layer, for about so many seconds, and sets m's rates to that. Returns 0, or -1 with the sentence. */
 int common_machine_fit(const struct common_budget *b, const struct llama_compute_config *compute,

@@ -1,5 +1,5 @@
 /*
- * ofl-finetune: fine-tunes all parameters of a Llama inside hard budgets of device memory,
+ * ofl-finetune: fine-tunes all parameters of a language model inside hard budgets of device memory,
  * host memory and NVMe. This file runs the steps and reports them.
  */
 #include "examples/finetune.h"
@@ -310,9 +310,15 @@ static int load_config(const struct options *o, struct llama_config *config)
     if (o->model) {
         err = llama_directory_check(o->model, false, error, sizeof error);
         if (err == 0)
-            err = llama_config_load(o->model, config, error, sizeof error);
+            err = llama_checkpoint_config(o->model, config, error, sizeof error);
         if (err < 0)
             return setup_failed(err, error);
+        if (config->dropout > 0)
+            return common_fail(
+                EXIT_INPUT,
+                "read %s/config.json: %s is %g: training with dropout is not supported; set it to "
+                "0 there",
+                o->model, config->dropout_key, (double)config->dropout);
     } else if (llama_preset(o->preset, config) < 0) {
         return common_fail(EXIT_INPUT, "--preset %s: there is none of that name; --help lists them",
                            o->preset);

@@ -21,7 +21,7 @@ static const struct common_word schedules[] = {{"constant", SCHEDULE_CONSTANT},
 /* clang-format off */
 static const struct common_option what_options[] = {
     {COMMON_GROUP, .text = "Model and data:", .least = 1},
-    {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a Llama: config.json, model.safetensors (or shards "
+    {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a model: config.json, model.safetensors (or shards "
      "with an index), tokenizer.json", FIELD(model)},
     {COMMON_TEXT, "preset", "NAME", "Fresh model with a byte tokenizer; the names are listed below", FIELD(preset)},
     {COMMON_TEXTS, "data", "FILE", "Text to train on, or where the name ends in .jsonl, examples: conversations, or "
@@ -72,7 +72,7 @@ uint64_t decay_steps(const struct options *o)
     return o->decay ? o->decay : (o->steps + 9) / 10;
 }
 
-static const char before[] = "Fine-tunes all parameters of a Llama inside hard memory budgets.";
+static const char before[] = "Fine-tunes all parameters of a language model inside hard memory budgets.";
 
 static const char after[] =
     "Without --device-mem, --host-mem and --nvme everything is kept in device memory, if it fits (RAM: a "

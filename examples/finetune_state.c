@@ -75,7 +75,7 @@ static int fill_tensor(struct filling *f, uint32_t index)
     if (!f->checkpoint)
         return fill_random(f, index, d.elems);
     if (llama_checkpoint_find(f->checkpoint, index, &file, &name, &dtype) < 0 ||
-        ofl_source_bind(file, name, OFL_KIND_WEIGHT, &source) < 0)
+        llama_checkpoint_bind(f->checkpoint, index, 0, d.elems, &source) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "load the model");
     for (uint64_t first = 0; first < d.elems && status == 0; first += PIECE_ELEMS)
         status = fill_piece(f, index, source, dtype, first,
@@ -102,6 +102,9 @@ int state_fill(struct state *s)
         if (err < 0)
             status = common_fail(common_status(err), "%s", error);
     }
+    if (status == 0 && f.checkpoint && llama_checkpoint_unused(f.checkpoint))
+        common_line("%s: tensor %s is not used: the model has none of that name", s->options->model,
+                    llama_checkpoint_unused(f.checkpoint));
     for (uint32_t i = 0; i < count && status == 0; i++)
         status = fill_tensor(&f, i);
     /* Nothing is read of it from here on: what the training starts from is one model. */

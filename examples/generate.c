@@ -1,5 +1,5 @@
 /*
- * ofl-generate: continues texts with a Llama, whose weights page in from the checkpoint inside
+ * ofl-generate: continues texts with a language model, whose weights page in from the checkpoint inside
  * hard budgets of device and host memory. This file generates, one prompt after another.
  */
 #include "examples/generate.h"
@@ -59,6 +59,14 @@ static int setup_failed(int err, const char *sentence)
 }
 
 /* ---- generating ------------------------------------------------------------ */
+
+static bool is_end(const struct llama_config *c, int32_t token)
+{
+    for (uint32_t i = 0; i < c->eos_count; i++)
+        if (c->eos_ids[i] == token)
+            return true;
+    return false;
+}
 
 /* Ids that no token has, and special ones, are no text. */
 static int emit(struct run *r, int32_t token)
@@ -143,7 +151,7 @@ static int decode(struct run *r, struct ofl_ctx *ctx)
         if (token < 0)
             return common_fail(EXIT_INPUT, "token %zu: the logits are not numbers: the model is damaged",
                                r->generated + 1);
-        r->ended = prompts_end(&r->prompts, token);
+        r->ended = is_end(&r->config, token);
         if (r->ended)
             return 0;
         r->history[r->prompt->count + r->generated++] = token;
@@ -357,6 +365,9 @@ static int run_in_context(struct run *r, struct ofl_ctx *ctx, const struct llama
 
     if (err < 0)
         return setup_failed(err, error);
+    if (llama_checkpoint_unused(ck))
+        common_line("%s: tensor %s is not used: the model has none of that name", r->options->model,
+                    llama_checkpoint_unused(ck));
     status = generate(r, ctx, ck, config, need);
     if (llama_checkpoint_close(ck) < 0 && status == 0)
         status = common_fail_ofl(EXIT_RUNTIME, "close the checkpoint");
@@ -412,7 +423,7 @@ static int read_input(struct run *r)
     int err = llama_directory_check(model, true, error, sizeof error), status;
 
     if (err == 0)
-        err = llama_config_load(model, &r->config, error, sizeof error);
+        err = llama_checkpoint_config(model, &r->config, error, sizeof error);
     if (err < 0)
         return setup_failed(err, error);
     status = open_tokenizer(r);

@@ -39,15 +39,12 @@ struct prompts {
     size_t count;
     size_t longest;   /* tokens of one */
     size_t positions; /* the most that one takes with what follows */
-    int32_t *ends;    /* the tokens that end a text */
-    size_t ends_count;
 };
 
 /* Of all that the options name. Return a status. */
 int prompts_read(const struct options *o, const struct llama_config *config, const struct tokenizer *t,
                  struct prompts *out);
 void prompts_free(struct prompts *p);
-bool prompts_end(const struct prompts *p, int32_t token);
 
 /* ---- text ------------------------------------------------------------------- */
 

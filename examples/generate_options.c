@@ -14,7 +14,7 @@ typedef unsigned long long ull;
 /* clang-format off */
 static const struct common_option text_options[] = {
     {COMMON_GROUP, .text = "Text:", .least = 1},
-    {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a Llama: config.json, model.safetensors (or shards "
+    {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a model: config.json, model.safetensors (or shards "
      "with an index), tokenizer.json; or a GGUF file, the first of them where it is split", FIELD(model)},
     {COMMON_TEXT, "tokenizer", "DIR", "Where tokenizer.json is (default: --model); needed for a GGUF file",
      FIELD(tokenizer)},
@@ -41,7 +41,7 @@ static const struct common_option text_options[] = {
     {.kind = COMMON_END}};
 /* clang-format on */
 
-static const char before[] = "Generates text with a Llama inside hard memory budgets.";
+static const char before[] = "Generates text with a language model inside hard memory budgets.";
 
 static const char after[] =
     "Weights are paged in from the checkpoint itself, slice by slice, and need no second copy: there is no "

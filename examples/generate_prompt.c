@@ -10,9 +10,8 @@
 #include "examples/model/chat.h"
 #include "examples/model/files.h"
 
-#define DEFAULT_MAX_TOKENS   128
-#define FILE_BYTES_MAX       (64u << 20)
-#define GENERATION_BYTES_MAX (4u << 20)
+#define DEFAULT_MAX_TOKENS 128
+#define FILE_BYTES_MAX     (64u << 20)
 
 struct reading {
     const struct options *o;
@@ -28,65 +27,20 @@ static int out_of_memory(void)
     return common_fail(EXIT_RUNTIME, "read the prompt: out of memory");
 }
 
-/* ---- end tokens ----------------------------------------------------------------- */
-
-static int add_end(struct prompts *p, int64_t id)
-{
-    int32_t *more = realloc(p->ends, (p->ends_count + 1) * sizeof *more);
-
-    if (!more)
-        return out_of_memory();
-    p->ends = more;
-    p->ends[p->ends_count++] = (int32_t)id;
-    return 0;
-}
-
-/* What generation_config.json lists counts instead of what config.json does, as in transformers. */
-static int read_ends(const struct options *o, const struct llama_config *config, struct prompts *p)
-{
-    char *path = llama_path(o->model, "generation_config.json"), error[COMMON_ERROR_BYTES];
-    json_t *settings = NULL, *eos, *one;
-    int err = path ? llama_json_load(path, GENERATION_BYTES_MAX, &settings, error, sizeof error) : -ENOMEM;
-    int status = err < 0 && err != -ENOENT ? common_fail(common_status(err), "%s", error) : 0;
-    size_t i, given = 0;
-
-    eos = json_object_get(settings, "eos_token_id");
-    if (json_is_integer(eos) && ++given && status == 0)
-        status = add_end(p, json_integer_value(eos));
-    json_array_foreach(eos, i, one)
-    {
-        given++;
-        if (status == 0 && !json_is_integer(one))
-            status =
-                common_fail(EXIT_INPUT, "read %s: eos_token_id, item %zu is not an integer", path, i + 1);
-        if (status == 0)
-            status = add_end(p, json_integer_value(one));
-    }
-    for (uint32_t k = 0; k < config->eos_count && given == 0 && status == 0; k++)
-        status = add_end(p, config->eos_ids[k]);
-    json_decref(settings);
-    free(path);
-    return status;
-}
-
-bool prompts_end(const struct prompts *p, int32_t token)
-{
-    for (size_t i = 0; i < p->ends_count; i++)
-        if (p->ends[i] == token)
-            return true;
-    return false;
-}
-
 /* ---- tokens ----------------------------------------------------------------------- */
 
 /* The cache is made for the whole text, so its length has to be known. */
 static int check_length(const struct reading *r, struct prompt *p)
 {
     const struct options *o = r->o;
-    size_t most = r->config->shape.max_positions;
-    char limit[80];
+    size_t most = llama_shape_positions(&r->config->shape, p->count);
+    char limit[120];
 
-    snprintf(limit, sizeof limit, "the model's positions end at %zu", most);
+    snprintf(limit, sizeof limit, "%s end at %zu",
+             most < r->config->shape.max_positions
+                 ? "the original positions, beyond which longrope has other frequencies,"
+                 : "the model's positions",
+             most);
     if (o->context && o->context < most) {
         most = o->context;
         snprintf(limit, sizeof limit, "--context is %zu", most);
@@ -307,11 +261,9 @@ int prompts_read(const struct options *o, const struct llama_config *config, con
     if (o->context > config->shape.max_positions)
         return common_fail(EXIT_INPUT, "--context %llu: the model's positions end at %u",
                            (unsigned long long)o->context, config->shape.max_positions);
-    status = read_ends(o, config, out);
-    if (status == 0)
-        status = o->prompt        ? add_prompt(&r, o->prompt, strlen(o->prompt))
-                 : o->prompt_file ? add_file(&r, o->prompt_file)
-                                  : add_lines(&r, o->prompts);
+    status = o->prompt        ? add_prompt(&r, o->prompt, strlen(o->prompt))
+             : o->prompt_file ? add_file(&r, o->prompt_file)
+                              : add_lines(&r, o->prompts);
     chat_close(r.chat);
     return status;
 }
@@ -321,6 +273,5 @@ void prompts_free(struct prompts *p)
     for (size_t i = 0; i < p->count; i++)
         free(p->list[i].tokens);
     free(p->list);
-    free(p->ends);
     *p = (struct prompts){0};
 }

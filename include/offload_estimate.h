@@ -19,7 +19,18 @@ enum ofl_work {
     OFL_TRAIN,  /* all parameters, AdamW; layers computed anew in backward */
 };
 
-/* A step of a model of the Llama architecture, as ofl-finetune and ofl-generate run it. */
+/* Vectors that a layer has beside its seven matrices and the norms in front of attention and feed-forward. */
+enum ofl_vectors {
+    OFL_VECTORS_QKV_BIAS = 1,
+    OFL_VECTORS_O_BIAS = 2,
+    OFL_VECTORS_MLP_BIAS = 4,
+    OFL_VECTORS_QK_NORM_HEAD = 8, /* of queries and keys, one for each head's dimensions */
+    OFL_VECTORS_QK_NORM_ALL = 16, /* for those of all heads */
+    OFL_VECTORS_POST_NORMS = 32,  /* behind attention and feed-forward */
+    OFL_VECTORS_NO_PRE_NORMS = 64 /* none in front of them */
+};
+
+/* A step of a model of the Llama architecture, or one of its relatives, as ofl-finetune and ofl-generate run it. */
 struct ofl_workload {
     size_t size;
     enum ofl_work work;
@@ -38,6 +49,7 @@ struct ofl_workload {
     uint32_t inner_elem_bytes; /* of an activation inside a layer; 0: as the weights */
     uint64_t
         workspace_bytes; /* device memory that the kernels hold all the time; 0: guessed from the shape */
+    uint32_t vectors;    /* of enum ofl_vectors; 0: Llama's */
 };
 
 /* ---- what it is done with --------------------------------------------------- */

@@ -46,10 +46,24 @@ static inline void part_sizes(const struct llama_shape *s, size_t elems[W])
 static inline void point_at(struct llama_block_weights *w, struct llama_block_grads *g,
                             const struct llama_weight parts[W], float *const grad[W])
 {
-    *w = (struct llama_block_weights){parts[0], parts[1], parts[2], parts[3], parts[4],
-                                      parts[5], parts[6], parts[7], parts[8]};
-    *g = (struct llama_block_grads){grad[0], grad[1], grad[2], grad[3], grad[4],
-                                    grad[5], grad[6], grad[7], grad[8]};
+    *w = (struct llama_block_weights){.attn_norm = parts[0],
+                                      .q = parts[1],
+                                      .k = parts[2],
+                                      .v = parts[3],
+                                      .o = parts[4],
+                                      .mlp_norm = parts[5],
+                                      .gate = parts[6],
+                                      .up = parts[7],
+                                      .down = parts[8]};
+    *g = (struct llama_block_grads){.attn_norm = grad[0],
+                                    .q = grad[1],
+                                    .k = grad[2],
+                                    .v = grad[3],
+                                    .o = grad[4],
+                                    .mlp_norm = grad[5],
+                                    .gate = grad[6],
+                                    .up = grad[7],
+                                    .down = grad[8]};
 }
 
 /* `number` from 0 chooses the streams of the weights, as in tools/golden_block.py. */

@@ -81,7 +81,7 @@ static inline struct llama_weight ref_weight(const float *values, size_t n, enum
         llama_to_bf16(data, values, n);
     else
         llama_to_f16(data, values, n);
-    return (struct llama_weight){data, dtype};
+    return (struct llama_weight){.data = data, .dtype = dtype};
 }
 
 /* Largest difference over the largest reference value. NaN anywhere gives infinity. */
@@ -260,7 +260,7 @@ static inline void ref_block(const struct llama_shape *s, size_t batch, size_t s
     double *up = ref_alloc(rows * s->ffn * 8);
     float *inv_freq = ref_floats(s->head_dim);
 
-    llama_rope_inv_freq(inv_freq, s);
+    llama_rope_inv_freq(inv_freq, s, 0);
     ref_norm(normed, x, w[0], rows, hidden, (double)s->rms_eps);
     ref_matmul(q, normed, w[1], rows, hidden, qd, false);
     ref_matmul(k, normed, w[2], rows, hidden, kd, false);

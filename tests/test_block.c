@@ -146,7 +146,14 @@ static void extend_in_pieces(struct layer *l, const size_t *pieces, size_t slice
         size_t kept = llama_block_between_bytes(&l->shape, n);
         size_t bytes = llama_block_extend_workspace(&l->shape, n, l->seq, l->weights.q.dtype);
         unsigned char *ws = marked(bytes), *between = marked(kept);
-        struct llama_extend e = {&l->shape, first, n, l->seq, k, v, x + first * l->shape.hidden, between};
+        struct llama_extend e = {.shape = &l->shape,
+                                 .first = first,
+                                 .n = n,
+                                 .positions = l->seq,
+                                 .k_cache = k,
+                                 .v_cache = v,
+                                 .x = x + first * l->shape.hidden,
+                                 .between = between};
 
         layer_slices(&l->weights, &e, slice, extend_slice, ws);
         expect_mark(ws, bytes);

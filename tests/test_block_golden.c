@@ -245,10 +245,12 @@ static double run_model(struct model *m, float *logits)
     layer_backward(b, true);
     memcpy(a->dy, b->dx, m->rows * m->hidden * sizeof(float));
     layer_backward(a, true);
-    llama_embed_backward(m->d_embed, a->dx, m->tokens, m->rows, s->vocab, m->hidden, !s->tied);
+    llama_embed_backward(m->d_embed, a->dx, m->tokens, m->rows, s->vocab, m->hidden, 1, !s->tied);
     for (size_t from = 0, n = s->vocab / 2 + 1; from < s->vocab; from += n) { /* in two slices */
-        struct llama_slice slice = {from, s->vocab - from < n ? s->vocab - from : n, m->head.head,
-                                    m->head.norm};
+        struct llama_slice slice = {.from = from,
+                                    .rows = s->vocab - from < n ? s->vocab - from : n,
+                                    .weight = m->head.head,
+                                    .norm = m->head.norm};
 
         slice.weight.data =
             (const char *)slice.weight.data + from * m->hidden * ofl_dtype_bytes(slice.weight.dtype);
@@ -301,7 +303,7 @@ static void test_inv_freq_agrees_with_transformers(void **state)
         size_t n = golden_cases[c].shape.head_dim / 2;
         float inv_freq[32];
 
-        llama_rope_inv_freq(inv_freq, &golden_cases[c].shape);
+        llama_rope_inv_freq(inv_freq, &golden_cases[c].shape, 0);
         check_golden(golden_cases[c].name, "inv_freq", inv_freq, n);
         for (size_t i = 0; i < golden_count; i++) {
             const struct golden *g = &goldens[i];
@@ -323,7 +325,7 @@ static void test_goldens_refuse_what_is_wrong(void **state)
 
     (void)state;
     wrong.shape.rope.kind = LLAMA_ROPE_PLAIN;
-    llama_rope_inv_freq(inv_freq, &wrong.shape);
+    llama_rope_inv_freq(inv_freq, &wrong.shape, 0);
     assert_false(matches_golden("llama3", "inv_freq", inv_freq, 8, true));
     m = model_create(&wrong, OFL_F32);
     llama_embed(m->layers[0]->x, m->embed, m->tokens, m->rows, m->hidden);

@@ -61,7 +61,7 @@ static void lists_the_tensors(void **state)
         {"model.layers.0.self_attn.k_proj.weight", 12, 16, LLAMA_K, 0},
         {"model.layers.0.self_attn.v_proj.weight", 12, 16, LLAMA_V, 0},
         {"model.layers.0.self_attn.o_proj.weight", 16, 24, LLAMA_O, 0},
-        {"model.layers.0.post_attention_layernorm.weight", 16, 0, LLAMA_POST_NORM, 0},
+        {"model.layers.0.post_attention_layernorm.weight", 16, 0, LLAMA_MLP_NORM, 0},
         {"model.layers.0.mlp.gate_proj.weight", 20, 16, LLAMA_GATE, 0},
         {"model.layers.0.mlp.up_proj.weight", 20, 16, LLAMA_UP, 0},
         {"model.layers.0.mlp.down_proj.weight", 16, 20, LLAMA_DOWN, 0},
@@ -140,19 +140,17 @@ static const struct {
     {"mapped, but not there",
      {NULL, "{\"model.norm.weight\":\"-\"}", NULL},
      -OFL_EFORMAT,
-     {"model.norm.weight", "b.safe"}},
-    {"there, but not mapped",
-     {NULL, NULL, "{\"model.norm.weight\":\"-\"}"},
-     -OFL_EFORMAT,
-     {"model.norm.weight", "b.safe"}},
+     {"model.norm.weight", "missing"}},
+    {"mapped, not there, not needed",
+     {NULL, NULL, "{\"model.layers.0.self_attn.rotary_emb.inv_freq\":\"a.safetensors\"}"},
+     0,
+     {NULL}},
+    {"there, but not mapped", {NULL, NULL, "{\"model.norm.weight\":\"-\"}"}, 0, {NULL}},
     {"in two files",
      {"{\"model.norm.weight\":[\"F32\",16]}", NULL, NULL},
      -OFL_EFORMAT,
      {"model.norm.weight", "b.safe"}},
-    {"in the other file",
-     {NULL, NULL, "{\"model.norm.weight\":\"a.safetensors\"}"},
-     -OFL_EFORMAT,
-     {"model.norm.weight", "a.safe"}},
+    {"in the other file", {NULL, NULL, "{\"model.norm.weight\":\"a.safetensors\"}"}, 0, {NULL}},
     {"transposed",
      {NULL, "{\"model.layers.1.mlp.down_proj.weight\":[\"F32\",20,16]}", NULL},
      -OFL_EFORMAT,
@@ -175,11 +173,16 @@ static const struct {
       "{\"model.layers.01.mlp.up_proj.weight\":\"b.safetensors\"}"},
      -OFL_EFORMAT,
      {"model.layers.01.mlp.up_proj.weight"}},
-    {"biases",
+    {"biases of zeros",
      {NULL, "{\"model.layers.0.self_attn.q_proj.bias\":[\"F32\",24]}",
       "{\"model.layers.0.self_attn.q_proj.bias\":\"b.safetensors\"}"},
+     0,
+     {NULL}},
+    {"weights of zeros",
+     {NULL, "{\"model.layers.0.self_attn.q_norm.weight\":[\"F32\",24]}",
+      "{\"model.layers.0.self_attn.q_norm.weight\":\"b.safetensors\"}"},
      -OFL_EFORMAT,
-     {"q_proj.bias"}},
+     {"q_norm.weight", "type llama"}},
     {"no such shard",
      {NULL, "{\"model.norm.weight\":\"-\"}", "{\"model.norm.weight\":\"c.safetensors\"}"},
      -ENOENT,
@@ -261,6 +264,7 @@ static void opens_what_is_right(void **state)
             if (!strstr(error, cases[i].words[w]))
                 fail_msg("%s: no %s in the sentence: %s", cases[i].what, cases[i].words[w], error);
         if (rc == 0) {
+            assert_int_equal(llama_checkpoint_unused(ck) != NULL, strstr(cases[i].what, "biases") != NULL);
             check_found(ck, &small.shape, cases[i].what);
             assert_int_equal(llama_checkpoint_close(ck), 0);
         } else {
@@ -269,6 +273,93 @@ static void opens_what_is_right(void **state)
         files_remove(dir);
     }
     assert_int_equal(llama_checkpoint_close(NULL), 0);
+}
+
+/* One file of these tensors, whose last byte is not zero. */
+static char *put_single(json_t *tensors)
+{
+    char *dir = files_dir(root, "single"), *path = files_path(dir, "model.safetensors");
+    FILE *f;
+
+    files_put_safetensors(dir, "model.safetensors", tensors);
+    json_decref(tensors);
+    f = fopen(path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, -1, SEEK_END), 0);
+    assert_int_equal(fputc(0x3f, f), 0x3f);
+    assert_int_equal(fclose(f), 0);
+    free(path);
+    return dir;
+}
+
+static json_t *small_tensors(bool base)
+{
+    json_t *tensors = json_object();
+    struct llama_tensor_desc d;
+
+    for (uint32_t i = 0; llama_tensor_at(&small.shape, i, &d) == 0; i++)
+        json_object_set_new(tensors, d.name + (base ? strlen("model.") : 0),
+                            files_tensor("F32", d.dims, d.shape));
+    return tensors;
+}
+
+static void refuses_biases_that_count(void **state)
+{
+    const uint64_t shape[] = {24};
+    json_t *tensors = small_tensors(false);
+    struct llama_checkpoint *ck = NULL;
+    char *dir, error[1024] = "";
+
+    (void)state;
+    json_object_set_new(tensors, "model.layers.0.self_attn.q_proj.bias", files_tensor("F32", 1, shape));
+    dir = put_single(tensors);
+    assert_int_equal(llama_checkpoint_open(ctx, dir, &small.shape, &ck, error, sizeof error), -OFL_EFORMAT);
+    assert_non_null(strstr(error, "q_proj.bias"));
+    files_remove(dir);
+}
+
+static void opens_a_base_model(void **state)
+{
+    struct llama_checkpoint *ck = NULL;
+    char *dir = put_single(small_tensors(true)), error[1024] = "";
+    struct ofl_source *source;
+    enum ofl_dtype dtype;
+    const char *name;
+
+    (void)state;
+    if (llama_checkpoint_open(ctx, dir, &small.shape, &ck, error, sizeof error) != 0)
+        fail_msg("%s", error);
+    assert_int_equal(llama_checkpoint_find(ck, 0, &source, &name, &dtype), 0);
+    assert_string_equal(name, "embed_tokens.weight");
+    assert_null(llama_checkpoint_unused(ck));
+    assert_int_equal(llama_checkpoint_close(ck), 0);
+    files_remove(dir);
+}
+
+/* What the files hold decides, not the configuration. */
+static void an_own_head_unties(void **state)
+{
+    const uint64_t shape[] = {35, 16};
+    static const char *const config =
+        "{\"model_type\":\"llama\",\"num_hidden_layers\":2,\"hidden_size\":16,\"num_attention_heads\":4,"
+        "\"num_key_value_heads\":2,\"head_dim\":6,\"intermediate_size\":20,\"vocab_size\":35,"
+        "\"tie_word_embeddings\":true}";
+
+    (void)state;
+    for (int own = 0; own < 2; own++) {
+        json_t *tensors = small_tensors(false);
+        struct llama_config c;
+        char *dir, error[1024] = "";
+
+        if (own) /* the last one, so that its last byte is another than the embedding's */
+            json_object_set_new(tensors, "lm_head.weight", files_tensor("F32", 2, shape));
+        dir = put_single(tensors);
+        files_put(dir, "config.json", config, strlen(config));
+        if (llama_checkpoint_config(dir, &c, error, sizeof error) != 0)
+            fail_msg("%s", error);
+        assert_int_equal(c.shape.tied, !own);
+        files_remove(dir);
+    }
 }
 
 static void refuses_directories(void **state)
@@ -362,9 +453,11 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lists_the_tensors),      cmocka_unit_test(indices_are_inverse),
-        cmocka_unit_test(opens_what_is_right),    cmocka_unit_test(refuses_directories),
-        cmocka_unit_test(refuses_too_many_files), cmocka_unit_test(opens_the_story),
+        cmocka_unit_test(lists_the_tensors),         cmocka_unit_test(indices_are_inverse),
+        cmocka_unit_test(opens_what_is_right),       cmocka_unit_test(refuses_directories),
+        cmocka_unit_test(refuses_too_many_files),    cmocka_unit_test(opens_the_story),
+        cmocka_unit_test(refuses_biases_that_count), cmocka_unit_test(opens_a_base_model),
+        cmocka_unit_test(an_own_head_unties),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -135,7 +135,7 @@ static void gpu_forward(struct gpu *g, struct problem *p)
     p->result[OUT] = gpu_room(g, result_size(p, OUT), p->dtype, 0);
     p->lse = gpu_blank(g, p->batch * p->shape.heads * p->n * sizeof(float));
     llama_cuda_attention(g->cuda, p->result[OUT], p->lse, p->at[Q], p->at[K], p->at[V], p->dtype, &p->shape,
-                         p->batch, p->first, p->n);
+                         0, p->batch, p->first, p->n);
 }
 
 static void gpu_backward(struct gpu *g, struct problem *p)
@@ -146,7 +146,7 @@ static void gpu_backward(struct gpu *g, struct problem *p)
         p->result[i] = gpu_room(g, result_size(p, i), p->dtype, 0);
     llama_cuda_attention_backward(g->cuda, p->result[DQ], p->result[DK], p->result[DV], p->at[DOUT],
                                   p->result[OUT], p->lse, p->at[Q], p->at[K], p->at[V], p->dtype, &p->shape,
-                                  p->batch, p->n, ws);
+                                  0, p->batch, p->n, ws);
 }
 
 static const char *describe(const struct problem *p)
@@ -238,12 +238,12 @@ static void reference(const struct problem *p, size_t b, const struct wanted *w,
     void *ws = ref_alloc(llama_attention_backward_workspace(positions));
     double *probabilities = ref_alloc(2 * positions * sizeof *probabilities);
 
-    llama_attention(w->value[OUT] + q_at, p->in[Q] + q_at, p->in[K] + k_at, p->in[V] + k_at, &p->shape,
+    llama_attention(w->value[OUT] + q_at, p->in[Q] + q_at, p->in[K] + k_at, p->in[V] + k_at, &p->shape, 0,
                     p->first, p->n, ws);
     if (backward)
         llama_attention_backward(w->value[DQ] + q_at, w->value[DK] + k_at, w->value[DV] + k_at,
                                  p->in[DOUT] + q_at, p->in[Q] + q_at, p->in[K] + k_at, p->in[V] + k_at,
-                                 &p->shape, p->n, ws);
+                                 &p->shape, 0, p->n, ws);
     for (size_t h = 0; h < p->shape.heads; h++)
         for (size_t i = 0; i < p->n; i++) {
             size_t at = q_at + i * p->q_row + h * dim, from = k_at + h / group * dim;
@@ -402,7 +402,7 @@ static void test_forward_without_lse(void **state)
             gpu_forward(&g, &p);
             with = fetch(&g, p.result[OUT], p.dtype, result_size(&p, OUT));
             p.result[OUT] = gpu_room(&g, result_size(&p, OUT), p.dtype, 0);
-            llama_cuda_attention(g.cuda, p.result[OUT], NULL, p.at[Q], p.at[K], p.at[V], p.dtype, &p.shape,
+            llama_cuda_attention(g.cuda, p.result[OUT], NULL, p.at[Q], p.at[K], p.at[V], p.dtype, &p.shape, 0,
                                  p.batch, p.first, p.n);
             without = fetch(&g, p.result[OUT], p.dtype, result_size(&p, OUT));
             assert_memory_equal(with, without, result_size(&p, OUT) * sizeof *with);

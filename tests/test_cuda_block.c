@@ -77,7 +77,7 @@ static void open_pair(struct pair *p, size_t c, enum ofl_dtype dtype, uint64_t s
     p->x = gpu_upload(&p->gpu, p->cpu->x, bytes);
     p->y = gpu_blank(&p->gpu, bytes);
     p->dx = gpu_upload(&p->gpu, p->cpu->dy, bytes);
-    llama_rope_inv_freq(inv_freq, s);
+    llama_rope_inv_freq(inv_freq, s, 0);
     table = gpu_blank(&p->gpu, shapes[c].seq * s->head_dim * sizeof *table);
     llama_cuda_rope_table(p->gpu.cuda, table,
                           gpu_upload(&p->gpu, inv_freq, s->head_dim / 2 * sizeof *inv_freq), shapes[c].seq,
@@ -242,7 +242,13 @@ static void test_extend_equals_forward(void **state)
         k = gpu_blank(&p.gpu, shapes[c].seq * kv);
         v = gpu_blank(&p.gpu, shapes[c].seq * kv);
         for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
-            struct llama_extend e = {s, fed, pieces[i], shapes[c].seq, k, v, p.x + fed * s->hidden, NULL};
+            struct llama_extend e = {.shape = s,
+                                     .first = fed,
+                                     .n = pieces[i],
+                                     .positions = shapes[c].seq,
+                                     .k_cache = k,
+                                     .v_cache = v,
+                                     .x = p.x + fed * s->hidden};
 
             p.block.seq = pieces[i];
             e.between = gpu_blank(&p.gpu, llama_block_cuda_between_bytes(s, pieces[i], dtypes[d]));

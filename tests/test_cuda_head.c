@@ -224,7 +224,8 @@ static void loss_free(struct loss *l)
 /* On the CPU, rounded where the GPU rounds. */
 static void loss_reference(struct loss *l, float scale, bool first)
 {
-    struct llama_weight norm = {l->norm, OFL_F32}, head = {l->head, OFL_F32};
+    struct llama_weight norm = {.data = l->norm, .dtype = OFL_F32},
+                        head = {.data = l->head, .dtype = OFL_F32};
     float *ws = ref_alloc(llama_norm_workspace(l->hidden));
 
     llama_norm(l->normed, l->x, norm, l->rows, l->hidden, l->shape.rms_eps, ws);
@@ -276,8 +277,9 @@ static void check_loss(struct gpu *g, const struct loss_case *c, enum ofl_dtype 
     add_scratch(g, &l.shape);
     nx = l.rows * l.hidden;
     nh = l.vocab * l.hidden;
-    weights.norm = (struct llama_weight){gpu_put(g, l.norm, l.hidden, norm_dtype, 0), norm_dtype};
-    weights.head = (struct llama_weight){gpu_put(g, l.head, nh, dtype, 0), dtype};
+    weights.norm =
+        (struct llama_weight){.data = gpu_put(g, l.norm, l.hidden, norm_dtype, 0), .dtype = norm_dtype};
+    weights.head = (struct llama_weight){.data = gpu_put(g, l.head, nh, dtype, 0), .dtype = dtype};
     x = gpu_put(g, l.x, nx, OFL_F32, 0);
     targets = gpu_upload(g, l.targets, l.rows * 4);
     dx = gpu_room(g, nx, OFL_F32, 0);
@@ -324,11 +326,12 @@ static void loss_like_the_cpus(struct gpu *g)
 
     loss_make(&l, &loss_cases[2], OFL_F32);
     add_scratch(g, &l.shape);
-    cpu = (struct llama_head_weights){{l.norm, OFL_F32}, {l.head, OFL_F32}};
+    cpu = (struct llama_head_weights){{.data = l.norm, .dtype = OFL_F32}, {.data = l.head, .dtype = OFL_F32}};
     cpu_grads = (struct llama_head_grads){l.dnorm, l.dhead};
     cpu_ws = ref_alloc(llama_head_workspace(&l.shape, l.rows, OFL_F32));
-    gpu.norm = (struct llama_weight){gpu_put(g, l.norm, l.hidden, OFL_F32, 0), OFL_F32};
-    gpu.head = (struct llama_weight){gpu_put(g, l.head, l.vocab * l.hidden, OFL_F32, 0), OFL_F32};
+    gpu.norm = (struct llama_weight){.data = gpu_put(g, l.norm, l.hidden, OFL_F32, 0), .dtype = OFL_F32};
+    gpu.head =
+        (struct llama_weight){.data = gpu_put(g, l.head, l.vocab * l.hidden, OFL_F32, 0), .dtype = OFL_F32};
     gpu_grads.norm = gpu_room(g, l.hidden, OFL_F32, 0);
     gpu_grads.head = gpu_room(g, l.vocab * l.hidden, OFL_F32, 0);
     dx = gpu_room(g, l.rows * l.hidden, OFL_F32, 0);
@@ -346,9 +349,15 @@ static void loss_like_the_cpus(struct gpu *g)
     logits = gpu_room(g, l.vocab, OFL_F32, 0);
     for (size_t from = 0, n = l.vocab / 2 + 1; from < l.vocab; from += n) { /* in two slices */
         size_t count = l.vocab - from < n ? l.vocab - from : n;
-        struct llama_slice on_cpu = {from, count, {l.head + from * l.hidden, OFL_F32}, cpu.norm};
+        struct llama_slice on_cpu = {.from = from,
+                                     .rows = count,
+                                     .weight = {.data = l.head + from * l.hidden, .dtype = OFL_F32},
+                                     .norm = cpu.norm};
         struct llama_slice on_gpu = {
-            from, count, {(const float *)gpu.head.data + from * l.hidden, OFL_F32}, gpu.norm};
+            .from = from,
+            .rows = count,
+            .weight = {.data = (const float *)gpu.head.data + from * l.hidden, .dtype = OFL_F32},
+            .norm = gpu.norm};
 
         llama_head_logits(&l.shape, &on_cpu, l.x, l.logits, cpu_ws);
         llama_cuda_head_logits(g->cuda, OFL_F32, &l.shape, &on_gpu, x, logits, ws);

@@ -35,11 +35,11 @@ static void check_norm(struct gpu *g, size_t rows, size_t hidden, enum ofl_dtype
     size_t n = rows * hidden;
     float *x = gpu_normal(n, 1, 2), *w = gpu_normal(hidden, 2, 1), *want = ref_floats(n);
     float *ws = ref_alloc(llama_norm_workspace(hidden));
-    struct llama_weight weight = {gpu_put(g, w, hidden, w_dtype, shift), w_dtype};
+    struct llama_weight weight = {.data = gpu_put(g, w, hidden, w_dtype, shift), .dtype = w_dtype};
     void *y = gpu_room(g, n, dtype, shift);
 
     x[n / 2] = -0.0f;
-    llama_norm(want, x, (struct llama_weight){w, OFL_F32}, rows, hidden, 1e-5f, ws);
+    llama_norm(want, x, (struct llama_weight){.data = w, .dtype = OFL_F32}, rows, hidden, 1e-5f, ws);
     llama_cuda_norm(g->cuda, y, dtype, gpu_put(g, x, n, OFL_F32, shift), weight, rows, hidden, 1e-5f);
     gpu_expect(g, y, dtype, want, n, (struct allowed){1e-6, 1e-30}, "norm of %zu x %zu, %s, weight %s, + %zu",
                rows, hidden, ofl_dtype_name(dtype), ofl_dtype_name(w_dtype), shift);
@@ -81,10 +81,11 @@ static void norm_specials(struct gpu *g)
         llama_init_normal(w, 0, 40, 4, 1);
         x[7] = NAN;
         x[41] = INFINITY;
-        llama_norm(want, x, (struct llama_weight){w, OFL_F32}, 3, 40, 1e-5f, ws);
+        llama_norm(want, x, (struct llama_weight){.data = w, .dtype = OFL_F32}, 3, 40, 1e-5f, ws);
         assert_true(isnan(want[0]) && isnan(want[41]) && want[42] == 0 && isfinite(want[80]));
         llama_cuda_norm(g->cuda, y, dtypes[d], gpu_put(g, x, 120, OFL_F32, 0),
-                        (struct llama_weight){gpu_put(g, w, 40, OFL_F32, 0), OFL_F32}, 3, 40, 1e-5f);
+                        (struct llama_weight){.data = gpu_put(g, w, 40, OFL_F32, 0), .dtype = OFL_F32}, 3, 40,
+                        1e-5f);
         gpu_expect(g, y, dtypes[d], want, 120, (struct allowed){1e-6, 0}, "norm of NaN");
         gpu_forget(g);
     }
@@ -109,7 +110,7 @@ static void check_norm_backward(struct gpu *g, const struct backward_case *b, si
     size_t n = rows * hidden;
     float *x = gpu_normal(n, 1, 2), *dy = gpu_normal(n, 3, 1), *w = gpu_normal(hidden, 2, 1);
     float *dx = b->in_place ? dy : gpu_normal(n, 4, 1), *dw = gpu_normal(hidden, 5, 1);
-    struct llama_weight weight = {gpu_put(g, w, hidden, w_dtype, shift), w_dtype};
+    struct llama_weight weight = {.data = gpu_put(g, w, hidden, w_dtype, shift), .dtype = w_dtype};
     void *x_at = gpu_put(g, x, n, OFL_F32, shift), *dy_at = gpu_put(g, dy, n, OFL_F32, shift);
     void *ws = gpu_blank(g, llama_cuda_norm_backward_bytes(rows, hidden)), *dx_at = dy_at, *dw_at;
     float *cpu_ws = ref_alloc(llama_norm_workspace(hidden));
@@ -118,8 +119,8 @@ static void check_norm_backward(struct gpu *g, const struct backward_case *b, si
     if (!b->in_place)
         dx_at = b->accumulate ? gpu_put(g, dx, n, OFL_F32, shift) : gpu_room(g, n, OFL_F32, shift);
     dw_at = b->first ? gpu_room(g, hidden, OFL_F32, shift) : gpu_put(g, dw, hidden, OFL_F32, shift);
-    llama_norm_backward(dx, dw, dy, x, (struct llama_weight){w, OFL_F32}, rows, hidden, 1e-5f, b->accumulate,
-                        b->first, cpu_ws);
+    llama_norm_backward(dx, dw, dy, x, (struct llama_weight){.data = w, .dtype = OFL_F32}, rows, hidden,
+                        1e-5f, b->accumulate, b->first, cpu_ws);
     llama_cuda_norm_backward(g->cuda, dx_at, dw_at, dy_at, x_at, weight, rows, hidden, 1e-5f, b->accumulate,
                              b->first, ws);
     snprintf(what, sizeof what, "norm backward of %zu x %zu, + %zu, case %d", rows, hidden, shift,
@@ -171,11 +172,12 @@ static void norm_backward_specials(struct gpu *g)
     llama_init_normal(dy, 0, 36, 2, 1);
     llama_init_normal(w, 0, 12, 3, 1);
     dy[14] = NAN;
-    llama_norm_backward(dx, dw, dy, x, (struct llama_weight){w, OFL_F32}, 3, 12, 1e-5f, false, true, ws);
+    llama_norm_backward(dx, dw, dy, x, (struct llama_weight){.data = w, .dtype = OFL_F32}, 3, 12, 1e-5f,
+                        false, true, ws);
     llama_cuda_norm_backward(g->cuda, dx_at, dw_at, gpu_put(g, dy, 36, OFL_F32, 0),
                              gpu_put(g, x, 36, OFL_F32, 0),
-                             (struct llama_weight){gpu_put(g, w, 12, OFL_F32, 0), OFL_F32}, 3, 12, 1e-5f,
-                             false, true, gpu_blank(g, llama_cuda_norm_backward_bytes(3, 12)));
+                             (struct llama_weight){.data = gpu_put(g, w, 12, OFL_F32, 0), .dtype = OFL_F32},
+                             3, 12, 1e-5f, false, true, gpu_blank(g, llama_cuda_norm_backward_bytes(3, 12)));
     assert_true(isfinite(dx[0]) && isnan(dx[12]) && isnan(dw[2]) && isfinite(dw[3]));
     gpu_expect(g, dx_at, OFL_F32, dx, 36, (struct allowed){0, 1e-5}, "norm backward of NaN, dx");
     gpu_expect(g, dw_at, OFL_F32, dw, 12, (struct allowed){0, 1e-5}, "norm backward of NaN, dw");
@@ -199,8 +201,8 @@ static void rope_tables(struct gpu *g)
         float *want = ref_floats(n * dims[i]), inv_freq[32];
         float *table = gpu_room(g, n * dims[i], OFL_F32, 1);
 
-        llama_rope_inv_freq(inv_freq, &shape);
-        llama_rope_table(want, &shape, 0, n);
+        llama_rope_inv_freq(inv_freq, &shape, 0);
+        llama_rope_table(want, &shape, 0, 0, n);
         llama_cuda_rope_table(g->cuda, table, gpu_put(g, inv_freq, dims[i] / 2, OFL_F32, 0), n, dims[i]);
         gpu_expect(g, table, OFL_F32, want, n * dims[i], (struct allowed){0, 2.5e-7}, "rope table of %u",
                    dims[i]);
@@ -234,8 +236,8 @@ static void check_rope(struct gpu *g, const struct rope_case *r, enum ofl_dtype 
     x[0] = NAN;
     x[n - 1] = -INFINITY;
     x_at = gpu_put(g, x, n, dtype, r->shift);
-    llama_rope_table(table, &shape, 0, positions);
-    llama_rope(x, r->batch, r->seq, r->heads, r->dim, table + r->first * r->dim, r->backward);
+    llama_rope_table(table, &shape, 0, 0, positions);
+    llama_rope(x, r->batch, r->seq, r->heads, r->dim, r->dim, table + r->first * r->dim, r->backward);
     llama_cuda_rope(g->cuda, x_at, dtype, r->batch, r->seq, r->heads, r->dim,
                     gpu_put(g, table, positions * r->dim, OFL_F32, r->shift), r->first, r->backward);
     gpu_expect(g, x_at, dtype, x, n, exactly, "rope case %zu, %s", (size_t)(r - rope_cases),
@@ -284,7 +286,7 @@ static void check_swiglu(struct gpu *g, size_t n, enum ofl_dtype dtype, size_t s
     gate_at = gpu_put(g, gate, n, dtype, shift);
     up_at = gpu_put(g, up, n, dtype, shift);
     act = place == 1 ? gate_at : place == 2 ? up_at : gpu_room(g, n, dtype, shift);
-    llama_swiglu(want, gate, up, n);
+    llama_gated(LLAMA_SILU, want, gate, up, n);
     llama_cuda_swiglu(g->cuda, act, gate_at, up_at, dtype, n);
     gpu_expect(g, act, dtype, want, n, (struct allowed){1e-6, 1e-37}, "swiglu of %zu, %s, + %zu, place %d", n,
                ofl_dtype_name(dtype), shift, place);
@@ -320,8 +322,8 @@ static void check_swiglu_backward(struct gpu *g, size_t n, enum ofl_dtype dtype,
     gate_at = gpu_put(g, gate, n, dtype, shift);
     up_at = gpu_put(g, up, n, dtype, shift);
     dact_at = gpu_put(g, dact, n, dtype, shift);
-    llama_swiglu(act, gate, up, n);
-    llama_swiglu_backward(gate, up, dact, n);
+    llama_gated(LLAMA_SILU, act, gate, up, n);
+    llama_gated_backward(LLAMA_SILU, gate, up, dact, n);
     llama_cuda_swiglu_backward(g->cuda, gate_at, up_at, dact_at, dtype, n);
     gpu_expect(g, gate_at, dtype, gate, n, (struct allowed){2e-6, 2e-6}, "swiglu backward of %zu, %s, gate",
                n, ofl_dtype_name(dtype));
@@ -436,8 +438,9 @@ static void embeds(struct gpu *g)
             struct llama_weight weight;
 
             table[(size_t)tokens[n - 1] * hidden] = NAN;
-            weight = (struct llama_weight){gpu_put(g, table, vocab * hidden, dtype, shift), dtype};
-            llama_embed(want, (struct llama_weight){table, OFL_F32}, tokens, n, hidden);
+            weight = (struct llama_weight){.data = gpu_put(g, table, vocab * hidden, dtype, shift),
+                                           .dtype = dtype};
+            llama_embed(want, (struct llama_weight){.data = table, .dtype = OFL_F32}, tokens, n, hidden);
             llama_cuda_embed(g->cuda, x, weight, gpu_upload(g, tokens, n * 4), n, hidden);
             gpu_expect(g, x, OFL_F32, want, n * hidden, exactly, "embedding of %zu x %zu", n, hidden);
             gpu_forget(g);
@@ -503,7 +506,7 @@ static void check_embed_backward(struct gpu *g, size_t n, size_t vocab, size_t h
     plan.order = buffer_at + (plan.order - buffer);
     dtable_at = first ? gpu_room(g, vocab * hidden, OFL_F32, shift)
                       : gpu_put(g, dtable, vocab * hidden, OFL_F32, shift);
-    llama_embed_backward(dtable, dx, tokens, n, vocab, hidden, first);
+    llama_embed_backward(dtable, dx, tokens, n, vocab, hidden, 1, first);
     llama_cuda_embed_backward(g->cuda, dtable_at, gpu_put(g, dx, n * hidden, OFL_F32, shift), &plan, vocab,
                               hidden, first);
     gpu_expect(g, dtable_at, OFL_F32, dtable, vocab * hidden, exactly,
@@ -582,7 +585,8 @@ static void rows_by_small_grids(struct gpu *g)
     float *x_at = gpu_put(g, x, rows * hidden, OFL_F32, 0), *w_at = gpu_put(g, w, hidden, OFL_F32, 0);
     float *want = gpu_blank(g, rows * hidden * 4), *got = gpu_blank(g, rows * hidden * 4);
 
-    llama_cuda_norm(g->cuda, want, OFL_F32, x_at, (struct llama_weight){w_at, OFL_F32}, rows, hidden, eps);
+    llama_cuda_norm(g->cuda, want, OFL_F32, x_at, (struct llama_weight){.data = w_at, .dtype = OFL_F32}, rows,
+                    hidden, eps);
     llama_cuda_launch(g->cuda, &(struct llama_launch){"norm", OFL_F32, {4}, 32, 0},
                       (void *[]){&got, &x_at, &w_at, &w_dtype, &rows, &hidden, &eps, &wide});
     expect_same(g, want, got, rows * hidden * 4, "norm");

@@ -139,7 +139,7 @@ static void test_products_do_not_depend_on_addresses(void **state)
         for (uint64_t trial = 0; trial < 10; trial++) {
             float *x = a + ref_hash(trial, 0) % SLACK, *w = b + ref_hash(trial, 1) % SLACK;
             float *z = y + ref_hash(trial, 2) % SLACK, *want = first;
-            struct llama_weight weight = {w, OFL_F32};
+            struct llama_weight weight = {.data = w, .dtype = OFL_F32};
 
             memset(a, 0xff, MAX * sizeof *a);
             memset(b, 0xff, MAX * sizeof *b);
@@ -292,7 +292,7 @@ static void rope_reference(struct probe *p)
     size_t dim = p->shape.head_dim, heads = p->shape.heads, seq = p->rows / 2;
     float inv_freq[16];
 
-    llama_rope_inv_freq(inv_freq, &p->shape);
+    llama_rope_inv_freq(inv_freq, &p->shape, 0);
     memcpy(p->y64, p->in64[0], p->n * sizeof *p->y64);
     for (size_t r = 0; r < p->rows; r++)
         ref_rope(p->y64 + r * heads * dim, heads, dim, inv_freq, 3 + r % seq);
@@ -307,11 +307,11 @@ static void test_rope(void **state)
     p.reference = rope_reference;
     probe_input(&p, 14 * 30, 1, 0);
     probe_output(&p, 14 * 30);
-    llama_rope_table(table, &p.shape, 3, 7);
+    llama_rope_table(table, &p.shape, 0, 3, 7);
     memcpy(p.y, p.in[0], p.n * sizeof *p.y);
-    llama_rope(p.y, 2, 7, 3, 10, table, false);
+    llama_rope(p.y, 2, 7, 3, 10, 10, table, false);
     memcpy(p.grad[0], p.c, p.n * sizeof *p.c);
-    llama_rope(p.grad[0], 2, 7, 3, 10, table, true);
+    llama_rope(p.grad[0], 2, 7, 3, 10, 10, table, true);
     probe_check(&p, "rope");
 }
 
@@ -331,10 +331,10 @@ static void test_swiglu(void **state)
         probe_input(&p, 333, 2 * scales[c], 0);
         probe_input(&p, 333, 2, 0);
         probe_output(&p, 333);
-        llama_swiglu(p.y, p.in[0], p.in[1], 333);
+        llama_gated(LLAMA_SILU, p.y, p.in[0], p.in[1], 333);
         memcpy(p.grad[0], p.in[0], 333 * sizeof(float));
         memcpy(p.grad[1], p.in[1], 333 * sizeof(float));
-        llama_swiglu_backward(p.grad[0], p.grad[1], p.c, 333);
+        llama_gated_backward(LLAMA_SILU, p.grad[0], p.grad[1], p.c, 333);
         probe_check(&p, "swiglu");
     }
 }
@@ -364,9 +364,9 @@ static void test_attention(void **state)
         probe_input(&p, n * kd, 2, 0);
         probe_input(&p, n * kd, 1, 0);
         probe_output(&p, n * qd);
-        llama_attention(p.y, p.in[0], p.in[1], p.in[2], &p.shape, 0, n, ws);
-        llama_attention_backward(p.grad[0], p.grad[1], p.grad[2], p.c, p.in[0], p.in[1], p.in[2], &p.shape, n,
-                                 ws);
+        llama_attention(p.y, p.in[0], p.in[1], p.in[2], &p.shape, 0, 0, n, ws);
+        llama_attention_backward(p.grad[0], p.grad[1], p.grad[2], p.c, p.in[0], p.in[1], p.in[2], &p.shape, 0,
+                                 n, ws);
         if (n > 1)
             probe_check(&p, "attention");
         else
@@ -445,7 +445,7 @@ static void test_head_of_128256(void **state)
           *head = ref_random(n, 3, 1, 0);
     double *x64 = ref_double(x, rows * 16), *norm64 = ref_double(norm, 16), *head64 = ref_double(head, n),
            want;
-    struct llama_head_weights w = {{norm, OFL_F32}, ref_weight(head, n, OFL_BF16)};
+    struct llama_head_weights w = {{.data = norm, .dtype = OFL_F32}, ref_weight(head, n, OFL_BF16)};
     float dnorm[16], *dhead = ref_floats(n), *dx = ref_floats(rows * 16), *logits = ref_floats(shape.vocab);
     struct llama_head_grads g = {dnorm, dhead};
     void *ws = ref_alloc(llama_head_workspace(&shape, rows, OFL_BF16));
@@ -465,7 +465,8 @@ static void test_head_of_128256(void **state)
             sum += (double)dhead[v * 16 + i];
         assert_true(fabs(sum) < 1e-4);
     }
-    llama_head_logits(&shape, &(struct llama_slice){0, shape.vocab, w.head, w.norm}, x, logits, ws);
+    llama_head_logits(&shape, &(struct llama_slice){.rows = shape.vocab, .weight = w.head, .norm = w.norm}, x,
+                      logits, ws);
     for (size_t v = 0; v < shape.vocab; v += 1001) {
         double sum = 0, square = 0;
 
@@ -505,7 +506,7 @@ static void test_embedding(void **state)
         free((void *)w.data);
     }
     for (int pass = 1; pass <= 2; pass++) {
-        llama_embed_backward(dtable, x, tokens, 5, 5, 7, pass == 1);
+        llama_embed_backward(dtable, x, tokens, 5, 5, 7, 1, pass == 1);
         for (size_t i = 0; i < 35; i++) {
             size_t v = i / 7, times = v == 4 ? 3 : v == 0 || v == 2;
 

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "examples/common_predict.h"
 #include "examples/model/generator.h"
 #include "examples/model/timing.h"
 #include "examples/model/trainer.h"
@@ -35,6 +36,39 @@ static const struct llama_shape plain = {.layers = 3,
                                          .rope_theta = 10000.0f,
                                          .rope = {.factor = 1.0f}};
 
+/* All that a layer may have beside its matrices; and what OLMo 2 has. */
+static const struct llama_shape rich = {.layers = 3,
+                                        .hidden = 64,
+                                        .heads = 4,
+                                        .kv_heads = 2,
+                                        .head_dim = 16,
+                                        .ffn = 160,
+                                        .vocab = 101,
+                                        .max_positions = 64,
+                                        .rms_eps = 1e-5f,
+                                        .rope_theta = 10000.0f,
+                                        .rope = {.factor = 1.0f},
+                                        .qkv_bias = true,
+                                        .o_bias = true,
+                                        .mlp_bias = true,
+                                        .qk_norm = LLAMA_QK_NORM_HEAD,
+                                        .post_norms = true,
+                                        .norm_offset = 1};
+static const struct llama_shape behind = {.layers = 2,
+                                          .hidden = 64,
+                                          .heads = 4,
+                                          .kv_heads = 4,
+                                          .head_dim = 16,
+                                          .ffn = 160,
+                                          .vocab = 101,
+                                          .max_positions = 64,
+                                          .rms_eps = 1e-5f,
+                                          .rope_theta = 10000.0f,
+                                          .rope = {.factor = 1.0f},
+                                          .qk_norm = LLAMA_QK_NORM_ALL,
+                                          .post_norms = true,
+                                          .no_pre_norms = true};
+
 /* ---- what both are made from ------------------------------------------------- */
 
 static struct ofl_workload workload_of(const struct llama_shape *s, enum ofl_work work, enum ofl_dtype dtype)
@@ -51,7 +85,8 @@ static struct ofl_workload workload_of(const struct llama_shape *s, enum ofl_wor
                                  .tied = s->tied,
                                  .dtype = dtype,
                                  .cache_elem_bytes = sizeof(float),
-                                 .inner_elem_bytes = sizeof(float)};
+                                 .inner_elem_bytes = sizeof(float),
+                                 .vectors = common_vectors(s)};
 }
 
 struct counted {
@@ -98,6 +133,7 @@ static void check_pairs(const struct plan_program *p)
 /* ---- training ------------------------------------------------------------------ */
 
 struct training {
+    const struct llama_shape *shape; /* NULL: plain */
     bool tied, on_device;
     enum ofl_dtype dtype;
     size_t batch, seq, accum;
@@ -160,8 +196,11 @@ static struct counted real_step(const struct llama_trainer_config *config, const
 
 static void check_training(const struct training *c)
 {
-    struct llama_trainer_config config = {
-        .shape = plain, .batch = c->batch, .seq = c->seq, .accum = c->accum, .dtype = c->dtype};
+    struct llama_trainer_config config = {.shape = c->shape ? *c->shape : plain,
+                                          .batch = c->batch,
+                                          .seq = c->seq,
+                                          .accum = c->accum,
+                                          .dtype = c->dtype};
     struct llama_trainer_need need;
     struct ofl_workload w;
     struct plan_program p;
@@ -203,6 +242,8 @@ static void test_training(void **state)
         {.dtype = OFL_BF16, .batch = 2, .seq = 5, .accum = 1, .clip = 0, .tied = true},
         {.dtype = OFL_F32, .batch = 1, .seq = 8, .accum = 2, .clip = 1, .on_device = true},
         {.dtype = OFL_BF16, .batch = 1, .seq = 8, .accum = 1, .clip = 0, .on_device = true},
+        {.shape = &rich, .dtype = OFL_BF16, .batch = 1, .seq = 8, .accum = 2, .clip = 1, .tied = true},
+        {.shape = &behind, .dtype = OFL_F32, .batch = 2, .seq = 5, .accum = 1, .clip = 0},
     };
 
     (void)state;
@@ -212,9 +253,9 @@ static void test_training(void **state)
 
 /* ---- generating -------------------------------------------------------------------- */
 
-static void check_generating(bool tied, enum ofl_dtype dtype)
+static void check_generating(const struct llama_shape *shape, bool tied, enum ofl_dtype dtype)
 {
-    struct llama_generator_config config = {.shape = plain, .positions = 16, .piece = 1, .fresh = dtype};
+    struct llama_generator_config config = {.shape = *shape, .positions = 16, .piece = 1, .fresh = dtype};
     enum ofl_dtype dtypes[64];
     struct llama_generator_need need;
     struct ofl_config open = {.size = sizeof open, .host_bytes = OFL_HOST_MIN_BYTES, .workers = 1};
@@ -256,8 +297,10 @@ static void check_generating(bool tied, enum ofl_dtype dtype)
 static void test_generating(void **state)
 {
     (void)state;
-    check_generating(false, OFL_F32);
-    check_generating(true, OFL_BF16);
+    check_generating(&plain, false, OFL_F32);
+    check_generating(&plain, true, OFL_BF16);
+    check_generating(&rich, true, OFL_F32);
+    check_generating(&behind, false, OFL_BF16);
 }
 
 /* ---- the pager's own plan --------------------------------------------------------------- */

@@ -84,10 +84,10 @@ static void check_units(const struct llama_shape *shape, bool small)
         assert_true(u.part == part || (u.part == part + 1 && u.opens));
         assert_true(u.opens || batch + u.bytes <= most);
         assert_true(!u.opens || u.part != part || batch == 0 || batch + u.bytes > most);
-        assert_true(u.norm < 0 || u.slice == 0);
+        assert_true(u.vectors[UNIT_NORM] < 0 || u.slice == 0);
         batch = u.opens ? u.bytes : batch + u.bytes;
         part = u.part;
-        norms += u.norm >= 0;
+        norms += u.vectors[UNIT_NORM] >= 0;
         batches += u.opens;
         units++;
         all += u.bytes;

@@ -73,7 +73,7 @@ void llama_cuda_matmul_dw(struct llama_cuda *c, float *dw, const void *dy, const
 /* Addresses that nobody follows; `at` of another alignment takes other kernels. */
 static void rows(enum ofl_dtype dtype, size_t hidden, char *at)
 {
-    struct llama_weight w = {at, dtype};
+    struct llama_weight w = {.data = at, .dtype = dtype};
     const size_t n = 4096;
     float *f = (void *)at;
 
@@ -81,6 +81,15 @@ static void rows(enum ofl_dtype dtype, size_t hidden, char *at)
     llama_cuda_norm_backward(NULL, f, f, f, f, w, n, hidden, 1e-5f, true, false, at);
     llama_cuda_swiglu(NULL, at, at, at, dtype, n * hidden);
     llama_cuda_swiglu_backward(NULL, at, at, at, dtype, n * hidden);
+    llama_cuda_geglu(NULL, true, at, at, at, dtype, n * hidden);
+    llama_cuda_geglu_backward(NULL, true, at, at, at, dtype, n * hidden);
+    llama_cuda_bias(NULL, at, dtype, w, n, hidden);
+    llama_cuda_bias_backward(NULL, f, at, dtype, n, hidden, true);
+    llama_cuda_widen(NULL, f, at, dtype, n * hidden, 1);
+    llama_cuda_scale(NULL, at, dtype, 2, n * hidden);
+    llama_cuda_add_scaled(NULL, f, f, 2, n * hidden);
+    llama_cuda_cap(NULL, f, 30, n * hidden);
+    llama_cuda_cap_backward(NULL, at, dtype, f, 30, n * hidden);
     llama_cuda_narrow(NULL, at, dtype, f, n * hidden);
     llama_cuda_init_normal(NULL, at, dtype, 0, n * hidden, 1, 1);
     llama_cuda_init_value(NULL, at, dtype, n * hidden, 1);
@@ -91,21 +100,27 @@ static void rows(enum ofl_dtype dtype, size_t hidden, char *at)
 static void attention(enum ofl_dtype dtype, uint32_t dim, char *at)
 {
     const struct llama_shape shape = {.heads = 32, .kv_heads = 8, .head_dim = dim};
+    const struct llama_shape capped = {.heads = 32, .kv_heads = 8, .head_dim = dim, .attn_cap = 50};
 
     llama_cuda_rope_table(NULL, (float *)at, (float *)at, 4096, dim);
     llama_cuda_rope(NULL, at, dtype, 1, 4096, shape.heads, dim, (float *)at, 0, false);
-    llama_cuda_attention(NULL, at, NULL, at, at, at, dtype, &shape, 1, 0, 1);
-    llama_cuda_attention(NULL, at, NULL, at, at, at, dtype, &shape, 1, 0, 4096);
+    llama_cuda_rope_part(NULL, at, dtype, 1, 4096, shape.heads, dim, dim / 2, (float *)at, 0, false);
+    for (size_t n = 1; n <= 4096; n *= 4096) {
+        llama_cuda_attention(NULL, at, NULL, at, at, at, dtype, &shape, 0, 1, 0, n);
+        llama_cuda_attention(NULL, at, NULL, at, at, at, dtype, &capped, 0, 1, 0, n);
+    }
     if (dtype != OFL_F16) /* trains in none */
         for (size_t n = 64; n <= 8192; n *= 128)
-            llama_cuda_attention_backward(NULL, at, at, at, at, at, (float *)at, at, at, at, dtype, &shape, 1,
-                                          n, at);
+            for (int limited = 0; limited < 2; limited++)
+                llama_cuda_attention_backward(NULL, at, at, at, at, at, (float *)at, at, at, at, dtype,
+                                              limited ? &capped : &shape, 0, 1, n, at);
 }
 
 static void head(enum ofl_dtype dtype, char *at)
 {
     const struct llama_shape shape = {.hidden = 8192, .vocab = 128256};
-    const struct llama_head_weights w = {.norm = {at, dtype}, .head = {at, dtype}};
+    const struct llama_head_weights w = {.norm = {.data = at, .dtype = dtype},
+                                         .head = {.data = at, .dtype = dtype}};
     const struct llama_head_grads g = {.norm = (float *)at, .head = (float *)at};
 
     llama_cuda_head_loss(NULL, (double *)at, dtype, &shape, 64, &w, &g, true, (float *)at, (int32_t *)at, 1,

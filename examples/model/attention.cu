@@ -22,12 +22,12 @@
     extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) attention_##suffix(FORWARD_PARAMS(T))        \
     {                                                                                                        \
         KERNEL_SHARED(float, shared);                                                                        \
-        forward_plain<T>(shared, FORWARD_ARGS);                                                              \
+        forward_plain<T>(shared, no_limits(), FORWARD_ARGS);                                                 \
     }                                                                                                        \
     extern "C" __global__ void __launch_bounds__(512) attention_decode_##suffix(FORWARD_PARAMS(T))           \
     {                                                                                                        \
         KERNEL_SHARED(float, shared);                                                                        \
-        forward_decode<T>(shared, FORWARD_ARGS);                                                             \
+        forward_decode<T>(shared, no_limits(), FORWARD_ARGS);                                                \
     }
 ACTIVATIONS(X)
 #undef X
@@ -42,26 +42,73 @@ ACTIVATIONS(X)
     extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) attention_keys_##suffix(KEYS_PARAMS(T))      \
     {                                                                                                        \
         KERNEL_SHARED(float, shared);                                                                        \
-        backward_keys_plain<T, 2, 16>(shared, KEYS_ARGS);                                                    \
+        backward_keys_plain<T, 2, 16>(shared, no_limits(), KEYS_ARGS);                                       \
     }                                                                                                        \
     extern "C" __global__ void __launch_bounds__(PLAIN_THREADS)                                              \
         attention_queries_##suffix(QUERIES_PARAMS(T))                                                        \
     {                                                                                                        \
         KERNEL_SHARED(float, shared);                                                                        \
-        backward_queries_plain<T, 2, 16>(shared, QUERIES_ARGS);                                              \
+        backward_queries_plain<T, 2, 16>(shared, no_limits(), QUERIES_ARGS);                                 \
     }                                                                                                        \
     /* for head_dim above 128; left alone, ptxas spills for blocks that it hopes for */                      \
     extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1)                                           \
         attention_keys_wide_##suffix(KEYS_PARAMS(T))                                                         \
     {                                                                                                        \
         KERNEL_SHARED(float, shared);                                                                        \
-        backward_keys_plain<T, 1, 32>(shared, KEYS_ARGS);                                                    \
+        backward_keys_plain<T, 1, 32>(shared, no_limits(), KEYS_ARGS);                                       \
     }                                                                                                        \
     extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1)                                           \
         attention_queries_wide_##suffix(QUERIES_PARAMS(T))                                                   \
     {                                                                                                        \
         KERNEL_SHARED(float, shared);                                                                        \
-        backward_queries_plain<T, 1, 32>(shared, QUERIES_ARGS);                                              \
+        backward_queries_plain<T, 1, 32>(shared, no_limits(), QUERIES_ARGS);                                 \
+    }
+X(float, f32)
+X(bf16, bf16)
+#undef X
+
+/* ---- the same with a window or a cap, which take more registers ---------------- */
+
+#define X(T, suffix)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(PLAIN_THREADS)                                              \
+        attention_limited_##suffix(FORWARD_PARAMS(T), uint32_t window, float cap)                            \
+    {                                                                                                        \
+        KERNEL_SHARED(float, shared);                                                                        \
+        forward_plain<T>(shared, limits{window, cap}, FORWARD_ARGS);                                         \
+    }                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(256)                                                        \
+        attention_limited_decode_##suffix(FORWARD_PARAMS(T), uint32_t window, float cap)                     \
+    {                                                                                                        \
+        KERNEL_SHARED(float, shared);                                                                        \
+        forward_decode<T>(shared, limits{window, cap}, FORWARD_ARGS);                                        \
+    }
+ACTIVATIONS(X)
+#undef X
+
+#define X(T, suffix)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1)                                           \
+        attention_limited_keys_##suffix(KEYS_PARAMS(T), uint32_t window, float cap)                          \
+    {                                                                                                        \
+        KERNEL_SHARED(float, shared);                                                                        \
+        backward_keys_plain<T, 2, 16>(shared, limits{window, cap}, KEYS_ARGS);                               \
+    }                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1)                                           \
+        attention_limited_queries_##suffix(QUERIES_PARAMS(T), uint32_t window, float cap)                    \
+    {                                                                                                        \
+        KERNEL_SHARED(float, shared);                                                                        \
+        backward_queries_plain<T, 2, 16>(shared, limits{window, cap}, QUERIES_ARGS);                         \
+    }                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1)                                           \
+        attention_limited_keys_wide_##suffix(KEYS_PARAMS(T), uint32_t window, float cap)                     \
+    {                                                                                                        \
+        KERNEL_SHARED(float, shared);                                                                        \
+        backward_keys_plain<T, 1, 32>(shared, limits{window, cap}, KEYS_ARGS);                               \
+    }                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1)                                           \
+        attention_limited_queries_wide_##suffix(QUERIES_PARAMS(T), uint32_t window, float cap)               \
+    {                                                                                                        \
+        KERNEL_SHARED(float, shared);                                                                        \
+        backward_queries_plain<T, 1, 32>(shared, limits{window, cap}, QUERIES_ARGS);                         \
     }
 X(float, f32)
 X(bf16, bf16)

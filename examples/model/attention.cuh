@@ -31,6 +31,71 @@
         uint32_t heads, uint32_t kv_heads, uint32_t dim, uint32_t n, uint32_t padded, float scale
 #define QUERIES_ARGS dq, dout, q, k, v, lse2, delta, heads, kv_heads, dim, n, padded, scale
 
+/* What a query sees, and what becomes of a score: all keys up to its own, and nothing; kernels with limits have a window
+ * or a cap. */
+struct no_limits {
+    DEVICE_MEMBER bool sees(uint32_t, uint32_t) const
+    {
+        return true;
+    }
+    DEVICE_MEMBER uint32_t from(uint32_t) const
+    {
+        return 0;
+    }
+    DEVICE_MEMBER float capped(float s) const
+    {
+        return s;
+    }
+    DEVICE_MEMBER float slope(float) const
+    {
+        return 1;
+    }
+    DEVICE_MEMBER uint32_t to(uint32_t, uint32_t n) const
+    {
+        return n;
+    }
+    /* The maximum of no scores. */
+    DEVICE_MEMBER float none() const
+    {
+        return -INFINITY;
+    }
+};
+
+struct limits {
+    uint32_t window; /* 0: none */
+    float cap;       /* of scores before their scale; 0: none */
+
+    /* The key is not behind the query. */
+    DEVICE_MEMBER bool sees(uint32_t query, uint32_t key) const
+    {
+        return window == 0 || query - key < window;
+    }
+    /* The first key that a query sees. */
+    DEVICE_MEMBER uint32_t from(uint32_t query) const
+    {
+        return window != 0 && query + 1 > window ? query + 1 - window : 0;
+    }
+    DEVICE_MEMBER float capped(float s) const
+    {
+        return cap > 0 ? cap * tanhf(s / cap) : s;
+    }
+    /* The queries before it see the key. */
+    DEVICE_MEMBER uint32_t to(uint32_t key, uint32_t n) const
+    {
+        return window != 0 && window < n - key ? key + window : n;
+    }
+    /* Finite: a row may see nothing of a tile. */
+    DEVICE_MEMBER float none() const
+    {
+        return -3e38f;
+    }
+    /* Of a capped score. */
+    DEVICE_MEMBER float slope(float s) const
+    {
+        return cap > 0 ? 1.0f - s / cap * (s / cap) : 1.0f;
+    }
+};
+
 /* To about two units in the last place, in one instruction; what is subnormal is 0. */
 DEVICE float fast_exp2(float x)
 {

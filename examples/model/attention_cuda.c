@@ -13,6 +13,7 @@
 #define ATTENTION_DIM  256 /* the largest head_dim */
 #define DECODE_QUERIES 4   /* as many or fewer: one block each, whose warps share the keys */
 #define DECODE_THREADS 512
+#define LIMITED_DECODE 256 /* the same with a window or a cap */
 #define DECODE_ROOM    256 /* floats of shared memory for the query */
 #define TILE_THREADS   128
 #define PLAIN_TILE     32 /* rows of queries, of keys; 16 in backward for head_dim above PLAIN_DIM */
@@ -35,9 +36,30 @@ static size_t padded_to(size_t n, size_t part)
     return parts_of(n, part) * part;
 }
 
-static bool use_mma(const struct llama_shape *shape, enum ofl_dtype dtype)
+/* A window or a cap, which the plain kernels have variants for. */
+struct limits {
+    uint32_t window;
+    float cap; /* of scores before their scale */
+};
+
+static float scale_of(const struct llama_shape *shape)
 {
-    return dtype == OFL_BF16 && (shape->head_dim == 64 || shape->head_dim == 128);
+    return shape->attn_scale > 0 ? shape->attn_scale : 1.0f / sqrtf((float)shape->head_dim);
+}
+
+static struct limits limits_of(const struct llama_shape *shape, uint32_t layer)
+{
+    return (struct limits){llama_layer_window(shape, layer), shape->attn_cap / scale_of(shape)};
+}
+
+static bool is_limited(struct limits l)
+{
+    return l.window > 0 || l.cap > 0;
+}
+
+static bool use_mma(const struct llama_shape *shape, struct limits limits, enum ofl_dtype dtype)
+{
+    return dtype == OFL_BF16 && (shape->head_dim == 64 || shape->head_dim == 128) && !is_limited(limits);
 }
 
 /* Floats of rows in shared memory, as attention_plain.cuh lays them. */
@@ -46,30 +68,25 @@ static size_t plain_rows(size_t rows, size_t dim)
     return rows * (padded_to(dim, 8) + 1);
 }
 
-static float scale_of(const struct llama_shape *shape)
-{
-    return 1.0f / sqrtf((float)shape->head_dim);
-}
-
 /* ---- forward ------------------------------------------------------------------ */
 
-static struct llama_launch forward_launch(const struct llama_shape *shape, enum ofl_dtype dtype, size_t batch,
-                                          size_t n)
+static struct llama_launch forward_launch(const struct llama_shape *shape, struct limits limits,
+                                          enum ofl_dtype dtype, size_t batch, size_t n)
 {
     size_t dim = shape->head_dim;
     struct llama_launch l = {.dtype = dtype, .grid = {shape->heads, (unsigned)n, (unsigned)batch}};
 
     if (n <= DECODE_QUERIES) {
-        l.name = "attention_decode";
-        l.threads = DECODE_THREADS;
-        l.shared_bytes = (DECODE_ROOM + DECODE_THREADS / LLAMA_CUDA_WARP * (dim + 2)) * sizeof(float);
-    } else if (use_mma(shape, dtype)) {
+        l.name = is_limited(limits) ? "attention_limited_decode" : "attention_decode";
+        l.threads = is_limited(limits) ? LIMITED_DECODE : DECODE_THREADS;
+        l.shared_bytes = (DECODE_ROOM + l.threads / LLAMA_CUDA_WARP * (dim + 2)) * sizeof(float);
+    } else if (use_mma(shape, limits, dtype)) {
         l.name = dim == 64 ? "attention_mma64" : "attention_mma128";
         l.grid[1] = (unsigned)parts_of(n, MMA_QUERIES);
         l.threads = TILE_THREADS;
         l.shared_bytes = (MMA_QUERIES + 3 * MMA_TILE) * dim * 2;
     } else {
-        l.name = "attention";
+        l.name = is_limited(limits) ? "attention_limited" : "attention";
         l.grid[1] = (unsigned)parts_of(n, PLAIN_TILE);
         l.threads = TILE_THREADS;
         l.shared_bytes = (2 * plain_rows(PLAIN_TILE, dim) + PLAIN_TILE * (PLAIN_TILE + 1)) * sizeof(float);
@@ -78,10 +95,11 @@ static struct llama_launch forward_launch(const struct llama_shape *shape, enum 
 }
 
 void llama_cuda_attention(struct llama_cuda *c, void *out, float *lse, const void *q, const void *k,
-                          const void *v, enum ofl_dtype dtype, const struct llama_shape *shape, size_t batch,
-                          size_t first, size_t n)
+                          const void *v, enum ofl_dtype dtype, const struct llama_shape *shape,
+                          uint32_t layer, size_t batch, size_t first, size_t n)
 {
-    struct llama_launch launch = forward_launch(shape, dtype, batch, n);
+    struct limits limits = limits_of(shape, layer);
+    struct llama_launch launch = forward_launch(shape, limits, dtype, batch, n);
     uint32_t heads = shape->heads, kv_heads = shape->kv_heads, dim = shape->head_dim, n_arg = (uint32_t)n,
              first_arg = (uint32_t)first;
     float scale = scale_of(shape);
@@ -89,8 +107,9 @@ void llama_cuda_attention(struct llama_cuda *c, void *out, float *lse, const voi
     assert(dim <= ATTENTION_DIM);
     if (n == 0 || batch == 0)
         return;
-    llama_cuda_launch(
-        c, &launch, (void *[]){&out, &lse, &q, &k, &v, &heads, &kv_heads, &dim, &n_arg, &first_arg, &scale});
+    llama_cuda_launch(c, &launch,
+                      (void *[]){&out, &lse, &q, &k, &v, &heads, &kv_heads, &dim, &n_arg, &first_arg, &scale,
+                                 &limits.window, &limits.cap});
 }
 
 /* ---- backward ------------------------------------------------------------------ */
@@ -98,6 +117,7 @@ void llama_cuda_attention(struct llama_cuda *c, void *out, float *lse, const voi
 /* What backward takes, and how it divides its scratch. */
 struct backward {
     const struct llama_shape *shape;
+    struct limits limits;
     enum ofl_dtype dtype;
     size_t batch, n, padded;
     size_t splits;         /* of each group's heads, in the gradient of keys */
@@ -121,15 +141,16 @@ static size_t splits_of(const struct llama_shape *shape, size_t n)
     return splits;
 }
 
-static struct backward backward_of(const struct llama_shape *shape, enum ofl_dtype dtype, size_t batch,
-                                   size_t n)
+static struct backward backward_of(const struct llama_shape *shape, struct limits limits,
+                                   enum ofl_dtype dtype, size_t batch, size_t n)
 {
     struct backward b = {.shape = shape,
+                         .limits = limits,
                          .dtype = dtype,
                          .batch = batch,
                          .n = n,
                          .padded = padded_to(n, MMA_QUERIES),
-                         .splits = use_mma(shape, dtype) ? splits_of(shape, n) : 1};
+                         .splits = use_mma(shape, limits, dtype) ? splits_of(shape, n) : 1};
 
     b.stats = batch * shape->heads * b.padded;
     if (b.splits > 1)
@@ -140,7 +161,7 @@ static struct backward backward_of(const struct llama_shape *shape, enum ofl_dty
 size_t llama_cuda_attention_backward_bytes(const struct llama_shape *shape, enum ofl_dtype dtype,
                                            size_t batch, size_t n)
 {
-    struct backward b = backward_of(shape, dtype, batch, n);
+    struct backward b = backward_of(shape, (struct limits){0}, dtype, batch, n); /* which needs the most */
 
     return (2 * b.stats + b.partial) * sizeof(float);
 }
@@ -153,7 +174,7 @@ static struct llama_launch keys_launch(const struct backward *b)
                              .grid = {(unsigned)(b->shape->kv_heads * b->splits), 0, (unsigned)b->batch},
                              .threads = TILE_THREADS};
 
-    if (use_mma(b->shape, b->dtype)) {
+    if (use_mma(b->shape, b->limits, b->dtype)) {
         l.name = dim == 64 ? "attention_keys_mma64" : "attention_keys_mma128";
         l.grid[1] = (unsigned)parts_of(b->n, mma_keys(b->shape));
         /* Two stages. At 128 they take the place of the keys and values, which are fewer bytes. */
@@ -161,7 +182,9 @@ static struct llama_launch keys_launch(const struct backward *b)
         if (dim == 64)
             l.shared_bytes += 2 * mma_keys(b->shape) * dim * 2;
     } else {
-        l.name = dim > PLAIN_DIM ? "attention_keys_wide" : "attention_keys";
+        l.name = !is_limited(b->limits) ? dim > PLAIN_DIM ? "attention_keys_wide" : "attention_keys"
+                 : dim > PLAIN_DIM      ? "attention_limited_keys_wide"
+                                        : "attention_limited_keys";
         l.grid[1] = (unsigned)parts_of(b->n, tile);
         l.shared_bytes = (4 * plain_rows(tile, dim) + 2 * tile * (tile + 1)) * sizeof(float);
     }
@@ -174,13 +197,15 @@ static struct llama_launch queries_launch(const struct backward *b)
     struct llama_launch l = {
         .dtype = b->dtype, .grid = {b->shape->heads, 0, (unsigned)b->batch}, .threads = TILE_THREADS};
 
-    if (use_mma(b->shape, b->dtype)) {
+    if (use_mma(b->shape, b->limits, b->dtype)) {
         l.name = dim == 64 ? "attention_queries_mma64" : "attention_queries_mma128";
         l.grid[1] = (unsigned)parts_of(b->n, MMA_QUERIES);
         l.threads = dim == 64 ? TILE_THREADS : 2 * TILE_THREADS; /* a warp has 32 queries, or 16 */
         l.shared_bytes = 4 * MMA_TILE * dim * 2; /* two stages, and before that as many queries and dout */
     } else {
-        l.name = dim > PLAIN_DIM ? "attention_queries_wide" : "attention_queries";
+        l.name = !is_limited(b->limits) ? dim > PLAIN_DIM ? "attention_queries_wide" : "attention_queries"
+                 : dim > PLAIN_DIM      ? "attention_limited_queries_wide"
+                                        : "attention_limited_queries";
         l.grid[1] = (unsigned)parts_of(b->n, tile);
         l.shared_bytes = (4 * plain_rows(tile, dim) + tile * (tile + 1)) * sizeof(float);
     }
@@ -190,9 +215,10 @@ static struct llama_launch queries_launch(const struct backward *b)
 void llama_cuda_attention_backward(struct llama_cuda *c, void *dq, void *dk, void *dv, const void *dout,
                                    const void *out, const float *lse, const void *q, const void *k,
                                    const void *v, enum ofl_dtype dtype, const struct llama_shape *shape,
-                                   size_t batch, size_t n, void *ws)
+                                   uint32_t layer, size_t batch, size_t n, void *ws)
 {
-    struct backward b = backward_of(shape, dtype, batch, n);
+    struct limits limits = limits_of(shape, layer);
+    struct backward b = backward_of(shape, limits, dtype, batch, n);
     struct llama_launch keys = keys_launch(&b), queries = queries_launch(&b);
     struct llama_launch prepare = {"attention_prepare",
                                    dtype,
@@ -213,10 +239,10 @@ void llama_cuda_attention_backward(struct llama_cuda *c, void *dq, void *dk, voi
                       (void *[]){&lse2, &delta, &dout, &out, &lse, &heads, &dim, &n_arg, &padded});
     llama_cuda_launch(c, &keys,
                       (void *[]){&dk, &dv, &partial, &dout, &q, &k, &v, &lse2, &delta, &heads, &kv_heads,
-                                 &dim, &n_arg, &padded, &splits, &scale});
+                                 &dim, &n_arg, &padded, &splits, &scale, &limits.window, &limits.cap});
     if (splits > 1)
         llama_cuda_launch(c, &sum, (void *[]){&dk, &dv, &partial, &count, &splits});
-    llama_cuda_launch(
-        c, &queries,
-        (void *[]){&dq, &dout, &q, &k, &v, &lse2, &delta, &heads, &kv_heads, &dim, &n_arg, &padded, &scale});
+    llama_cuda_launch(c, &queries,
+                      (void *[]){&dq, &dout, &q, &k, &v, &lse2, &delta, &heads, &kv_heads, &dim, &n_arg,
+                                 &padded, &scale, &limits.window, &limits.cap});
 }

@@ -127,7 +127,7 @@ DEVICE float row_max(float x)
 
 /* Grid: (heads, tiles of 32 queries, batch), the longest first. Shared memory: rows of queries, rows of
  * keys or values, probabilities. */
-template <class T> DEVICE void forward_plain(float *shared, FORWARD_PARAMS(T))
+template <class T, class L> DEVICE void forward_plain(float *shared, L limits, FORWARD_PARAMS(T))
 {
     const uint32_t tile = 2 * PLAIN_ROWS;
     uint32_t row0 = (gridDim.y - 1 - blockIdx.y) * tile, rows = min(n - row0, tile),
@@ -138,11 +138,11 @@ template <class T> DEVICE void forward_plain(float *shared, FORWARD_PARAMS(T))
     size_t k_at =
         (size_t)blockIdx.z * (first + n) * k_stride + (size_t)(blockIdx.x / (heads / kv_heads)) * dim;
     float *kv = shared + tile * (padded_dim(dim) + 1), *p = kv + tile * (padded_dim(dim) + 1);
-    float o[2][32], top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+    float o[2][32], top[2] = {limits.none(), limits.none()}, sum[2] = {0, 0};
 
     plain_zero<2, 32>(o);
     load_rows(shared, q + q_at, q_stride, tile, rows, dim);
-    for (uint32_t key = 0; key < keys; key += tile) {
+    for (uint32_t key = limits.from(first + row0) / tile * tile; key < keys; key += tile) {
         float s[2][4];
 
         __syncthreads();
@@ -155,7 +155,9 @@ template <class T> DEVICE void forward_plain(float *shared, FORWARD_PARAMS(T))
 
 #pragma unroll
             for (uint32_t j = 0; j < 4; j++) {
-                s[i][j] = key + c + j * SHARERS <= first + row0 + r + i * PLAIN_ROWS ? s[i][j] : -INFINITY;
+                uint32_t at = key + c + j * SHARERS, query = first + row0 + r + i * PLAIN_ROWS;
+
+                s[i][j] = at <= query && limits.sees(query, at) ? limits.capped(s[i][j]) : -INFINITY;
                 top[i] = fmaxf(top[i], s[i][j]);
             }
             top[i] = row_max(top[i]);
@@ -230,9 +232,10 @@ DEVICE float dot4_of(const float *shared, const float x[4])
 }
 
 /* DECODE_KEYS keys from `key` on, `step` apart, as far as they lie before `end`. */
-template <class T>
-DEVICE void decode_keys(struct running *a, const float *query, const T *k, const T *v, size_t stride,
-                        uint32_t key, uint32_t step, uint32_t end, uint32_t dim, uint32_t wide, float scale)
+template <class T, class L>
+DEVICE void decode_keys(struct running *a, L limits, const float *query, const T *k, const T *v,
+                        size_t stride, uint32_t key, uint32_t step, uint32_t end, uint32_t dim, uint32_t wide,
+                        float scale)
 {
     float s[DECODE_KEYS], x[DECODE_CHUNKS][4], top = LOWEST;
 
@@ -243,7 +246,7 @@ DEVICE void decode_keys(struct running *a, const float *query, const T *k, const
 #pragma unroll
         for (uint32_t i = 0; i < DECODE_CHUNKS; i++)
             s[j] += dot4_of(query + 4 * (threadIdx.x % SHARERS + i * SHARERS), x[i]);
-        s[j] = row_sum(s[j]);
+        s[j] = limits.capped(row_sum(s[j]));
         s[j] = key + j * step < end ? s[j] : -INFINITY;
         top = fmaxf(top, s[j]);
     }
@@ -283,7 +286,7 @@ DEVICE void merge_eights(struct running *a, unsigned offset, float scale)
 /* Grid: (heads, queries, batch). Eight threads have every so-manieth key; then the eights of a warp, then
  * the warps are merged in order. Shared memory: the query, which would cost 32 registers, and for each warp
  * top, sum and dim numbers. */
-template <class T> DEVICE void forward_decode(float *shared, FORWARD_PARAMS(T))
+template <class T, class L> DEVICE void forward_decode(float *shared, L limits, FORWARD_PARAMS(T))
 {
     uint32_t row = blockIdx.y, end = first + row + 1, eights = blockDim.x / SHARERS,
              warps = blockDim.x / WARP;
@@ -299,9 +302,9 @@ template <class T> DEVICE void forward_decode(float *shared, FORWARD_PARAMS(T))
     for (uint32_t i = threadIdx.x; i < DECODE_DIM; i += blockDim.x)
         query[i] = i < dim ? to_float(q[q_at + i]) : 0.0f;
     __syncthreads();
-    for (uint32_t key = threadIdx.x / WARP * 4; key < end; key += DECODE_KEYS * eights)
-        decode_keys(&a, query, k + k_at, v + k_at, stride, key + threadIdx.x / SHARERS % 4, eights, end, dim,
-                    wide, scale * LOG2_E);
+    for (uint32_t key = limits.from(end - 1) + threadIdx.x / WARP * 4; key < end; key += DECODE_KEYS * eights)
+        decode_keys(&a, limits, query, k + k_at, v + k_at, stride, key + threadIdx.x / SHARERS % 4, eights,
+                    end, dim, wide, scale * LOG2_E);
     merge_eights(&a, SHARERS, scale * LOG2_E);
     merge_eights(&a, 2 * SHARERS, scale * LOG2_E);
     if (threadIdx.x % WARP == 0) {
@@ -333,10 +336,10 @@ template <class T> DEVICE void forward_decode(float *shared, FORWARD_PARAMS(T))
 
 /* p and ds of a tile, to shared memory: exponentials where the query sees the key, 0 elsewhere. Rows are
  * keys and columns queries, or the other way. */
-template <int R, bool rows_are_keys>
-DEVICE void softmax_backward_plain(float *shared_p, float *shared_ds, float s[R][2 * R], float dp[R][2 * R],
-                                   const float *lse2, const float *delta, uint32_t row0, uint32_t column0,
-                                   float scale)
+template <int R, bool rows_are_keys, class L>
+DEVICE void softmax_backward_plain(L limits, float *shared_p, float *shared_ds, float s[R][2 * R],
+                                   float dp[R][2 * R], const float *lse2, const float *delta, uint32_t row0,
+                                   uint32_t column0, float scale)
 {
 #pragma unroll
     for (uint32_t i = 0; i < R * 2 * R; i++) {
@@ -344,9 +347,12 @@ DEVICE void softmax_backward_plain(float *shared_p, float *shared_ds, float s[R]
         uint32_t column = threadIdx.x % SHARERS + i % (2 * R) * SHARERS, query = rows_are_keys ? column : row;
         bool seen = rows_are_keys ? row0 + row <= column0 + column : column0 + column <= row0 + row;
         float *x = &s[i / (2 * R)][i % (2 * R)], *d = &dp[i / (2 * R)][i % (2 * R)];
+        float score = limits.capped(*x);
 
-        *x = seen ? exp2f(*x * (scale * LOG2_E) - lse2[query]) : 0.0f;
-        *d = seen ? *x * (*d - delta[query]) : 0.0f;
+        seen = seen && (rows_are_keys ? limits.sees(column0 + column, row0 + row)
+                                      : limits.sees(row0 + row, column0 + column));
+        *x = seen ? exp2f(score * (scale * LOG2_E) - lse2[query]) : 0.0f;
+        *d = seen ? *x * (*d - delta[query]) * limits.slope(score) : 0.0f;
     }
     if (rows_are_keys)
         share_scores<R>(shared_p, s);
@@ -355,7 +361,8 @@ DEVICE void softmax_backward_plain(float *shared_p, float *shared_ds, float s[R]
 
 /* Grid: (kv_heads, tiles of 16 * R keys, batch), the longest first. Shared memory: rows of keys, values,
  * queries, dout; p, ds. */
-template <class T, int R, int D> DEVICE void backward_keys_plain(float *shared, KEYS_PARAMS(T))
+template <class T, int R, int D, class L>
+DEVICE void backward_keys_plain(float *shared, L limits, KEYS_PARAMS(T))
 {
     const uint32_t tile = R * PLAIN_ROWS;
     uint32_t key0 = blockIdx.y * tile, tile_floats = tile * (padded_dim(dim) + 1), group = heads / kv_heads;
@@ -372,7 +379,7 @@ template <class T, int R, int D> DEVICE void backward_keys_plain(float *shared, 
     load_rows(shared, k + k_at, k_stride, tile, n - key0, dim);
     load_rows(values, v + k_at, k_stride, tile, n - key0, dim);
     for (uint32_t head = blockIdx.x * group; head < (blockIdx.x + 1) * group; head++)
-        for (uint32_t row = key0; row < n; row += tile) {
+        for (uint32_t row = key0; row < limits.to(min(key0 + tile, n) - 1, n); row += tile) {
             size_t at = ((size_t)blockIdx.z * n + row) * q_stride + (size_t)head * dim;
             size_t stats = ((size_t)blockIdx.z * heads + head) * padded + row;
             float s[R][2 * R], dp[R][2 * R];
@@ -383,7 +390,8 @@ template <class T, int R, int D> DEVICE void backward_keys_plain(float *shared, 
             __syncthreads();
             plain_scores<R>(s, shared, queries, dim);
             plain_scores<R>(dp, values, douts, dim);
-            softmax_backward_plain<R, true>(p, ds, s, dp, lse2 + stats, delta + stats, key0, row, scale);
+            softmax_backward_plain<R, true>(limits, p, ds, s, dp, lse2 + stats, delta + stats, key0, row,
+                                            scale);
             __syncthreads();
             plain_mix<R, D>(dv_sum, p, douts, dim);
             plain_mix<R, D>(dk_sum, ds, queries, dim);
@@ -401,7 +409,8 @@ template <class T, int R, int D> DEVICE void backward_keys_plain(float *shared, 
 
 /* Grid: (heads, tiles of 16 * R queries, batch), the longest first. Shared memory: rows of queries, dout,
  * keys, values; ds. */
-template <class T, int R, int D> DEVICE void backward_queries_plain(float *shared, QUERIES_PARAMS(T))
+template <class T, int R, int D, class L>
+DEVICE void backward_queries_plain(float *shared, L limits, QUERIES_PARAMS(T))
 {
     const uint32_t tile = R * PLAIN_ROWS;
     uint32_t row0 = (gridDim.y - 1 - blockIdx.y) * tile, rows = min(n - row0, tile);
@@ -417,7 +426,7 @@ template <class T, int R, int D> DEVICE void backward_queries_plain(float *share
     plain_zero<R, D>(sum);
     load_rows(shared, q + q_at, q_stride, tile, rows, dim);
     load_rows(douts, dout + q_at, q_stride, tile, rows, dim);
-    for (uint32_t key = 0; key < row0 + rows; key += tile) {
+    for (uint32_t key = limits.from(row0) / tile * tile; key < row0 + rows; key += tile) {
         float s[R][2 * R], dp[R][2 * R];
 
         __syncthreads();
@@ -426,7 +435,8 @@ template <class T, int R, int D> DEVICE void backward_queries_plain(float *share
         __syncthreads();
         plain_scores<R>(s, shared, keys, dim);
         plain_scores<R>(dp, douts, values, dim);
-        softmax_backward_plain<R, false>(ds, ds, s, dp, lse2 + stats, delta + stats, row0, key, scale);
+        softmax_backward_plain<R, false>(limits, ds, ds, s, dp, lse2 + stats, delta + stats, row0, key,
+                                         scale);
         __syncthreads();
         plain_mix<R, D>(sum, ds, keys, dim);
     }

@@ -1,39 +1,34 @@
 /*
- * The decoder layer, composed of kernels. See block.h.
+ * The decoder layer, composed of kernels. See block.h; slice by slice: block_extend.c.
  *
  * Scratch is laid out by the same function that measures it. Regions whose lifetimes don't meet
  * share bytes: attention's scores with the feed-forward's activations, gradients with what they
  * replace.
  */
-#include "examples/model/block.h"
+#include "examples/model/block_impl.h"
 
-#include "examples/model/kernels_inline.h"
-
-/* One call's sizes and buffers. What is not used stays NULL. */
-struct inside {
-    const struct llama_shape *shape;
-    size_t batch, seq, rows, q_dim, kv_dim;
-    float *table;      /* rope */
-    float *wide;       /* widened weights */
-    float *normed;     /* after attn_norm */
-    float *q, *k, *v;  /* rotated */
-    float *mixed;      /* attention's output; q itself where q isn't needed after */
-    float *mid;        /* x after attention */
-    float *normed_mid; /* after mlp_norm */
-    float *gate, *up, *act;
-    float *dk, *dv;
-    float *scores;
-};
+/* ---- sizes ----------------------------------------------------------------- */
 
 static size_t max_size(size_t a, size_t b)
 {
     return a > b ? a : b;
 }
 
-static size_t wide_bytes(const struct inside *in, enum ofl_dtype dtype)
+/* Norms of all heads, and biases, are the longer ones. */
+static size_t vector_bytes(const struct block_inside *in)
+{
+    const struct llama_shape *s = in->shape;
+    size_t elems = s->hidden;
+
+    if (s->qkv_bias || s->qk_norm != LLAMA_QK_PLAIN)
+        elems = max_size(elems, max_size(in->q_dim, in->kv_dim));
+    return llama_norm_workspace(s->mlp_bias ? max_size(elems, s->ffn) : elems);
+}
+
+size_t block_wide_bytes(const struct block_inside *in, enum ofl_dtype dtype)
 {
     size_t hidden = in->shape->hidden, ffn = in->shape->ffn;
-    size_t bytes = llama_norm_workspace(hidden);
+    size_t bytes = vector_bytes(in);
 
     bytes = max_size(bytes, llama_matmul_workspace(hidden, in->q_dim, dtype));
     bytes = max_size(bytes, llama_matmul_workspace(in->q_dim, hidden, dtype));
@@ -42,10 +37,11 @@ static size_t wide_bytes(const struct inside *in, enum ofl_dtype dtype)
     return max_size(bytes, llama_matmul_workspace(ffn, hidden, dtype));
 }
 
-static struct inside sizes_of(const struct llama_shape *shape, size_t batch, size_t seq)
+struct block_inside block_sizes(const struct llama_shape *shape, size_t batch, size_t seq, uint32_t layer)
 {
-    return (struct inside){
+    return (struct block_inside){
         .shape = shape,
+        .layer = layer,
         .batch = batch,
         .seq = seq,
         .rows = batch * seq,
@@ -55,20 +51,22 @@ static struct inside sizes_of(const struct llama_shape *shape, size_t batch, siz
 }
 
 /* The scratch's end differs by dtype only, so that everything before is measured without it. */
-static void take_wide(struct inside *in, struct llama_arena *a, enum ofl_dtype dtype)
+static void take_wide(struct block_inside *in, struct llama_arena *a, enum ofl_dtype dtype)
 {
-    in->table = llama_take_floats(a, in->seq * in->shape->head_dim);
-    in->wide = llama_take(a, wide_bytes(in, dtype));
+    in->table = llama_take_floats(a, in->seq * llama_rope_dims(in->shape));
+    in->wide = llama_take(a, block_wide_bytes(in, dtype));
 }
 
-static void lay_out_forward(struct inside *in, struct llama_arena *a)
+static void lay_out_forward(struct block_inside *in, struct llama_arena *a)
 {
     size_t mark;
 
+    if (llama_shape_branches(in->shape))
+        in->branch = in->mlp_branch = llama_take_floats(a, in->rows * in->shape->hidden);
     in->normed = in->normed_mid = llama_take_floats(a, in->rows * in->shape->hidden);
     mark = a->used;
-    in->q = in->mixed = llama_take_floats(a, in->rows * in->q_dim);
-    in->k = llama_take_floats(a, in->rows * in->kv_dim);
+    in->q = in->q_raw = in->mixed = llama_take_floats(a, in->rows * in->q_dim);
+    in->k = in->k_raw = llama_take_floats(a, in->rows * in->kv_dim);
     in->v = llama_take_floats(a, in->rows * in->kv_dim);
     in->scores = llama_take(a, llama_attention_workspace(in->seq));
     a->used = mark;
@@ -77,43 +75,30 @@ static void lay_out_forward(struct inside *in, struct llama_arena *a)
     a->used = a->peak;
 }
 
-/* What a slice leaves for the next ones. */
-static void lay_out_between(struct inside *in, struct llama_arena *a)
+static void lay_out_backward(struct block_inside *in, struct llama_arena *a)
 {
-    size_t mark;
+    size_t mark, hidden = in->shape->hidden;
 
-    in->normed = in->normed_mid = llama_take_floats(a, in->rows * in->shape->hidden);
-    mark = a->used;
-    in->q = in->mixed = llama_take_floats(a, in->rows * in->q_dim);
-    a->used = mark;
-    in->gate = in->act = llama_take_floats(a, in->rows * in->shape->ffn);
-    in->up = llama_take_floats(a, in->rows * in->shape->ffn);
-}
-
-/* `positions`: of the longest row of scores. */
-static void lay_out_extend(struct inside *in, struct llama_arena *a, size_t positions, enum ofl_dtype dtype)
-{
-    in->table = llama_take_floats(a, in->seq * in->shape->head_dim);
-    in->wide = in->scores =
-        llama_take(a, max_size(wide_bytes(in, dtype), llama_attention_workspace(positions)));
-}
-
-static void lay_out_backward(struct inside *in, struct llama_arena *a)
-{
-    size_t mark;
-
-    in->normed = llama_take_floats(a, in->rows * in->shape->hidden);
-    in->q = llama_take_floats(a, in->rows * in->q_dim);
-    in->k = llama_take_floats(a, in->rows * in->kv_dim);
+    in->normed = llama_take_floats(a, in->rows * hidden);
+    in->q = in->q_raw = llama_take_floats(a, in->rows * in->q_dim);
+    in->k = in->k_raw = llama_take_floats(a, in->rows * in->kv_dim);
     in->v = llama_take_floats(a, in->rows * in->kv_dim);
+    if (in->shape->qk_norm != LLAMA_QK_PLAIN) {
+        in->q_raw = llama_take_floats(a, in->rows * in->q_dim);
+        in->k_raw = llama_take_floats(a, in->rows * in->kv_dim);
+    }
     in->mixed = llama_take_floats(a, in->rows * in->q_dim);
+    if (llama_shape_branches(in->shape)) {
+        in->branch = llama_take_floats(a, in->rows * hidden);
+        in->mlp_branch = llama_take_floats(a, in->rows * hidden);
+    }
     mark = a->used;
     in->dk = llama_take_floats(a, in->rows * in->kv_dim);
     in->dv = llama_take_floats(a, in->rows * in->kv_dim);
     in->scores = llama_take(a, llama_attention_backward_workspace(in->seq));
     a->used = mark;
-    in->mid = llama_take_floats(a, in->rows * in->shape->hidden);
-    in->normed_mid = llama_take_floats(a, in->rows * in->shape->hidden);
+    in->mid = llama_take_floats(a, in->rows * hidden);
+    in->normed_mid = llama_take_floats(a, in->rows * hidden);
     in->gate = llama_take_floats(a, in->rows * in->shape->ffn);
     in->up = llama_take_floats(a, in->rows * in->shape->ffn);
     in->act = llama_take_floats(a, in->rows * in->shape->ffn);
@@ -123,7 +108,7 @@ static void lay_out_backward(struct inside *in, struct llama_arena *a)
 size_t llama_block_forward_workspace(const struct llama_shape *shape, size_t batch, size_t seq,
                                      enum ofl_dtype dtype)
 {
-    struct inside in = sizes_of(shape, batch, seq);
+    struct block_inside in = block_sizes(shape, batch, seq, 0);
     struct llama_arena a = {0};
 
     lay_out_forward(&in, &a);
@@ -134,7 +119,7 @@ size_t llama_block_forward_workspace(const struct llama_shape *shape, size_t bat
 size_t llama_block_backward_workspace(const struct llama_shape *shape, size_t batch, size_t seq,
                                       enum ofl_dtype dtype)
 {
-    struct inside in = sizes_of(shape, batch, seq);
+    struct block_inside in = block_sizes(shape, batch, seq, 0);
     struct llama_arena a = {0};
 
     lay_out_backward(&in, &a);
@@ -142,91 +127,139 @@ size_t llama_block_backward_workspace(const struct llama_shape *shape, size_t ba
     return a.peak;
 }
 
-size_t llama_block_between_bytes(const struct llama_shape *shape, size_t n)
-{
-    struct inside in = sizes_of(shape, 1, n);
-    struct llama_arena a = {0};
+/* ---- parts ----------------------------------------------------------------- */
 
-    lay_out_between(&in, &a);
-    return a.peak;
-}
-
-size_t llama_block_extend_workspace(const struct llama_shape *shape, size_t n, size_t positions,
-                                    enum ofl_dtype dtype)
-{
-    struct inside in = sizes_of(shape, 1, n);
-    struct llama_arena a = {0};
-
-    lay_out_extend(&in, &a, positions, dtype);
-    return a.peak;
-}
-
-/* ---- forward ------------------------------------------------------------- */
-
-static void norm(const struct inside *in, float *y, const float *x, struct llama_weight w)
+void block_norm(const struct block_inside *in, float *y, const float *x, struct llama_weight w)
 {
     llama_norm(y, x, w, in->rows, in->shape->hidden, in->shape->rms_eps, in->wide);
 }
 
-static void rotate(const struct inside *in, size_t first)
+void block_norm_heads(const struct block_inside *in, float *to, const float *from, struct llama_weight w,
+                      size_t heads)
 {
-    const struct llama_shape *shape = in->shape;
+    const struct llama_shape *s = in->shape;
 
-    if (shape->rope_pairs) {
-        llama_rope_apart(in->q, in->rows, shape->heads, shape->head_dim);
-        llama_rope_apart(in->k, in->rows, shape->kv_heads, shape->head_dim);
-    }
-    llama_rope_table(in->table, shape, first, in->seq);
-    llama_rope(in->q, in->batch, in->seq, shape->heads, shape->head_dim, in->table, false);
-    llama_rope(in->k, in->batch, in->seq, shape->kv_heads, shape->head_dim, in->table, false);
+    if (s->qk_norm == LLAMA_QK_NORM_HEAD)
+        llama_norm(to, from, w, in->rows * heads, s->head_dim, s->rms_eps, in->wide);
+    else if (s->qk_norm == LLAMA_QK_NORM_ALL)
+        llama_norm(to, from, w, in->rows, heads * s->head_dim, s->rms_eps, in->wide);
 }
 
-/* in->normed, and rotated q and k, and v. */
-static void project(const struct inside *in, const struct llama_block_weights *w, const float *x)
+void block_rotate(const struct block_inside *in, size_t first)
+{
+    const struct llama_shape *s = in->shape;
+    size_t dims = llama_rope_dims(s);
+
+    if (llama_layer_in(s->unrotated, in->layer))
+        return;
+    if (s->rope_pairs) {
+        llama_rope_apart(in->q, in->rows, s->heads, s->head_dim);
+        llama_rope_apart(in->k, in->rows, s->kv_heads, s->head_dim);
+    }
+    llama_rope_table(in->table, s, in->layer, first, in->seq);
+    llama_rope(in->q, in->batch, in->seq, s->heads, s->head_dim, dims, in->table, false);
+    llama_rope(in->k, in->batch, in->seq, s->kv_heads, s->head_dim, dims, in->table, false);
+}
+
+static float branch_scale(const struct block_inside *in)
+{
+    return in->shape->branch_scale != 0 ? in->shape->branch_scale : 1;
+}
+
+void block_add_branch(const struct block_inside *in, float *x, float *branch, struct llama_weight post_norm)
+{
+    if (post_norm.data)
+        block_norm(in, branch, branch, post_norm);
+    llama_add_scaled(x, branch, branch_scale(in), in->rows * in->shape->hidden);
+}
+
+/* ---- forward ------------------------------------------------------------- */
+
+static void matmul(const struct block_inside *in, float *y, const float *x, struct llama_weight w,
+                   struct llama_weight bias, size_t from, size_t to)
+{
+    llama_matmul(y, x, w, in->rows, from, to, to, false, in->wide);
+    if (bias.data)
+        llama_bias(y, bias, in->rows, to, in->wide);
+}
+
+/* What a half of the layer computes from: x itself where no norm stands in front. */
+static const float *input(const struct block_inside *in, float *normed, const float *x, struct llama_weight w)
+{
+    if (!w.data)
+        return x;
+    block_norm(in, normed, x, w);
+    return normed;
+}
+
+/* Rotated q and k, and v. */
+static void project(const struct block_inside *in, const struct llama_block_weights *w, const float *x)
 {
     size_t hidden = in->shape->hidden;
+    const float *from = input(in, in->normed, x, w->attn_norm);
 
-    norm(in, in->normed, x, w->attn_norm);
-    llama_matmul(in->q, in->normed, w->q, in->rows, hidden, in->q_dim, in->q_dim, false, in->wide);
-    llama_matmul(in->k, in->normed, w->k, in->rows, hidden, in->kv_dim, in->kv_dim, false, in->wide);
-    llama_matmul(in->v, in->normed, w->v, in->rows, hidden, in->kv_dim, in->kv_dim, false, in->wide);
-    rotate(in, 0);
+    matmul(in, in->q_raw, from, w->q, w->q_bias, hidden, in->q_dim);
+    matmul(in, in->k_raw, from, w->k, w->k_bias, hidden, in->kv_dim);
+    matmul(in, in->v, from, w->v, w->v_bias, hidden, in->kv_dim);
+    block_norm_heads(in, in->q, in->q_raw, w->q_norm, in->shape->heads);
+    block_norm_heads(in, in->k, in->k_raw, w->k_norm, in->shape->kv_heads);
+    block_rotate(in, 0);
 }
 
-static void attend(const struct inside *in)
+static void attend(const struct block_inside *in)
 {
     for (size_t b = 0; b < in->batch; b++) {
         size_t q = b * in->seq * in->q_dim, k = b * in->seq * in->kv_dim;
 
-        llama_attention(in->mixed + q, in->q + q, in->k + k, in->v + k, in->shape, 0, in->seq, in->scores);
+        llama_attention(in->mixed + q, in->q + q, in->k + k, in->v + k, in->shape, in->layer, 0, in->seq,
+                        in->scores);
     }
 }
 
+/* x += what a half of the layer gives: a product of y[rows, from]; or that into the branch. */
+static void add(const struct block_inside *in, float *x, const float *y, size_t from, struct llama_weight w,
+                struct llama_weight bias, float *branch)
+{
+    size_t hidden = in->shape->hidden;
+
+    if (branch) {
+        matmul(in, branch, y, w, bias, from, hidden);
+        return;
+    }
+    llama_matmul(x, y, w, in->rows, from, hidden, hidden, true, in->wide);
+    if (bias.data)
+        llama_bias(x, bias, in->rows, hidden, in->wide);
+}
+
 /* From x after attention to gate and up. */
-static void feed(const struct inside *in, const struct llama_block_weights *w, const float *mid)
+static void feed(const struct block_inside *in, const struct llama_block_weights *w, const float *mid)
 {
     size_t hidden = in->shape->hidden, ffn = in->shape->ffn;
+    const float *from = input(in, in->normed_mid, mid, w->mlp_norm);
 
-    norm(in, in->normed_mid, mid, w->mlp_norm);
-    llama_matmul(in->gate, in->normed_mid, w->gate, in->rows, hidden, ffn, ffn, false, in->wide);
-    llama_matmul(in->up, in->normed_mid, w->up, in->rows, hidden, ffn, ffn, false, in->wide);
+    matmul(in, in->gate, from, w->gate, w->gate_bias, hidden, ffn);
+    matmul(in, in->up, from, w->up, w->up_bias, hidden, ffn);
 }
 
 /* The second half of a forward pass; x holds the layer's input and gets its output. */
-static void finish(const struct inside *in, const struct llama_block_weights *w, float *x)
+static void finish(const struct block_inside *in, const struct llama_block_weights *w, float *x)
 {
-    size_t hidden = in->shape->hidden, ffn = in->shape->ffn;
+    size_t ffn = in->shape->ffn;
 
-    llama_matmul(x, in->mixed, w->o, in->rows, in->q_dim, hidden, hidden, true, in->wide);
+    add(in, x, in->mixed, in->q_dim, w->o, w->o_bias, in->branch);
+    if (in->branch)
+        block_add_branch(in, x, in->branch, w->attn_post_norm);
     feed(in, w, x);
-    llama_swiglu(in->act, in->gate, in->up, in->rows * ffn);
-    llama_matmul(x, in->act, w->down, in->rows, ffn, hidden, hidden, true, in->wide);
+    llama_gated(in->shape->activation, in->act, in->gate, in->up, in->rows * ffn);
+    add(in, x, in->act, ffn, w->down, w->down_bias, in->mlp_branch);
+    if (in->mlp_branch)
+        block_add_branch(in, x, in->mlp_branch, w->mlp_post_norm);
 }
 
 void llama_block_forward(const struct llama_shape *shape, size_t batch, size_t seq,
                          const struct llama_block_weights *weights, const float *x_in, float *x_out, void *ws)
 {
-    struct inside in = sizes_of(shape, batch, seq);
+    struct block_inside in = block_sizes(shape, batch, seq, weights->layer);
     struct llama_arena a = {.base = ws};
 
     lay_out_forward(&in, &a);
@@ -238,129 +271,148 @@ void llama_block_forward(const struct llama_shape *shape, size_t batch, size_t s
     finish(&in, weights, x_out);
 }
 
-/* ---- slice by slice ------------------------------------------------------ */
-
-/* What comes between the matrix before and this one. */
-static void before(const struct inside *in, const struct llama_extend *e, enum llama_matrix matrix,
-                   struct llama_weight weight)
-{
-    if (matrix == LLAMA_MATRIX_Q || matrix == LLAMA_MATRIX_GATE) {
-        norm(in, in->normed, e->x, weight);
-    } else if (matrix == LLAMA_MATRIX_O) {
-        rotate(in, e->first);
-        llama_attention(in->mixed, in->q, e->k_cache, e->v_cache, in->shape, e->first, in->seq, in->scores);
-    } else if (matrix == LLAMA_MATRIX_DOWN) {
-        llama_swiglu(in->act, in->gate, in->up, in->rows * in->shape->ffn);
-    }
-}
-
-/* y[n, out] (+)= x[n, in] * matrix^T */
-struct product {
-    const float *x;
-    float *y;
-    size_t in, out;
-};
-
-static struct product product_of(const struct inside *in, const struct llama_extend *e,
-                                 enum llama_matrix matrix)
-{
-    size_t hidden = in->shape->hidden, ffn = in->shape->ffn;
-    const struct product all[LLAMA_MATRICES] = {
-        [LLAMA_MATRIX_Q] = {in->normed, in->q, hidden, in->q_dim},
-        [LLAMA_MATRIX_K] = {in->normed, in->k, hidden, in->kv_dim},
-        [LLAMA_MATRIX_V] = {in->normed, in->v, hidden, in->kv_dim},
-        [LLAMA_MATRIX_O] = {in->mixed, e->x, in->q_dim, hidden},
-        [LLAMA_MATRIX_GATE] = {in->normed_mid, in->gate, hidden, ffn},
-        [LLAMA_MATRIX_UP] = {in->normed_mid, in->up, hidden, ffn},
-        [LLAMA_MATRIX_DOWN] = {in->act, e->x, ffn, hidden},
-    };
-
-    return all[matrix];
-}
-
-void llama_block_extend(const struct llama_extend *e, enum llama_matrix matrix,
-                        const struct llama_slice *slice, void *ws)
-{
-    struct inside in = sizes_of(e->shape, 1, e->n);
-    struct llama_arena a = {.base = ws}, between = {.base = e->between};
-    struct product p;
-
-    lay_out_between(&in, &between);
-    lay_out_extend(&in, &a, e->positions, slice->weight.dtype);
-    in.k = (float *)e->k_cache + e->first * in.kv_dim;
-    in.v = (float *)e->v_cache + e->first * in.kv_dim;
-    if (slice->from == 0)
-        before(&in, e, matrix, slice->norm);
-    p = product_of(&in, e, matrix);
-    llama_matmul(p.y + slice->from, p.x, slice->weight, in.rows, p.in, slice->rows, p.out, p.y == e->x,
-                 in.wide);
-}
-
 /* ---- backward ------------------------------------------------------------ */
+
+/* The gradient at what a product gave, from dx at the layer's stream: dx itself, or in the branch, which holds what
+ * the product gave. */
+static const float *branch_backward(const struct block_inside *in, float *branch, const float *dx,
+                                    struct llama_weight post_norm, float *dnorm, bool first)
+{
+    size_t n = in->rows * in->shape->hidden;
+
+    if (!branch)
+        return dx;
+    if (post_norm.data)
+        llama_norm_backward(branch, dnorm, dx, branch, post_norm, in->rows, in->shape->hidden,
+                            in->shape->rms_eps, false, first, in->wide);
+    else
+        memcpy(branch, dx, n * sizeof *branch);
+    if (in->shape->branch_scale != 0)
+        llama_scale(branch, n, in->shape->branch_scale);
+    return branch;
+}
+
+/* The gradients of a matrix and its bias. */
+static void matmul_dw(const struct block_inside *in, float *dw, float *db, const float *dy, const float *x,
+                      size_t from, size_t to, bool first)
+{
+    llama_matmul_dw(dw, dy, x, in->rows, from, to, first);
+    if (db)
+        llama_bias_backward(db, dy, in->rows, to, first);
+}
 
 /* Feed-forward half: dx from the gradient at x_out to that at mid. Each gradient lands on what it is
  * last needed with. */
-static void feed_backward(const struct inside *in, const struct llama_block_weights *w,
+static void feed_backward(const struct block_inside *in, const struct llama_block_weights *w,
                           const struct llama_block_grads *g, bool first, float *dx)
 {
     size_t hidden = in->shape->hidden, ffn = in->shape->ffn, rows = in->rows;
-    float *dact = in->act, *dnormed = in->normed_mid;
+    bool normed = w->mlp_norm.data;
+    const float *from = normed ? in->normed_mid : in->mid;
+    const float *dy = branch_backward(in, in->mlp_branch, dx, w->mlp_post_norm, g->mlp_post_norm, first);
+    float *dact = in->act, *dfrom = normed ? in->normed_mid : dx;
 
-    llama_swiglu(in->act, in->gate, in->up, rows * ffn);
-    llama_matmul_dw(g->down, dx, in->act, rows, ffn, hidden, first);
-    llama_matmul_dx(dact, dx, w->down, rows, ffn, hidden, false, in->wide);
-    llama_swiglu_backward(in->gate, in->up, dact, rows * ffn);
-    llama_matmul_dw(g->gate, in->gate, in->normed_mid, rows, hidden, ffn, first);
-    llama_matmul_dw(g->up, in->up, in->normed_mid, rows, hidden, ffn, first);
-    llama_matmul_dx(dnormed, in->gate, w->gate, rows, hidden, ffn, false, in->wide);
-    llama_matmul_dx(dnormed, in->up, w->up, rows, hidden, ffn, true, in->wide);
-    llama_norm_backward(dx, g->mlp_norm, dnormed, in->mid, w->mlp_norm, rows, hidden, in->shape->rms_eps,
-                        true, first, in->wide);
+    llama_gated(in->shape->activation, in->act, in->gate, in->up, rows * ffn);
+    matmul_dw(in, g->down, g->down_bias, dy, in->act, ffn, hidden, first);
+    llama_matmul_dx(dact, dy, w->down, rows, ffn, hidden, false, in->wide);
+    llama_gated_backward(in->shape->activation, in->gate, in->up, dact, rows * ffn);
+    matmul_dw(in, g->gate, g->gate_bias, in->gate, from, hidden, ffn, first);
+    matmul_dw(in, g->up, g->up_bias, in->up, from, hidden, ffn, first);
+    llama_matmul_dx(dfrom, in->gate, w->gate, rows, hidden, ffn, !normed, in->wide);
+    llama_matmul_dx(dfrom, in->up, w->up, rows, hidden, ffn, true, in->wide);
+    if (normed)
+        llama_norm_backward(dx, g->mlp_norm, dfrom, in->mid, w->mlp_norm, rows, hidden, in->shape->rms_eps,
+                            true, first, in->wide);
+}
+
+/* d: the gradient at normed q or k, and then at what the projection gave. */
+static void norm_heads_backward(const struct block_inside *in, float *d, float *dw, const float *raw,
+                                struct llama_weight w, size_t heads, bool first)
+{
+    const struct llama_shape *s = in->shape;
+    bool each = s->qk_norm == LLAMA_QK_NORM_HEAD;
+
+    if (s->qk_norm != LLAMA_QK_PLAIN)
+        llama_norm_backward(d, dw, d, raw, w, each ? in->rows * heads : in->rows,
+                            each ? s->head_dim : heads * s->head_dim, s->rms_eps, false, first, in->wide);
+}
+
+static void rotate_back(const struct block_inside *in, float *dq)
+{
+    const struct llama_shape *s = in->shape;
+    size_t dims = llama_rope_dims(s);
+
+    if (llama_layer_in(s->unrotated, in->layer))
+        return;
+    llama_rope(dq, in->batch, in->seq, s->heads, s->head_dim, dims, in->table, true);
+    llama_rope(in->dk, in->batch, in->seq, s->kv_heads, s->head_dim, dims, in->table, true);
 }
 
 /* Attention half: dx from the gradient at mid to that at x_in. */
-static void attend_backward(const struct inside *in, const struct llama_block_weights *w,
+static void attend_backward(const struct block_inside *in, const struct llama_block_weights *w,
                             const struct llama_block_grads *g, bool first, const float *x_in, float *dx)
 {
     const struct llama_shape *shape = in->shape;
     size_t hidden = shape->hidden, rows = in->rows;
-    float *dmixed = in->mixed, *dq = in->q, *dnormed = in->normed;
+    bool normed = w->attn_norm.data;
+    const float *from = normed ? in->normed : x_in;
+    const float *dy = branch_backward(in, in->branch, dx, w->attn_post_norm, g->attn_post_norm, first);
+    float *dmixed = in->mixed, *dq = in->q, *dfrom = normed ? in->normed : dx;
 
-    llama_matmul_dw(g->o, dx, in->mixed, rows, in->q_dim, hidden, first);
-    llama_matmul_dx(dmixed, dx, w->o, rows, in->q_dim, hidden, false, in->wide);
+    matmul_dw(in, g->o, g->o_bias, dy, in->mixed, in->q_dim, hidden, first);
+    llama_matmul_dx(dmixed, dy, w->o, rows, in->q_dim, hidden, false, in->wide);
     for (size_t b = 0; b < in->batch; b++) {
         size_t q = b * in->seq * in->q_dim, k = b * in->seq * in->kv_dim;
 
         llama_attention_backward(dq + q, in->dk + k, in->dv + k, dmixed + q, in->q + q, in->k + k, in->v + k,
-                                 shape, in->seq, in->scores);
+                                 shape, in->layer, in->seq, in->scores);
     }
-    llama_rope(dq, in->batch, in->seq, shape->heads, shape->head_dim, in->table, true);
-    llama_rope(in->dk, in->batch, in->seq, shape->kv_heads, shape->head_dim, in->table, true);
-    llama_matmul_dw(g->q, dq, in->normed, rows, hidden, in->q_dim, first);
-    llama_matmul_dw(g->k, in->dk, in->normed, rows, hidden, in->kv_dim, first);
-    llama_matmul_dw(g->v, in->dv, in->normed, rows, hidden, in->kv_dim, first);
-    llama_matmul_dx(dnormed, dq, w->q, rows, hidden, in->q_dim, false, in->wide);
-    llama_matmul_dx(dnormed, in->dk, w->k, rows, hidden, in->kv_dim, true, in->wide);
-    llama_matmul_dx(dnormed, in->dv, w->v, rows, hidden, in->kv_dim, true, in->wide);
-    llama_norm_backward(dx, g->attn_norm, dnormed, x_in, w->attn_norm, rows, hidden, shape->rms_eps, true,
-                        first, in->wide);
+    rotate_back(in, dq);
+    norm_heads_backward(in, dq, g->q_norm, in->q_raw, w->q_norm, shape->heads, first);
+    norm_heads_backward(in, in->dk, g->k_norm, in->k_raw, w->k_norm, shape->kv_heads, first);
+    matmul_dw(in, g->q, g->q_bias, dq, from, hidden, in->q_dim, first);
+    matmul_dw(in, g->k, g->k_bias, in->dk, from, hidden, in->kv_dim, first);
+    matmul_dw(in, g->v, g->v_bias, in->dv, from, hidden, in->kv_dim, first);
+    llama_matmul_dx(dfrom, dq, w->q, rows, hidden, in->q_dim, !normed, in->wide);
+    llama_matmul_dx(dfrom, in->dk, w->k, rows, hidden, in->kv_dim, true, in->wide);
+    llama_matmul_dx(dfrom, in->dv, w->v, rows, hidden, in->kv_dim, true, in->wide);
+    if (normed)
+        llama_norm_backward(dx, g->attn_norm, dfrom, x_in, w->attn_norm, rows, hidden, shape->rms_eps, true,
+                            first, in->wide);
+}
+
+/* x after attention, from what attention gave. A branch keeps what it was before its norm: what is added passes through
+ * normed_mid, which is not in use yet. */
+static void add_attention(const struct block_inside *in, const struct llama_block_weights *w,
+                          const float *x_in)
+{
+    size_t n = in->rows * in->shape->hidden;
+
+    memcpy(in->mid, x_in, n * sizeof *in->mid);
+    add(in, in->mid, in->mixed, in->q_dim, w->o, w->o_bias, in->branch);
+    if (!in->branch)
+        return;
+    memcpy(in->normed_mid, in->branch, n * sizeof *in->normed_mid);
+    block_add_branch(in, in->mid, in->normed_mid, w->attn_post_norm);
 }
 
 void llama_block_backward(const struct llama_shape *shape, size_t batch, size_t seq,
                           const struct llama_block_weights *weights, const struct llama_block_grads *grads,
                           bool first, const float *x_in, float *dx, void *ws)
 {
-    struct inside in = sizes_of(shape, batch, seq);
+    struct block_inside in = block_sizes(shape, batch, seq, weights->layer);
     struct llama_arena a = {.base = ws};
 
     lay_out_backward(&in, &a);
     take_wide(&in, &a, weights->q.dtype);
     project(&in, weights, x_in);
     attend(&in);
-    memcpy(in.mid, x_in, in.rows * shape->hidden * sizeof *in.mid);
-    llama_matmul(in.mid, in.mixed, weights->o, in.rows, in.q_dim, shape->hidden, shape->hidden, true,
-                 in.wide);
+    add_attention(&in, weights, x_in);
     feed(&in, weights, in.mid);
+    if (in.mlp_branch && weights->mlp_post_norm.data) { /* whose norm's backward needs it */
+        llama_gated(shape->activation, in.act, in.gate, in.up, in.rows * shape->ffn);
+        matmul(&in, in.mlp_branch, in.act, weights->down, weights->down_bias, shape->ffn, shape->hidden);
+    }
     feed_backward(&in, weights, grads, first, dx);
     attend_backward(&in, weights, grads, first, x_in, dx);
 }

@@ -1,5 +1,5 @@
 /*
- * One decoder layer of a Llama model: attention and feed-forward with their norms and residuals,
+ * One decoder layer of a model: attention and feed-forward with their norms and residuals,
  * forward, backward and with a KV cache. The rules are those of kernels.h.
  */
 #ifndef LLAMA_BLOCK_H
@@ -7,7 +7,7 @@
 
 #include "examples/model/kernels.h"
 
-/* Matrices [out, in]. The gradients have the weights' shapes. */
+/* Matrices [out, in]. What the shape does not have is NULL. The gradients have the weights' shapes. */
 struct llama_block_weights {
     struct llama_weight attn_norm; /* [hidden] */
     struct llama_weight q;         /* [heads * head_dim, hidden] */
@@ -16,10 +16,17 @@ struct llama_block_weights {
     struct llama_weight mlp_norm;  /* [hidden] */
     struct llama_weight gate, up;  /* [ffn, hidden] */
     struct llama_weight down;      /* [hidden, ffn] */
+    /* [outputs of their matrix] */
+    struct llama_weight q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
+    struct llama_weight q_norm, k_norm;                /* [head_dim], or of all heads */
+    struct llama_weight attn_post_norm, mlp_post_norm; /* [hidden] */
+    uint32_t layer;                                    /* whose window and positions count */
 };
 
 struct llama_block_grads {
     float *attn_norm, *q, *k, *v, *o, *mlp_norm, *gate, *up, *down;
+    float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias, *down_bias;
+    float *q_norm, *k_norm, *attn_post_norm, *mlp_post_norm;
 };
 
 /*
@@ -63,6 +70,7 @@ enum llama_matrix {
  */
 struct llama_extend {
     const struct llama_shape *shape;
+    uint32_t layer;
     size_t first, n, positions;
     void *k_cache, *v_cache; /* f32; on a GPU of the layer's dtype */
     float *x;
@@ -75,7 +83,8 @@ size_t llama_block_extend_workspace(const struct llama_shape *shape, size_t n, s
                                     enum ofl_dtype dtype);
 /*
  * What a slice of one matrix gives. The matrices come in their order, each one's slices in theirs; with the first
- * one comes what stands before the matrix: the norm for Q and GATE, attention for O, SwiGLU for DOWN.
+ * one comes what stands before the matrix: the norm for Q and GATE, attention for O, the gated unit for DOWN. With the
+ * last one comes what stands behind it: a bias, norms of q and k, the norm behind O and DOWN.
  */
 void llama_block_extend(const struct llama_extend *e, enum llama_matrix matrix,
                         const struct llama_slice *slice, void *ws);

@@ -13,9 +13,10 @@ struct llama_block_cuda {
     struct llama_cuda *cuda;
     const struct llama_shape *shape;
     enum ofl_dtype dtype;
-    size_t batch, seq;  /* seq: also the new rows of an extend, with batch 1 */
-    const float *table; /* of llama_cuda_rope_table, for all positions */
-    void *ws;           /* scratch of the _bytes() below */
+    size_t batch, seq;        /* seq: also the new rows of an extend, with batch 1 */
+    const float *table;       /* of llama_cuda_rope_table, for all positions */
+    const float *local_table; /* of the layers with local positions; NULL: there are none */
+    void *ws;                 /* scratch of the _bytes() below */
 };
 
 size_t llama_block_cuda_forward_bytes(const struct llama_shape *shape, size_t batch, size_t seq,

@@ -1,4 +1,4 @@
-/* The tensors of a Llama, and reading its directory: see checkpoint.h. Moves no weights:
+/* Reading the directory of a model: see checkpoint.h. Moves no weights:
  * the sources' tensors are bound and paged by whoever asks. */
 #include "examples/model/checkpoint.h"
 
@@ -9,119 +9,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "examples/model/family.h"
 #include "examples/model/files.h"
 #include "examples/model/gguf.h"
 #include "include/offload_landing.h"
 
 #define INDEX_BYTES_MAX (64u << 20)
 #define SHARDS_MAX      4096u
-#define PER_LAYER       9u
 #define SINGLE          "model.safetensors"
 #define INDEX           "model.safetensors.index.json"
-#define TIED_HEAD       "lm_head.weight"
-
-/* ---- the list ---------------------------------------------------------- */
-
-static const char *const role_names[LLAMA_ROLES] = {
-    [LLAMA_EMBED] = "model.embed_tokens.weight",
-    [LLAMA_INPUT_NORM] = "input_layernorm.weight",
-    [LLAMA_Q] = "self_attn.q_proj.weight",
-    [LLAMA_K] = "self_attn.k_proj.weight",
-    [LLAMA_V] = "self_attn.v_proj.weight",
-    [LLAMA_O] = "self_attn.o_proj.weight",
-    [LLAMA_POST_NORM] = "post_attention_layernorm.weight",
-    [LLAMA_GATE] = "mlp.gate_proj.weight",
-    [LLAMA_UP] = "mlp.up_proj.weight",
-    [LLAMA_DOWN] = "mlp.down_proj.weight",
-    [LLAMA_NORM] = "model.norm.weight",
-    [LLAMA_HEAD] = TIED_HEAD,
-};
-
-uint32_t llama_tensor_count(const struct llama_shape *shape)
-{
-    return 1 + PER_LAYER * shape->layers + (shape->tied ? 1 : 2);
-}
-
-uint32_t llama_tensor_index(const struct llama_shape *shape, enum llama_role role, uint32_t layer)
-{
-    switch (role) {
-    case LLAMA_EMBED:
-        return 0;
-    case LLAMA_NORM:
-        return 1 + PER_LAYER * shape->layers;
-    case LLAMA_HEAD:
-        return shape->tied ? 0 : 2 + PER_LAYER * shape->layers;
-    default:
-        return 1 + PER_LAYER * layer + (uint32_t)role - LLAMA_INPUT_NORM;
-    }
-}
-
-static void set_shape(const struct llama_shape *s, struct llama_tensor_desc *d)
-{
-    uint64_t hidden = s->hidden, heads = (uint64_t)s->heads * s->head_dim,
-             kv = (uint64_t)s->kv_heads * s->head_dim;
-    const uint64_t of_role[LLAMA_ROLES][2] = {
-        [LLAMA_EMBED] = {s->vocab, hidden}, [LLAMA_INPUT_NORM] = {hidden, 0},
-        [LLAMA_Q] = {heads, hidden},        [LLAMA_K] = {kv, hidden},
-        [LLAMA_V] = {kv, hidden},           [LLAMA_O] = {hidden, heads},
-        [LLAMA_POST_NORM] = {hidden, 0},    [LLAMA_GATE] = {s->ffn, hidden},
-        [LLAMA_UP] = {s->ffn, hidden},      [LLAMA_DOWN] = {hidden, s->ffn},
-        [LLAMA_NORM] = {hidden, 0},         [LLAMA_HEAD] = {s->vocab, hidden},
-    };
-
-    d->shape[0] = of_role[d->role][0];
-    d->shape[1] = of_role[d->role][1];
-    d->dims = d->shape[1] ? 2 : 1;
-    d->elems = d->shape[0] * (d->shape[1] ? d->shape[1] : 1);
-}
-
-int llama_tensor_at(const struct llama_shape *shape, uint32_t index, struct llama_tensor_desc *out)
-{
-    uint32_t tail = 1 + PER_LAYER * shape->layers;
-
-    if (index >= llama_tensor_count(shape))
-        return -EINVAL;
-    out->layer = -1;
-    if (index == 0)
-        out->role = LLAMA_EMBED;
-    else if (index >= tail)
-        out->role = index == tail ? LLAMA_NORM : LLAMA_HEAD;
-    else {
-        out->layer = (int)((index - 1) / PER_LAYER);
-        out->role = (enum llama_role)(LLAMA_INPUT_NORM + (index - 1) % PER_LAYER);
-    }
-    if (out->layer < 0)
-        snprintf(out->name, sizeof out->name, "%s", role_names[out->role]);
-    else
-        snprintf(out->name, sizeof out->name, "model.layers.%d.%s", out->layer, role_names[out->role]);
-    set_shape(shape, out);
-    return 0;
-}
-
-/* The index of a stored name, or -1. A name of the list only: "layers.01" is not one. */
-static int64_t index_of(const struct llama_shape *shape, const char *name)
-{
-    struct llama_tensor_desc d;
-    unsigned layer = 0;
-
-    if (shape->tied && strcmp(name, TIED_HEAD) == 0)
-        return 0;
-    sscanf(name, "model.layers.%4u.", &layer);
-    for (int role = 0; role < LLAMA_ROLES; role++) {
-        uint32_t index = llama_tensor_index(shape, (enum llama_role)role, layer);
-
-        if (llama_tensor_at(shape, index, &d) == 0 && strcmp(d.name, name) == 0)
-            return index;
-    }
-    return -1;
-}
 
 /* ---- the directory ----------------------------------------------------- */
+
+#define TIED_HEAD   "lm_head.weight"
+#define PIECE_BYTES (64u << 10) /* of what is looked at */
 
 struct place {
     struct ofl_source *source; /* NULL: not found yet */
     char *name;
     enum ofl_dtype dtype;
+    uint64_t first; /* element of the source's tensor */
 };
 
 struct shard {
@@ -135,6 +42,8 @@ struct llama_checkpoint {
     size_t shard_count;
     struct place *places; /* by index */
     uint32_t place_count;
+    struct place head; /* of a tied model that has one all the same */
+    char *unused;      /* the first tensor that the model does not have */
 };
 
 /* While opening. */
@@ -174,57 +83,122 @@ static void print_shape(const uint64_t *shape, uint32_t dims, char *out, size_t 
 }
 
 static int check_entry(const struct opening *o, const struct shard *shard, const struct ofl_source_entry *e,
-                       uint32_t index)
+                       const struct llama_stored *s)
 {
-    struct llama_tensor_desc d;
     char has[64 + 21 * OFL_DIMS_MAX], needs[64];
 
-    llama_tensor_at(&o->ck->shape, index, &d);
     if (e->dtype != OFL_F32 && e->dtype != OFL_F16 && e->dtype != OFL_BF16 &&
         ofl_landing_find(e->dtype, OFL_LANDING_BEST) < 0)
         return REFUSE(o, "open %s: tensor %s: dtype %s is not f32, f16, bf16 or one that can be unpacked",
                       shard->path, e->name, ofl_dtype_name(e->dtype));
-    if (e->dims == d.dims && e->shape[0] == d.shape[0] && (d.dims == 1 || e->shape[1] == d.shape[1]))
+    if (e->dims == s->dims && e->shape[0] == s->shape[0] && (s->dims == 1 || e->shape[1] == s->shape[1]))
         return 0;
     print_shape(e->shape, e->dims, has, sizeof has);
-    print_shape(d.shape, d.dims, needs, sizeof needs);
+    print_shape(s->shape, s->dims, needs, sizeof needs);
     return REFUSE(o, "open %s: tensor %s: shape %s, but the configuration needs %s", shard->path, e->name,
                   has, needs);
 }
 
-/* Keeps what the entry tells about its tensor, after all checks. */
+/* ---- bytes that decide ------------------------------------------------- */
+
+/* 1 if the same bytes as b's, or zeros where b is NULL; 0 if not. */
+static int compare(const struct opening *o, const struct place *a, const struct place *b)
+{
+    const struct place *of[2] = {a, b};
+    struct ofl_tensor *t[2] = {0};
+    struct ofl_tensor_info info = {.size = sizeof info};
+    char *bytes = calloc(2, PIECE_BYTES);
+    int rc = bytes ? 1 : -ENOMEM, err = 0;
+
+    for (int i = 0; i < (b ? 2 : 1) && rc == 1 && err == 0; i++)
+        err = ofl_source_bind(of[i]->source, of[i]->name, OFL_KIND_WEIGHT, &t[i]);
+    if (rc == 1 && err == 0)
+        err = ofl_tensor_info(t[0], &info);
+    for (uint64_t at = 0; at < info.bytes && rc == 1 && err == 0; at += PIECE_BYTES) {
+        uint64_t n = info.bytes - at < PIECE_BYTES ? info.bytes - at : PIECE_BYTES;
+
+        for (int i = 0; i < (b ? 2 : 1) && err == 0; i++)
+            err = ofl_tensor_read(t[i], at, bytes + i * PIECE_BYTES, n);
+        rc = err == 0 && memcmp(bytes, bytes + PIECE_BYTES, n) == 0;
+    }
+    if (err < 0)
+        llama_fail(err, o->error, o->error_bytes, "%s", ofl_error());
+    for (int i = 0; i < 2; i++)
+        ofl_tensor_destroy(t[i]);
+    free(bytes);
+    return rc < 0 ? NO_MEMORY(o) : err < 0 ? err : rc;
+}
+
+/* A bias of zeros changes nothing; anything else that the model does not have is not this model. */
+static int check_unknown(const struct opening *o, const struct shard *shard, const struct ofl_source_entry *e)
+{
+    static const char end[] = ".bias";
+    struct place p = {.source = shard->source, .name = (char *)(uintptr_t)e->name};
+    size_t n = strlen(e->name);
+    int zeros =
+        n >= sizeof end && strcmp(e->name + n - (sizeof end - 1), end) == 0 ? compare(o, &p, NULL) : 0;
+
+    if (zeros < 0)
+        return zeros;
+    if (!zeros)
+        return REFUSE(o, "open %s: tensor %s: not a tensor of a model of type %s, %" PRIu32 " layers%s",
+                      shard->path, llama_quote(e->name).text,
+                      llama_family_at(o->ck->shape.family)->model_type, o->ck->shape.layers,
+                      o->ck->shape.tied ? ", with a tied output matrix" : "");
+    if (!o->ck->unused)
+        o->ck->unused = strdup(e->name);
+    return o->ck->unused ? 0 : NO_MEMORY(o);
+}
+
+/* ---- finding all ------------------------------------------------------- */
+
+static int put(const struct opening *o, const struct shard *shard, const struct ofl_source_entry *e,
+               uint64_t first, struct place *p)
+{
+    if (p->source && strcmp(e->name, p->name) == 0)
+        return REFUSE(o, "open %s: tensor %s: another file has it too", shard->path, e->name);
+    if (p->source)
+        return REFUSE(o, "open %s: tensor %s: it is there as %s too", shard->path, e->name, p->name);
+    free(p->name);
+    *p = (struct place){.name = strdup(e->name), .source = shard->source, .dtype = e->dtype, .first = first};
+    return p->name ? 0 : NO_MEMORY(o);
+}
+
+static bool find_gguf(const struct llama_shape *shape, const char *name, struct llama_stored *out)
+{
+    int64_t index = llama_gguf_index(shape, name);
+
+    if (index < 0)
+        return false;
+    llama_stored_at(shape, (uint32_t)index, out);
+    return true;
+}
+
+/* Keeps what the entry tells about its tensors, after all checks. */
 static int place_entry(const struct opening *o, const struct shard *shard, const struct ofl_source_entry *e)
 {
-    const char *mapped = json_string_value(json_object_get(o->weight_map, e->name));
-    int64_t index = o->gguf ? llama_gguf_index(&o->ck->shape, e->name) : index_of(&o->ck->shape, e->name);
-    struct place *p;
+    const struct llama_shape *shape = &o->ck->shape;
+    bool head = shape->tied && strcmp(e->name, TIED_HEAD) == 0;
+    struct llama_tensor_desc d;
+    struct llama_stored s;
+    uint64_t first = 0;
     int rc;
 
     if (is_ignored(e->name))
         return 0;
-    if (o->weight_map && (!mapped || strcmp(mapped, shard->file) != 0))
-        return REFUSE(o, "open %s: tensor %s: %s says that it is in %s", shard->path,
-                      llama_quote(e->name).text, INDEX, mapped ? llama_quote(mapped).text : "no file");
-    if (index < 0)
-        return REFUSE(o, "open %s: tensor %s: not a tensor of a Llama of %" PRIu32 " layers%s", shard->path,
-                      llama_quote(e->name).text, o->ck->shape.layers,
-                      o->ck->shape.tied ? " with a tied output matrix" : "");
-    rc = check_entry(o, shard, e, (uint32_t)index);
-    if (rc != 0)
-        return rc;
-    p = &o->ck->places[index];
-    if (p->source && strcmp(e->name, TIED_HEAD) == 0)
-        return 0; /* both names of a tied matrix: the embedding counts */
-    if (p->source && o->gguf)
-        return REFUSE(o, "open %s: tensor %s: another part has it too", shard->path,
-                      llama_quote(e->name).text);
-    free(p->name);
-    p->name = strdup(e->name);
-    if (!p->name)
-        return NO_MEMORY(o);
-    p->source = shard->source;
-    p->dtype = e->dtype;
-    return 0;
+    if (head)
+        llama_stored_at(shape, 0, &s);
+    else if (!(o->gguf ? find_gguf(shape, e->name, &s) : llama_stored_find(shape, e->name, &s)))
+        return check_unknown(o, shard, e);
+    rc = check_entry(o, shard, e, &s);
+    if (rc == 0 && head)
+        rc = put(o, shard, e, 0, &o->ck->head);
+    for (uint32_t i = s.first; rc == 0 && !head && i < s.first + s.count; i++) {
+        rc = put(o, shard, e, first, &o->ck->places[i]);
+        llama_tensor_at(shape, i, &d);
+        first += d.elems;
+    }
+    return rc;
 }
 
 static int open_source(const struct opening *o, struct shard *shard)
@@ -295,31 +269,25 @@ static int add_index(const struct opening *o, const char *path)
     return 0;
 }
 
-/* Everything that the index names must be in its file, and all tensors must have been found. */
+/* A tied matrix may be stored under either name. */
 static int check_complete(const struct opening *o)
 {
     struct llama_checkpoint *ck = o->ck;
-    struct ofl_source_entry e;
-    struct llama_tensor_desc d;
-    const char *name;
-    json_t *value;
+    struct llama_stored s;
 
-    json_object_foreach((json_t *)(uintptr_t)o->weight_map, name, value)
-    {
-        for (size_t i = 0; i < ck->shard_count; i++)
-            if (strcmp(ck->shards[i].file, json_string_value(value)) == 0 &&
-                ofl_source_find(ck->shards[i].source, name, &e) != 0)
-                return REFUSE(o, "open %s: tensor %s: %s names it, but it is not there", ck->shards[i].path,
-                              llama_quote(name).text, INDEX);
+    if (ck->shape.tied && !ck->places[0].source && ck->head.source) {
+        ck->places[0] = ck->head;
+        ck->head = (struct place){0};
     }
     for (uint32_t i = 0; i < ck->place_count; i++) {
-        llama_tensor_at(&ck->shape, i, &d);
+        llama_stored_at(&ck->shape, i, &s);
         if (o->gguf)
-            llama_gguf_name(&ck->shape, i, d.name, sizeof d.name);
+            llama_gguf_name(&ck->shape, i, s.name, sizeof s.name);
         if (!ck->places[i].source)
-            return REFUSE(o, "open %s: tensor %s is missing%s", o->dir, d.name,
-                          d.role == LLAMA_HEAD ? ", and the configuration does not tie it to the embedding"
-                                               : "");
+            return REFUSE(o, "open %s: tensor %s is missing%s", o->dir, s.name,
+                          !ck->shape.tied && i == ck->place_count - 1
+                              ? ", and the configuration does not tie it to the embedding"
+                              : "");
     }
     return 0;
 }
@@ -430,6 +398,8 @@ int llama_checkpoint_close(struct llama_checkpoint *ck)
     }
     for (uint32_t i = 0; ck->places && i < ck->place_count; i++)
         free(ck->places[i].name);
+    free(ck->head.name);
+    free(ck->unused);
     free(ck->shards);
     free(ck->places);
     free(ck);
@@ -445,4 +415,54 @@ int llama_checkpoint_find(const struct llama_checkpoint *ck, uint32_t index, str
     *name = ck->places[index].name;
     *dtype = ck->places[index].dtype;
     return 0;
+}
+
+int llama_checkpoint_bind(const struct llama_checkpoint *ck, uint32_t index, uint64_t first, uint64_t elems,
+                          struct ofl_tensor **out)
+{
+    const struct place *p = &ck->places[index];
+    struct llama_stored s;
+
+    llama_stored_at(&ck->shape, index, &s);
+    if (elems == s.elems)
+        return ofl_source_bind(p->source, p->name, OFL_KIND_WEIGHT, out);
+    return ofl_source_bind_part(p->source, p->name, p->first + first, elems, OFL_KIND_WEIGHT, out);
+}
+
+const char *llama_checkpoint_unused(const struct llama_checkpoint *ck)
+{
+    return ck->unused;
+}
+
+/* ---- with its configuration -------------------------------------------- */
+
+/* As transformers: a head of its own in the files counts, whatever the configuration ties. */
+static int untie(const char *dir, struct llama_shape *shape, char *error, size_t error_bytes)
+{
+    struct ofl_config small = {
+        .size = sizeof small, .device_bytes = 4096, .host_bytes = OFL_HOST_MIN_BYTES, .workers = 1};
+    struct opening o = {.dir = dir, .error = error, .error_bytes = error_bytes};
+    struct llama_checkpoint *ck;
+    struct ofl_ctx *ctx;
+    int rc = ofl_open(&small, &ctx), same = 1;
+
+    if (rc != 0)
+        return llama_fail(rc, error, error_bytes, "%s", ofl_error());
+    rc = llama_checkpoint_open(ctx, dir, shape, &ck, error, error_bytes);
+    if (rc == 0) {
+        if (ck->head.source)
+            same = ck->head.dtype == ck->places[0].dtype ? compare(&o, &ck->head, &ck->places[0]) : 0;
+        llama_checkpoint_close(ck);
+    }
+    ofl_close(ctx);
+    shape->tied = same != 0;
+    return rc != 0 ? rc : same < 0 ? same : 0;
+}
+
+int llama_checkpoint_config(const char *dir, struct llama_config *out, char *error, size_t error_bytes)
+{
+    int rc = llama_config_load(dir, out, error, error_bytes);
+
+    return rc == 0 && out->shape.tied && !llama_gguf_is(dir) ? untie(dir, &out->shape, error, error_bytes)
+                                                             : rc;
 }

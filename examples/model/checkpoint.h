@@ -1,13 +1,5 @@
 /*
- * The tensors of a Llama, and the Hugging Face directory that holds them.
- *
- * Tensors have a fixed order, the same for every program, file and report:
- *     0          model.embed_tokens.weight
- *     1 + 9 n    model.layers.n.: input_layernorm, self_attn.q_proj, k_proj, v_proj, o_proj,
- *                post_attention_layernorm, mlp.gate_proj, up_proj, down_proj
- *     1 + 9 L    model.norm.weight
- *     2 + 9 L    lm_head.weight, if it is not tied to the embedding
- * Matrices are [outputs, inputs], as the files have them.
+ * The Hugging Face directory that holds a model's tensors.
  */
 #ifndef LLAMA_CHECKPOINT_H
 #define LLAMA_CHECKPOINT_H
@@ -16,50 +8,24 @@
 #include <stdint.h>
 
 #include "include/offload.h"
-#include "examples/model/shape.h"
-
-enum llama_role {
-    LLAMA_EMBED,
-    LLAMA_INPUT_NORM,
-    LLAMA_Q,
-    LLAMA_K,
-    LLAMA_V,
-    LLAMA_O,
-    LLAMA_POST_NORM,
-    LLAMA_GATE,
-    LLAMA_UP,
-    LLAMA_DOWN,
-    LLAMA_NORM,
-    LLAMA_HEAD,
-    LLAMA_ROLES
-};
-
-struct llama_tensor_desc {
-    char name[96];
-    int layer; /* -1: outside the layers */
-    enum llama_role role;
-    uint32_t dims;
-    uint64_t shape[2]; /* [outputs, inputs]; [hidden, 0] for norms */
-    uint64_t elems;
-};
-
-uint32_t llama_tensor_count(const struct llama_shape *shape);
-/* -EINVAL past the end. */
-int llama_tensor_at(const struct llama_shape *shape, uint32_t index, struct llama_tensor_desc *out);
-/* The index of a role; layer matters inside the layers only. LLAMA_HEAD of a tied model is LLAMA_EMBED. */
-uint32_t llama_tensor_index(const struct llama_shape *shape, enum llama_role role, uint32_t layer);
+#include "examples/model/config.h"
+#include "examples/model/tensors.h"
 
 /* ---- reading ----------------------------------------------------------- */
 
 struct llama_checkpoint;
 
+/* llama_config_load, and whether the output matrix is tied by what the files hold: an lm_head.weight that differs from
+ * the embedding counts. */
+int llama_checkpoint_config(const char *dir, struct llama_config *out, char *error, size_t error_bytes);
+
 /*
  * Opens dir/model.safetensors, or else the files of dir/model.safetensors.index.json, as
  * sources of ctx, and checks that every tensor of the shape is there once, with its size,
- * as F32, F16, BF16 or a dtype that can be unpacked, and nothing else. dir may be a GGUF file, the first one where the
- * model is split. A tied matrix may be stored as the embedding, as
- * lm_head.weight, or both, of which the embedding counts. 0, or a negative code with the
- * sentence in error.
+ * as F32, F16, BF16 or a dtype that can be unpacked, and nothing else, but for biases of zeros. dir may be a GGUF file,
+ * the first one where the model is split. What an index says beyond the names of the files does not count. A tied
+ * matrix may be stored as the embedding, as lm_head.weight, or both. Names may lack the "model." in front, as in files
+ * of a base model. 0, or a negative code with the sentence in error.
  */
 int llama_checkpoint_open(struct ofl_ctx *ctx, const char *dir, const struct llama_shape *shape,
                           struct llama_checkpoint **out, char *error, size_t error_bytes);
@@ -69,8 +35,14 @@ int llama_checkpoint_check(const struct llama_checkpoint *ck, char *error, size_
 /* Closes the sources: -OFL_ESTATE while tensors are bound to one of them, which then stays
  * open until ofl_close. NULL accepted. */
 int llama_checkpoint_close(struct llama_checkpoint *ck);
-/* Where the tensor of that index is, and under which name (valid as long as ck). -EINVAL past the end. */
+/* Where the tensor of that index is, alone or with others, and under which name (valid as long as ck). -EINVAL past the
+ * end. */
 int llama_checkpoint_find(const struct llama_checkpoint *ck, uint32_t index, struct ofl_source **source,
                           const char **name, enum ofl_dtype *dtype);
+/* A tensor whose home is the checkpoint: these elements of that of that index. As ofl_source_bind_part. */
+int llama_checkpoint_bind(const struct llama_checkpoint *ck, uint32_t index, uint64_t first, uint64_t elems,
+                          struct ofl_tensor **out);
+/* A tensor that is there and is not used, for a warning; NULL: there is none. */
+const char *llama_checkpoint_unused(const struct llama_checkpoint *ck);
 
 #endif

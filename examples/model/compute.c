@@ -17,6 +17,8 @@ static void embed(void *arg)
     size_t rows = compute_rows(&c->config);
 
     llama_embed(j->y, j->table, c->inputs + j->micro * rows, rows, c->config.shape.hidden);
+    if (c->config.shape.embed_scale != 0)
+        llama_scale(j->y, rows * c->config.shape.hidden, llama_embed_scale(&c->config.shape, j->table.dtype));
 }
 
 static void enter(void *arg)
@@ -63,7 +65,8 @@ static void embed_backward(void *arg)
     size_t rows = compute_rows(&c->config);
 
     llama_embed_backward(j->table_grad, j->dx, c->inputs + j->micro * rows, rows, c->config.shape.vocab,
-                         c->config.shape.hidden, j->first);
+                         c->config.shape.hidden, llama_embed_scale(&c->config.shape, c->config.dtype),
+                         j->first);
 }
 
 static void extend(void *arg)

@@ -53,7 +53,7 @@ struct llama_compute;
 struct llama_job {
     struct llama_compute *compute;
     enum llama_run run;
-    uint32_t layer; /* for timelines */
+    uint32_t layer; /* for timelines, and whose traits count */
     size_t micro;
     bool first; /* overwrites the gradients */
     struct llama_block_weights weights;

@@ -18,9 +18,10 @@
 /* Of device memory; what is not used stays NULL. Those of the head and of a layer share bytes. */
 struct layout {
     void *blas;
-    int32_t *numbers; /* inputs, targets, plans: what is sent at once */
-    float *table;     /* rope, of all positions */
-    float *inv_freq;
+    int32_t *numbers;   /* inputs, targets, plans: what is sent at once */
+    float *table;       /* rope, of all positions */
+    float *local_table; /* of layers with local ones; NULL: there are none */
+    float *inv_freq;    /* of both */
     double *losses;
     float *logits;
     void *ws;
@@ -87,6 +88,8 @@ static struct layout lay_out(const struct llama_compute_config *c, struct llama_
     at.blas = llama_take(a, llama_cuda_scratch_bytes(&c->shape));
     at.numbers = llama_take(a, count_numbers(c).all * sizeof(int32_t));
     at.table = llama_take_floats(a, positions_of(c) * c->shape.head_dim);
+    at.local_table =
+        c->shape.local_theta > 0 ? llama_take_floats(a, positions_of(c) * c->shape.head_dim) : NULL;
     at.inv_freq = llama_take_floats(a, c->shape.head_dim);
     at.losses = llama_take(a, (c->accum + 1) * sizeof(double));
     at.logits = llama_take_floats(a, c->batch ? 0 : c->shape.vocab);
@@ -125,6 +128,41 @@ static int open_memory(struct llama_compute *c)
     return checked(c);
 }
 
+/* The table of a layer's form, for which inv_freq has room from `half` numbers on. */
+static void make_table(struct llama_compute *c, float *table, uint32_t layer, size_t half)
+{
+    const struct llama_shape *s = &c->config.shape;
+    const struct llama_rope *rope = llama_layer_local(s, layer) ? &s->local_rope : &s->rope;
+    size_t dims = llama_rope_dims(s), n = positions_of(&c->config);
+    struct compute_gpu *g = c->gpu;
+
+    llama_rope_inv_freq(g->inv_freq + half, s, layer);
+    llama_cuda_in(g->cuda, g->at.inv_freq + half, g->inv_freq + half, dims / 2 * sizeof(float));
+    llama_cuda_rope_table(g->cuda, table, g->at.inv_freq + half, n, dims);
+    if (rope->attention_factor != 0)
+        llama_cuda_scale(g->cuda, table, OFL_F32, rope->attention_factor, n * dims);
+}
+
+/* The first layer with that form: one that has none of its own has the others'. */
+static uint32_t layer_with(const struct llama_shape *s, bool local)
+{
+    uint32_t layer = 0;
+
+    while (layer < s->layers && llama_layer_local(s, layer) != local)
+        layer++;
+    return layer < s->layers ? layer : 0;
+}
+
+static void make_tables(struct llama_compute *c)
+{
+    const struct llama_shape *s = &c->config.shape;
+    struct compute_gpu *g = c->gpu;
+
+    make_table(c, g->at.table, layer_with(s, false), 0);
+    if (g->at.local_table)
+        make_table(c, g->at.local_table, layer_with(s, true), s->head_dim / 2);
+}
+
 int compute_gpu_open(struct llama_compute *c, struct ofl_ctx *ctx)
 {
     const struct llama_compute_config *config = &c->config;
@@ -148,9 +186,7 @@ int compute_gpu_open(struct llama_compute *c, struct ofl_ctx *ctx)
     if (err < 0)
         return err;
     llama_cuda_set_scratch(g->cuda, g->at.blas, llama_cuda_scratch_bytes(&config->shape));
-    llama_rope_inv_freq(g->inv_freq, &config->shape);
-    llama_cuda_in(g->cuda, g->at.inv_freq, g->inv_freq, config->shape.head_dim / 2 * sizeof(float));
-    llama_cuda_rope_table(g->cuda, g->at.table, g->at.inv_freq, positions_of(config), config->shape.head_dim);
+    make_tables(c);
     return checked(c);
 }
 
@@ -220,6 +256,7 @@ static struct llama_block_cuda block_of(const struct llama_compute *c)
         .batch = config->batch,
         .seq = config->seq,
         .table = c->gpu->at.table,
+        .local_table = c->gpu->at.local_table,
         .ws = c->gpu->at.ws,
     };
 }
@@ -230,6 +267,25 @@ static void run_embed(const struct llama_compute *c, const struct llama_job *j)
 
     llama_cuda_embed(c->gpu->cuda, j->y, j->table, c->gpu->at.numbers + j->micro * rows, rows,
                      c->config.shape.hidden);
+    if (c->config.shape.embed_scale != 0)
+        llama_cuda_scale(c->gpu->cuda, j->y, OFL_F32, llama_embed_scale(&c->config.shape, j->table.dtype),
+                         rows * c->config.shape.hidden);
+}
+
+/* The rows' gradient, which is read only, is scaled on its way through the scratch. */
+static void run_embed_backward(const struct llama_compute *c, const struct llama_job *j)
+{
+    const struct llama_shape *s = &c->config.shape;
+    size_t n = compute_rows(&c->config) * s->hidden;
+    const float *dx = j->dx;
+
+    if (s->embed_scale != 0) {
+        llama_cuda_narrow(c->gpu->cuda, c->gpu->at.ws, OFL_F32, dx, n);
+        llama_cuda_scale(c->gpu->cuda, c->gpu->at.ws, OFL_F32, llama_embed_scale(s, c->config.dtype), n);
+        dx = c->gpu->at.ws;
+    }
+    llama_cuda_embed_backward(c->gpu->cuda, j->table_grad, dx, &c->gpu->plans[j->micro], s->vocab, s->hidden,
+                              j->first);
 }
 
 /* No gate stands before these copies: the stream is at rest when a step begins. */
@@ -304,8 +360,7 @@ int compute_gpu_run(struct llama_compute *c, const struct llama_job *j)
         llama_block_cuda_backward(&block, &j->weights, &j->grads, j->first, j->x, j->dx);
         break;
     case LLAMA_RUN_EMBED_BACKWARD:
-        llama_cuda_embed_backward(c->gpu->cuda, j->table_grad, j->dx, &c->gpu->plans[j->micro],
-                                  c->config.shape.vocab, c->config.shape.hidden, j->first);
+        run_embed_backward(c, j);
         break;
     case LLAMA_RUN_EXTEND:
         run_extend(c, j);

@@ -41,6 +41,7 @@ static inline bool compute_extend(const struct llama_job *j, void *between, size
 
     *e = (struct llama_extend){
         .shape = &c->shape,
+        .layer = j->layer,
         .first = j->fed + *at,
         .n = n,
         .positions = c->positions,

@@ -1,9 +1,8 @@
 /*
  * A model's configuration: config.json of a Hugging Face directory, or a preset.
  *
- * Accepts the Llama architecture only, and refuses by name what the arithmetic of these
- * programs does not do (biases, other activations, other kinds of RoPE, quantization):
- * a number that is silently ignored would be a wrong model.
+ * Accepts the families of family.h, and refuses by name what the arithmetic of these programs does not do: a number
+ * that is silently ignored would be a wrong model.
  */
 #ifndef LLAMA_CONFIG_H
 #define LLAMA_CONFIG_H
@@ -22,14 +21,22 @@ struct llama_config {
     uint32_t eos_count;
     int32_t eos_ids[LLAMA_EOS_MAX];
     float initializer_range; /* standard deviation of fresh weights */
+    float dropout;           /* that training would need; 0: none */
+    const char *dropout_key; /* which says so */
+    bool as_read;            /* llama_config_save can't say all of it, llama_config_copy can */
 };
 
-/* Reads dir/config.json, or the metadata of a GGUF file. 0, -OFL_EFORMAT or an errno value, with the sentence in error. */
+/* Reads dir/config.json, and of dir/generation_config.json the end tokens, or the metadata of a GGUF file. 0,
+ * -OFL_EFORMAT or an errno value, with the sentence in error. */
 int llama_config_load(const char *dir, struct llama_config *out, char *error, size_t error_bytes);
 
 /* Writes path, which must not exist: loads in transformers from 4.41 on. */
 int llama_config_save(const char *path, const struct llama_config *config, enum ofl_dtype dtype, char *error,
                       size_t error_bytes);
+
+/* As dir/config.json, with dtype, tie and class of this model. path must not exist. */
+int llama_config_copy(const char *dir, const char *path, const struct llama_config *config,
+                      enum ofl_dtype dtype, char *error, size_t error_bytes);
 
 /* The checks that every configuration passes; the source is for the sentence. */
 int llama_config_check(const struct llama_config *config, const char *source, char *error,
@@ -46,8 +53,5 @@ struct llama_preset {
 const struct llama_preset *llama_preset_at(size_t index);
 /* -ENOENT if there is none of that name. */
 int llama_preset(const char *name, struct llama_config *out);
-
-/* Parameters; a tied matrix counts once. */
-uint64_t llama_param_count(const struct llama_shape *shape);
 
 #endif

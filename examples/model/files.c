@@ -101,7 +101,32 @@ static int read_all(int fd, const char *path, char *buf, uint64_t bytes, char *e
     return 0;
 }
 
-int llama_json_load(const char *path, uint64_t max_bytes, json_t **out, char *error, size_t error_bytes)
+/* Numbers that JSON does not have become strings of the same length: whoever needs a number there refuses them. */
+static void quote_words(char *text, uint64_t bytes)
+{
+    static const char *const words[][2] = {
+        {"-Infinity", "\"-inf   \""}, {"Infinity", "\"inf   \""}, {"NaN", "\"?\""}};
+    bool inside = false;
+
+    for (uint64_t i = 0; i < bytes; i++) {
+        if (text[i] == '"')
+            inside = !inside;
+        else if (inside && text[i] == '\\')
+            i++;
+        for (size_t w = 0; !inside && w < sizeof words / sizeof words[0]; w++) {
+            size_t n = strlen(words[w][0]);
+
+            if (bytes - i >= n && memcmp(text + i, words[w][0], n) == 0) {
+                memcpy(text + i, words[w][1], n);
+                i += n - 1;
+                break;
+            }
+        }
+    }
+}
+
+static int load_json(const char *path, uint64_t max_bytes, bool loose, json_t **out, char *error,
+                     size_t error_bytes)
 {
     json_error_t problem;
     uint64_t bytes = 0;
@@ -122,7 +147,9 @@ int llama_json_load(const char *path, uint64_t max_bytes, json_t **out, char *er
               : llama_fail(-ENOMEM, error, error_bytes, "read %s: %" PRIu64 " bytes: no memory", path, bytes);
     close(fd);
     if (rc == 0) {
-        root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &problem);
+        if (loose)
+            quote_words(text, bytes);
+        root = json_loadb(text, bytes, loose ? 0 : JSON_REJECT_DUPLICATES, &problem);
         if (json_is_object(root)) {
             *out = root;
         } else {
@@ -134,6 +161,16 @@ int llama_json_load(const char *path, uint64_t max_bytes, json_t **out, char *er
     }
     free(text);
     return rc;
+}
+
+int llama_json_load(const char *path, uint64_t max_bytes, json_t **out, char *error, size_t error_bytes)
+{
+    return load_json(path, max_bytes, false, out, error, error_bytes);
+}
+
+int llama_json_load_loose(const char *path, uint64_t max_bytes, json_t **out, char *error, size_t error_bytes)
+{
+    return load_json(path, max_bytes, true, out, error, error_bytes);
 }
 
 int llama_write_all(int fd, const char *path, const void *buf, uint64_t bytes, char *error,

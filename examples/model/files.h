@@ -32,6 +32,10 @@ int llama_file_check(const char *path, char *error, size_t error_bytes);
 /* Reads a file that must hold one JSON object, without duplicate keys, of at most max_bytes. */
 int llama_json_load(const char *path, uint64_t max_bytes, json_t **out, char *error, size_t error_bytes);
 
+/* As Python reads JSON: of a key that is there twice the last counts, and NaN and infinities are taken, as strings. */
+int llama_json_load_loose(const char *path, uint64_t max_bytes, json_t **out, char *error,
+                          size_t error_bytes);
+
 /* Creates path, which must not exist, with object as its text; on disk when it returns. */
 int llama_json_save(const char *path, const json_t *object, char *error, size_t error_bytes);
 

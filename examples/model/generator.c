@@ -21,7 +21,7 @@ struct llama_generator {
     struct llama_slices model;
     struct generator_unit *units; /* in the order in which a text's tokens use them */
     uint32_t units_count;
-    struct ofl_lease *leases; /* [2 * units_count]; of a batch */
+    struct ofl_lease *leases; /* [(1 + UNIT_VECTORS) * units_count]; of a batch */
     struct ofl_lease held[HELD];
     struct llama_compute *compute;
     struct entry *entries; /* [piece] */
@@ -141,7 +141,7 @@ static int list_units(struct llama_generator *g, char *error, size_t error_bytes
     while (generator_walk_next(&w, &u))
         g->units_count++;
     g->units = calloc(g->units_count, sizeof *g->units);
-    g->leases = calloc(2 * (size_t)g->units_count, sizeof *g->leases);
+    g->leases = calloc((1 + UNIT_VECTORS) * (size_t)g->units_count, sizeof *g->leases);
     g->entries = calloc(g->config.piece, sizeof *g->entries);
     g->order = calloc(g->config.piece, sizeof *g->order);
     g->row = malloc(llama_dtype_bytes(g->model.dtypes[0], shape->hidden));
@@ -165,6 +165,7 @@ int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *c
         return out_of_memory(config, error, error_bytes);
     g->ctx = ctx;
     g->config = *config;
+    g->config.shape.rope.far = config->positions > config->shape.rope.original_positions;
     if (ck)
         err = llama_slices_bind(ck, &g->config.shape, &g->model, error, error_bytes);
     else
@@ -268,6 +269,8 @@ static int read_row(const struct llama_generator *g, int32_t token, float *out)
     err = ofl_tensor_read(m->slices[(uint64_t)token / rows], (uint64_t)token % rows * bytes, g->row, bytes);
     if (err == 0)
         llama_widen(out, g->row, m->dtypes[0], hidden);
+    if (err == 0 && m->shape.embed_scale != 0)
+        llama_scale(out, hidden, llama_embed_scale(&m->shape, m->dtypes[0]));
     return err;
 }
 
@@ -312,20 +315,28 @@ static struct ofl_lease *lease_of(const struct llama_generator *g, uint32_t tens
     return out + 1;
 }
 
-/* Leased: the norm, if it has one, and the slice. */
+/* Leased: the vectors that it has, and the slice. next gets what lies behind. */
 static struct llama_slice slice_of(const struct llama_generator *g, const struct generator_unit *u,
-                                   const struct ofl_lease *leases)
+                                   const struct ofl_lease **next)
 {
     struct llama_slice s = {.from = u->from, .rows = u->rows};
+    struct llama_weight *const to[UNIT_VECTORS] = {
+        [UNIT_NORM] = &s.norm, [UNIT_BIAS] = &s.bias, [UNIT_POST_NORM] = &s.post_norm};
 
-    if (u->norm >= 0)
-        s.norm = (struct llama_weight){leases++->ptr, g->model.dtypes[u->norm]};
-    s.weight = (struct llama_weight){leases->ptr, g->model.dtypes[u->tensor]};
+    for (int i = 0; i < UNIT_VECTORS; i++) {
+        struct llama_tensor_desc d;
+
+        if (u->vectors[i] < 0)
+            continue;
+        llama_tensor_at(&g->config.shape, (uint32_t)u->vectors[i], &d);
+        *to[i] = llama_weight_of(&g->config.shape, d.role, (*next)++->ptr, g->model.dtypes[u->vectors[i]]);
+    }
+    s.weight = (struct llama_weight){.data = (*next)++->ptr, .dtype = g->model.dtypes[u->tensor]};
     return s;
 }
 
-static int run_unit(struct llama_generator *g, const struct generator_unit *u, const struct ofl_lease *leases,
-                    size_t n)
+static int run_unit(struct llama_generator *g, const struct generator_unit *u,
+                    const struct ofl_lease **leases, size_t n)
 {
     bool head = u->part == g->config.shape.layers;
     struct llama_job *job = llama_compute_job(g->compute, head ? LLAMA_RUN_LOGITS : LLAMA_RUN_EXTEND);
@@ -351,22 +362,21 @@ static int feed_batch(struct llama_generator *g, uint32_t *at, size_t n)
 {
     const struct generator_unit *first = &g->units[*at], *end = g->units + g->units_count, *behind = first;
     struct ofl_lease *next = g->leases;
+    const struct ofl_lease *held = g->leases;
     size_t count;
     int err;
 
     do {
-        if (behind->norm >= 0)
-            next = lease_of(g, (uint32_t)behind->norm, 0, next);
+        for (int i = 0; i < UNIT_VECTORS; i++)
+            if (behind->vectors[i] >= 0)
+                next = lease_of(g, (uint32_t)behind->vectors[i], 0, next);
         next = lease_of(g, behind->tensor, behind->slice, next);
         behind++;
     } while (behind < end && !behind->opens);
     count = (size_t)(next - g->leases);
     err = ofl_acquire(g->ctx, g->leases, count, g->stream);
-    next = g->leases;
-    for (const struct generator_unit *u = first; u < behind && err == 0; u++) {
-        err = run_unit(g, u, next, n);
-        next += u->norm >= 0 ? 2 : 1;
-    }
+    for (const struct generator_unit *u = first; u < behind && err == 0; u++)
+        err = run_unit(g, u, &held, n);
     *at = (uint32_t)(behind - g->units);
     return err < 0 ? err : ofl_release(g->ctx, g->leases, count, g->stream);
 }

@@ -17,16 +17,19 @@ struct llama_compute_config generator_compute(const struct llama_generator_confi
 uint64_t generator_held_bytes(const struct llama_generator_config *c, enum ofl_dtype dtype, int which);
 size_t generator_rows(const struct llama_generator_config *c);
 
-/* ---- units: a slice of a matrix, with the norm in front of it --------------- */
+/* ---- units: a slice of a matrix, with what stands in front of it or behind ---- */
+
+/* In the order in which a unit leases them, in front of its slice. */
+enum { UNIT_NORM, UNIT_BIAS, UNIT_POST_NORM, UNIT_VECTORS };
 
 struct generator_unit {
     uint32_t part; /* the layer; behind the last one comes the head */
     enum llama_matrix matrix;
-    uint32_t tensor; /* of llama_tensor_at */
-    int64_t norm;    /* likewise; -1: none */
-    uint32_t slice;  /* of the tensor: which */
+    uint32_t tensor;               /* of llama_tensor_at */
+    int64_t vectors[UNIT_VECTORS]; /* likewise; -1: none */
+    uint32_t slice;                /* of the tensor: which */
     uint64_t from, rows;
-    uint64_t bytes; /* with the norm */
+    uint64_t bytes; /* with the vectors */
     bool opens;     /* a batch of leases; what follows goes with it */
 };
 

@@ -5,24 +5,38 @@
 
 /* ---- units --------------------------------------------------------------- */
 
-/* The tensor of a part's matrix, and its norm. */
+/* What belongs to a layer's matrix. Roles that the shape does not have are left out. */
+static const struct {
+    enum llama_role matrix, vectors[UNIT_VECTORS]; /* LLAMA_EMBED: none */
+} roles[LLAMA_MATRICES] = {
+    [LLAMA_MATRIX_Q] = {LLAMA_Q, {LLAMA_INPUT_NORM, LLAMA_Q_BIAS, LLAMA_Q_NORM}},
+    [LLAMA_MATRIX_K] = {LLAMA_K, {LLAMA_EMBED, LLAMA_K_BIAS, LLAMA_K_NORM}},
+    [LLAMA_MATRIX_V] = {LLAMA_V, {LLAMA_EMBED, LLAMA_V_BIAS, LLAMA_EMBED}},
+    [LLAMA_MATRIX_O] = {LLAMA_O, {LLAMA_EMBED, LLAMA_O_BIAS, LLAMA_ATTN_POST_NORM}},
+    [LLAMA_MATRIX_GATE] = {LLAMA_GATE, {LLAMA_MLP_NORM, LLAMA_GATE_BIAS, LLAMA_EMBED}},
+    [LLAMA_MATRIX_UP] = {LLAMA_UP, {LLAMA_EMBED, LLAMA_UP_BIAS, LLAMA_EMBED}},
+    [LLAMA_MATRIX_DOWN] = {LLAMA_DOWN, {LLAMA_EMBED, LLAMA_DOWN_BIAS, LLAMA_MLP_POST_NORM}},
+};
+
+/* The tensor of a part's matrix, and what may come with its slices. */
 static void find(const struct generator_walk *w, struct generator_unit *u)
 {
-    uint32_t first = llama_layer_first(w->part);
-    /* of a layer's tensors, as llama_tensor_at has them; norms stand before Q and GATE */
-    static const uint32_t places[LLAMA_MATRICES] = {1, 2, 3, 4, 6, 7, 8};
-
     u->part = w->part;
-    u->norm = -1;
+    for (int i = 0; i < UNIT_VECTORS; i++)
+        u->vectors[i] = -1;
     if (w->part == w->shape->layers) {
         u->tensor = llama_tensor_index(w->shape, LLAMA_HEAD, 0);
-        u->norm = llama_tensor_index(w->shape, LLAMA_NORM, 0);
+        u->vectors[UNIT_NORM] = llama_tensor_index(w->shape, LLAMA_NORM, 0);
         return;
     }
     u->matrix = (enum llama_matrix)w->matrix;
-    u->tensor = first + places[u->matrix];
-    if (u->matrix == LLAMA_MATRIX_Q || u->matrix == LLAMA_MATRIX_GATE)
-        u->norm = u->tensor - 1;
+    u->tensor = llama_tensor_index(w->shape, roles[w->matrix].matrix, w->part);
+    for (int i = 0; i < UNIT_VECTORS; i++) {
+        enum llama_role role = roles[w->matrix].vectors[i];
+
+        if (role != LLAMA_EMBED && llama_role_is_there(w->shape, role))
+            u->vectors[i] = llama_tensor_index(w->shape, role, w->part);
+    }
 }
 
 static void step(struct generator_walk *w, const struct llama_cut *cut)
@@ -41,7 +55,7 @@ static void step(struct generator_walk *w, const struct llama_cut *cut)
 
 bool generator_walk_next(struct generator_walk *w, struct generator_unit *out)
 {
-    struct llama_cut cut, norm;
+    struct llama_cut cut, vector;
 
     if (w->part > w->shape->layers)
         return false;
@@ -50,11 +64,14 @@ bool generator_walk_next(struct generator_walk *w, struct generator_unit *out)
     llama_cut_at(w->shape, w->dtypes, w->limit, out->tensor, w->from, &cut);
     out->rows = cut.rows;
     out->bytes = cut.bytes;
-    if (w->from)
-        out->norm = -1;
-    if (out->norm >= 0) {
-        llama_cut_at(w->shape, w->dtypes, w->limit, (uint32_t)out->norm, 0, &norm);
-        out->bytes += norm.bytes;
+    for (int i = 0; i < UNIT_VECTORS; i++) {
+        /* the norm in front comes with the first slice, the others with the last one */
+        if (i == UNIT_NORM ? w->from > 0 : cut.from + cut.rows < cut.desc.shape[0])
+            out->vectors[i] = -1;
+        if (out->vectors[i] < 0)
+            continue;
+        llama_cut_at(w->shape, w->dtypes, w->limit, (uint32_t)out->vectors[i], 0, &vector);
+        out->bytes += vector.bytes;
     }
     out->opens = w->leased == 0 || w->leased > w->batch || out->bytes > w->batch - w->leased;
     w->leased = out->opens ? out->bytes : w->leased + out->bytes;
@@ -174,8 +191,9 @@ static void need_device(const struct llama_generator_config *c, const enum ofl_d
             llama_part_close(&part, &out->device);
             part = part_of(c, dtype, name);
         }
-        if (u.norm >= 0)
-            add_slice(&part, &w, (uint32_t)u.norm, 0);
+        for (int i = 0; i < UNIT_VECTORS; i++)
+            if (u.vectors[i] >= 0)
+                add_slice(&part, &w, (uint32_t)u.vectors[i], 0);
         add_slice(&part, &w, u.tensor, u.from);
     }
     llama_part_close(&part, &out->device);

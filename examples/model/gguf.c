@@ -338,12 +338,12 @@ int llama_gguf_part_check(struct ofl_source *s, const char *path, uint32_t index
 /* ---- names ----------------------------------------------------------------------- */
 
 static const char *const role_names[LLAMA_ROLES] = {
-    [LLAMA_EMBED] = "token_embd.weight",   [LLAMA_INPUT_NORM] = "attn_norm.weight",
-    [LLAMA_Q] = "attn_q.weight",           [LLAMA_K] = "attn_k.weight",
-    [LLAMA_V] = "attn_v.weight",           [LLAMA_O] = "attn_output.weight",
-    [LLAMA_POST_NORM] = "ffn_norm.weight", [LLAMA_GATE] = "ffn_gate.weight",
-    [LLAMA_UP] = "ffn_up.weight",          [LLAMA_DOWN] = "ffn_down.weight",
-    [LLAMA_NORM] = "output_norm.weight",   [LLAMA_HEAD] = "output.weight",
+    [LLAMA_EMBED] = "token_embd.weight",  [LLAMA_INPUT_NORM] = "attn_norm.weight",
+    [LLAMA_Q] = "attn_q.weight",          [LLAMA_K] = "attn_k.weight",
+    [LLAMA_V] = "attn_v.weight",          [LLAMA_O] = "attn_output.weight",
+    [LLAMA_MLP_NORM] = "ffn_norm.weight", [LLAMA_GATE] = "ffn_gate.weight",
+    [LLAMA_UP] = "ffn_up.weight",         [LLAMA_DOWN] = "ffn_down.weight",
+    [LLAMA_NORM] = "output_norm.weight",  [LLAMA_HEAD] = "output.weight",
 };
 
 void llama_gguf_name(const struct llama_shape *shape, uint32_t index, char *out, size_t bytes)

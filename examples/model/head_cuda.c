@@ -18,6 +18,7 @@ struct head {
     float *logits;
     double *losses; /* [rows] */
     void *norm_ws;
+    float *vector; /* the norm's weight with its offset */
 };
 
 /* As few slices as the limit allows, and as equal as may be. */
@@ -37,7 +38,7 @@ static size_t slice_rows(size_t vocab, size_t rows, size_t logits_bytes)
     return (slice + SLICE_ROWS - 1) / SLICE_ROWS * SLICE_ROWS;
 }
 
-/* The gradient takes the place of the logits where both are f32. */
+/* The gradient takes the place of the logits where both are f32, and nobody needs these after. */
 static size_t lay_out(struct head *h, struct llama_arena *a, size_t logits_bytes)
 {
     size_t bytes = ofl_dtype_bytes(h->dtype), n;
@@ -48,7 +49,10 @@ static size_t lay_out(struct head *h, struct llama_arena *a, size_t logits_bytes
     h->losses = llama_take(a, h->rows * sizeof *h->losses);
     h->norm_ws = llama_take(a, llama_cuda_norm_backward_bytes(h->rows, h->shape->hidden));
     h->logits = llama_take_floats(a, n);
-    h->dlogits = h->dtype == OFL_F32 ? (char *)h->logits : llama_take(a, n * bytes);
+    h->dlogits =
+        h->dtype == OFL_F32 && h->shape->logit_cap == 0 ? (char *)h->logits : llama_take(a, n * bytes);
+    if (h->shape->norm_offset != 0)
+        h->vector = llama_take_floats(a, h->shape->hidden);
     return a->peak;
 }
 
@@ -64,6 +68,24 @@ size_t llama_cuda_head_bytes_within(const struct llama_shape *shape, size_t rows
 size_t llama_cuda_head_bytes(const struct llama_shape *shape, size_t rows, enum ofl_dtype dtype)
 {
     return llama_cuda_head_bytes_within(shape, rows, dtype, LLAMA_CUDA_LOGITS_BYTES);
+}
+
+/* As kernels take it. */
+static struct llama_weight usable(struct llama_cuda *c, struct llama_weight w, float *vector, size_t n)
+{
+    if (w.offset == 0)
+        return w;
+    llama_cuda_widen(c, vector, w.data, w.dtype, n, w.offset);
+    return (struct llama_weight){.data = vector, .dtype = OFL_F32};
+}
+
+/* Scaled rows instead of scaled logits: there are fewer. */
+static void norm_rows(struct llama_cuda *c, void *normed, enum ofl_dtype dtype,
+                      const struct llama_shape *shape, const float *x, struct llama_weight w, size_t rows)
+{
+    llama_cuda_norm(c, normed, dtype, x, w, rows, shape->hidden, shape->rms_eps);
+    if (shape->logit_scale != 0)
+        llama_cuda_scale(c, normed, dtype, shape->logit_scale, rows * shape->hidden);
 }
 
 /* The losses of n rows from `from` on, from their logits; with grad the logits' gradient, in dlogits. */
@@ -104,24 +126,30 @@ void llama_cuda_head_loss_within(struct llama_cuda *c, double *loss, enum ofl_dt
     struct llama_arena a = {.base = ws};
 
     lay_out(&h, &a, logits_bytes);
-    llama_cuda_norm(c, h.normed, dtype, x, weights->norm, rows, hidden, shape->rms_eps);
+    norm_rows(c, h.normed, dtype, shape, x, usable(c, weights->norm, h.vector, hidden), rows);
     for (size_t from = 0; from < rows; from += h.slice) {
         size_t n = rows - from < h.slice ? rows - from : h.slice;
         const char *normed = h.normed + from * row_bytes;
 
         llama_cuda_matmul(c, h.logits, OFL_F32, normed, weights->head.data, dtype, n, hidden, vocab, vocab,
                           false);
+        if (shape->logit_cap > 0)
+            llama_cuda_cap(c, h.logits, shape->logit_cap, n * vocab);
         cross_entropy(c, &h, from, n, targets, scale, dx != NULL);
         if (!dx)
             continue;
+        if (shape->logit_cap > 0)
+            llama_cuda_cap_backward(c, h.dlogits, dtype, h.logits, shape->logit_cap, n * vocab);
         llama_cuda_matmul_dx(c, dx + from * hidden, OFL_F32, h.dlogits, weights->head.data, dtype, n, hidden,
                              vocab, false);
         llama_cuda_matmul_dw(c, grads->head, h.dlogits, normed, dtype, n, hidden, vocab, first && from == 0);
     }
     sum_losses(c, &h, loss);
+    if (dx && shape->logit_scale != 0)
+        llama_cuda_scale(c, dx, OFL_F32, shape->logit_scale, rows * hidden);
     if (dx)
-        llama_cuda_norm_backward(c, dx, grads->norm, dx, x, weights->norm, rows, hidden, shape->rms_eps,
-                                 false, first, h.norm_ws);
+        llama_cuda_norm_backward(c, dx, grads->norm, dx, x, usable(c, weights->norm, h.vector, hidden), rows,
+                                 hidden, shape->rms_eps, false, first, h.norm_ws);
 }
 
 void llama_cuda_head_loss(struct llama_cuda *c, double *loss, enum ofl_dtype dtype,
@@ -137,8 +165,14 @@ void llama_cuda_head_loss(struct llama_cuda *c, double *loss, enum ofl_dtype dty
 void llama_cuda_head_logits(struct llama_cuda *c, enum ofl_dtype dtype, const struct llama_shape *shape,
                             const struct llama_slice *head, const float *x, float *logits, void *ws)
 {
+    struct head h = {.shape = shape, .dtype = dtype, .rows = 1};
+    struct llama_arena a = {.base = ws};
+
+    lay_out(&h, &a, LLAMA_CUDA_LOGITS_BYTES);
     if (head->from == 0)
-        llama_cuda_norm(c, ws, dtype, x, head->norm, 1, shape->hidden, shape->rms_eps);
-    llama_cuda_matmul(c, logits + head->from, OFL_F32, ws, head->weight.data, dtype, 1, shape->hidden,
+        norm_rows(c, h.normed, dtype, shape, x, usable(c, head->norm, h.vector, shape->hidden), 1);
+    llama_cuda_matmul(c, logits + head->from, OFL_F32, h.normed, head->weight.data, dtype, 1, shape->hidden,
                       head->rows, head->rows, false);
+    if (shape->logit_cap > 0)
+        llama_cuda_cap(c, logits + head->from, shape->logit_cap, head->rows);
 }

@@ -317,3 +317,4 @@ ACTIVATIONS(X)
 /* The same module. */
 #include "examples/model/kernels_norm.cuh"
 #include "examples/model/kernels_head.cuh"
+#include "examples/model/kernels_traits.cuh"

@@ -1,5 +1,5 @@
 /*
- * CPU kernels of a Llama model: pure functions over the caller's memory. They allocate
+ * CPU kernels of the models: pure functions over the caller's memory. They allocate
  * nothing, keep no state, and know nothing of tensors, leases or files.
  *
  * Conventions
@@ -38,13 +38,14 @@
 struct llama_weight {
     const void *data;
     enum ofl_dtype dtype; /* OFL_F32, OFL_BF16, OFL_F16, or one that can be unpacked (offload_landing.h) */
+    float offset;         /* of a norm: added to its elements */
 };
 
 /* Rows from .. from + rows - 1 of a matrix, which are used by themselves. norm: what stands in front of the matrix,
- * needed with its first rows. */
+ * needed with its first rows; bias, and the norm behind it: with its last ones. NULL: there is none. */
 struct llama_slice {
     size_t from, rows;
-    struct llama_weight weight, norm;
+    struct llama_weight weight, norm, bias, post_norm;
 };
 
 /* ---- matrices ---------------------------------------------------------- */
@@ -61,59 +62,72 @@ void llama_matmul_dx(float *dx, const float *dy, struct llama_weight w, size_t r
 void llama_matmul_dw(float *dw, const float *dy, const float *x, size_t rows, size_t in, size_t out,
                      bool first);
 
+/* y[rows, out] += bias */
+void llama_bias(float *y, struct llama_weight bias, size_t rows, size_t out, void *ws);
+/* db[out] (+)= sums of dy's columns */
+void llama_bias_backward(float *db, const float *dy, size_t rows, size_t out, bool first);
+/* y[i] += c * x[i] */
+void llama_add_scaled(float *y, const float *x, float c, size_t n);
+/* a[i] *= c */
+void llama_scale(float *a, size_t n, float c);
+
 /* ---- RMSNorm (Zhang & Sennrich, 2019): y = w * x / sqrt(mean(x^2) + eps) - */
 
-/* For both directions. */
+/* For both directions, and for a bias. */
 size_t llama_norm_workspace(size_t hidden);
+/* y may be x. */
 void llama_norm(float *y, const float *x, struct llama_weight w, size_t rows, size_t hidden, float eps,
                 void *ws);
-/* dx (+)= gradient at x; dw (+)= gradient of w. dx may be dy. */
+/* dx (+)= gradient at x; dw (+)= gradient of w. dx may be dy or x. */
 void llama_norm_backward(float *dx, float *dw, const float *dy, const float *x, struct llama_weight w,
                          size_t rows, size_t hidden, float eps, bool accumulate, bool first, void *ws);
 
 /* ---- rotary embedding (Su et al., 2021), rotating halves as Hugging Face does --- */
 
-/* inv_freq[head_dim / 2], with the shape's scaling, in f32 arithmetic as transformers computes it. */
-void llama_rope_inv_freq(float *inv_freq, const struct llama_shape *shape);
-/* table[n, head_dim]: cosines of positions first .. first + n - 1, then sines, in each row. */
-void llama_rope_table(float *table, const struct llama_shape *shape, size_t first, size_t n);
-/* Rotates x[batch * seq, heads * head_dim] in place by table[seq, head_dim]; `backward` rotates back,
- * which is also the gradient. */
-void llama_rope(float *x, size_t batch, size_t seq, size_t heads, size_t head_dim, const float *table,
-                bool backward);
+/* inv_freq[dims / 2] of a layer, dims those of a head that are rotated, with the shape's scaling, in f32 arithmetic as
+ * transformers computes it. */
+void llama_rope_inv_freq(float *inv_freq, const struct llama_shape *shape, uint32_t layer);
+/* table[n, dims]: cosines of positions first .. first + n - 1, then sines, in each row, times the attention factor. */
+void llama_rope_table(float *table, const struct llama_shape *shape, uint32_t layer, size_t first, size_t n);
+/* Rotates the first dims of each head of x[batch * seq, heads * head_dim] in place by table[seq, dims]; `backward`
+ * rotates back, which is also the gradient. */
+void llama_rope(float *x, size_t batch, size_t seq, size_t heads, size_t head_dim, size_t dims,
+                const float *table, bool backward);
 /* The two numbers that are rotated together, side by side in x[rows, heads * head_dim], come to be half a head apart. */
 void llama_rope_apart(float *x, size_t rows, size_t heads, size_t head_dim);
 
-/* ---- SwiGLU: act = silu(gate) * up -------------------------------------- */
+/* ---- gated units: act = f(gate) * up; f: silu, or gelu by tanh or erf (Hendrycks & Gimpel, 2016) --- */
 
 /* act may be gate or up. */
-void llama_swiglu(float *act, const float *gate, const float *up, size_t n);
+void llama_gated(enum llama_activation f, float *act, const float *gate, const float *up, size_t n);
 /* Replaces gate and up by their gradients. */
-void llama_swiglu_backward(float *gate, float *up, const float *dact, size_t n);
+void llama_gated_backward(enum llama_activation f, float *gate, float *up, const float *dact, size_t n);
 
 /* ---- causal attention with grouped queries ------------------------------ */
 
 /*
  * One sequence. q, out, dout, dq: [n, heads * head_dim]; k, v, dk, dv: [positions, kv_heads * head_dim].
- * Query i stands at position first + i and sees keys 0 .. first + i.
+ * Query i stands at position first + i and sees keys 0 .. first + i, of these the last ones of the layer's window.
  */
 size_t llama_attention_workspace(size_t positions);
 /* out may be q. */
 void llama_attention(float *out, const float *q, const float *k, const float *v,
-                     const struct llama_shape *shape, size_t first, size_t n, void *ws);
+                     const struct llama_shape *shape, uint32_t layer, size_t first, size_t n, void *ws);
 size_t llama_attention_backward_workspace(size_t positions);
 /* Writes dq, dk and dv, for first = 0. dq may be q. */
 void llama_attention_backward(float *dq, float *dk, float *dv, const float *dout, const float *q,
-                              const float *k, const float *v, const struct llama_shape *shape, size_t n,
-                              void *ws);
+                              const float *k, const float *v, const struct llama_shape *shape, uint32_t layer,
+                              size_t n, void *ws);
 
 /* ---- embedding ----------------------------------------------------------- */
 
 /* x[n, hidden] = table[tokens]. Tokens must lie in 0 .. vocab - 1. */
 void llama_embed(float *x, struct llama_weight table, const int32_t *tokens, size_t n, size_t hidden);
-/* dtable[tokens] += dx, token by token in order; `first` zeroes dtable[vocab, hidden] before. */
+/* dtable[tokens] += scale * dx, token by token in order; `first` zeroes dtable[vocab, hidden] before. */
 void llama_embed_backward(float *dtable, const float *dx, const int32_t *tokens, size_t n, size_t vocab,
-                          size_t hidden, bool first);
+                          size_t hidden, float scale, bool first);
+/* What the rows of a table of that dtype are multiplied with. */
+float llama_embed_scale(const struct llama_shape *shape, enum ofl_dtype dtype);
 
 /* ---- final norm, head, cross-entropy ------------------------------------- */
 

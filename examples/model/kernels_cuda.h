@@ -68,24 +68,53 @@ void llama_cuda_init_normal(struct llama_cuda *c, void *dst, enum ofl_dtype dtyp
 /* dst[i] = value */
 void llama_cuda_init_value(struct llama_cuda *c, void *dst, enum ofl_dtype dtype, uint64_t n, float value);
 
+/* ---- what Llama does not have ------------------------------------------------ */
+
+/* As llama_cuda_swiglu and its backward, with gelu; exact: by erf, else by tanh. */
+void llama_cuda_geglu(struct llama_cuda *c, bool exact, void *act, const void *gate, const void *up,
+                      enum ofl_dtype dtype, size_t n);
+void llama_cuda_geglu_backward(struct llama_cuda *c, bool exact, void *gate, void *up, void *act,
+                               enum ofl_dtype dtype, size_t n);
+/* As llama_bias and llama_bias_backward, y and dy of dtype. */
+void llama_cuda_bias(struct llama_cuda *c, void *y, enum ofl_dtype dtype, struct llama_weight bias,
+                     size_t rows, size_t out);
+void llama_cuda_bias_backward(struct llama_cuda *c, float *db, const void *dy, enum ofl_dtype dtype,
+                              size_t rows, size_t out, bool first);
+/* dst = src + offset */
+void llama_cuda_widen(struct llama_cuda *c, float *dst, const void *src, enum ofl_dtype dtype, size_t n,
+                      float offset);
+/* x *= by */
+void llama_cuda_scale(struct llama_cuda *c, void *x, enum ofl_dtype dtype, float by, size_t n);
+/* y += by * x */
+void llama_cuda_add_scaled(struct llama_cuda *c, float *y, const float *x, float by, size_t n);
+/* x = cap * tanh(x / cap) */
+void llama_cuda_cap(struct llama_cuda *c, float *x, float cap, size_t n);
+/* d, the gradient at capped numbers, becomes that before the cap. */
+void llama_cuda_cap_backward(struct llama_cuda *c, void *d, enum ofl_dtype dtype, const float *capped,
+                             float cap, size_t n);
+/* As llama_cuda_rope, of the first dims of each head; table[positions, dims]. */
+void llama_cuda_rope_part(struct llama_cuda *c, void *x, enum ofl_dtype dtype, size_t batch, size_t seq,
+                          size_t heads, size_t head_dim, size_t dims, const float *table, size_t first,
+                          bool backward);
+
 /* ---- attention: see kernels.h. Never a T x T matrix in memory. ------------- */
 
 /*
  * batch sequences one after the other. q, out: [batch * n, heads * head_dim]; k, v: [batch * positions,
  * kv_heads * head_dim], positions = first + n. Query i of a sequence stands at first + i and sees keys
- * 0 .. first + i. lse[batch, heads, n] in f32, of each query's scores: log of the sum of exponentials; for
+ * 0 .. first + i, of these the last ones of the layer's window. lse[batch, heads, n] in f32, of each query's scores: log of the sum of exponentials; for
  * backward; may be NULL. out may not be q.
  */
 void llama_cuda_attention(struct llama_cuda *c, void *out, float *lse, const void *q, const void *k,
-                          const void *v, enum ofl_dtype dtype, const struct llama_shape *shape, size_t batch,
-                          size_t first, size_t n);
+                          const void *v, enum ofl_dtype dtype, const struct llama_shape *shape,
+                          uint32_t layer, size_t batch, size_t first, size_t n);
 size_t llama_cuda_attention_backward_bytes(const struct llama_shape *shape, enum ofl_dtype dtype,
                                            size_t batch, size_t n);
 /* Writes dq, dk and dv, of the shapes of q, k and v, for first = 0. None may overlap an input. */
 void llama_cuda_attention_backward(struct llama_cuda *c, void *dq, void *dk, void *dv, const void *dout,
                                    const void *out, const float *lse, const void *q, const void *k,
                                    const void *v, enum ofl_dtype dtype, const struct llama_shape *shape,
-                                   size_t batch, size_t n, void *ws);
+                                   uint32_t layer, size_t batch, size_t n, void *ws);
 
 /* ---- final norm, head, cross-entropy ---------------------------------------- */
 

@@ -13,7 +13,8 @@
 
 struct head {
     size_t rows, hidden, vocab;
-    size_t slice; /* vocabulary entries at a time: a function of the shape, rows and dtype */
+    float scale, cap; /* of logits; 0: none */
+    size_t slice;     /* vocabulary entries at a time: a function of the shape, rows and dtype */
     float *normed, *logits, *max, *wide;
     double *sum;
 };
@@ -35,6 +36,8 @@ static void lay_out(struct head *h, struct llama_arena *a, const struct llama_sh
     h->rows = rows;
     h->hidden = shape->hidden;
     h->vocab = shape->vocab;
+    h->scale = shape->logit_scale;
+    h->cap = shape->logit_cap;
     h->slice = min_size(slice, shape->vocab);
     h->normed = llama_take_floats(a, rows * h->hidden);
     h->logits = llama_take_floats(a, rows * h->slice);
@@ -58,15 +61,17 @@ static struct llama_weight widen_slice(const struct head *h, struct llama_weight
     const char *src = (const char *)head.data + llama_dtype_bytes(head.dtype, from * h->hidden);
 
     if (head.dtype == OFL_F32)
-        return (struct llama_weight){src, OFL_F32};
+        return (struct llama_weight){.data = src, .dtype = OFL_F32};
     llama_widen(h->wide, src, head.dtype, n * h->hidden);
-    return (struct llama_weight){h->wide, OFL_F32};
+    return (struct llama_weight){.data = h->wide, .dtype = OFL_F32};
 }
 
 static void slice_logits(const struct head *h, struct llama_weight slice, size_t n)
 {
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)h->rows, (blasint)n, (blasint)h->hidden, 1,
                 h->normed, (blasint)h->hidden, slice.data, (blasint)h->hidden, 0, h->logits, (blasint)n);
+    if (h->cap > 0)
+        llama_cap(h->logits, h->rows * n, h->cap);
 }
 
 static LLAMA_WIDE float exp_sum_of(const float *a, size_t n, float max)
@@ -113,6 +118,17 @@ static LLAMA_WIDE void to_gradient(float *row, size_t n, float max, float factor
         row[i] = llama_exp(row[i] - max) * factor;
 }
 
+/* From the gradient at capped logits, which overwrites them, to that before the cap. */
+static LLAMA_WIDE void to_gradient_capped(float *row, size_t n, float max, float factor, float scale,
+                                          size_t target, float cap)
+{
+    for (size_t i = 0; i < n; i++) {
+        float t = row[i] / cap, g = llama_exp(row[i] - max) * factor;
+
+        row[i] = (i == target ? g - scale : g) * (1.0f - t * t);
+    }
+}
+
 /* Logits become the gradient of scale * loss at them: scale * (softmax - one at the target). */
 static void slice_gradient(const struct head *h, size_t from, size_t n, const int32_t *targets, float scale)
 {
@@ -121,6 +137,11 @@ static void slice_gradient(const struct head *h, size_t from, size_t n, const in
 
         if (targets[r] < 0) {
             memset(row, 0, n * sizeof *row);
+            continue;
+        }
+        if (h->cap > 0) {
+            to_gradient_capped(row, n, h->max[r], (float)(scale / h->sum[r]), scale,
+                               (size_t)targets[r] - from, h->cap);
             continue;
         }
         to_gradient(row, n, h->max[r], (float)(scale / h->sum[r]));
@@ -156,8 +177,9 @@ static void backward(const struct head *h, struct llama_weight head, float *dhea
     for (size_t from = 0; from < h->vocab; from += h->slice) {
         size_t n = min_size(h->slice, h->vocab - from);
         bool kept = h->slice == h->vocab;
-        struct llama_weight slice = kept && head.dtype != OFL_F32 ? (struct llama_weight){h->wide, OFL_F32}
-                                                                  : widen_slice(h, head, from, n);
+        struct llama_weight slice = kept && head.dtype != OFL_F32
+                                        ? (struct llama_weight){.data = h->wide, .dtype = OFL_F32}
+                                        : widen_slice(h, head, from, n);
 
         if (!kept)
             slice_logits(h, slice, n);
@@ -165,6 +187,14 @@ static void backward(const struct head *h, struct llama_weight head, float *dhea
         llama_matmul_dx(dx, h->logits, slice, h->rows, h->hidden, n, from > 0, NULL);
         llama_matmul_dw(dhead + from * h->hidden, h->logits, h->normed, h->rows, h->hidden, n, first);
     }
+}
+
+/* Scaled rows instead of scaled logits: there are fewer. */
+static void norm_rows(const struct head *h, struct llama_weight norm, const float *x, float eps)
+{
+    llama_norm(h->normed, x, norm, h->rows, h->hidden, eps, h->wide);
+    if (h->scale != 0)
+        llama_scale(h->normed, h->rows * h->hidden, h->scale);
 }
 
 double llama_head_loss(const struct llama_shape *shape, size_t rows, const struct llama_head_weights *weights,
@@ -176,10 +206,12 @@ double llama_head_loss(const struct llama_shape *shape, size_t rows, const struc
     double loss;
 
     lay_out(&h, &a, shape, rows, weights->head.dtype);
-    llama_norm(h.normed, x, weights->norm, rows, h.hidden, shape->rms_eps, h.wide);
+    norm_rows(&h, weights->norm, x, shape->rms_eps);
     loss = forward(&h, weights->head, targets);
     if (dx) {
         backward(&h, weights->head, grads->head, first, targets, scale, dx);
+        if (h.scale != 0)
+            llama_scale(dx, rows * h.hidden, h.scale);
         llama_norm_backward(dx, grads->norm, dx, x, weights->norm, rows, h.hidden, shape->rms_eps, false,
                             first, h.wide);
     }
@@ -194,7 +226,9 @@ void llama_head_logits(const struct llama_shape *shape, const struct llama_slice
 
     lay_out(&h, &a, shape, 1, head->weight.dtype);
     if (head->from == 0)
-        llama_norm(h.normed, x, head->norm, 1, h.hidden, shape->rms_eps, h.wide);
+        norm_rows(&h, head->norm, x, shape->rms_eps);
     llama_matmul(logits + head->from, h.normed, head->weight, 1, h.hidden, head->rows, head->rows, false,
                  h.wide);
+    if (h.cap > 0)
+        llama_cap(logits + head->from, head->rows, h.cap);
 }

@@ -149,7 +149,17 @@ LLAMA_INLINE float llama_exp(float x)
 
 /* a[i] = exp(a[i] - max); returns the sum. */
 float llama_exp_sum(float *a, size_t n, float max);
-/* a[i] *= c */
-void llama_scale(float *a, size_t n, float c);
+/* tanh, to about two units in the last place. Near 0 by its series, where the quotient would cancel. */
+LLAMA_INLINE float llama_tanh(float x)
+{
+    float square = x * x,
+          near = x * (1.0f - square * (1.0f / 3 - square * (2.0f / 15 - square * (17.0f / 315))));
+    float far = 1.0f - 2.0f / (1.0f + llama_exp(2.0f * x));
+
+    return square < 0.04f ? near : far;
+}
+
+/* a[i] = cap * tanh(a[i] / cap) */
+void llama_cap(float *a, size_t n, float cap);
 
 #endif

@@ -1,7 +1,8 @@
-/* The tensors of a Llama under liboffload. See model.h. */
+/* The tensors of a model under liboffload. See model.h. */
 #include "examples/model/model.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,38 +61,79 @@ void llama_model_destroy(struct llama_model *m)
     *m = (struct llama_model){0};
 }
 
-uint32_t llama_layer_first(uint32_t layer)
-{
-    return 1 + LLAMA_LAYER_TENSORS * layer;
-}
-
 void llama_layer_leases(const struct llama_model *m, uint32_t layer, enum ofl_mode mode,
-                        struct ofl_lease leases[LLAMA_LAYER_TENSORS])
+                        struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX])
 {
-    for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS; i++)
+    for (uint32_t i = 0; i < llama_layer_tensors(m->shape); i++)
         leases[i] = (struct ofl_lease){.size = sizeof(struct ofl_lease),
-                                       .tensor = m->tensors[llama_layer_first(layer) + i],
+                                       .tensor = m->tensors[llama_layer_first(m->shape, layer) + i],
                                        .mode = mode};
 }
 
-void llama_layer_weights(const struct llama_model *m, uint32_t layer,
-                         const struct ofl_lease leases[LLAMA_LAYER_TENSORS], struct llama_block_weights *out)
+struct llama_weight llama_weight_of(const struct llama_shape *shape, enum llama_role role, const void *data,
+                                    enum ofl_dtype dtype)
 {
-    struct llama_weight *const to[LLAMA_LAYER_TENSORS] = {&out->attn_norm, &out->q,  &out->k,
-                                                          &out->v,         &out->o,  &out->mlp_norm,
-                                                          &out->gate,      &out->up, &out->down};
-
-    for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS; i++)
-        *to[i] = (struct llama_weight){leases[i].ptr, m->dtypes[llama_layer_first(layer) + i]};
+    return (struct llama_weight){data, dtype, llama_role_is_norm(role) ? shape->norm_offset : 0};
 }
 
-void llama_layer_grads(const struct ofl_lease leases[LLAMA_LAYER_TENSORS], struct llama_block_grads *out)
-{
-    float **const to[LLAMA_LAYER_TENSORS] = {&out->attn_norm, &out->q,    &out->k,  &out->v,   &out->o,
-                                             &out->mlp_norm,  &out->gate, &out->up, &out->down};
+/* Where a layer's roles lie in both structures. */
+#define PLACE(field)                                                                                         \
+    {                                                                                                        \
+        offsetof(struct llama_block_weights, field), offsetof(struct llama_block_grads, field)               \
+    }
 
-    for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS; i++)
-        *to[i] = leases[i].ptr;
+static const struct {
+    size_t weight, grad;
+} places[LLAMA_ROLES] = {
+    [LLAMA_INPUT_NORM] = PLACE(attn_norm),
+    [LLAMA_Q] = PLACE(q),
+    [LLAMA_K] = PLACE(k),
+    [LLAMA_V] = PLACE(v),
+    [LLAMA_Q_BIAS] = PLACE(q_bias),
+    [LLAMA_K_BIAS] = PLACE(k_bias),
+    [LLAMA_V_BIAS] = PLACE(v_bias),
+    [LLAMA_Q_NORM] = PLACE(q_norm),
+    [LLAMA_K_NORM] = PLACE(k_norm),
+    [LLAMA_O] = PLACE(o),
+    [LLAMA_O_BIAS] = PLACE(o_bias),
+    [LLAMA_ATTN_POST_NORM] = PLACE(attn_post_norm),
+    [LLAMA_MLP_NORM] = PLACE(mlp_norm),
+    [LLAMA_GATE] = PLACE(gate),
+    [LLAMA_UP] = PLACE(up),
+    [LLAMA_GATE_BIAS] = PLACE(gate_bias),
+    [LLAMA_UP_BIAS] = PLACE(up_bias),
+    [LLAMA_DOWN] = PLACE(down),
+    [LLAMA_DOWN_BIAS] = PLACE(down_bias),
+    [LLAMA_MLP_POST_NORM] = PLACE(mlp_post_norm),
+};
+
+#undef PLACE
+
+void llama_layer_weights(const struct llama_model *m, uint32_t layer,
+                         const struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX],
+                         struct llama_block_weights *out)
+{
+    uint32_t first = llama_layer_first(m->shape, layer);
+    struct llama_tensor_desc d;
+
+    *out = (struct llama_block_weights){.layer = layer};
+    for (uint32_t i = 0; i < llama_layer_tensors(m->shape); i++) {
+        llama_tensor_at(m->shape, first + i, &d);
+        *(struct llama_weight *)((char *)out + places[d.role].weight) =
+            llama_weight_of(m->shape, d.role, leases[i].ptr, m->dtypes[first + i]);
+    }
+}
+
+void llama_layer_grads(const struct llama_shape *shape,
+                       const struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX], struct llama_block_grads *out)
+{
+    struct llama_tensor_desc d;
+
+    *out = (struct llama_block_grads){0};
+    for (uint32_t i = 0; i < llama_layer_tensors(shape); i++) {
+        llama_tensor_at(shape, 1 + i, &d);
+        *(float **)((char *)out + places[d.role].grad) = leases[i].ptr;
+    }
 }
 
 /* ---- device memory ------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /*
- * The tensors of a Llama under liboffload: which of them a part of the model needs, and how
+ * The tensors of a model under liboffload: which of them a part of the model needs, and how
  * leases become what the kernels take. Knows nothing of steps.
  *
  * Functions that can fail return 0 or a negative code, with the sentence in error.
@@ -11,14 +11,16 @@
 #include "examples/model/checkpoint.h"
 #include "examples/model/config.h"
 
-#define LLAMA_LAYER_TENSORS 9
-
 struct llama_model {
     const struct llama_shape *shape;
     uint32_t count; /* of the arrays, in the order of llama_tensor_at */
     struct ofl_tensor **tensors;
     enum ofl_dtype *dtypes;
 };
+
+/* A tensor's bytes for the kernels. */
+struct llama_weight llama_weight_of(const struct llama_shape *shape, enum llama_role role, const void *data,
+                                    enum ofl_dtype dtype);
 
 /* Makes tensors of that dtype and kind, named as in llama_tensor_at with suffix behind. The shape
  * must outlive the model. On failure *out is zeroed. */
@@ -28,15 +30,15 @@ int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enu
 /* Destroys the tensors too. A zeroed model is accepted. */
 void llama_model_destroy(struct llama_model *m);
 
-/* Index of the first of a layer's LLAMA_LAYER_TENSORS tensors. */
-uint32_t llama_layer_first(uint32_t layer);
-/* Fills a layer's leases. */
+/* Fills a layer's leases, of llama_layer_tensors. */
 void llama_layer_leases(const struct llama_model *m, uint32_t layer, enum ofl_mode mode,
-                        struct ofl_lease leases[LLAMA_LAYER_TENSORS]);
-/* From acquired leases, of weights and of gradients. */
+                        struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX]);
+/* From acquired leases, of weights and of gradients. What the layer does not have is NULL. */
 void llama_layer_weights(const struct llama_model *m, uint32_t layer,
-                         const struct ofl_lease leases[LLAMA_LAYER_TENSORS], struct llama_block_weights *out);
-void llama_layer_grads(const struct ofl_lease leases[LLAMA_LAYER_TENSORS], struct llama_block_grads *out);
+                         const struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX],
+                         struct llama_block_weights *out);
+void llama_layer_grads(const struct llama_shape *shape,
+                       const struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX], struct llama_block_grads *out);
 
 /* ---- device memory ------------------------------------------------------- */
 

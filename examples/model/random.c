@@ -27,7 +27,7 @@ int llama_random_fill(struct ofl_ctx *ctx, struct ofl_stream *s, struct llama_co
                                     .elems = info.elems,
                                     .seed = seed_of(seed, index),
                                     .std = d->dims == 1 ? 0 : std,
-                                    .mean = d->dims == 1 ? 1 : 0};
+                                    .mean = llama_role_is_norm(d->role) ? 1 : 0};
     err = llama_compute_run(c, job);
     released = ofl_release(ctx, &lease, 1, s);
     if (err == 0)

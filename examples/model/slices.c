@@ -109,21 +109,6 @@ static int create(struct ofl_ctx *ctx, const struct llama_cut *c, enum ofl_dtype
     return ofl_tensor_create(ctx, &t, out);
 }
 
-static int bind(const struct llama_checkpoint *ck, uint32_t tensor, const struct llama_cut *c,
-                struct ofl_tensor **out)
-{
-    struct ofl_source *source;
-    enum ofl_dtype dtype;
-    const char *name;
-    int err = llama_checkpoint_find(ck, tensor, &source, &name, &dtype);
-
-    if (err < 0)
-        return err;
-    if (c->rows == c->desc.shape[0])
-        return ofl_source_bind(source, name, OFL_KIND_WEIGHT, out);
-    return ofl_source_bind_part(source, name, c->first, c->elems, OFL_KIND_WEIGHT, out);
-}
-
 /* ck: or created. */
 static int make_all(struct ofl_ctx *ctx, const struct llama_checkpoint *ck, struct llama_slices *s,
                     char *error, size_t error_bytes)
@@ -136,7 +121,8 @@ static int make_all(struct ofl_ctx *ctx, const struct llama_checkpoint *ck, stru
 
         for (uint32_t k = s->first[i]; err == 0 && k < s->first[i + 1]; k++, from = c.from + c.rows) {
             llama_cut_at(&s->shape, s->dtypes, s->limit, i, from, &c);
-            err = ck ? bind(ck, i, &c, &s->slices[k]) : create(ctx, &c, s->dtypes[i], &s->slices[k]);
+            err = ck ? llama_checkpoint_bind(ck, i, c.first, c.elems, &s->slices[k])
+                     : create(ctx, &c, s->dtypes[i], &s->slices[k]);
             if (err < 0) {
                 snprintf(error, error_bytes, "%s", ofl_error());
                 llama_slices_destroy(s);

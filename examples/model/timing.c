@@ -11,7 +11,7 @@
 
 #define TRIES 25
 
-enum { WEIGHTS = LLAMA_LAYER_TENSORS, GRADS = 2 * LLAMA_LAYER_TENSORS };
+enum { WEIGHTS = LLAMA_LAYER_TENSORS_MAX, GRADS = 2 * LLAMA_LAYER_TENSORS_MAX };
 enum { SCRATCH = GRADS, X, Y, CACHE, TENSORS };
 
 struct timing {
@@ -55,7 +55,9 @@ static uint64_t bytes_of(const struct llama_compute_config *c, size_t rows, int 
     struct llama_tensor_desc d;
 
     if (which < GRADS) {
-        llama_tensor_at(&c->shape, llama_layer_first(0) + (uint32_t)which % LLAMA_LAYER_TENSORS, &d);
+        if ((uint32_t)which % WEIGHTS >= llama_layer_tensors(&c->shape))
+            return 0;
+        llama_tensor_at(&c->shape, 1 + (uint32_t)which % WEIGHTS, &d);
         return which < WEIGHTS ? d.elems * elem : c->batch ? d.elems * sizeof(float) : 0;
     }
     switch (which) {
@@ -126,13 +128,13 @@ static int fill(struct timing *t)
 static void describe(struct timing *t, struct llama_job *job)
 {
     const struct llama_compute_config *c = t->config;
-    enum ofl_dtype dtypes[1 + LLAMA_LAYER_TENSORS];
+    enum ofl_dtype dtypes[1 + WEIGHTS];
     struct llama_model model = {.shape = &c->shape, .dtypes = dtypes};
 
-    for (int i = 0; i <= LLAMA_LAYER_TENSORS; i++)
+    for (int i = 0; i <= WEIGHTS; i++)
         dtypes[i] = c->dtype;
     llama_layer_weights(&model, 0, t->leases, &job->weights);
-    llama_layer_grads(t->leases + WEIGHTS, &job->grads);
+    llama_layer_grads(&c->shape, t->leases + WEIGHTS, &job->grads);
     job->first = true;
     job->x = t->leases[X].ptr;
     job->y = job->dx = t->leases[Y].ptr;
@@ -148,16 +150,28 @@ static void describe(struct timing *t, struct llama_job *job)
 static void whole_matrix(const struct timing *t, enum llama_matrix matrix, struct llama_job *job)
 {
     const struct llama_block_weights *w = &job->weights;
-    const struct llama_weight weights[LLAMA_MATRICES] = {w->q, w->k, w->v, w->o, w->gate, w->up, w->down};
+    const struct llama_weight none = {0};
+    const struct {
+        enum llama_role role;
+        struct llama_weight weight, norm, bias, post_norm;
+    } all[LLAMA_MATRICES] = {
+        [LLAMA_MATRIX_Q] = {LLAMA_Q, w->q, w->attn_norm, w->q_bias, w->q_norm},
+        [LLAMA_MATRIX_K] = {LLAMA_K, w->k, none, w->k_bias, w->k_norm},
+        [LLAMA_MATRIX_V] = {LLAMA_V, w->v, none, w->v_bias, none},
+        [LLAMA_MATRIX_O] = {LLAMA_O, w->o, none, w->o_bias, w->attn_post_norm},
+        [LLAMA_MATRIX_GATE] = {LLAMA_GATE, w->gate, w->mlp_norm, w->gate_bias, none},
+        [LLAMA_MATRIX_UP] = {LLAMA_UP, w->up, none, w->up_bias, none},
+        [LLAMA_MATRIX_DOWN] = {LLAMA_DOWN, w->down, none, w->down_bias, w->mlp_post_norm},
+    };
     struct llama_tensor_desc d;
-    /* as a layer's tensors lie: norms stand before Q and GATE */
-    uint32_t place = (uint32_t)matrix + (matrix < LLAMA_MATRIX_GATE ? 1 : 2);
 
-    llama_tensor_at(&t->config->shape, llama_layer_first(0) + place, &d);
+    llama_tensor_at(&t->config->shape, llama_tensor_index(&t->config->shape, all[matrix].role, 0), &d);
     job->matrix = matrix;
     job->slice = (struct llama_slice){.rows = d.shape[0],
-                                      .weight = weights[matrix],
-                                      .norm = matrix < LLAMA_MATRIX_GATE ? w->attn_norm : w->mlp_norm};
+                                      .weight = all[matrix].weight,
+                                      .norm = all[matrix].norm,
+                                      .bias = all[matrix].bias,
+                                      .post_norm = all[matrix].post_norm};
 }
 
 static int run_once(struct timing *t, enum llama_run run)

@@ -74,8 +74,8 @@ static void need_device(const struct llama_trainer_config *c, struct llama_need 
     llama_part_close(&part, need);
 
     part = part_of(c, "a layer's backward");
-    for (uint32_t i = 0; c->shape.layers && i < LLAMA_LAYER_TENSORS; i++)
-        add_weight(&part, c, llama_layer_first(0) + i, true, true);
+    for (uint32_t i = 0; c->shape.layers && i < llama_layer_tensors(&c->shape); i++)
+        add_weight(&part, c, llama_layer_first(&c->shape, 0) + i, true, true);
     add_activations(&part, c, 2);
     llama_part_close(&part, need);
 
@@ -221,6 +221,7 @@ int llama_trainer_create(struct ofl_ctx *ctx, const struct llama_trainer_config 
     if (t) {
         t->ctx = ctx;
         t->config = *config;
+        t->config.shape.rope.far = config->seq > config->shape.rope.original_positions;
         t->x = calloc((config->shape.layers + 1) * config->accum, sizeof *t->x);
         t->dx = calloc(config->accum, sizeof *t->dx);
         t->losses = calloc(config->accum, sizeof *t->losses);

@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-#define PART_MAX (2 * LLAMA_LAYER_TENSORS) /* weights and gradients of a layer */
+#define PART_MAX (2 * LLAMA_LAYER_TENSORS_MAX) /* weights and gradients of a layer */
 
 /* The leases of one part of the model, and of one micro-batch. */
 struct part {
@@ -78,7 +78,7 @@ static struct ofl_lease embed_activations(const struct llama_trainer *t, uint32_
 static void embed_describe(const struct part *p, uint32_t layer, struct llama_job *job)
 {
     (void)layer;
-    job->table = (struct llama_weight){p->leases[0].ptr, p->t->weights.dtypes[0]};
+    job->table = (struct llama_weight){.data = p->leases[0].ptr, .dtype = p->t->weights.dtypes[0]};
     job->y = p->leases[1].ptr;
 }
 
@@ -106,7 +106,9 @@ static void forward_describe(const struct part *p, uint32_t layer, struct llama_
 
 static int forward(struct llama_trainer *t, uint32_t layer)
 {
-    struct part p = {.t = t, .run = LLAMA_RUN_FORWARD, .held = LLAMA_LAYER_TENSORS, .moving = 2};
+    struct part p = {.t = t, .run = LLAMA_RUN_FORWARD, .moving = 2};
+
+    p.held = llama_layer_tensors(&t->config.shape);
 
     llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
     return run_part(&p, layer, forward_activations, forward_describe);
@@ -129,23 +131,25 @@ static struct ofl_lease backward_activations(const struct llama_trainer *t, uint
 static void backward_describe(const struct part *p, uint32_t layer, struct llama_job *job)
 {
     llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
-    llama_layer_grads(p->leases + LLAMA_LAYER_TENSORS, &job->grads);
+    llama_layer_grads(&p->t->config.shape, p->leases + p->held / 2, &job->grads);
     job->x = p->leases[p->held].ptr;
     job->dx = p->leases[p->held + 1].ptr;
 }
 
 static int backward(struct llama_trainer *t, uint32_t layer)
 {
-    struct part p = {.t = t, .run = LLAMA_RUN_BACKWARD, .held = 2 * LLAMA_LAYER_TENSORS, .moving = 2};
-    uint32_t first = llama_layer_first(layer);
+    struct part p = {.t = t, .run = LLAMA_RUN_BACKWARD, .moving = 2};
+    uint32_t first = llama_layer_first(&t->config.shape, layer),
+             count = llama_layer_tensors(&t->config.shape);
     int err;
 
+    p.held = 2 * (size_t)count;
     llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
-    for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS; i++)
+    for (uint32_t i = 0; i < count; i++)
         p.leases[i].flags = last_use(t);
-    llama_layer_leases(&t->grads, layer, OFL_OVERWRITE, p.leases + LLAMA_LAYER_TENSORS);
+    llama_layer_leases(&t->grads, layer, OFL_OVERWRITE, p.leases + count);
     err = run_part(&p, layer, backward_activations, backward_describe);
-    for (uint32_t i = 0; i < LLAMA_LAYER_TENSORS && err == 0; i++)
+    for (uint32_t i = 0; i < count && err == 0; i++)
         err = ofl_optimizer_apply(t->optimizer, t->weights.tensors[first + i]);
     return err;
 }
@@ -159,10 +163,12 @@ static struct ofl_lease head_activations(const struct llama_trainer *t, uint32_t
 
 static void head_describe(const struct part *p, uint32_t layer, struct llama_job *job)
 {
+    const struct llama_shape *shape = &p->t->config.shape;
     enum ofl_dtype dtype = p->t->config.dtype;
 
     (void)layer;
-    job->head = (struct llama_head_weights){{p->leases[0].ptr, dtype}, {p->leases[1].ptr, dtype}};
+    job->head.norm = llama_weight_of(shape, LLAMA_NORM, p->leases[0].ptr, dtype);
+    job->head.head = llama_weight_of(shape, LLAMA_HEAD, p->leases[1].ptr, dtype);
     job->head_grads = (struct llama_head_grads){p->leases[2].ptr, p->leases[3].ptr};
     job->x = p->leases[p->held].ptr;
     job->dx = p->leases[p->held + 1].ptr;
@@ -302,14 +308,16 @@ static void eval_describe(const struct part *p, uint32_t layer, struct llama_job
     enum ofl_dtype dtype = p->t->config.dtype;
 
     (void)layer;
-    job->head = (struct llama_head_weights){{p->leases[0].ptr, dtype}, {p->leases[1].ptr, dtype}};
+    job->head = (struct llama_head_weights){
+        llama_weight_of(&p->t->config.shape, LLAMA_NORM, p->leases[0].ptr, dtype),
+        llama_weight_of(&p->t->config.shape, LLAMA_HEAD, p->leases[1].ptr, dtype)};
     job->x = p->leases[p->held].ptr;
 }
 
 static int eval_layers(struct llama_trainer *t)
 {
     const struct llama_shape *shape = &t->config.shape;
-    struct part p = {.t = t, .run = LLAMA_RUN_FORWARD, .held = LLAMA_LAYER_TENSORS, .moving = 2};
+    struct part p = {.t = t, .run = LLAMA_RUN_FORWARD, .held = llama_layer_tensors(shape), .moving = 2};
     struct part h = {.t = t, .run = LLAMA_RUN_HEAD, .held = 2, .moving = 1};
     int err = embed(t);
 

@@ -199,11 +199,11 @@ static json_t *header_json(const struct llama_writer *w, uint64_t *data_bytes)
     const struct llama_shape *shape = &w->config->shape;
     struct ofl_dtype_info info = {.size = sizeof info};
     uint64_t offset = 0, bytes;
-    struct llama_tensor_desc d;
+    struct llama_stored d; /* tensors stored as one lie one behind the other */
 
     ofl_dtype_info(w->dtype, &info);
-    for (uint32_t i = 0; root && i < llama_tensor_count(shape); i++) {
-        llama_tensor_at(shape, i, &d);
+    for (uint32_t i = 0; root && i < llama_tensor_count(shape); i += d.count) {
+        llama_stored_at(shape, i, &d);
         bytes = d.elems * ofl_dtype_bytes(w->dtype);
         entry =
             json_pack("{s:s, s:[I], s:[I, I]}", "dtype", info.safetensors, "shape", (json_int_t)d.shape[0],
@@ -389,8 +389,12 @@ static int write_generation(struct writing *x)
 static int write_small(struct writing *x)
 {
     char *path = llama_path(x->temporary, "config.json");
-    int rc = path ? llama_config_save(path, x->w->config, x->w->dtype, x->error, x->error_bytes)
-                  : fail_errno(x, "write", x->final, -ENOMEM);
+    const struct llama_writer *w = x->w;
+    int rc = !path                 ? fail_errno(x, "write", x->final, -ENOMEM)
+             : !w->config->as_read ? llama_config_save(path, w->config, w->dtype, x->error, x->error_bytes)
+             : w->copy_from_dir
+                 ? llama_config_copy(w->copy_from_dir, path, w->config, w->dtype, x->error, x->error_bytes)
+                 : fail_errno(x, "copy config.json for", x->final, -ENOENT);
 
     free(path);
     for (size_t i = 0; rc == 0 && x->w->copy_from_dir && i < sizeof copied / sizeof copied[0]; i++)

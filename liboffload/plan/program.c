@@ -10,7 +10,6 @@
 #include "base/error.h"
 #include "liboffload/plan/shape.h"
 
-#define LAYER_TENSORS   PLAN_LAYER_TENSORS
 #define OPERATIONS_MAX  (1u << 24)
 #define ACTIVATION_ELEM sizeof(float) /* between layers, and of gradients */
 
@@ -329,8 +328,8 @@ static void forward(struct maker *m, uint32_t layer)
     struct plan_cost cost = plan_cost_forward(&m->shape, &m->w);
     uint32_t first = leases_so_far(m);
 
-    for (uint32_t i = 0; i < LAYER_TENSORS; i++)
-        add_lease(m, m->weights + 1 + layer * LAYER_TENSORS + i, OFL_READ, false);
+    for (uint32_t i = 0; i < m->shape.layer_tensors; i++)
+        add_lease(m, m->weights + 1 + layer * m->shape.layer_tensors + i, OFL_READ, false);
     run_part(m, "a layer", first, layer, forward_moving, cost, cost);
 }
 
@@ -342,15 +341,15 @@ static bool last_use(const struct maker *m)
 
 static void backward(struct maker *m, uint32_t layer)
 {
-    uint32_t first = leases_so_far(m), weight = 1 + layer * LAYER_TENSORS;
+    uint32_t first = leases_so_far(m), count = m->shape.layer_tensors, weight = 1 + layer * count;
 
-    for (uint32_t i = 0; i < LAYER_TENSORS; i++)
+    for (uint32_t i = 0; i < count; i++)
         add_lease(m, m->weights + weight + i, OFL_READ, last_use(m));
-    for (uint32_t i = 0; i < LAYER_TENSORS; i++)
+    for (uint32_t i = 0; i < count; i++)
         add_lease(m, m->grads + weight + i, OFL_OVERWRITE, false);
     run_part(m, "a layer's backward", first, layer, backward_moving,
              plan_cost_backward(&m->shape, &m->w, true), plan_cost_backward(&m->shape, &m->w, false));
-    for (uint32_t i = 0; i < LAYER_TENSORS; i++)
+    for (uint32_t i = 0; i < count; i++)
         apply(m, weight + i);
 }
 
@@ -402,7 +401,7 @@ static void no_moving(struct maker *m, uint32_t layer, uint64_t micro)
     (void)micro;
 }
 
-/* What is leased at a time: slices, and with the first one of a matrix the norm in front of it, in batches that are
+/* What is leased at a time: slices, with the first one of a matrix the norm in front of it, with the last one what stands behind it, in batches that are
  * not more than the largest of these. */
 struct batch {
     const char *name;
@@ -411,18 +410,28 @@ struct batch {
     struct plan_cost cost; /* of the part, shared out by bytes */
 };
 
-static int64_t norm_of(const struct maker *m, uint32_t weight, uint32_t slice)
+/* The tensors that come with a slice; returns how many. */
+static uint32_t vectors_of(const struct maker *m, uint32_t weight, uint32_t slice,
+                           uint32_t out[PLAN_MATRIX_VECTORS])
 {
-    int64_t norm = slice == m->slices[weight] ? plan_weight_norm(&m->shape, weight) : -1;
+    int64_t vectors[PLAN_MATRIX_VECTORS];
+    uint32_t n = 0;
 
-    return norm < 0 ? -1 : (int64_t)m->slices[norm];
+    plan_matrix_vectors(&m->shape, weight, vectors);
+    for (int i = 0; i < PLAN_MATRIX_VECTORS; i++)
+        if (vectors[i] >= 0 && slice == (i == 0 ? m->slices[weight] : m->slices[weight + 1] - 1))
+            out[n++] = m->slices[vectors[i]];
+    return n;
 }
 
 static uint64_t unit_bytes(const struct maker *m, uint32_t weight, uint32_t slice)
 {
-    int64_t norm = norm_of(m, weight, slice);
+    uint32_t vectors[PLAN_MATRIX_VECTORS], n = vectors_of(m, weight, slice, vectors);
+    uint64_t bytes = m->p->tensors[slice].bytes;
 
-    return m->p->tensors[slice].bytes + (norm < 0 ? 0 : m->p->tensors[norm].bytes);
+    for (uint32_t i = 0; i < n; i++)
+        bytes += m->p->tensors[vectors[i]].bytes;
+    return bytes;
 }
 
 static void close_batch(struct maker *m, struct batch *b)
@@ -436,15 +445,15 @@ static void close_batch(struct maker *m, struct batch *b)
 
 static void add_unit(struct maker *m, struct batch *b, uint32_t weight, uint32_t slice)
 {
+    uint32_t vectors[PLAN_MATRIX_VECTORS], n = vectors_of(m, weight, slice, vectors);
     uint64_t bytes = unit_bytes(m, weight, slice);
-    int64_t norm = norm_of(m, weight, slice);
 
     if (b->bytes && b->bytes + bytes > b->most)
         close_batch(m, b);
     if (b->bytes == 0)
         b->first = leases_so_far(m);
-    if (norm >= 0)
-        add_lease(m, (uint32_t)norm, OFL_READ, false);
+    for (uint32_t i = 0; i < n; i++)
+        add_lease(m, vectors[i], OFL_READ, false);
     add_lease(m, slice, OFL_READ, false);
     b->bytes += bytes;
 }
@@ -459,14 +468,14 @@ static void note_unit(struct maker *m, struct batch *b, uint32_t weight, uint32_
     b->most = bytes > b->most ? bytes : b->most;
 }
 
-/* Of a layer, or of the head. A matrix is what is no norm. */
+/* Of a layer, or of the head. A matrix is what is no vector. */
 static void each_unit(struct maker *m, struct batch *b, uint32_t layer, unit_fn *fn)
 {
     bool head = layer == m->w.layers;
-    uint32_t first = head ? plan_head(&m->shape) : 1 + layer * LAYER_TENSORS;
+    uint32_t first = head ? plan_head(&m->shape) : 1 + layer * m->shape.layer_tensors;
 
-    for (uint32_t i = first; i < first + (head ? 1 : LAYER_TENSORS); i++)
-        for (uint32_t k = m->slices[i]; !plan_is_norm(&m->shape, i) && k < m->slices[i + 1] && m->err == 0;
+    for (uint32_t i = first; i < first + (head ? 1 : m->shape.layer_tensors); i++)
+        for (uint32_t k = m->slices[i]; !plan_is_vector(&m->shape, i) && k < m->slices[i + 1] && m->err == 0;
              k++)
             fn(m, b, i, k);
 }

@@ -1,4 +1,4 @@
-/* What a Llama's shape comes to in elements, bytes and operations. See shape.h. */
+/* What a model's shape comes to in elements, bytes and operations. See shape.h. */
 #include "liboffload/plan/shape.h"
 
 #include <errno.h>
@@ -16,7 +16,56 @@
 #define LOGITS_BYTES  (256ull << 20) /* of a slice of the rows, at most */
 #define PRODUCT_BYTES (32ull << 20)  /* scratch of the library of products */
 
-enum { Q = 1, K, V, O, POST_NORM, GATE, UP, DOWN };
+/* What a layer may have, in the order of its weights. */
+enum role {
+    NORM,
+    Q,
+    K,
+    V,
+    Q_BIAS,
+    K_BIAS,
+    V_BIAS,
+    Q_NORM,
+    K_NORM,
+    O,
+    O_BIAS,
+    ATTN_POST_NORM,
+    MLP_NORM,
+    GATE,
+    UP,
+    GATE_BIAS,
+    UP_BIAS,
+    DOWN,
+    DOWN_BIAS,
+    MLP_POST_NORM,
+    ROLES
+};
+
+static const struct {
+    const char *name;
+    uint32_t vectors; /* that it is one of; 0: it is always there */
+} roles[ROLES] = {
+    [NORM] = {"attn_norm", OFL_VECTORS_NO_PRE_NORMS},
+    [Q] = {"q", 0},
+    [K] = {"k", 0},
+    [V] = {"v", 0},
+    [Q_BIAS] = {"q_bias", OFL_VECTORS_QKV_BIAS},
+    [K_BIAS] = {"k_bias", OFL_VECTORS_QKV_BIAS},
+    [V_BIAS] = {"v_bias", OFL_VECTORS_QKV_BIAS},
+    [Q_NORM] = {"q_norm", OFL_VECTORS_QK_NORM_HEAD | OFL_VECTORS_QK_NORM_ALL},
+    [K_NORM] = {"k_norm", OFL_VECTORS_QK_NORM_HEAD | OFL_VECTORS_QK_NORM_ALL},
+    [O] = {"o", 0},
+    [O_BIAS] = {"o_bias", OFL_VECTORS_O_BIAS},
+    [ATTN_POST_NORM] = {"attn_post_norm", OFL_VECTORS_POST_NORMS},
+    [MLP_NORM] = {"mlp_norm", OFL_VECTORS_NO_PRE_NORMS},
+    [GATE] = {"gate", 0},
+    [UP] = {"up", 0},
+    [GATE_BIAS] = {"gate_bias", OFL_VECTORS_MLP_BIAS},
+    [UP_BIAS] = {"up_bias", OFL_VECTORS_MLP_BIAS},
+    [DOWN] = {"down", 0},
+    [DOWN_BIAS] = {"down_bias", OFL_VECTORS_MLP_BIAS},
+    [MLP_POST_NORM] = {"mlp_post_norm", OFL_VECTORS_POST_NORMS},
+};
 
 /* ---- reading ------------------------------------------------------------------ */
 
@@ -41,6 +90,8 @@ static int check_shape(const struct ofl_workload *w)
         return refuse("heads", w->heads, "not a multiple of kv_heads");
     if (w->dtype != OFL_F32 && w->dtype != OFL_BF16)
         return refuse("dtype", w->dtype, "neither f32 nor bf16");
+    if (w->vectors >= 2 * OFL_VECTORS_NO_PRE_NORMS)
+        return refuse("vectors", w->vectors, "has unknown ones");
     return 0;
 }
 
@@ -70,6 +121,16 @@ static uint64_t guess_workspace(const struct ofl_workload *w, const struct plan_
     return layer + (logits < LOGITS_BYTES ? logits : LOGITS_BYTES) + PRODUCT_BYTES;
 }
 
+static void list_roles(struct plan_shape *s)
+{
+    for (int r = 0; r < ROLES; r++) {
+        bool pre = roles[r].vectors == OFL_VECTORS_NO_PRE_NORMS, named = (s->vectors & roles[r].vectors) != 0;
+
+        if (pre ? !named : named || roles[r].vectors == 0)
+            s->roles[s->layer_tensors++] = (unsigned char)r;
+    }
+}
+
 int plan_workload_read(const struct ofl_workload *from, struct ofl_workload *w, struct plan_shape *shape)
 {
     int err = base_sized_read(w, sizeof *w, sizeof *w, from, "estimate: workload");
@@ -94,7 +155,10 @@ int plan_workload_read(const struct ofl_workload *from, struct ofl_workload *w, 
                                  .kv_dim = (uint64_t)w->kv_heads * w->head_dim,
                                  .ffn = w->intermediate,
                                  .vocab = w->vocab,
-                                 .tied = w->tied != 0};
+                                 .head_dim = w->head_dim,
+                                 .tied = w->tied != 0,
+                                 .vectors = w->vectors};
+    list_roles(shape);
     shape->layer_elems = shape->hidden * (2 * shape->q_dim + 2 * shape->kv_dim + 3 * shape->ffn);
     w->workspace_bytes = w->workspace_bytes ? w->workspace_bytes : guess_workspace(w, shape);
     return 0;
@@ -104,7 +168,7 @@ int plan_workload_read(const struct ofl_workload *from, struct ofl_workload *w, 
 
 uint32_t plan_norm(const struct plan_shape *s)
 {
-    return 1 + (uint32_t)s->layers * PLAN_LAYER_TENSORS;
+    return 1 + (uint32_t)s->layers * s->layer_tensors;
 }
 
 uint32_t plan_head(const struct plan_shape *s)
@@ -117,50 +181,95 @@ uint32_t plan_weights(const struct plan_shape *s)
     return plan_norm(s) + (s->tied ? 1 : 2);
 }
 
+/* ROLES: outside the layers. */
+static enum role role_of(const struct plan_shape *s, uint32_t index)
+{
+    return index == 0 || index >= plan_norm(s) ? ROLES : (enum role)s->roles[(index - 1) % s->layer_tensors];
+}
+
+static uint64_t matrix_elems(const struct plan_shape *s, enum role role)
+{
+    return s->hidden * (role == Q || role == O ? s->q_dim : role == K || role == V ? s->kv_dim : s->ffn);
+}
+
 uint64_t plan_weight_elems(const struct plan_shape *s, uint32_t index)
 {
+    bool each = s->vectors & OFL_VECTORS_QK_NORM_HEAD;
+
     if (index == 0 || index > plan_norm(s))
         return s->vocab * s->hidden;
-    if (index == plan_norm(s))
-        return s->hidden;
-    switch ((index - 1) % PLAN_LAYER_TENSORS) {
+    switch (role_of(s, index)) {
     case Q:
     case O:
-        return s->q_dim * s->hidden;
     case K:
     case V:
-        return s->kv_dim * s->hidden;
     case GATE:
     case UP:
     case DOWN:
-        return s->ffn * s->hidden;
+        return matrix_elems(s, role_of(s, index));
+    case Q_BIAS:
+        return s->q_dim;
+    case K_BIAS:
+    case V_BIAS:
+        return s->kv_dim;
+    case Q_NORM:
+        return each ? s->head_dim : s->q_dim;
+    case K_NORM:
+        return each ? s->head_dim : s->kv_dim;
+    case GATE_BIAS:
+    case UP_BIAS:
+        return s->ffn;
     default:
         return s->hidden;
     }
 }
 
-static uint32_t place_of(const struct plan_shape *s, uint32_t index)
+bool plan_is_vector(const struct plan_shape *s, uint32_t index)
 {
-    return index == 0 || index >= plan_norm(s) ? PLAN_LAYER_TENSORS : (index - 1) % PLAN_LAYER_TENSORS;
-}
+    enum role role = role_of(s, index);
 
-bool plan_is_norm(const struct plan_shape *s, uint32_t index)
-{
-    return index == plan_norm(s) || place_of(s, index) == 0 || place_of(s, index) == POST_NORM;
+    return index == plan_norm(s) || (role != ROLES && role != Q && role != K && role != V && role != O &&
+                                     role != GATE && role != UP && role != DOWN);
 }
 
 uint64_t plan_weight_rows(const struct plan_shape *s, uint32_t index)
 {
-    uint64_t columns = place_of(s, index) == O ? s->q_dim : place_of(s, index) == DOWN ? s->ffn : s->hidden;
+    enum role role = role_of(s, index);
+    uint64_t columns = role == O ? s->q_dim : role == DOWN ? s->ffn : s->hidden;
 
-    return plan_is_norm(s, index) ? 1 : plan_weight_elems(s, index) / columns;
+    return plan_is_vector(s, index) ? 1 : plan_weight_elems(s, index) / columns;
 }
 
-int64_t plan_weight_norm(const struct plan_shape *s, uint32_t index)
+/* The index of a role in the layer of that index; -1: it has none. */
+static int64_t in_layer(const struct plan_shape *s, uint32_t index, enum role role)
 {
-    if (index == plan_head(s))
-        return plan_norm(s);
-    return place_of(s, index) == Q || place_of(s, index) == GATE ? (int64_t)index - 1 : -1;
+    uint32_t first = 1 + (index - 1) / s->layer_tensors * s->layer_tensors;
+
+    for (uint32_t i = 0; i < s->layer_tensors; i++)
+        if (s->roles[i] == role)
+            return first + i;
+    return -1;
+}
+
+void plan_matrix_vectors(const struct plan_shape *s, uint32_t index, int64_t vectors[PLAN_MATRIX_VECTORS])
+{
+    static const enum role of[ROLES][PLAN_MATRIX_VECTORS] = {
+        [Q] = {NORM, Q_BIAS, Q_NORM},
+        [K] = {ROLES, K_BIAS, K_NORM},
+        [V] = {ROLES, V_BIAS, ROLES},
+        [O] = {ROLES, O_BIAS, ATTN_POST_NORM},
+        [GATE] = {MLP_NORM, GATE_BIAS, ROLES},
+        [UP] = {ROLES, UP_BIAS, ROLES},
+        [DOWN] = {ROLES, DOWN_BIAS, MLP_POST_NORM},
+    };
+    enum role role = role_of(s, index);
+
+    for (int i = 0; i < PLAN_MATRIX_VECTORS; i++) {
+        if (index == plan_head(s))
+            vectors[i] = i == 0 ? (int64_t)plan_norm(s) : -1;
+        else
+            vectors[i] = role == ROLES ? -1 : in_layer(s, index, of[role][i]);
+    }
 }
 
 uint64_t plan_slice_rows(const struct plan_shape *s, uint32_t index, uint64_t elem)
@@ -172,7 +281,7 @@ uint64_t plan_slice_rows(const struct plan_shape *s, uint32_t index, uint64_t el
         all += plan_weight_elems(s, i) * elem;
     limit = all / SLICE_SHARE > SLICE_BYTES ? all / SLICE_SHARE : SLICE_BYTES;
     count = (bytes + limit - 1) / limit;
-    if (plan_is_norm(s, index) || count <= 1)
+    if (plan_is_vector(s, index) || count <= 1)
         return rows;
     rows = (rows + count - 1) / count;
     return (rows + SLICE_ROWS - 1) / SLICE_ROWS * SLICE_ROWS;
@@ -180,17 +289,12 @@ uint64_t plan_slice_rows(const struct plan_shape *s, uint32_t index, uint64_t el
 
 void plan_weight_name(const struct plan_shape *s, uint32_t index, char *name)
 {
-    static const char *const of_layer[PLAN_LAYER_TENSORS] = {
-        "attn_norm",     [Q] = "q",   [K] = "k",      [V] = "v", [O] = "o", [POST_NORM] = "mlp_norm",
-        [GATE] = "gate", [UP] = "up", [DOWN] = "down"};
-
     if (index == 0)
         snprintf(name, 64, "embed");
     else if (index >= plan_norm(s))
         snprintf(name, 64, "%s", index == plan_norm(s) ? "norm" : "head");
     else
-        snprintf(name, 64, "layers.%u.%s", (index - 1) / PLAN_LAYER_TENSORS,
-                 of_layer[(index - 1) % PLAN_LAYER_TENSORS]);
+        snprintf(name, 64, "layers.%u.%s", (index - 1) / s->layer_tensors, roles[role_of(s, index)].name);
 }
 
 uint64_t plan_cache_bytes(const struct plan_shape *s, const struct ofl_workload *w)

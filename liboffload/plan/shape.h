@@ -1,9 +1,9 @@
 /*
- * shape: the arithmetic of a Llama's shape: its weights, and what its parts cost to compute. Knows nothing of
+ * shape: the arithmetic of a model's shape: its weights, and what its parts cost to compute. Knows nothing of
  * the order in which a step uses them.
  *
- * Weights have the order of the model's files: embedding, PLAN_LAYER_TENSORS of each layer, norm, head; a tied
- * head is the embedding.
+ * Weights have the order of the model's files: embedding, those of each layer, norm, head; a tied head is the
+ * embedding.
  */
 #ifndef OFL_PLAN_SHAPE_H
 #define OFL_PLAN_SHAPE_H
@@ -13,12 +13,16 @@
 
 #include "include/offload_estimate.h"
 
-#define PLAN_LAYER_TENSORS 9
+#define PLAN_LAYER_TENSORS_MAX 20
+#define PLAN_MATRIX_VECTORS    3 /* that a matrix may come with */
 
 struct plan_shape {
-    uint64_t layers, hidden, q_dim, kv_dim, ffn, vocab;
+    uint64_t layers, hidden, q_dim, kv_dim, head_dim, ffn, vocab;
     uint64_t layer_elems; /* of a layer's matrices */
     bool tied;
+    uint32_t vectors;
+    uint32_t layer_tensors;
+    unsigned char roles[PLAN_LAYER_TENSORS_MAX]; /* of a layer's weights, in their order */
 };
 
 /* Fills in what is left to us. -EINVAL names what can't be. */
@@ -28,11 +32,13 @@ uint32_t plan_weights(const struct plan_shape *s);
 uint32_t plan_norm(const struct plan_shape *s);
 uint32_t plan_head(const struct plan_shape *s);
 uint64_t plan_weight_elems(const struct plan_shape *s, uint32_t index);
-bool plan_is_norm(const struct plan_shape *s, uint32_t index);
-/* Of a matrix; a norm's only one has all its elements. */
+/* Norms and biases are. */
+bool plan_is_vector(const struct plan_shape *s, uint32_t index);
+/* Of a matrix; a vector's only one has all its elements. */
 uint64_t plan_weight_rows(const struct plan_shape *s, uint32_t index);
-/* The norm in front of a matrix; -1: there is none. */
-int64_t plan_weight_norm(const struct plan_shape *s, uint32_t index);
+/* The vectors that are used with a matrix: the norm in front of it first, with its first rows; the others with its last
+ * ones. -1: there is none. */
+void plan_matrix_vectors(const struct plan_shape *s, uint32_t index, int64_t vectors[PLAN_MATRIX_VECTORS]);
 /* Generating, weights are cut by rows: so many make a slice, the last one may have fewer. As
  * examples/model/slices.c cuts them. elem: bytes of an element. */
 uint64_t plan_slice_rows(const struct plan_shape *s, uint32_t index, uint64_t elem);
