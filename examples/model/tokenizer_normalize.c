@@ -269,7 +269,7 @@ static int to_form(const struct tok_form *form, const char *text, size_t bytes, 
         } else if (rc == 0) {
             if (work->codes.count == 0) {
                 rc = tok_buffer_add(out, text + copied, held - copied);
-                if (rc == 0 && held < at && held >= copied) {
+                if (rc == 0 && held < at) {
                     uint32_t plain;
                     tok_utf8_next(text + held, bytes - held, &plain);
                     rc = decompose(form, plain, &work->codes);

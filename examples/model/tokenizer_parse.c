@@ -279,12 +279,10 @@ static int parse_group(struct re_parser *p, unsigned depth, uint32_t *out, bool 
         return re_fail(p, -ENOTSUP, "groups are nested too deep");
     while (kind < none && !re_takes(p, kinds[kind].text))
         kind++;
-    if (kind == none && re_looks(p, "?")) {
-        if (re_takes(p, "?<") || re_takes(p, "?'"))
-            rc = skip_name(p, p->at[-1] == '<' ? '>' : '\'');
-        else
-            return p->at++, parse_options(p, depth, out);
-    }
+    if (kind == none && (re_takes(p, "?<") || re_takes(p, "?'")))
+        rc = skip_name(p, p->at[-1] == '<' ? '>' : '\'');
+    else if (kind == none && re_takes(p, "?"))
+        return parse_options(p, depth, out);
     if (rc == 0)
         rc = parse_alternatives(p, depth, out);
     p->fold = fold;
