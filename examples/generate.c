@@ -11,6 +11,7 @@
 
 #include "examples/common_bound.h"
 #include "examples/common_predict.h"
+#include "examples/common_tokenizer.h"
 #include "examples/model/directory.h"
 #include "examples/model/kernels.h"
 #include "examples/model/tokenizer.h"
@@ -388,17 +389,16 @@ static void predict(struct run *r, const struct llama_generator_config *config, 
 static int read_input(struct run *r)
 {
     const char *model = r->options->model;
-    char path[4096], error[COMMON_ERROR_BYTES];
+    char error[COMMON_ERROR_BYTES];
     int err = llama_directory_check(model, error, sizeof error), status;
 
     if (err == 0)
         err = llama_config_load(model, &r->config, error, sizeof error);
-    if (err == 0 && snprintf(path, sizeof path, "%s/tokenizer.json", model) >= (int)sizeof path)
-        return common_fail(EXIT_INPUT, "open %s: the path is too long", model);
-    if (err == 0)
-        err = tokenizer_open(path, &r->tokenizer, error, sizeof error);
     if (err < 0)
         return setup_failed(err, error);
+    status = common_tokenizer_open(model, &r->tokenizer);
+    if (status)
+        return status;
     status = prompts_read(r->options, &r->config, r->tokenizer, &r->prompts);
     return status ? status : read_dtypes(r);
 }
