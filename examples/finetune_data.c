@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "examples/common_tokenizer.h"
 #include "examples/model/chat.h"
 
 /* ---- order ----------------------------------------------------------------- */
@@ -120,18 +121,9 @@ int data_check_id(const struct data_files *f, const char *path, uint32_t id)
 
 static int open_tokenizer(const struct options *o, struct tokenizer **t)
 {
-    char path[4096], error[COMMON_ERROR_BYTES] = "out of memory";
-    int err;
-
-    if (!o->model) {
-        err = tokenizer_bytes(t);
-        snprintf(path, sizeof path, "byte tokenizer");
-    } else if (snprintf(path, sizeof path, "%s/tokenizer.json", o->model) >= (int)sizeof path) {
-        return common_fail(EXIT_INPUT, "open %s: the path is too long", o->model);
-    } else {
-        err = tokenizer_open(path, t, error, sizeof error);
-    }
-    return err < 0 ? common_fail(common_status(err), "%s", error) : 0;
+    if (o->model)
+        return common_tokenizer_open(o->model, t);
+    return tokenizer_bytes(t) < 0 ? common_fail(EXIT_RUNTIME, "byte tokenizer: out of memory") : 0;
 }
 
 static int check_kinds(const struct common_texts *files, const char *option)

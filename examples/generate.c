@@ -11,8 +11,8 @@
 
 #include "examples/common_bound.h"
 #include "examples/common_predict.h"
+#include "examples/common_tokenizer.h"
 #include "examples/model/directory.h"
-#include "examples/model/files.h"
 #include "examples/model/gguf.h"
 #include "examples/model/kernels.h"
 #include "examples/model/tokenizer.h"
@@ -401,19 +401,13 @@ static void predict(struct run *r, const struct llama_generator_config *config, 
 static int open_tokenizer(struct run *r)
 {
     const char *dir = r->options->tokenizer ? r->options->tokenizer : r->options->model;
-    char error[COMMON_ERROR_BYTES], *path;
-    int err;
 
     if (!r->options->tokenizer && llama_gguf_is(dir))
-        return common_fail(
-            EXIT_INPUT,
-            "--model %s: the tokenizer of a GGUF file can't be read: name a directory that has its "
-            "tokenizer.json with --tokenizer DIR",
-            dir);
-    path = llama_path(dir, "tokenizer.json");
-    err = path ? tokenizer_open(path, &r->tokenizer, error, sizeof error) : -ENOMEM;
-    free(path);
-    return err == 0 ? 0 : path ? setup_failed(err, error) : out_of_memory();
+        return common_fail(EXIT_INPUT,
+                           "--model %s: the tokenizer of a GGUF file can't be read: name a directory that has its "
+                           "tokenizer.json with --tokenizer DIR",
+                           dir);
+    return common_tokenizer_open(dir, &r->tokenizer);
 }
 
 static int read_input(struct run *r)

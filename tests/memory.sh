@@ -114,6 +114,16 @@ allow 200 200
 refuse 'bytes without the beginning of a line or a word' "${tiny[@]}" --data "$work/solid"
 rm "$work/large" "$work/solid"
 
+# A tokenizer whose reading would take more than there is.
+mkdir "$work/m"
+awk 'BEGIN { printf "{\"version\": \"1.0\", \"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0"
+    for (i = 1; i < 400000; i++) printf ", \"token%d\": %d", i, i
+    print "}, \"merges\": []}}" }' >"$work/m/tokenizer.json"
+echo '{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 32, "intermediate_size": 32,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 400000}' >"$work/m/config.json"
+allow 110 110
+refuse 'tokenizer.json: [0-9]* bytes: reading it takes up to' ofl-generate --device host --model "$work/m" --prompt x
+
 # ---- generation from a checkpoint -----------------------------------------------------
 
 story=../shared/models/story
