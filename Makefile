@@ -313,7 +313,7 @@ $(B)/%.o: %.c $(B)/flags
 
 $(call obj,$(filter liboffload/optim/% liboffload/landing/%,$(LIB_SRC))): EXTRA = $(MATH_FLAGS) $(EXTRA_ISA)
 # Run only where the processor has them: see liboffload/landing/landing.c.
-ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine)),)
+ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine 2>/dev/null)),)
 $(B)/liboffload/landing/avx2.o: EXTRA_ISA = -mavx2 -mf16c
 $(B)/liboffload/landing/avx512.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mf16c
 $(B)/liboffload/landing/avx512bf16.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mf16c

@@ -3,7 +3,7 @@
  *
  * A quantised tensor is bound, cached, moved and leased as its file has it, so it takes the room and the bandwidth of
  * its packed bytes in every tier. Who leases it unpacks it: into a tensor of its own (OFL_TENSOR_TRANSIENT, leased
- * with OFL_OVERWRITE), or bit by bit into scratch that stays in the cache, in front of each product.
+ * with OFL_OVERWRITE), or a part at a time into scratch that stays in the cache, in front of each product.
  *
  *     struct ofl_lease leases[] = {{.size = sizeof *leases, .tensor = packed, .mode = OFL_READ},
  *                                  {.size = sizeof *leases, .tensor = rows, .mode = OFL_OVERWRITE}};
