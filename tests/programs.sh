@@ -225,7 +225,7 @@ wanted --timeline
 same "$work/memory.json" "$work/placed.json" --timeline
 judged "$work/run.json"
 for words in 'layer 0 forward' 'layer 1 backward' '"head"' 'embedding backward' 'to the device' 'from the device' \
-    '"drive ' '"reads' '"writes' '"updates' '"seals' '"reason":"no room"' '"reason":"host work"'; do
+    '"drive ' '"reads' '"writes' '"updates' '"seals' '"reason":"no room"'; do # which other reasons there are is for the machine's speed
     says "$words" "$work/run.json" the timeline
 done
 says '^stall  *[0-9.]* s for [a-z0-9._]*: [a-z ]* (' "$work/err" the text

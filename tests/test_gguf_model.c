@@ -277,7 +277,7 @@ static void wrong_tensors(void **state)
     (void)state;
     make(&f, &(struct change){.from_name = "blk.0.attn_q.weight", .to_name = "blk.00.attn_q.weight"});
     path = put("m.gguf", &f);
-    expect_refused(path, "blk.00.attn_q.weight: not a tensor of a Llama of 1 layers");
+    expect_refused(path, "blk.00.attn_q.weight: not a tensor of a model of type llama, 1 layers");
     make(&f, &(struct change){.from_name = "blk.0.ffn_up.weight", .to_name = "blk.1.ffn_up.weight"});
     free(put("m.gguf", &f));
     expect_refused(path, "blk.1.ffn_up.weight: not a tensor");
@@ -298,7 +298,7 @@ static void wrong_tensors(void **state)
     expect_refused(second, "part 2 of 2: name the first one");
     make(&f, &(struct change){.from = 3, .to = TENSORS});
     free(put("p-00002-of-00002.gguf", &f));
-    expect_refused(path, "blk.0.attn_k.weight: another part has it too");
+    expect_refused(path, "blk.0.attn_k.weight: another file has it too");
     make(&f, &(struct change){.to = 4});
     free(put("p-00002-of-00002.gguf", &f));
     expect_refused(path, "it is part 1 of 2, not 2 of 2");
