@@ -74,7 +74,7 @@ int bench_machine_measured(const struct common_budget *b, const struct llama_com
     if (!b->chosen.gpu && common_link_rates(b->chosen.device, COPY_BYTES, &out->link_in_bps,
                                             &out->link_out_bps, error, sizeof error) < 0)
         return common_fail(EXIT_RUNTIME, "measure the link: %s", error);
-    if (common_machine_fit(b, compute, LAYER_S, out, error, sizeof error) < 0)
+    if (common_machine_fit(b, compute, b->chosen.memory_bytes / 8, LAYER_S, out, error, sizeof error) < 0)
         return common_fail(EXIT_RUNTIME, "%s", error);
     common_progress_clear();
     return 0;

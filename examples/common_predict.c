@@ -56,14 +56,15 @@ struct ofl_workload common_workload(const struct llama_compute_config *c, bool c
 /* ---- rates -------------------------------------------------------------------- */
 
 int common_machine_fit(const struct common_budget *b, const struct llama_compute_config *compute,
-                       double enough_s, struct ofl_machine *m, char *error, size_t error_bytes)
+                       uint64_t memory_bytes, double enough_s, struct ofl_machine *m, char *error,
+                       size_t error_bytes)
 {
     struct ofl_workload w = common_workload(compute, false, false);
     struct llama_compute_config one = *compute;
     struct llama_timing t;
 
     one.accum = 1;
-    if (llama_timing_measure(b->chosen.device, &one, enough_s, &t, error, error_bytes) < 0)
+    if (llama_timing_measure(b->chosen.device, &one, memory_bytes, enough_s, &t, error, error_bytes) < 0)
         return -1;
     m->shared = b->chosen.gpu ? 0 : t.cores;
     if (ofl_machine_fit(m, &w, t.forward_s + t.backward_s + t.extend_s) == 0)
@@ -176,7 +177,11 @@ static int this_machine(const struct common_plan *plan, struct ofl_machine *m, c
     if (common_link_rates(plan->budget->chosen.device, most, &m->link_in_bps, &m->link_out_bps, error,
                           error_bytes) < 0)
         return -1;
-    return common_machine_fit(plan->budget, plan->compute, LAYER_S, m, error, error_bytes);
+    /* A host device's memory is of the same kind as what is the host's budget; neither is taken yet. */
+    return common_machine_fit(plan->budget, plan->compute,
+                              plan->open->device_bytes +
+                                  (plan->budget->chosen.gpu ? 0 : plan->open->host_bytes),
+                              LAYER_S, m, error, error_bytes);
 }
 
 /* ---- the prediction ----------------------------------------------------------------- */

@@ -16,9 +16,11 @@ int common_copy_rate(uint64_t most_bytes, double *bps);
 /* ofl_workload.vectors of a shape. */
 uint32_t common_vectors(const struct llama_shape *shape);
 struct ofl_workload common_workload(const struct llama_compute_config *compute, bool clip, bool source);
-/* Times a layer, for about so many seconds, and sets m's rates to that. Returns 0, or -1 with the sentence. */
+/* Times a layer, for about so many seconds in so much memory (examples/model/timing.h), and sets m's rates to that.
+ * Returns 0, or -1 with the sentence. */
 int common_machine_fit(const struct common_budget *b, const struct llama_compute_config *compute,
-                       double enough_s, struct ofl_machine *m, char *error, size_t error_bytes);
+                       uint64_t memory_bytes, double enough_s, struct ofl_machine *m, char *error,
+                       size_t error_bytes);
 /* What passes between host memory and the device, each way, by copies of at most so many bytes. 0, or -1. */
 int common_link_rates(const char *device, uint64_t most_bytes, double *in_bps, double *out_bps, char *error,
                       size_t error_bytes);

@@ -387,13 +387,13 @@ static void test_timing(void **state)
     char error[ERROR_BYTES];
 
     (void)state;
-    assert_int_equal(llama_timing_measure("host", &c, 0.1, &t, error, sizeof error), 0);
+    assert_int_equal(llama_timing_measure("host", &c, 64 << 20, 0.1, &t, error, sizeof error), 0);
     assert_true(t.forward_s > 0 && t.backward_s > 0 && t.extend_s <= 0 && t.cores > 0);
     c = (struct llama_compute_config){
         .shape = plain, .dtype = OFL_F32, .piece = 1, .rows = 1, .positions = 32};
-    assert_int_equal(llama_timing_measure("host", &c, 0.1, &t, error, sizeof error), 0);
+    assert_int_equal(llama_timing_measure("host", &c, 0, 0.1, &t, error, sizeof error), 0);
     assert_true(t.forward_s <= 0 && t.backward_s <= 0 && t.extend_s > 0 && t.cores <= 1);
-    assert_int_equal(llama_timing_measure("no such device", &c, 0.1, &t, error, sizeof error) < 0, 1);
+    assert_int_equal(llama_timing_measure("no such device", &c, 0, 0.1, &t, error, sizeof error) < 0, 1);
     assert_non_null(strstr(error, "no such device"));
 }
 

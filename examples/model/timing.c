@@ -11,15 +11,23 @@
 
 #define TRIES 25
 
+#define MOST_LAYERS 64
+
 enum { WEIGHTS = LLAMA_LAYER_TENSORS_MAX, GRADS = 2 * LLAMA_LAYER_TENSORS_MAX };
 enum { SCRATCH = GRADS, X, Y, CACHE, TENSORS };
+
+/* The device's last-level cache, at most: NVIDIA's largest has 126 MB. A host's is known. */
+#define CACHE_GPU  (UINT64_C(128) << 20)
+#define CACHE_HOST (UINT64_C(32) << 20)
 
 struct timing {
     struct llama_compute_config one; /* what was asked for, with room for a layer's jobs */
     const struct llama_compute_config *config;
     struct ofl_ctx *ctx;
     struct ofl_stream *stream;
-    struct ofl_lease leases[TENSORS]; /* in the order above; bytes 0: not needed */
+    struct ofl_lease leases[MOST_LAYERS]
+                           [TENSORS]; /* in the order above; from the second layer on only up to GRADS */
+    uint32_t layers;                  /* that are run in turns */
     struct llama_compute *compute;
     int32_t *tokens;
     size_t rows;
@@ -72,13 +80,36 @@ static uint64_t bytes_of(const struct llama_compute_config *c, size_t rows, int 
     }
 }
 
-static int lease_all(struct timing *t)
+static uint64_t layer_bytes(const struct llama_compute_config *c, size_t rows)
+{
+    uint64_t bytes = 0;
+
+    for (int i = 0; i < GRADS; i++)
+        bytes += ofl_device_footprint(bytes_of(c, rows, i));
+    return bytes;
+}
+
+/* Each layer of a step comes from memory, since the others were used in between. What is run in turns is twice what the
+ * device's cache holds, or as much as there are layers and memory. */
+static uint32_t layers_in_turns(const struct llama_compute_config *c, size_t rows, uint64_t memory_bytes)
+{
+    long host = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    uint64_t cache = c->cuda ? CACHE_GPU : host > 0 ? (uint64_t)host : CACHE_HOST;
+    uint64_t each = layer_bytes(c, rows), n = 2 * cache / each + 1, room = memory_bytes / each;
+
+    n = n > room ? room : n;
+    n = n > c->shape.layers ? c->shape.layers : n;
+    n = n > MOST_LAYERS ? MOST_LAYERS : n;
+    return n ? (uint32_t)n : 1;
+}
+
+static int lease_layer(struct timing *t, uint32_t layer)
 {
     struct ofl_lease batch[TENSORS];
     int of[TENSORS], err = 0;
     size_t n = 0;
 
-    for (int i = 0; i < TENSORS && err == 0; i++) {
+    for (int i = 0; i < (layer ? GRADS : TENSORS) && err == 0; i++) {
         struct ofl_tensor_desc d = {.size = sizeof d,
                                     .name = "timing",
                                     .kind = OFL_KIND_WORKSPACE,
@@ -95,11 +126,12 @@ static int lease_all(struct timing *t)
     if (err == 0)
         err = ofl_acquire(t->ctx, batch, n, t->stream);
     for (size_t i = 0; i < n && err == 0; i++)
-        t->leases[of[i]] = batch[i];
+        t->leases[layer][of[i]] = batch[i];
     return err;
 }
 
-static int fill(struct timing *t)
+/* Random numbers for the first layer; they take a while on a host, and the others only have to be there. */
+static int fill(struct timing *t, uint32_t layer)
 {
     int err = 0;
 
@@ -108,14 +140,15 @@ static int fill(struct timing *t)
         bool weight = i < WEIGHTS, grad = !weight && i < GRADS;
         enum ofl_dtype dtype = weight ? t->config->dtype : OFL_F32;
 
-        if (!t->leases[i].ptr || grad || i == SCRATCH || i == CACHE)
+        if (!t->leases[layer][i].ptr || grad || i == SCRATCH || i == CACHE)
             continue;
         job = llama_compute_alone(t->compute, LLAMA_RUN_FILL);
-        job->fill = (struct llama_fill){.dst = t->leases[i].ptr,
+        job->fill = (struct llama_fill){.dst = t->leases[layer][i].ptr,
                                         .dtype = dtype,
                                         .elems = bytes_of(t->config, t->rows, i) / ofl_dtype_bytes(dtype),
                                         .seed = (uint64_t)i + 1,
-                                        .std = 0.02f};
+                                        .mean = layer ? 0.02f : 0,
+                                        .std = layer ? 0 : 0.02f};
         err = llama_compute_run(t->compute, job);
         if (err == 0)
             err = ofl_stream_sync(t->stream);
@@ -125,7 +158,7 @@ static int fill(struct timing *t)
 
 /* ---- running ------------------------------------------------------------------- */
 
-static void describe(struct timing *t, struct llama_job *job)
+static void describe(struct timing *t, uint32_t layer, struct llama_job *job)
 {
     const struct llama_compute_config *c = t->config;
     enum ofl_dtype dtypes[1 + WEIGHTS];
@@ -133,12 +166,12 @@ static void describe(struct timing *t, struct llama_job *job)
 
     for (int i = 0; i <= WEIGHTS; i++)
         dtypes[i] = c->dtype;
-    llama_layer_weights(&model, 0, t->leases, &job->weights);
-    llama_layer_grads(&c->shape, t->leases + WEIGHTS, &job->grads);
+    llama_layer_weights(&model, 0, t->leases[layer], &job->weights);
+    llama_layer_grads(&c->shape, t->leases[layer] + WEIGHTS, &job->grads);
     job->first = true;
-    job->x = t->leases[X].ptr;
-    job->y = job->dx = t->leases[Y].ptr;
-    job->k_cache = t->leases[CACHE].ptr;
+    job->x = t->leases[0][X].ptr;
+    job->y = job->dx = t->leases[0][Y].ptr;
+    job->k_cache = t->leases[0][CACHE].ptr;
     job->rows = t->rows;
     if (job->k_cache) {
         job->v_cache = (char *)job->k_cache + bytes_of(c, t->rows, CACHE) / 2;
@@ -174,14 +207,14 @@ static void whole_matrix(const struct timing *t, enum llama_matrix matrix, struc
                                       .post_norm = all[matrix].post_norm};
 }
 
-static int run_once(struct timing *t, enum llama_run run)
+static int run_once(struct timing *t, enum llama_run run, uint32_t layer)
 {
     struct llama_job *job;
     int err = llama_compute_begin(t->compute, t->tokens, t->tokens, t->rows, 1.0f);
 
     for (int i = 0; i < (run == LLAMA_RUN_EXTEND ? LLAMA_MATRICES : 1) && err == 0; i++) {
         job = llama_compute_job(t->compute, run);
-        describe(t, job);
+        describe(t, layer, job);
         if (run == LLAMA_RUN_EXTEND)
             whole_matrix(t, (enum llama_matrix)i, job);
         err = llama_compute_run(t->compute, job);
@@ -194,13 +227,15 @@ static int run_once(struct timing *t, enum llama_run run)
 static int time_run(struct timing *t, enum llama_run run, double *seconds, double *cpu, double *wall)
 {
     double tries[TRIES], all = 0;
-    int n = 0, err = run_once(t, run);
+    int n = 0, err = 0;
 
+    for (uint32_t i = 0; i < t->layers && err == 0; i++)
+        err = run_once(t, run, i);
     while (err == 0 && n < TRIES && (n == 0 || all < t->enough_s)) {
         double start = now(CLOCK_MONOTONIC), used = now(CLOCK_PROCESS_CPUTIME_ID), value;
         int at = n;
 
-        err = run_once(t, run);
+        err = run_once(t, run, (uint32_t)n % t->layers);
         value = now(CLOCK_MONOTONIC) - start;
         *cpu += now(CLOCK_PROCESS_CPUTIME_ID) - used;
         all += value;
@@ -218,8 +253,10 @@ static int measure(struct timing *t, struct llama_timing *out)
 {
     double cpu = 0, wall = 0;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int err = fill(t);
+    int err = 0;
 
+    for (uint32_t i = 0; i < t->layers && err == 0; i++)
+        err = fill(t, i);
     if (err == 0 && t->config->batch) {
         err = time_run(t, LLAMA_RUN_FORWARD, &out->forward_s, &cpu, &wall);
         if (err == 0)
@@ -236,11 +273,11 @@ static int run_all(struct timing *t, struct llama_timing *out)
 {
     int err = ofl_stream_create(t->ctx, &t->stream);
 
-    if (err == 0)
-        err = lease_all(t);
+    for (uint32_t i = 0; i < t->layers && err == 0; i++)
+        err = lease_layer(t, i);
     if (err < 0)
         return fail(t, err);
-    err = llama_compute_open(t->ctx, t->stream, t->config, t->leases[SCRATCH].ptr, &t->compute, t->error,
+    err = llama_compute_open(t->ctx, t->stream, t->config, t->leases[0][SCRATCH].ptr, &t->compute, t->error,
                              t->error_bytes);
     if (err < 0)
         return err;
@@ -248,8 +285,8 @@ static int run_all(struct timing *t, struct llama_timing *out)
     return err < 0 ? fail(t, err) : 0;
 }
 
-int llama_timing_measure(const char *device, const struct llama_compute_config *config, double enough_s,
-                         struct llama_timing *out, char *error, size_t error_bytes)
+int llama_timing_measure(const char *device, const struct llama_compute_config *config, uint64_t memory_bytes,
+                         double enough_s, struct llama_timing *out, char *error, size_t error_bytes)
 {
     struct timing t = {.one = *config,
                        .config = &t.one,
@@ -263,8 +300,10 @@ int llama_timing_measure(const char *device, const struct llama_compute_config *
 
     *out = (struct llama_timing){0};
     t.one.jobs = LLAMA_MATRICES;
-    for (int i = 0; i < TENSORS; i++)
+    t.layers = layers_in_turns(config, t.rows, memory_bytes);
+    for (int i = GRADS; i < TENSORS; i++)
         open.device_bytes += ofl_device_footprint(bytes_of(config, t.rows, i));
+    open.device_bytes += t.layers * layer_bytes(config, t.rows);
     t.tokens = calloc(t.rows + 1, sizeof *t.tokens);
     err = t.tokens ? ofl_open(&open, &t.ctx) : -ENOMEM;
     if (err == 0)
