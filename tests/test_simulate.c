@@ -95,18 +95,23 @@ static void run_well(const struct plan_random *r, struct plan_simulated *out)
         fail_msg("%s", found.text);
 }
 
-/* A use of each of so many weights, one after the other, each with a kernel that reads it. */
+/* One more weight, and its use, with a kernel that reads it. */
+static void add_use(struct plan_random *r, uint64_t bytes, bool source)
+{
+    uint32_t i = plan_add_tensor(r, OFL_KIND_WEIGHT, OFL_F32, bytes);
+
+    r->program.tensors[i].source = source;
+    plan_add_lease(r, i, OFL_READ, false);
+    plan_add_op(r, PLAN_ACQUIRE, 0, 1);
+    plan_add_op(r, PLAN_COMPUTE, 0, 0)->bytes = (double)bytes;
+    plan_add_op(r, PLAN_RELEASE, 0, 1);
+}
+
 static void make_decode(struct plan_random *r, uint32_t weights, uint64_t bytes, bool source)
 {
     *r = (struct plan_random){.simulation = {.steps = 6, .sync = true}};
-    for (uint32_t i = 0; i < weights; i++) {
-        plan_add_tensor(r, OFL_KIND_WEIGHT, OFL_F32, bytes);
-        r->program.tensors[i].source = source;
-        plan_add_lease(r, i, OFL_READ, false);
-        plan_add_op(r, PLAN_ACQUIRE, 0, 1);
-        plan_add_op(r, PLAN_COMPUTE, 0, 0)->bytes = (double)bytes;
-        plan_add_op(r, PLAN_RELEASE, 0, 1);
-    }
+    for (uint32_t i = 0; i < weights; i++)
+        add_use(r, bytes, source);
     plan_round_rates(&r->simulation.rates);
     r->simulation.program = &r->program;
 }
@@ -301,19 +306,12 @@ static void gradients_wait_and_weights_go_up(void **state)
 static void make_uneven(struct plan_random *r)
 {
     static const uint32_t pages[] = {1, 256, 64, 64, 256, 1, 248, 248, 248};
+    const uint32_t count = sizeof pages / sizeof *pages;
 
     make_decode(r, 0, 0, true);
     r->simulation.steps = 30;
-    for (uint32_t i = 0; i < 14 * sizeof pages / sizeof *pages; i++) {
-        uint64_t bytes = UINT64_C(4096) * pages[i % (sizeof pages / sizeof *pages)];
-
-        plan_add_tensor(r, OFL_KIND_WEIGHT, OFL_F32, bytes);
-        r->program.tensors[i].source = true;
-        plan_add_lease(r, i, OFL_READ, false);
-        plan_add_op(r, PLAN_ACQUIRE, 0, 1);
-        plan_add_op(r, PLAN_COMPUTE, 0, 0)->bytes = (double)bytes;
-        plan_add_op(r, PLAN_RELEASE, 0, 1);
-    }
+    for (uint32_t i = 0; i < 14 * count; i++)
+        add_use(r, UINT64_C(4096) * pages[i % count], true);
 }
 
 /* No more is moved over the link than is planned, whatever the budgets: no room of the device is lost between
