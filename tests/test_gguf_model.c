@@ -98,6 +98,7 @@ struct change {
     const char *without; /* this key */
     const char *from_name, *to_name;
     size_t from, to;
+    const float *factors; /* [HEAD / 2]: behind all, rope_freqs.weight */
 };
 
 static void make(struct gguf_file *f, const struct change *c)
@@ -109,7 +110,7 @@ static void make(struct gguf_file *f, const struct change *c)
         n -= c->without && strcmp(keys[i].key, c->without) == 0;
         added |= c->key.key && strcmp(keys[i].key, c->key.key) == 0;
     }
-    gguf_begin(f, to - c->from, n + (c->key.key && !added) + (c->to ? 2 : 0));
+    gguf_begin(f, to - c->from + (c->factors != NULL), n + (c->key.key && !added) + (c->to ? 2 : 0));
     for (size_t i = 0; i < KEYS; i++)
         if (!c->without || strcmp(keys[i].key, c->without) != 0)
             add_key(f, c->key.key && strcmp(keys[i].key, c->key.key) == 0 ? &c->key : &keys[i]);
@@ -127,7 +128,11 @@ static void make(struct gguf_file *f, const struct change *c)
                         tensors[i].columns ? Q8_0 : 0, at);
         at += (bytes_of(i) + 31) / 32 * 32;
     }
-    gguf_end(f, 32, at);
+    if (c->factors)
+        gguf_add_tensor(f, "rope_freqs.weight", 1, (uint64_t[]){HEAD / 2}, 0, at);
+    gguf_end(f, 32, at + (c->factors ? HEAD / 2 * sizeof(float) : 0));
+    if (c->factors)
+        memcpy(f->bytes + f->data + at, c->factors, HEAD / 2 * sizeof(float));
 }
 
 /* Quants of any value, scales of about 1/1000; norms of about 1. */
@@ -421,6 +426,54 @@ static void logits_of_the_same_numbers(void **state)
     free(first);
 }
 
+/* As files of Llama 3.1 have them. Without them, and in a part that nobody reads, the numbers are others. */
+static void factors_of_frequencies(void **state)
+{
+    float factors[HEAD / 2], with[VOCAB], plain[VOCAB], without[VOCAB];
+    struct llama_config c;
+    struct llama_shape shape;
+    struct gguf_file f;
+    char error[ERROR] = "", *path;
+
+    (void)state;
+    for (int i = 0; i < HEAD / 2; i++)
+        factors[i] = i < 3 ? 1 : 1 + 0.5f * (float)i;
+    make(&f, &(struct change){.factors = factors});
+    fill(&f, 0, TENSORS);
+    path = put("m.gguf", &f);
+    if (llama_config_load(path, &c, error, sizeof error) < 0)
+        fail_msg("%s", error);
+    logits_of(path, &c.shape, with);
+    shape = c.shape;
+    shape.rope_pairs = false;
+    put_directory(&f, true);
+    logits_of(dir, &shape, plain);
+    assert_true(largest_difference(with, plain) < 1e-5f);
+    shape.rope.kind = LLAMA_ROPE_PLAIN;
+    logits_of(dir, &shape, without);
+    assert_true(largest_difference(with, without) > 1e-3f);
+    factors[5] = 0;
+    make(&f, &(struct change){.factors = factors});
+    free(put("m.gguf", &f));
+    assert_true(llama_config_load(path, &c, error, sizeof error) < 0);
+    assert_non_null(strstr(error, "rope_freqs.weight: element 5 is 0"));
+    factors[5] = 2;
+    make(&f, &(struct change){.factors = factors, .key = {"llama.rope.scaling.type", "linear", 8, 0}});
+    free(put("m.gguf", &f));
+    assert_true(llama_config_load(path, &c, error, sizeof error) < 0);
+    assert_non_null(strstr(error, "rope_freqs.weight beside llama.rope.scaling.type \"linear\""));
+    make(&f, &(struct change){.to = 4});
+    fill(&f, 0, 4);
+    free(path);
+    path = put("p-00001-of-00002.gguf", &f);
+    factors[5] = 3;
+    make(&f, &(struct change){.from = 4, .to = TENSORS, .factors = factors});
+    fill(&f, 4, TENSORS);
+    free(put("p-00002-of-00002.gguf", &f));
+    expect_refused(path, "rope_freqs.weight: not a tensor");
+    free(path);
+}
+
 static int make_dir(void **state)
 {
     (void)state;
@@ -438,10 +491,9 @@ static int remove_dir(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(configuration),
-        cmocka_unit_test(refused_by_name),
-        cmocka_unit_test(wrong_tensors),
-        cmocka_unit_test(logits_of_the_same_numbers),
+        cmocka_unit_test(configuration),          cmocka_unit_test(refused_by_name),
+        cmocka_unit_test(wrong_tensors),          cmocka_unit_test(logits_of_the_same_numbers),
+        cmocka_unit_test(factors_of_frequencies),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

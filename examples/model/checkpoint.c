@@ -184,7 +184,8 @@ static int place_entry(const struct opening *o, const struct shard *shard, const
     uint64_t first = 0;
     int rc;
 
-    if (is_ignored(e->name))
+    if (is_ignored(e->name) ||
+        (o->gguf && shape->rope.kind == LLAMA_ROPE_LONG && strcmp(e->name, LLAMA_GGUF_FACTORS) == 0))
         return 0;
     if (head)
         llama_stored_at(shape, 0, &s);

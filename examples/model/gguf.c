@@ -148,6 +148,37 @@ static int read_sizes(const struct reader *r, struct llama_shape *s)
     return 0;
 }
 
+/* What each frequency is divided by, as in files of Llama 3.1 and later: as longrope does it, at any length. */
+static int read_factors(const struct reader *r, struct llama_shape *s, const struct ofl_source_entry *e)
+{
+    struct ofl_tensor *t;
+    int err;
+
+    if (e->dtype != OFL_F32 || e->dims != 1 || e->shape[0] != s->head_dim / 2 ||
+        e->shape[0] > LLAMA_ROPE_FACTORS_MAX)
+        return REFUSE(r,
+                      "read %s: " LLAMA_GGUF_FACTORS ": f32 and one for each two of a head's %" PRIu32
+                      " dimensions is wanted, at most %u",
+                      r->path, s->head_dim, LLAMA_ROPE_FACTORS_MAX);
+    err = ofl_source_bind(r->source, LLAMA_GGUF_FACTORS, OFL_KIND_OTHER, &t);
+    if (err == 0) {
+        err = ofl_tensor_read(t, 0, s->rope.near_factors, e->shape[0] * sizeof(float));
+        ofl_tensor_destroy(t);
+    }
+    if (err < 0)
+        return llama_fail(err, r->error, r->error_bytes, "%s", ofl_error());
+    for (uint32_t i = 0; i < e->shape[0]; i++)
+        if (!(s->rope.near_factors[i] > 0 && s->rope.near_factors[i] < 1e6f))
+            return REFUSE(r,
+                          "read %s: " LLAMA_GGUF_FACTORS ": element %" PRIu32
+                          " is %g: above 0 and below 1e6 is wanted",
+                          r->path, i, (double)s->rope.near_factors[i]);
+    memcpy(s->rope.far_factors, s->rope.near_factors, sizeof s->rope.far_factors);
+    s->rope.kind = LLAMA_ROPE_LONG;
+    s->rope.original_positions = s->max_positions;
+    return 0;
+}
+
 /* What changes the arithmetic is done, or refused by name. */
 static int read_rope(const struct reader *r, struct llama_shape *s)
 {
@@ -172,8 +203,12 @@ static int read_rope(const struct reader *r, struct llama_shape *s)
                       window);
     if (err < 0)
         return err;
-    if (ofl_source_find(r->source, "rope_freqs.weight", &e) == 0)
-        return REFUSE(r, "read %s: rope_freqs.weight: factors for each frequency are not supported", r->path);
+    if (ofl_source_find(r->source, LLAMA_GGUF_FACTORS, &e) == 0 && (!type || strcmp(type, "none") == 0))
+        return read_factors(r, s, &e);
+    if (e.dims)
+        return REFUSE(r,
+                      "read %s: " LLAMA_GGUF_FACTORS " beside llama.rope.scaling.type \"%s\": not supported",
+                      r->path, llama_quote(type).text);
     if (!type || strcmp(type, "none") == 0)
         return 0;
     if (strcmp(type, "linear") != 0)

@@ -11,6 +11,9 @@
 #include "examples/model/config.h"
 #include "include/offload_metadata.h"
 
+/* No tensor of the model: part of its configuration. */
+#define LLAMA_GGUF_FACTORS "rope_freqs.weight"
+
 /* Whether --model names a file rather than a directory. What kind of file is found when it is opened. */
 bool llama_gguf_is(const char *path);
 
