@@ -15,10 +15,12 @@
 
 #include "examples/common_predict.h"
 #include "examples/model/generator.h"
+#include "examples/model/slices.h"
 #include "examples/model/timing.h"
 #include "examples/model/trainer.h"
 #include "liboffload/plan/place.h"
 #include "liboffload/plan/program.h"
+#include "liboffload/plan/shape.h"
 #include "liboffload/plan/simulate.h"
 #include "tests/temporary.h"
 
@@ -378,6 +380,43 @@ static void test_planned(void **state)
     check_planned(&w, 64 * mib, 1024 * mib, 0);
 }
 
+/* Estimates cut weights as the generator does: of every preset, small and large, and of a shape beside them. */
+static void test_slices(void **state)
+{
+    const struct llama_preset *p;
+
+    (void)state;
+    for (size_t n = 0; (p = llama_preset_at(n)); n++)
+        for (int f32 = 0; f32 < 2; f32++) {
+            enum ofl_dtype dtype = f32 ? OFL_F32 : OFL_BF16, *dtypes;
+            struct llama_config c;
+            struct ofl_workload from, w;
+            struct plan_shape shape;
+            uint64_t limit;
+
+            assert_int_equal(llama_preset(p->name, &c), 0);
+            dtypes = calloc(llama_tensor_count(&c.shape), sizeof *dtypes);
+            assert_non_null(dtypes);
+            for (uint32_t i = 0; i < llama_tensor_count(&c.shape); i++)
+                dtypes[i] = dtype;
+            from = workload_of(&c.shape, OFL_DECODE, dtype);
+            assert_int_equal(plan_workload_read(&from, &w, &shape), 0);
+            assert_int_equal(plan_weights(&shape), llama_tensor_count(&c.shape));
+            limit = llama_slice_limit(&c.shape, dtypes);
+            for (uint32_t i = 0; i < llama_tensor_count(&c.shape); i += i < 24 ? 1 : 997) {
+                struct llama_tensor_desc d;
+
+                llama_tensor_at(&c.shape, i, &d);
+                if (d.dims > 1 &&
+                    plan_slice_rows(&shape, i, f32 ? 4 : 2) != llama_slice_rows(&d, dtype, limit))
+                    fail_msg("%s, %s: %llu rows instead of %llu", p->name, d.name,
+                             (unsigned long long)plan_slice_rows(&shape, i, f32 ? 4 : 2),
+                             (unsigned long long)llama_slice_rows(&d, dtype, limit));
+            }
+            free(dtypes);
+        }
+}
+
 /* ---- a layer's time ------------------------------------------------------------------ */
 
 static void test_timing(void **state)
@@ -419,7 +458,8 @@ static void test_place_rates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_training), cmocka_unit_test(test_generating),  cmocka_unit_test(test_planned),
+        cmocka_unit_test(test_training), cmocka_unit_test(test_generating),
+        cmocka_unit_test(test_planned),  cmocka_unit_test(test_slices),
         cmocka_unit_test(test_timing),   cmocka_unit_test(test_place_rates),
     };
 

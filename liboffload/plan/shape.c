@@ -8,13 +8,16 @@
 #include "base/error.h"
 #include "base/sized.h"
 
-#define SLICE_BYTES   (8ull << 20) /* of weights when generating: as examples/model/slices.h */
-#define SLICE_SHARE   1024u
-#define SLICE_ROWS    16u
-#define SIDE_MAX      (1u << 24) /* of anything in a shape: products of three stay far below 2^64 */
-#define ROWS_MAX      (1ull << 28)
-#define LOGITS_BYTES  (256ull << 20) /* of a slice of the rows, at most */
-#define PRODUCT_BYTES (32ull << 20)  /* scratch of the library of products */
+/* Of weights when generating: as examples/model/slices.h. */
+#define SLICE_SHARE       256u
+#define SLICE_LEAST       (1ull << 20)
+#define SLICE_MOST        (8ull << 20)
+#define SLICE_SHARE_LEAST 1024u
+#define SLICE_ROWS        16u
+#define SIDE_MAX          (1u << 24) /* of anything in a shape: products of three stay far below 2^64 */
+#define ROWS_MAX          (1ull << 28)
+#define LOGITS_BYTES      (256ull << 20) /* of a slice of the rows, at most */
+#define PRODUCT_BYTES     (32ull << 20)  /* scratch of the library of products */
 
 /* What a layer may have, in the order of its weights. */
 enum role {
@@ -279,7 +282,9 @@ uint64_t plan_slice_rows(const struct plan_shape *s, uint32_t index, uint64_t el
 
     for (uint32_t i = 0; i < plan_weights(s); i++)
         all += plan_weight_elems(s, i) * elem;
-    limit = all / SLICE_SHARE > SLICE_BYTES ? all / SLICE_SHARE : SLICE_BYTES;
+    limit = all / SLICE_SHARE;
+    limit = limit < SLICE_LEAST ? SLICE_LEAST : limit > SLICE_MOST ? SLICE_MOST : limit;
+    limit = all / SLICE_SHARE_LEAST > limit ? all / SLICE_SHARE_LEAST : limit;
     count = (bytes + limit - 1) / limit;
     if (plan_is_vector(s, index) || count <= 1)
         return rows;
