@@ -279,6 +279,13 @@ static void control_reset(const struct cuda_stub_config *config)
         stub.events = e->next;
         free(e);
     }
+    /* What could not be freed while the library still copied ahead: a driver would have waited for that. */
+    for (int i = 0; i < RANGES; i++)
+        if (stub.host[i].bytes && stub.host[i].owned) {
+            free((void *)stub.host[i].base);
+            stub.host[i] = (struct range){0};
+            stub.live--;
+        }
     stub_forget();
     stub.config = *config;
     stub.violations = stub.failable = stub.waits = stub.early = stub.created = stub.launches = 0;
