@@ -384,8 +384,10 @@ static void check_gpu(const json_t *c)
 
 static void a_gpu_agrees_too(void **state)
 {
-    static const char *const names[] = {"mistral",     "qwen3-bias",     "phi3-long",    "granite-bias",
-                                        "olmo2-older", "smollm3-window", "gemma3-older", "gemma2"};
+    static const char *const names[] = {"gemma3-older", "mistral",     "qwen3-bias",     "phi3-long",
+                                        "granite-bias", "olmo2-older", "smollm3-window", "gemma2"};
+    /* Emulated kernels take a minute each under AddressSanitizer. */
+    const size_t count = getenv("OFL_TEST_LIGHT") ? 1 : sizeof names / sizeof names[0];
 
     (void)state;
     if (getenv("TSAN_OPTIONS")) {
@@ -394,7 +396,7 @@ static void a_gpu_agrees_too(void **state)
         skip();
     }
     cuda_fixture_needs_kernels();
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+    for (size_t i = 0; i < count; i++) {
         cuda_fixture()->reset(&(struct cuda_stub_config){.seed = i + 1});
         check_gpu(case_of(names[i]));
     }
@@ -407,7 +409,11 @@ static void agree_with_transformers(void **state)
 
     (void)state;
     assert_true(json_array_size(json_object_get(golden, "cases")) >= 16);
-    json_array_foreach(json_object_get(golden, "cases"), i, c) check_case(c);
+    json_array_foreach(json_object_get(golden, "cases"), i, c)
+    {
+        if (!getenv("OFL_TEST_LIGHT") || i % 4 == 0)
+            check_case(c);
+    }
 }
 
 /* Every row of the table has a case, or its traits are another row's. */
