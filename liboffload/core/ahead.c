@@ -141,19 +141,13 @@ static void start_device(struct pager *p)
          p->ahead_device++) {
         struct ofl_tensor *t = p->by_id[e.id];
         uint64_t k = p->ahead_device - now;
-        struct core_copy *c;
 
         if (e.where != SCHED_ON_DEVICE || !t || t->leaving || !t->added ||
             ((t->lost || t->ahead_failed) && !e.no_fetch) || part_find(t, e.from, end_of(t, &e)))
             continue;
-        c = place_copy(p, t, e.from, end_of(t, &e), k ? k : 1);
-        t->denied = !c;
-        if (!c)
+        t->denied = !copy_start_ahead(p, t, e.from, end_of(t, &e), k ? k : 1, e.no_fetch);
+        if (t->denied)
             return;
-        copy_set_fill(p, c, !e.no_fetch);
-        c->hollow = e.no_fetch;
-        c->fetched = true;
-        p->stats.prefetches++;
     }
 }
 

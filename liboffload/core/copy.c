@@ -204,6 +204,20 @@ static bool fill_advance(struct pager *p, struct core_copy *c)
     return true;
 }
 
+bool copy_start_ahead(struct pager *p, struct ofl_tensor *t, uint64_t from, uint64_t to, uint64_t limit,
+                      bool no_fetch)
+{
+    struct core_copy *c = place_copy(p, t, from, to, limit);
+
+    if (!c)
+        return false;
+    copy_set_fill(p, c, !no_fetch);
+    c->hollow = no_fetch;
+    c->fetched = true;
+    p->stats.prefetches++;
+    return true;
+}
+
 /* ---- bytes out --------------------------------------------------------- */
 
 /* Whether the tile can be drained as soon as there is room. */

@@ -53,4 +53,9 @@ void copy_found(struct ofl_tensor *t);
 /* The sentence of a lost tensor, for who wants to do what; 0 if it is not lost. */
 int copy_check_lost(const struct ofl_tensor *t, const char *what);
 
+/* Gives these bytes of t a range before they are acquired, and has them fetched, unless they will be overwritten. False:
+ * nothing leaves for what is used in limit events, or later. */
+bool copy_start_ahead(struct pager *p, struct ofl_tensor *t, uint64_t from, uint64_t to, uint64_t limit,
+                      bool no_fetch);
+
 #endif

@@ -203,19 +203,6 @@ static bool is_idle(const struct pager *p, const struct core_hint *h)
            ((t->lost || t->ahead_failed) && !h->no_fetch) || part_find(t, h->from, h->to) != NULL;
 }
 
-static bool start_on_device(struct pager *p, const struct core_hint *h)
-{
-    struct core_copy *c = place_copy(p, h->tensor, h->from, h->to, h->distance);
-
-    if (!c)
-        return false;
-    copy_set_fill(p, c, !h->no_fetch);
-    c->hollow = h->no_fetch;
-    c->fetched = true;
-    p->stats.prefetches++;
-    return true;
-}
-
 static void start_in_host(struct pager *p, struct core_hint *h)
 {
     struct tile_claim claim = {.need = NEED_AHEAD, .ahead = h->distance};
@@ -239,7 +226,7 @@ void hint_start(struct pager *p)
     while (p->hints) {
         struct core_hint *h = p->hints;
 
-        if (!is_idle(p, h) && !start_on_device(p, h)) {
+        if (!is_idle(p, h) && !copy_start_ahead(p, h->tensor, h->from, h->to, h->distance, h->no_fetch)) {
             start_in_host(p, h);
             return; /* those behind it come later */
         }
