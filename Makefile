@@ -115,7 +115,10 @@ WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion $(if $(WERR
 SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SAN_thread := -fsanitize=thread
 SAN_undefined := -fsanitize=undefined -fno-sanitize-recover=undefined
-SAN_FLAGS := $(if $(SAN),$(SAN_$(SAN)) -O1 -g -fno-omit-frame-pointer)
+# What nobody wrote is never what a test happens to expect (gcc 12, clang 14 and newer).
+SAN_FILL = $(shell $(CC) -ftrivial-auto-var-init=pattern -E -x c /dev/null >/dev/null 2>&1 && \
+    echo -ftrivial-auto-var-init=pattern)
+SAN_FLAGS := $(if $(SAN),$(SAN_$(SAN)) $(SAN_FILL) -O1 -g -fno-omit-frame-pointer)
 
 # How tests run under them. OFL_TEST_LIGHT lets tests do with fewer rounds: sanitizers cost
 # 2 to 15 times. OpenBLAS is not instrumented, so ThreadSanitizer can't see how its threads
