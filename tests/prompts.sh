@@ -31,9 +31,13 @@ numbers() {
     sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p" "$2"
 }
 
-# A model that knows the alphabet.
-for _ in $(seq 40); do printf 'abcdefghijklmnopqrstuvwxyz'; done >"$work/text"
-limited "$bin/ofl-finetune" --device host --preset tiny --data "$work/text" --seq 48 --batch 2 --steps 60 --lr 3e-3 --out "$work/m"
+# A model that knows the alphabet, whatever the kernels of this machine's BLAS round; and that now and then a line ends
+# behind it, so that there is something else to say.
+for i in $(seq 40); do
+    printf 'abcdefghijklmnopqrstuvwxyz'
+    if [ $((i % 7)) -eq 3 ] || [ $((i % 5)) -eq 4 ]; then echo; fi
+done >"$work/text"
+limited "$bin/ofl-finetune" --device host --preset tiny --data "$work/text" --seq 48 --batch 2 --steps 60 --lr 4e-3 --warmup 10 --schedule linear --clip 1 --out "$work/m"
 wanted "a model"
 
 generate --prompt abcde --report "$work/one.json"
@@ -103,7 +107,7 @@ done
 generate --prompt abcdefghijklmnopqrstuvwx
 [ "$(cat "$work/out")" = yzabcdefghij ] || complain "the alphabet does not begin again"
 generate --prompt abcdefghijklmnopqrstuvwx --repetition-penalty 50
-grep -q '^yz[^a-z]' "$work/out" || complain "--repetition-penalty makes no difference"
+[ "$(head -n 1 "$work/out")" = yz ] || complain "--repetition-penalty makes no difference"
 
 refuse 'exclude each other' --prompt Hi --prompt-file x
 refuse 'needs --chat' --prompt Hi --system x
