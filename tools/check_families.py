@@ -11,6 +11,7 @@ beyond its bound. Needs torch, transformers and tokenizers; a C compiler.
 """
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1", CUDA_VISIBLE_DEVICES="",
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 LOSS, NORM, LOGITS = 1e-4, 1e-3, 1e-4
@@ -69,7 +71,26 @@ def factors(start):
 
 LONG = dict(rope_type="longrope", rope_theta=1e4, short_factor=factors(1.0), long_factor=factors(2.0),
             partial_rotary_factor=0.5)
-# family: {checkpoint: (class, what differs from BASE, change of the saved config.json or None)}
+def fused(directory):
+    """All experts of a layer as one tensor, under the newer names: what the classes of transformers 5 have inside."""
+    path = f"{directory}/model.safetensors"
+    tensors, parts = load_file(path), {}
+    for name in list(tensors):
+        found = re.match(r"(.*\.)(?:block_sparse_moe|mlp)\.experts\.(\d+)\.(\w+)\.weight", name)
+        if found:
+            layer, expert, kind = found.groups()
+            parts.setdefault(layer, {})[int(expert), PARTS[kind]] = tensors.pop(name)
+        elif "block_sparse_moe" in name:
+            tensors[name.replace("block_sparse_moe", "mlp")] = tensors.pop(name)
+    for layer, of in parts.items():
+        experts = range(1 + max(e for e, _ in of))
+        tensors[layer + "mlp.experts.gate_up_proj"] = torch.stack([torch.cat([of[e, 0], of[e, 1]]) for e in experts])
+        tensors[layer + "mlp.experts.down_proj"] = torch.stack([of[e, 2] for e in experts])
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+PARTS = dict(w1=0, w3=1, w2=2, gate_proj=0, up_proj=1, down_proj=2)
+# family: {checkpoint: (class, what differs from BASE, change of the saved config.json or None, then of the files)}
 CASES = {
     "llama": {
         "llama": ("Llama", {}, None),
@@ -149,6 +170,28 @@ CASES = {
             sliding_attention=dict(rope_type="default", rope_theta=5e3)), layer_types=[
                 "sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]), older_gemma3),
     },
+    "mixtral": {
+        "mixtral": ("Mixtral", dict(num_local_experts=6, num_experts_per_tok=2, sliding_window=32), None),
+        "mixtral-older": ("Mixtral", dict(num_local_experts=5, num_experts_per_tok=2), older_rope),
+        "mixtral-fused": ("Mixtral", dict(num_local_experts=6, num_experts_per_tok=3), None, fused),
+    },
+    "qwen3_moe": {
+        "qwen3_moe": ("Qwen3Moe", dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=40, head_dim=24,
+                                       norm_topk_prob=True), None),
+        "qwen3_moe-dense": ("Qwen3Moe", dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=40, head_dim=16,
+                                             mlp_only_layers=[1], decoder_sparse_step=2, use_sliding_window=True,
+                                             sliding_window=20, attention_bias=True), None),
+        "qwen3_moe-older": ("Qwen3Moe", dict(num_experts=5, num_experts_per_tok=5, moe_intermediate_size=24, head_dim=16),
+                            lambda c: (older_rope(c), c.update(num_experts=c.pop("num_local_experts")))),
+        "qwen3_moe-fused": ("Qwen3Moe", dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=40, head_dim=16,
+                                             mlp_only_layers=[0]), None, fused),
+    },
+    "olmoe": {
+        "olmoe": ("Olmoe", dict(num_experts=8, num_experts_per_tok=2), None),
+        "olmoe-older": ("Olmoe", dict(num_experts=8, num_experts_per_tok=4, norm_topk_prob=True, num_key_value_heads=4),
+                        older_rope),
+        "olmoe-fused": ("Olmoe", dict(num_experts=8, num_experts_per_tok=2, tie_word_embeddings=True), None, fused),
+    },
 }
 
 
@@ -174,7 +217,7 @@ def byte_tokenizer(directory):
 
 
 def make(directory, case):
-    name, over, change = case
+    name, over, change, *files = case
     torch.manual_seed(7)
     config_class = "Gemma3Text" if name == "Gemma3" else name
     config = getattr(transformers, config_class + "Config")(**{**BASE, **over})
@@ -184,6 +227,8 @@ def make(directory, case):
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     model.save_pretrained(directory)
+    for rewrite in files:
+        rewrite(directory)
     byte_tokenizer(directory)
     if change:
         with open(f"{directory}/config.json", encoding="utf-8") as f:
@@ -294,7 +339,7 @@ def check(build, device, program, work, name, case, ids, text):
 def build_logits(build, work):
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     program = os.path.join(work, "logits")
-    libs = subprocess.run(["pkg-config", "--libs", "liburing", "hwloc", "libxxhash", "jansson", "libpcre2-8", "openblas"],
+    libs = subprocess.run(["pkg-config", "--libs", "liburing", "hwloc", "libxxhash", "jansson", "openblas"],
                           capture_output=True, text=True, check=True).stdout.split()
     subprocess.run(["gcc", "-O1", "-I", here, f"{here}/tools/logits.c", f"{build}/libexamples.a", f"{build}/liboffload.a",
                     *libs, "-lnuma", "-lm", "-pthread", "-ldl", "-o", program], check=True)
