@@ -101,6 +101,8 @@ int generator_experts_feed(struct llama_generator *g, uint32_t layer, size_t n)
         return err;
     llama_compute_again(g->compute);
     count = list(g, layer, n);
+    if (g->config.experts)
+        g->config.experts(g->config.experts_arg, layer, g->used);
     err = ofl_hint(g->ctx, g->leases, fill_leases(g, 0, count), OFL_HINT_NEXT);
     for (uint32_t from = 0, end; from < count && err == 0; from = end) {
         for (end = from + 1; end < count && !g->expert_units[end].opens;)

@@ -1,0 +1,272 @@
+/*
+ * Generation with a mixture of experts inside budgets of a quarter of them. Proves that
+ *  - tokens and logits are those of everything in memory, for budgets between;
+ *  - what is read per token stays within 1.1 of the experts that a least-recently-used order, with the room that the
+ *    budget leaves beside all else, would not have had: experts are read when they are chosen, kept, and nothing else
+ *    is read;
+ *  - a GPU refuses them by name.
+ * Leased as others are, without OFL_LEASE_UNPLANNED, experts are read twice as often, and the bound does not hold.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "examples/model/compute.h"
+#include "examples/model/generator.h"
+#include "tests/llama_reference.h"
+#include "tests/model_fixture.h"
+#include "tests/temporary.h"
+
+#define ERROR_BYTES 1024
+#define BOUND       1.1
+
+enum { LAYERS = 4, EXPERTS = 16, USED = 2, HIDDEN = 128, FFN = 256, VOCAB = 64, PROMPT = 70, TOKENS = 40 };
+
+static char root[256], *dir;
+static struct llama_config model;
+
+/* ---- a checkpoint ---------------------------------------------------------- */
+
+static void put_values(const char *path)
+{
+    const struct llama_shape *shape = &model.shape;
+    FILE *f = fopen(path, "r+b");
+    struct llama_stored s;
+    uint64_t header;
+
+    assert_non_null(f);
+    assert_int_equal(fread(&header, sizeof header, 1, f), 1);
+    assert_int_equal(fseek(f, (long)(8 + header), SEEK_SET), 0);
+    for (uint32_t i = 0; i < llama_tensor_count(shape); i += s.count) {
+        float *v;
+
+        llama_stored_at(shape, i, &s);
+        v = ref_random(s.elems, i, strstr(s.name, "embed_tokens") ? 1 : 0.125f, s.dims == 1 ? 1 : 0);
+        assert_int_equal(fwrite(v, sizeof *v, s.elems, f), s.elems);
+        free(v);
+    }
+    assert_int_equal(fclose(f), 0);
+}
+
+static int make(void **state)
+{
+    json_t *config, *tensors = json_object();
+    char error[ERROR_BYTES] = "", *path;
+    struct llama_stored s;
+
+    (void)state;
+    if (temporary_dir("experts", root, sizeof root) < 0)
+        return -1;
+    dir = files_dir(root, "model");
+    path = files_path(dir, "model.safetensors");
+    config = json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "model_type", "mixtral",
+                       "num_hidden_layers", LAYERS, "hidden_size", HIDDEN, "intermediate_size", FFN,
+                       "num_attention_heads", 2, "num_key_value_heads", 1, "num_local_experts", EXPERTS,
+                       "num_experts_per_tok", USED, "vocab_size", VOCAB, "max_position_embeddings", 256);
+    files_put_json(dir, "config.json", config);
+    if (llama_config_load(dir, &model, error, sizeof error) < 0)
+        fail_msg("%s", error);
+    for (uint32_t i = 0; i < llama_tensor_count(&model.shape); i += s.count) {
+        llama_stored_at(&model.shape, i, &s);
+        json_object_set_new(tensors, s.name, files_tensor("F32", s.dims, s.shape));
+    }
+    files_put_safetensors(dir, "model.safetensors", tensors);
+    json_decref(tensors);
+    put_values(path);
+    free(path);
+    return 0;
+}
+
+static int unmake(void **state)
+{
+    (void)state;
+    files_remove(dir);
+    files_remove(strdup(root));
+    return 0;
+}
+
+/* ---- least recently used --------------------------------------------------- */
+
+#define EXPERT_BYTES (3ull * HIDDEN * FFN * sizeof(float))
+
+/* Whole experts, the one used last in front. */
+struct lru {
+    uint32_t list[LAYERS * EXPERTS], count, room;
+    uint64_t misses, uses;
+};
+
+static void use(struct lru *l, uint32_t id)
+{
+    uint32_t at = 0;
+
+    while (at < l->count && l->list[at] != id)
+        at++;
+    l->uses++;
+    l->misses += at == l->count;
+    if (at == l->count && l->count < l->room)
+        l->count++;
+    if (at == l->count)
+        at--;
+    memmove(l->list + 1, l->list, at * sizeof *l->list);
+    l->list[0] = id;
+}
+
+static void chosen(void *arg, uint32_t layer, const bool *used)
+{
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        if (used[e])
+            use(arg, layer * EXPERTS + e);
+}
+
+/* ---- a run ------------------------------------------------------------------ */
+
+struct run {
+    float logits[VOCAB];
+    int32_t tokens[TOKENS];
+    uint64_t read_bytes; /* of all tokens but the first two, which the plan is learned from */
+    uint64_t misses, uses;
+};
+
+static int32_t likeliest(const float *logits)
+{
+    int32_t best = 0;
+
+    for (int32_t i = 1; i < VOCAB; i++)
+        best = logits[i] > logits[best] ? i : best;
+    return best;
+}
+
+static uint64_t read_so_far(struct ofl_ctx *ctx)
+{
+    struct ofl_stats s = {.size = sizeof s};
+
+    assert_int_equal(ofl_stats_get(ctx, &s), 0);
+    return s.source_read_bytes;
+}
+
+static void decode(struct ofl_ctx *ctx, struct llama_generator *g, struct lru *lru, struct run *out)
+{
+    uint64_t read = 0, misses = 0, uses = 0;
+    char error[ERROR_BYTES] = "";
+
+    for (int i = 0; i < TOKENS; i++) {
+        if (i == 2) {
+            read = read_so_far(ctx);
+            misses = lru->misses;
+            uses = lru->uses;
+        }
+        out->tokens[i] = likeliest(out->logits);
+        if (llama_generator_feed(g, "decode", &out->tokens[i], 1, out->logits, error, sizeof error) < 0)
+            fail_msg("%s", error);
+    }
+    out->read_bytes = read_so_far(ctx) - read;
+    out->misses = lru->misses - misses;
+    out->uses = lru->uses - uses;
+}
+
+/* With room for so many experts on the device, beside all else, and in host memory, of which some count. room 0: for
+ * everything. */
+static void run(uint32_t room, uint32_t host, uint32_t counted, struct run *out)
+{
+    struct lru lru = {.room = counted};
+    struct llama_generator_config config = {.shape = model.shape,
+                                            .positions = PROMPT + TOKENS,
+                                            .piece = PROMPT,
+                                            .experts = chosen,
+                                            .experts_arg = &lru};
+    struct ofl_config open = {
+        .size = sizeof open, .host_bytes = OFL_HOST_MIN_BYTES + host * EXPERT_BYTES, .workers = 1};
+    enum ofl_dtype *dtypes = calloc(llama_tensor_count(&model.shape), sizeof *dtypes);
+    struct llama_generator_need need;
+    struct llama_checkpoint *ck;
+    struct llama_generator *g;
+    char error[ERROR_BYTES] = "";
+    int32_t prompt[PROMPT];
+    struct ofl_ctx *ctx;
+
+    for (uint32_t i = 0; i < llama_tensor_count(&model.shape); i++)
+        dtypes[i] = OFL_F32;
+    llama_generator_need(&config, dtypes, &need);
+    open.device_bytes = need.device_all_bytes;
+    if (room)
+        open.device_bytes -= (uint64_t)(LAYERS * EXPERTS - room) * EXPERT_BYTES;
+    if (ofl_open(&open, &ctx) < 0)
+        fail_msg("%s", ofl_error());
+    assert_int_equal(llama_checkpoint_open(ctx, dir, &model.shape, &ck, error, sizeof error), 0);
+    if (llama_generator_create(ctx, ck, &config, &g, error, sizeof error) < 0)
+        fail_msg("%s", error);
+    for (size_t i = 0; i < PROMPT; i++)
+        prompt[i] = (int32_t)(ref_hash(3, i) % VOCAB);
+    if (llama_generator_feed(g, NULL, prompt, PROMPT, out->logits, error, sizeof error) < 0)
+        fail_msg("%s", error);
+    decode(ctx, g, &lru, out);
+    llama_generator_destroy(g);
+    assert_int_equal(llama_checkpoint_close(ck), 0);
+    assert_int_equal(ofl_close(ctx), 0);
+    free(dtypes);
+}
+
+/* ---- tests ------------------------------------------------------------------ */
+
+static double over(const struct run *r)
+{
+    return (double)r->read_bytes / ((double)r->misses * (double)EXPERT_BYTES);
+}
+
+static void print(const char *what, const struct run *r)
+{
+    fprintf(stderr, "%-8s %5.2f MiB read per token; used %.2f, not resident by use %.2f: %.3f\n", what,
+            (double)r->read_bytes / (TOKENS - 2) / (1 << 20),
+            (double)r->uses * (double)EXPERT_BYTES / (TOKENS - 2) / (1 << 20),
+            (double)r->misses * (double)EXPERT_BYTES / (TOKENS - 2) / (1 << 20), over(r));
+}
+
+static void a_quarter_of_the_experts_is_enough(void **state)
+{
+    /* In host memory a matrix takes three tiles, in whose middle it begins: half as much again as it has bytes. */
+    static const uint32_t rooms[][3] = {{8, 0, 8}, {16, 0, 16}, {32, 0, 32}, {2, 24, 16}};
+    struct run all, some;
+
+    (void)state;
+    run(0, 0, LAYERS * EXPERTS, &all);
+    for (size_t i = 0; i < sizeof rooms / sizeof rooms[0]; i++) {
+        char what[32];
+
+        run(rooms[i][0], rooms[i][1], rooms[i][2], &some);
+        snprintf(what, sizeof what, "%u+%u of %d", rooms[i][0], rooms[i][1], LAYERS * EXPERTS);
+        print(what, &some);
+        assert_memory_equal(all.tokens, some.tokens, sizeof all.tokens);
+        assert_memory_equal(all.logits, some.logits, sizeof all.logits);
+        assert_true(some.misses > 0 && some.misses < some.uses);
+        if (over(&some) > BOUND)
+            fail_msg("room for %s experts: read %.3f of what is not resident", what, over(&some));
+    }
+}
+
+static void a_gpu_refuses_them(void **state)
+{
+    struct llama_compute_config config = {.shape = model.shape, .cuda = true, .piece = 1, .rows = 1};
+    char error[ERROR_BYTES] = "";
+    struct llama_compute *c;
+
+    (void)state;
+    assert_int_equal(llama_compute_open(NULL, NULL, &config, NULL, &c, error, sizeof error), -ENOTSUP);
+    assert_non_null(strstr(error, "experts"));
+    assert_non_null(strstr(error, "--device host"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_quarter_of_the_experts_is_enough),
+        cmocka_unit_test(a_gpu_refuses_them),
+    };
+
+    return cmocka_run_group_tests(tests, make, unmake);
+}
