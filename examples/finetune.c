@@ -319,6 +319,12 @@ static int load_config(const struct options *o, struct llama_config *config)
                 "read %s/config.json: %s is %g: training with dropout is not supported; set it to "
                 "0 there",
                 o->model, config->dropout_key, (double)config->dropout);
+        if (config->shape.expert_pairs || config->shape.sinks)
+            return common_fail(
+                EXIT_INPUT,
+                "read %s/config.json: models of this type generate only: their training is not "
+                "supported",
+                o->model);
         if (config->router_loss)
             return common_fail(
                 EXIT_INPUT,

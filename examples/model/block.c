@@ -34,8 +34,9 @@ size_t block_wide_bytes(const struct block_inside *in, enum ofl_dtype dtype)
     bytes = max_size(bytes, llama_matmul_workspace(in->q_dim, hidden, dtype));
     bytes = max_size(bytes, llama_matmul_workspace(hidden, in->kv_dim, dtype));
     if (in->shape->experts) {
-        size_t expert = in->shape->expert_ffn;
+        size_t expert = in->shape->expert_ffn * (in->shape->expert_pairs ? 2 : 1);
 
+        bytes = max_size(bytes, llama_norm_workspace(expert));
         bytes = max_size(bytes, llama_norm_workspace(in->shape->experts));
         bytes = max_size(bytes, llama_matmul_workspace(hidden, in->shape->experts, dtype));
         bytes = max_size(bytes, llama_matmul_workspace(hidden, expert, dtype));

@@ -129,7 +129,8 @@ size_t llama_block_extend_workspace(const struct llama_shape *shape, size_t n, s
                                     enum ofl_dtype dtype);
 /*
  * What a slice of one matrix gives. The matrices come in their order, each one's slices in theirs; with the first
- * one comes what stands before the matrix: the norm for Q and GATE, attention for O, the gated unit for DOWN. With the
+ * one comes what stands before the matrix: the norm for Q and GATE, attention for O (its sinks as norm), the gated unit
+ * for DOWN. With the
  * last one comes what stands behind it: a bias, norms of q and k, the norm behind O and DOWN.
  */
 void llama_block_extend(const struct llama_extend *e, enum llama_matrix matrix,

@@ -249,6 +249,50 @@ static void add_down(const struct block_inside *in, const struct llama_extend *e
                          e->routes[c->places[i]].weight, slice->rows);
 }
 
+/* ---- gate and up in pairs, matrices as [inputs, outputs] ------------------- */
+
+/* Of the rows that use the expert, or of the first so many, inputs from .. from + n - 1. */
+static void gather_part(float *to, const float *from, const uint32_t *rows, size_t count, size_t width,
+                        size_t first, size_t n)
+{
+    for (size_t i = 0; i < count; i++)
+        memcpy(to + i * n, from + (rows ? rows[i] : i) * width + first, n * sizeof *to);
+}
+
+/* act may be pairs. */
+static void clamped_units(const struct llama_shape *s, float *act, const float *pairs, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float gate = pairs[2 * i], up = pairs[2 * i + 1], limit = s->unit_limit;
+
+        gate = gate > limit ? limit : gate; /* NaN stays */
+        up = up > limit ? limit : up < -limit ? -limit : up;
+        act[i] = (up + 1) * (gate / (1 + llama_exp(-s->unit_alpha * gate)));
+    }
+}
+
+/* Each slice has some of the inputs: outputs add up over slices, in their order. */
+static void extend_pairs(const struct block_inside *in, const struct llama_extend *e,
+                         enum llama_matrix matrix, const struct llama_chosen *c,
+                         const struct llama_slice *slice)
+{
+    size_t hidden = in->shape->hidden, ffn = in->shape->expert_ffn;
+    bool down = matrix == LLAMA_MATRIX_EXPERT_DOWN;
+    size_t width = down ? ffn : hidden, out = down ? hidden : 2 * ffn;
+    float *y = down ? in->up : in->gate;
+
+    if (down && slice->from == 0)
+        clamped_units(in->shape, in->act, in->gate, c->count * ffn);
+    gather_part(in->picked, down ? in->act : in->normed, down ? NULL : c->rows, c->count, width, slice->from,
+                slice->rows);
+    llama_matmul_dx(y, in->picked, slice->weight, c->count, out, slice->rows, slice->from > 0, in->wide);
+    if (slice->from + slice->rows < width)
+        return;
+    llama_bias(y, slice->bias, c->count, out, in->wide);
+    for (size_t i = 0; down && i < c->count; i++)
+        llama_add_scaled(e->x + c->rows[i] * hidden, y + i * hidden, e->routes[c->places[i]].weight, hidden);
+}
+
 void block_extend_expert(const struct block_inside *in, const struct llama_extend *e,
                          enum llama_matrix matrix, const struct llama_slice *slice)
 {
@@ -259,6 +303,10 @@ void block_extend_expert(const struct block_inside *in, const struct llama_exten
     llama_choose(s, e->routes, e->expert, in->rows, &c);
     if (c.count == 0)
         return;
+    if (s->expert_pairs) {
+        extend_pairs(in, e, matrix, &c, slice);
+        return;
+    }
     if (matrix == LLAMA_MATRIX_EXPERT_DOWN) {
         if (slice->from == 0)
             llama_gated(s->activation, in->act, in->gate, in->up, c.count * ffn);

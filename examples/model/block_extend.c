@@ -1,9 +1,22 @@
 /* The decoder layer for new rows of one text, slice by slice. See block.h. */
 #include "examples/model/block_impl.h"
 
-static size_t widest(const struct block_inside *in)
+static size_t max_size(size_t a, size_t b)
 {
-    return in->shape->expert_ffn > in->ffn ? in->shape->expert_ffn : in->ffn;
+    return a > b ? a : b;
+}
+
+/* Pairs of gate and up are one row; up's has what an expert gives until it is weighted. */
+static size_t gate_width(const struct block_inside *in)
+{
+    size_t each = in->shape->expert_pairs ? 2 : 1;
+
+    return max_size(each * in->shape->expert_ffn, in->ffn);
+}
+
+static size_t up_width(const struct block_inside *in)
+{
+    return in->shape->expert_pairs ? in->shape->hidden : gate_width(in);
 }
 
 /* What a slice leaves for the next ones. */
@@ -17,8 +30,8 @@ static void lay_out_between(struct block_inside *in, struct llama_arena *a)
     mark = a->used;
     in->q = in->mixed = llama_take_floats(a, in->rows * in->q_dim);
     a->used = mark;
-    in->gate = in->act = llama_take_floats(a, in->rows * widest(in));
-    in->up = llama_take_floats(a, in->rows * widest(in));
+    in->gate = in->act = llama_take_floats(a, in->rows * gate_width(in));
+    in->up = llama_take_floats(a, in->rows * up_width(in));
     if (in->shape->experts)
         in->probs = llama_take_floats(a, in->rows * in->shape->experts);
 }
@@ -31,9 +44,11 @@ static void lay_out_extend(struct block_inside *in, struct llama_arena *a, size_
 
     in->table = llama_take_floats(a, in->seq * llama_rope_dims(in->shape));
     if (in->shape->experts) {
-        in->picked = llama_take_floats(a, in->rows * in->shape->hidden);
+        in->picked = llama_take_floats(a, in->rows * max_size(in->shape->hidden, in->shape->expert_ffn));
         in->chosen = llama_take(a, 2 * in->rows * sizeof *in->chosen);
     }
+    if (in->shape->sinks)
+        in->sinks = llama_take_floats(a, in->shape->heads);
     in->wide = in->scores = llama_take(a, wide > scores ? wide : scores);
 }
 
@@ -65,8 +80,10 @@ static void before(const struct block_inside *in, const struct llama_extend *e, 
             block_norm(in, in->normed, e->x, weight);
     } else if (matrix == LLAMA_MATRIX_O) {
         block_rotate(in, e->first);
-        llama_attention(in->mixed, in->q, e->k_cache, e->v_cache, in->shape, in->layer, e->first, in->seq,
-                        in->scores);
+        if (weight.data)
+            llama_widen(in->sinks, weight.data, weight.dtype, in->shape->heads);
+        llama_attention_sinks(in->mixed, in->q, e->k_cache, e->v_cache, in->shape, in->layer,
+                              weight.data ? in->sinks : NULL, e->first, in->seq, in->scores);
     } else if (matrix == LLAMA_MATRIX_DOWN) {
         llama_gated(in->shape->activation, in->act, in->gate, in->up, in->rows * in->ffn);
     }

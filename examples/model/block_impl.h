@@ -27,6 +27,7 @@ struct block_inside {
     float *probs;     /* of new rows: of experts */
     float *picked;    /* rows that use an expert: its input, or what it gives */
     uint32_t *chosen; /* [2 * rows]: which these are */
+    float *sinks;     /* [heads] */
 };
 
 struct block_inside block_sizes(const struct llama_shape *shape, size_t batch, size_t seq, uint32_t layer);

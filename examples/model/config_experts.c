@@ -46,6 +46,22 @@ static int read_dense(const struct config_reader *r, struct llama_shape *s)
     return rc;
 }
 
+/* gpt_oss. Its RoPE, where the file says nothing, would be yarn with numbers of its own. */
+static int read_pairs(const struct config_reader *r, struct llama_shape *s)
+{
+    int rc;
+
+    s->router_chosen = r->family->router_chosen;
+    s->router_bias = s->expert_pairs = r->family->expert_pairs;
+    s->sinks = r->family->sinks;
+    if (!s->expert_pairs)
+        return 0;
+    if (!config_get(r, "rope_parameters") && !config_get(r, "rope_scaling"))
+        return CONFIG_REFUSE(r, "read %s: neither rope_parameters nor rope_scaling is there", r->path);
+    rc = config_get_float(r, "swiglu_alpha", 1.702, 1e-3, 1e3, &s->unit_alpha);
+    return rc == 0 ? config_get_float(r, "swiglu_limit", 7, 1e-3, 1e6, &s->unit_limit) : rc;
+}
+
 int config_read_experts(const struct config_reader *r, struct llama_config *c)
 {
     const struct llama_family *f = r->family;
@@ -62,6 +78,8 @@ int config_read_experts(const struct config_reader *r, struct llama_config *c)
         rc = config_get_u32(r, "moe_intermediate_size", f->expert_ffn, 1, CONFIG_WIDTH_MAX, &s->expert_ffn);
     if (rc == 0)
         rc = read_dense(r, s);
+    if (rc == 0)
+        rc = read_pairs(r, s);
     s->router_normed = f->router_normed;
     if (rc == 0 && f->router_normed_key)
         rc = config_get_bool(r, "norm_topk_prob", false, &s->router_normed);

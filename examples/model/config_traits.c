@@ -35,7 +35,7 @@ static int read_activation(const struct config_reader *r, struct llama_shape *s)
 static int read_biases(const struct config_reader *r, struct llama_shape *s)
 {
     bool attention = false, mlp = false;
-    int rc = config_get_bool(r, "attention_bias", false, &attention);
+    int rc = config_get_bool(r, "attention_bias", r->family->biased, &attention);
 
     if (rc == 0)
         rc = config_get_bool(r, "mlp_bias", false, &mlp);

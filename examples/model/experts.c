@@ -7,22 +7,33 @@
 #include "examples/model/family.h"
 
 /* What lies together for each expert, and the name of all of them as one. */
-static const struct group {
+struct group {
     uint32_t count;
     enum llama_role roles[2];
     const char *fused;
-} groups[] = {{2, {LLAMA_EXPERT_GATE, LLAMA_EXPERT_UP}, "gate_up_proj"},
-              {1, {LLAMA_EXPERT_DOWN}, "down_proj"}};
+};
 
-#define GROUPS (sizeof groups / sizeof groups[0])
+#define GROUPS_MAX 4
+
+/* Up to count 0. */
+static const struct group *groups_of(const struct llama_shape *shape)
+{
+    static const struct group plain[GROUPS_MAX + 1] = {
+        {2, {LLAMA_EXPERT_GATE, LLAMA_EXPERT_UP}, "gate_up_proj"}, {1, {LLAMA_EXPERT_DOWN}, "down_proj"}};
+    static const struct group pairs[GROUPS_MAX + 1] = {{1, {LLAMA_EXPERT_PAIRS}, "gate_up_proj"},
+                                                       {1, {LLAMA_EXPERT_PAIRS_BIAS}, "gate_up_proj_bias"},
+                                                       {1, {LLAMA_EXPERT_DOWN}, "down_proj"},
+                                                       {1, {LLAMA_EXPERT_DOWN_BIAS}, "down_proj_bias"}};
+
+    return shape->expert_pairs ? pairs : plain;
+}
 
 uint32_t llama_expert_tensors(const struct llama_shape *shape)
 {
     uint32_t n = 0;
 
-    (void)shape;
-    for (size_t i = 0; i < GROUPS; i++)
-        n += groups[i].count;
+    for (const struct group *g = groups_of(shape); g->count; g++)
+        n += g->count;
     return n;
 }
 
@@ -36,35 +47,44 @@ uint32_t llama_expert_index(const struct llama_shape *shape, enum llama_role rol
 {
     uint32_t index = first_of(shape, layer);
 
-    for (size_t i = 0; i < GROUPS; index += shape->experts * groups[i++].count)
-        for (uint32_t k = 0; k < groups[i].count; k++)
-            if (groups[i].roles[k] == role)
-                return index + expert * groups[i].count + k;
+    for (const struct group *g = groups_of(shape); g->count; index += shape->experts * g++->count)
+        for (uint32_t k = 0; k < g->count; k++)
+            if (g->roles[k] == role)
+                return index + expert * g->count + k;
     return index;
 }
 
 enum llama_role llama_expert_role(const struct llama_shape *shape, uint32_t place, uint32_t *expert)
 {
-    size_t i = 0;
+    const struct group *g = groups_of(shape);
 
-    for (; i + 1 < GROUPS && place >= shape->experts * groups[i].count; i++)
-        place -= shape->experts * groups[i].count;
-    *expert = place / groups[i].count;
-    return groups[i].roles[place % groups[i].count];
+    for (; g[1].count && place >= shape->experts * g->count; g++)
+        place -= shape->experts * g->count;
+    *expert = place / g->count;
+    return g->roles[place % g->count];
 }
 
 /* ---- names --------------------------------------------------------------- */
 
-static const char *end_of(const struct llama_shape *shape, enum llama_role role)
+static const struct group *group_of(const struct llama_shape *shape, enum llama_role role)
 {
-    return llama_family_at(shape->family)->expert_names[role - LLAMA_EXPERT_GATE];
+    const struct group *g = groups_of(shape);
+
+    while (g[1].count && g->roles[0] != role && g->roles[1] != role)
+        g++;
+    return g;
 }
 
+/* Where files have those of a layer as one only, what stands behind the expert's number is that one's. */
 void llama_expert_name(const struct llama_shape *shape, const struct llama_tensor_desc *d, char *out,
                        size_t bytes)
 {
-    snprintf(out, bytes, "model.layers.%d.%s.experts.%u.%s.weight", d->layer,
-             llama_family_at(shape->family)->mixture_name, d->expert, end_of(shape, d->role));
+    const struct llama_family *f = llama_family_at(shape->family);
+    bool alone = !shape->expert_pairs;
+
+    snprintf(out, bytes, "model.layers.%d.%s.experts.%u.%s%s", d->layer, f->mixture_name, d->expert,
+             alone ? f->expert_names[d->role - LLAMA_EXPERT_GATE] : group_of(shape, d->role)->fused,
+             alone ? ".weight" : "");
 }
 
 void llama_expert_respell(const struct llama_shape *shape, char *name, size_t bytes)
@@ -90,11 +110,21 @@ static void all_of(const struct llama_shape *shape, uint32_t layer, const struct
     out->first = llama_expert_index(shape, g->roles[0], layer, 0);
     out->count = shape->experts * g->count;
     llama_tensor_at(shape, out->first, &d);
-    out->dims = 3;
+    out->dims = d.dims + 1;
     out->shape[0] = shape->experts;
     out->shape[1] = g->count * d.shape[0];
     out->shape[2] = d.shape[1];
     out->elems = out->count * d.elems;
+}
+
+void llama_expert_all(const struct llama_shape *shape, const struct llama_tensor_desc *d,
+                      struct llama_stored *out)
+{
+    const struct group *g = group_of(shape, d->role);
+
+    snprintf(out->name, sizeof out->name, "model.layers.%d.%s.experts.%s", d->layer,
+             llama_family_at(shape->family)->mixture_name, g->fused);
+    all_of(shape, (uint32_t)d->layer, g, out);
 }
 
 bool llama_expert_find(const struct llama_shape *shape, const char *name, struct llama_stored *out)
@@ -111,17 +141,17 @@ bool llama_expert_find(const struct llama_shape *shape, const char *name, struct
     if (strncmp(name, base, strlen(base)) != 0)
         return false;
     dot = name + strlen(base);
-    for (size_t i = 0; i < GROUPS; i++) {
-        if (strcmp(dot, groups[i].fused) != 0)
+    for (const struct group *g = groups_of(shape); g->count; g++) {
+        if (strcmp(dot, g->fused) != 0)
             continue;
         *out = (struct llama_stored){0};
         snprintf(out->name, sizeof out->name, "%.95s", name);
-        all_of(shape, layer, &groups[i], out);
+        all_of(shape, layer, g, out);
         return true;
     }
-    if (sscanf(dot, "%4u.", &expert) < 1 || expert >= shape->experts)
+    if (shape->expert_pairs || sscanf(dot, "%4u.", &expert) < 1 || expert >= shape->experts)
         return false;
-    for (int role = LLAMA_EXPERT_GATE; role < LLAMA_ROLES_ALL; role++) {
+    for (int role = LLAMA_EXPERT_GATE; role <= LLAMA_EXPERT_DOWN; role++) {
         llama_stored_at(shape, llama_expert_index(shape, (enum llama_role)role, layer, expert), out);
         if (strcmp(out->name, name) == 0)
             return true;

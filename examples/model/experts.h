@@ -20,6 +20,9 @@ void llama_expert_name(const struct llama_shape *shape, const struct llama_tenso
                        size_t bytes);
 /* A name of the newer spelling of a family that has another one becomes the older one's. */
 void llama_expert_respell(const struct llama_shape *shape, char *name, size_t bytes);
+/* All of a layer's as one, with that tensor. */
+void llama_expert_all(const struct llama_shape *shape, const struct llama_tensor_desc *d,
+                      struct llama_stored *out);
 /* By a name; false: it is none of an expert, or of all experts of a layer. */
 bool llama_expert_find(const struct llama_shape *shape, const char *name, struct llama_stored *out);
 

@@ -221,6 +221,28 @@ static const struct llama_family families[] = {
      .router_normed_key = true,
      .mixture_name = "mlp",
      .expert_names = {"gate_proj", "up_proj", "down_proj"}},
+    {.model_type = "gpt_oss",
+     .architecture = "GptOssForCausalLM",
+     .kv_heads = 8,
+     .head_dim = 64,
+     .positions = 131072,
+     .rms_eps = 1e-5f,
+     .rope_theta = 1.5e5f,
+     .bos_id = -1,
+     .eos_id = -1,
+     .window = 128,
+     .window_cycle = 2,
+     .experts = 128,
+     .experts_used = 4,
+     .bias = LLAMA_BIAS_BY_KEY,
+     .biased = true,
+     .activation_key = "hidden_act",
+     .windows = LLAMA_WINDOW_CYCLE,
+     .router_chosen = true,
+     .expert_pairs = true,
+     .sinks = true,
+     .mixture_name = "mlp",
+     .router_name = "mlp.router.weight"},
 };
 
 /* What is known and not covered, by what is missing. */
@@ -228,7 +250,6 @@ static const struct {
     const char *model_type, *trait;
 } lacking[] = {
     {"qwen2_moe", "experts"},
-    {"gpt_oss", "experts"},
     {"phimoe", "experts"},
     {"granitemoe", "experts"},
     {"deepseek_v2", "experts"},

@@ -41,6 +41,7 @@ struct llama_family {
 
     /* Traits. */
     enum llama_bias bias;
+    bool biased;   /* attention_bias where it is left out */
     bool mlp_bias; /* by the key of that name */
     enum llama_qk_norm qk_norm;
     bool post_norms, no_pre_norms;
@@ -58,9 +59,10 @@ struct llama_family {
     bool partial_rope;  /* partial_rotary_factor */
     bool router_normed; /* as in shape.h; or by norm_topk_prob */
     bool router_normed_key;
-    bool dense_layers;                      /* mlp_only_layers, decoder_sparse_step */
-    const char *mixture_name, *router_name; /* of tensors: what is in front of experts; NULL: as others */
-    const char *expert_names[3];            /* gate, up, down */
+    bool router_chosen, expert_pairs, sinks; /* as in shape.h */
+    bool dense_layers;                       /* mlp_only_layers, decoder_sparse_step */
+    const char *mixture_name, *router_name;  /* of tensors: what is in front of experts; NULL: as others */
+    const char *expert_names[3];             /* gate, up, down */
     bool long_rope; /* types su and yarn mean longrope; original_max_position_embeddings has a default */
 };
 

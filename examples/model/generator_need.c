@@ -13,7 +13,7 @@ static const struct {
     [LLAMA_MATRIX_Q] = {LLAMA_Q, {LLAMA_INPUT_NORM, LLAMA_Q_BIAS, LLAMA_Q_NORM}},
     [LLAMA_MATRIX_K] = {LLAMA_K, {LLAMA_EMBED, LLAMA_K_BIAS, LLAMA_K_NORM}},
     [LLAMA_MATRIX_V] = {LLAMA_V, {LLAMA_EMBED, LLAMA_V_BIAS, LLAMA_EMBED}},
-    [LLAMA_MATRIX_O] = {LLAMA_O, {LLAMA_EMBED, LLAMA_O_BIAS, LLAMA_ATTN_POST_NORM}},
+    [LLAMA_MATRIX_O] = {LLAMA_O, {LLAMA_SINKS, LLAMA_O_BIAS, LLAMA_ATTN_POST_NORM}},
     [LLAMA_MATRIX_GATE] = {LLAMA_GATE, {LLAMA_MLP_NORM, LLAMA_GATE_BIAS, LLAMA_EMBED}},
     [LLAMA_MATRIX_UP] = {LLAMA_UP, {LLAMA_EMBED, LLAMA_UP_BIAS, LLAMA_EMBED}},
     [LLAMA_MATRIX_DOWN] = {LLAMA_DOWN, {LLAMA_EMBED, LLAMA_DOWN_BIAS, LLAMA_MLP_POST_NORM}},
@@ -22,6 +22,20 @@ static const struct {
     [LLAMA_MATRIX_EXPERT_UP] = {LLAMA_EXPERT_UP, {LLAMA_EMBED, LLAMA_EMBED, LLAMA_EMBED}},
     [LLAMA_MATRIX_EXPERT_DOWN] = {LLAMA_EXPERT_DOWN, {LLAMA_EMBED, LLAMA_EMBED, LLAMA_EMBED}},
 };
+
+/* An expert's tensors. */
+static void find_expert(const struct generator_walk *w, struct generator_unit *u)
+{
+    enum llama_role role = roles[w->matrix].matrix, bias = LLAMA_EXPERT_DOWN_BIAS;
+
+    if (w->shape->expert_pairs && w->matrix == LLAMA_MATRIX_EXPERT_GATE) {
+        role = LLAMA_EXPERT_PAIRS;
+        bias = LLAMA_EXPERT_PAIRS_BIAS;
+    }
+    u->tensor = llama_expert_index(w->shape, role, w->part, w->expert);
+    if (w->shape->expert_pairs)
+        u->vectors[UNIT_BIAS] = llama_expert_index(w->shape, bias, w->part, w->expert);
+}
 
 /* The tensor of a part's matrix, and what may come with its slices. */
 static void find(const struct generator_walk *w, struct generator_unit *u)
@@ -36,9 +50,11 @@ static void find(const struct generator_walk *w, struct generator_unit *u)
     }
     u->matrix = (enum llama_matrix)w->matrix;
     u->expert = w->expert;
-    u->tensor = w->matrix > LLAMA_MATRIX_ROUTER
-                    ? llama_expert_index(w->shape, roles[w->matrix].matrix, w->part, w->expert)
-                    : llama_tensor_index(w->shape, roles[w->matrix].matrix, w->part);
+    if (w->matrix > LLAMA_MATRIX_ROUTER) {
+        find_expert(w, u);
+        return;
+    }
+    u->tensor = llama_tensor_index(w->shape, roles[w->matrix].matrix, w->part);
     for (int i = 0; i < UNIT_VECTORS; i++) {
         enum llama_role role = roles[w->matrix].vectors[i];
 
@@ -63,7 +79,8 @@ static void step(struct generator_walk *w, const struct llama_cut *cut)
         return;
     w->from = w->slice = 0;
     if (expert) {
-        w->part = ++w->matrix < LLAMA_MATRICES_ALL ? w->part : w->shape->layers + 1;
+        w->matrix += w->shape->expert_pairs ? 2 : 1; /* gate and up are one */
+        w->part = w->matrix < LLAMA_MATRICES_ALL ? w->part : w->shape->layers + 1;
         return;
     }
     while (w->part < w->shape->layers && ++w->matrix <= LLAMA_MATRIX_ROUTER)

@@ -42,14 +42,32 @@ static float weight_sum(const struct llama_shape *s, const struct llama_route *r
     return sum;
 }
 
+/* Over the scores of those used, the first of which has the largest one. */
+static void softmax_used(const struct llama_shape *s, struct llama_route *routes, const float *scores)
+{
+    float sum = 0;
+
+    for (uint32_t i = 0; i < s->experts_used; i++) {
+        routes[i].weight = llama_exp(scores[routes[i].expert] - scores[routes[0].expert]);
+        sum += routes[i].weight;
+    }
+    for (uint32_t i = 0; i < s->experts_used; i++)
+        routes[i].weight /= sum;
+}
+
 void llama_route_rows(const struct llama_shape *s, struct llama_route *routes, float *probs, size_t rows)
 {
     for (size_t r = 0; r < rows; r++, probs += s->experts, routes += s->experts_used) {
         float sum = 1;
 
-        softmax(probs, s->experts);
+        if (!s->router_chosen)
+            softmax(probs, s->experts);
         for (uint32_t i = 0; i < s->experts_used; i++)
             routes[i].expert = most_likely(s, routes, i, probs);
+        if (s->router_chosen) {
+            softmax_used(s, routes, probs);
+            continue;
+        }
         if (s->router_normed)
             sum = weight_sum(s, routes, probs);
         for (uint32_t i = 0; i < s->experts_used; i++)

@@ -13,7 +13,7 @@ struct llama_route {
     float weight;
 };
 
-/* probs[rows, experts]: scores, which become their softmax over all. routes[rows, experts_used]: of each row the most
+/* probs[rows, experts]: scores, which become their softmax over all unless that is over those used. routes[rows, experts_used]: of each row the most
  * likely ones, of equal ones the first. */
 void llama_route_rows(const struct llama_shape *shape, struct llama_route *routes, float *probs, size_t rows);
 /* dscores[rows, experts] from dweights[rows, experts_used], those of the routes' weights. probs: as they were left. */

@@ -59,6 +59,10 @@ struct llama_shape {
     bool router_chosen; /* softmax over the scores of those that are used, not of all */
     bool router_normed; /* the weights of those that are used add up to 1 */
     bool router_bias;
+    bool
+        expert_pairs; /* gate and up are one matrix, in turns, [inputs, outputs] as down is; biases; clamped units: */
+    float unit_alpha, unit_limit; /* g = min(gate, limit), u within +-limit: g sigmoid(alpha g) (u + 1) */
+    bool sinks;                   /* of attention */
     uint64_t dense[LLAMA_LAYERS_MAX / 64]; /* a bit for each layer, as in the next ones */
 
     uint64_t windowed[LLAMA_LAYERS_MAX / 64], unrotated[LLAMA_LAYERS_MAX / 64];

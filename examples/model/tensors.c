@@ -19,12 +19,13 @@ static const char *const role_names[LLAMA_ROLES] = {
     [LLAMA_V_BIAS] = "self_attn.v_proj.bias",
     [LLAMA_Q_NORM] = "self_attn.q_norm.weight",
     [LLAMA_K_NORM] = "self_attn.k_norm.weight",
+    [LLAMA_SINKS] = "self_attn.sinks",
     [LLAMA_O] = "self_attn.o_proj.weight",
     [LLAMA_O_BIAS] = "self_attn.o_proj.bias",
     [LLAMA_ATTN_POST_NORM] = "post_attention_layernorm.weight",
     [LLAMA_MLP_NORM] = "post_attention_layernorm.weight",
     [LLAMA_ROUTER] = "mlp.gate.weight",
-    [LLAMA_ROUTER_BIAS] = "mlp.gate.bias",
+    [LLAMA_ROUTER_BIAS] = "mlp.router.bias",
     [LLAMA_GATE] = "mlp.gate_proj.weight",
     [LLAMA_UP] = "mlp.up_proj.weight",
     [LLAMA_GATE_BIAS] = "mlp.gate_proj.bias",
@@ -51,6 +52,8 @@ bool llama_role_is_there(const struct llama_shape *s, enum llama_role role, uint
     case LLAMA_Q_NORM:
     case LLAMA_K_NORM:
         return s->qk_norm != LLAMA_QK_PLAIN;
+    case LLAMA_SINKS:
+        return s->sinks;
     case LLAMA_O_BIAS:
         return s->o_bias;
     case LLAMA_ATTN_POST_NORM:
@@ -183,6 +186,7 @@ static void set_shape(const struct llama_shape *s, struct llama_tensor_desc *d)
         [LLAMA_V_BIAS] = {kv, 0},
         [LLAMA_Q_NORM] = {each ? s->head_dim : heads, 0},
         [LLAMA_K_NORM] = {each ? s->head_dim : kv, 0},
+        [LLAMA_SINKS] = {s->heads, 0},
         [LLAMA_O] = {hidden, heads},
         [LLAMA_O_BIAS] = {hidden, 0},
         [LLAMA_ATTN_POST_NORM] = {hidden, 0},
@@ -200,7 +204,11 @@ static void set_shape(const struct llama_shape *s, struct llama_tensor_desc *d)
         [LLAMA_HEAD] = {s->vocab, hidden},
         [LLAMA_EXPERT_GATE] = {s->expert_ffn, hidden},
         [LLAMA_EXPERT_UP] = {s->expert_ffn, hidden},
-        [LLAMA_EXPERT_DOWN] = {hidden, s->expert_ffn},
+        [LLAMA_EXPERT_DOWN] = {s->expert_pairs ? s->expert_ffn : hidden,
+                               s->expert_pairs ? hidden : s->expert_ffn},
+        [LLAMA_EXPERT_PAIRS] = {hidden, 2 * (uint64_t)s->expert_ffn},
+        [LLAMA_EXPERT_PAIRS_BIAS] = {2 * (uint64_t)s->expert_ffn, 0},
+        [LLAMA_EXPERT_DOWN_BIAS] = {hidden, 0},
     };
 
     d->shape[0] = of_role[d->role][0];
@@ -289,6 +297,8 @@ void llama_stored_at(const struct llama_shape *shape, uint32_t index, struct lla
     *out = (struct llama_stored){
         .first = index, .count = 1, .dims = d.dims, .shape = {d.shape[0], d.shape[1]}, .elems = d.elems};
     snprintf(out->name, sizeof out->name, "%s", d.name);
+    if (d.role >= LLAMA_ROLES && shape->expert_pairs)
+        llama_expert_all(shape, &d, out);
     for (size_t i = 0; llama_family_at(shape->family)->fused && i < sizeof fused / sizeof fused[0]; i++) {
         if (d.role < fused[i].first || d.role >= fused[i].first + fused[i].count)
             continue;

@@ -2,7 +2,7 @@
  * The tensors of a model: which there are, in an order that is the same for every program, file and report, and how
  * files call them.
  *     embedding
- *     of each layer: norm in front of attention, q, k, v, their biases, norms of q and k, o, its bias, norm behind it,
+ *     of each layer: norm in front of attention, q, k, v, their biases, norms of q and k, sinks, o, its bias, norm behind it,
  *                    norm in front of the feed-forward, router, its bias, gate, up, their biases, down, its bias, norm
  *                    behind it; then, where the feed-forward is a mixture of experts, those of experts.h;
  *                    of these what the shape's traits say; Llama has the matrices and the norms in front
@@ -30,6 +30,7 @@ enum llama_role {
     LLAMA_V_BIAS,
     LLAMA_Q_NORM,
     LLAMA_K_NORM,
+    LLAMA_SINKS,
     LLAMA_O,
     LLAMA_O_BIAS,
     LLAMA_ATTN_POST_NORM,
@@ -50,6 +51,9 @@ enum llama_role {
     LLAMA_EXPERT_GATE = LLAMA_ROLES,
     LLAMA_EXPERT_UP,
     LLAMA_EXPERT_DOWN,
+    LLAMA_EXPERT_PAIRS, /* gate and up */
+    LLAMA_EXPERT_PAIRS_BIAS,
+    LLAMA_EXPERT_DOWN_BIAS,
     LLAMA_ROLES_ALL
 };
 
