@@ -4,6 +4,7 @@
  *  - what is read per token stays within 1.1 of the experts that a least-recently-used order, with the room that the
  *    budget leaves beside all else, would not have had: experts are read when they are chosen, kept, and nothing else
  *    is read;
+ *  - files that have a layer's experts as one, under the newer names, give the same;
  *  - a GPU refuses them by name.
  * Leased as others are, without OFL_LEASE_UNPLANNED, experts are read twice as often, and the bound does not hold.
  */
@@ -18,6 +19,7 @@
 #include <string.h>
 
 #include "examples/model/compute.h"
+#include "examples/model/experts.h"
 #include "examples/model/generator.h"
 #include "tests/llama_reference.h"
 #include "tests/model_fixture.h"
@@ -28,10 +30,31 @@
 
 enum { LAYERS = 4, EXPERTS = 16, USED = 2, HIDDEN = 128, FFN = 256, VOCAB = 64, PROMPT = 70, TOKENS = 40 };
 
-static char root[256], *dir;
+static char root[256], *dir, *fused;
 static struct llama_config model;
 
 /* ---- a checkpoint ---------------------------------------------------------- */
+
+/* How the file has the tensors from that index on. Its data are those of one by one, in the same order. */
+static void stored_at(uint32_t index, bool as_one, struct llama_stored *out)
+{
+    struct llama_tensor_desc d;
+    char *at;
+
+    llama_tensor_at(&model.shape, index, &d);
+    llama_stored_at(&model.shape, index, out);
+    if (!as_one)
+        return;
+    if (d.role >= LLAMA_ROLES)
+        llama_expert_all(&model.shape, &d, out);
+    at = strstr(out->name, "block_sparse_moe.");
+    if (at) {
+        char rest[sizeof out->name];
+
+        snprintf(rest, sizeof rest, "%s", at + strlen("block_sparse_moe."));
+        snprintf(at, sizeof rest - (size_t)(at - out->name), "mlp.%s", rest);
+    }
+}
 
 static void put_values(const char *path)
 {
@@ -54,32 +77,38 @@ static void put_values(const char *path)
     assert_int_equal(fclose(f), 0);
 }
 
-static int make(void **state)
+static char *make_one(bool as_one)
 {
+    char error[ERROR_BYTES] = "", *made = files_dir(root, "model"),
+         *path = files_path(made, "model.safetensors");
     json_t *config, *tensors = json_object();
-    char error[ERROR_BYTES] = "", *path;
     struct llama_stored s;
 
-    (void)state;
-    if (temporary_dir("experts", root, sizeof root) < 0)
-        return -1;
-    dir = files_dir(root, "model");
-    path = files_path(dir, "model.safetensors");
     config = json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "model_type", "mixtral",
                        "num_hidden_layers", LAYERS, "hidden_size", HIDDEN, "intermediate_size", FFN,
                        "num_attention_heads", 2, "num_key_value_heads", 1, "num_local_experts", EXPERTS,
                        "num_experts_per_tok", USED, "vocab_size", VOCAB, "max_position_embeddings", 256);
-    files_put_json(dir, "config.json", config);
-    if (llama_config_load(dir, &model, error, sizeof error) < 0)
+    files_put_json(made, "config.json", config);
+    if (llama_config_load(made, &model, error, sizeof error) < 0)
         fail_msg("%s", error);
     for (uint32_t i = 0; i < llama_tensor_count(&model.shape); i += s.count) {
-        llama_stored_at(&model.shape, i, &s);
+        stored_at(i, as_one, &s);
         json_object_set_new(tensors, s.name, files_tensor("F32", s.dims, s.shape));
     }
-    files_put_safetensors(dir, "model.safetensors", tensors);
+    files_put_safetensors(made, "model.safetensors", tensors);
     json_decref(tensors);
     put_values(path);
     free(path);
+    return made;
+}
+
+static int make(void **state)
+{
+    (void)state;
+    if (temporary_dir("experts", root, sizeof root) < 0)
+        return -1;
+    dir = make_one(false);
+    fused = make_one(true);
     return 0;
 }
 
@@ -87,6 +116,7 @@ static int unmake(void **state)
 {
     (void)state;
     files_remove(dir);
+    files_remove(fused);
     files_remove(strdup(root));
     return 0;
 }
@@ -172,7 +202,7 @@ static void decode(struct ofl_ctx *ctx, struct llama_generator *g, struct lru *l
 
 /* With room for so many experts on the device, beside all else, and in host memory, of which some count. room 0: for
  * everything. */
-static void run(uint32_t room, uint32_t host, uint32_t counted, struct run *out)
+static void run(const char *from, uint32_t room, uint32_t host, uint32_t counted, struct run *out)
 {
     struct lru lru = {.room = counted};
     struct llama_generator_config config = {.shape = model.shape,
@@ -198,7 +228,7 @@ static void run(uint32_t room, uint32_t host, uint32_t counted, struct run *out)
         open.device_bytes -= (uint64_t)(LAYERS * EXPERTS - room) * EXPERT_BYTES;
     if (ofl_open(&open, &ctx) < 0)
         fail_msg("%s", ofl_error());
-    assert_int_equal(llama_checkpoint_open(ctx, dir, &model.shape, &ck, error, sizeof error), 0);
+    assert_int_equal(llama_checkpoint_open(ctx, from, &model.shape, &ck, error, sizeof error), 0);
     if (llama_generator_create(ctx, ck, &config, &g, error, sizeof error) < 0)
         fail_msg("%s", error);
     for (size_t i = 0; i < PROMPT; i++)
@@ -234,11 +264,11 @@ static void a_quarter_of_the_experts_is_enough(void **state)
     struct run all, some;
 
     (void)state;
-    run(0, 0, LAYERS * EXPERTS, &all);
+    run(dir, 0, 0, LAYERS * EXPERTS, &all);
     for (size_t i = 0; i < sizeof rooms / sizeof rooms[0]; i++) {
         char what[32];
 
-        run(rooms[i][0], rooms[i][1], rooms[i][2], &some);
+        run(dir, rooms[i][0], rooms[i][1], rooms[i][2], &some);
         snprintf(what, sizeof what, "%u+%u of %d", rooms[i][0], rooms[i][1], LAYERS * EXPERTS);
         print(what, &some);
         assert_memory_equal(all.tokens, some.tokens, sizeof all.tokens);
@@ -247,6 +277,19 @@ static void a_quarter_of_the_experts_is_enough(void **state)
         if (over(&some) > BOUND)
             fail_msg("room for %s experts: read %.3f of what is not resident", what, over(&some));
     }
+}
+
+static void all_as_one_is_the_same(void **state)
+{
+    struct run one, all;
+
+    (void)state;
+    run(dir, 16, 0, 16, &one);
+    run(fused, 16, 0, 16, &all);
+    assert_memory_equal(one.tokens, all.tokens, sizeof one.tokens);
+    assert_memory_equal(one.logits, all.logits, sizeof one.logits);
+    assert_int_equal(one.misses, all.misses);
+    assert_true(over(&all) <= BOUND);
 }
 
 static void a_gpu_refuses_them(void **state)
@@ -265,6 +308,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_quarter_of_the_experts_is_enough),
+        cmocka_unit_test(all_as_one_is_the_same),
         cmocka_unit_test(a_gpu_refuses_them),
     };
 
