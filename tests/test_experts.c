@@ -5,6 +5,7 @@
  *    budget leaves beside all else, would not have had: experts are read when they are chosen, kept, and nothing else
  *    is read;
  *  - files that have a layer's experts as one, under the newer names, give the same;
+ *  - in training the gradients of an expert that no row uses are zeros, whatever was there, and of the others are not;
  *  - a GPU refuses them by name.
  * Leased as others are, without OFL_LEASE_UNPLANNED, experts are read twice as often, and the bound does not hold.
  */
@@ -292,6 +293,85 @@ static void all_as_one_is_the_same(void **state)
     assert_true(over(&all) <= BOUND);
 }
 
+/* ---- training --------------------------------------------------------------- */
+
+enum { FEW = 2, SMALL = 32, WIDE = 48 };
+
+static struct llama_weight made(size_t n, uint64_t stream)
+{
+    return (struct llama_weight){.data = ref_random(n, stream, 0.25f, 0), .dtype = OFL_F32};
+}
+
+static double size_of(const float *a, size_t n)
+{
+    double sum = 0;
+
+    for (size_t i = 0; i < n; i++)
+        sum += fabs((double)a[i]);
+    return sum;
+}
+
+static void experts_without_rows_have_zero_gradients(void **test)
+{
+    const struct llama_shape s = {.layers = 1,
+                                  .hidden = SMALL,
+                                  .heads = 2,
+                                  .kv_heads = 1,
+                                  .head_dim = 16,
+                                  .rms_eps = 1e-5f,
+                                  .rope_theta = 1e4f,
+                                  .experts = EXPERTS,
+                                  .experts_used = USED,
+                                  .expert_ffn = WIDE};
+    const struct llama_block_weights w = {.attn_norm = made(SMALL, 1),
+                                          .q = made(SMALL * SMALL, 2),
+                                          .k = made(SMALL * 16, 3),
+                                          .v = made(SMALL * 16, 4),
+                                          .o = made(SMALL * SMALL, 5),
+                                          .mlp_norm = made(SMALL, 6),
+                                          .router = made(EXPERTS * SMALL, 7)};
+    struct llama_expert one = {
+        .gate = made(WIDE * SMALL, 8), .up = made(WIDE * SMALL, 9), .down = made(SMALL * WIDE, 10)};
+    const struct llama_weight all[] = {w.attn_norm, w.q,      w.k,      w.v,    w.o,
+                                       w.mlp_norm,  w.router, one.gate, one.up, one.down};
+    float *x = ref_random(FEW * SMALL, 11, 1, 0), *dx = ref_random(FEW * SMALL, 12, 1, 0);
+    void *state = ref_alloc(llama_experts_state_bytes(&s, FEW)),
+         *ws = ref_alloc(llama_experts_workspace(&s, 1, FEW, OFL_F32));
+    uint32_t unused = 0;
+
+    (void)test;
+    llama_block_enter(&s, 1, FEW, &w, x, NULL, state, ws);
+    for (one.expert = 0; one.expert < EXPERTS; one.expert++) {
+        /* NaN before */
+        struct llama_expert_grads g = {ref_floats(WIDE * SMALL), ref_floats(WIDE * SMALL),
+                                       ref_floats(SMALL * WIDE)};
+        float *y = ref_random(FEW * SMALL, 13, 1, 0), *same = ref_random(FEW * SMALL, 13, 1, 0);
+        double size;
+
+        llama_expert_forward(&s, FEW, &one, y, state, ws);
+        llama_expert_backward(&s, FEW, &one, &g, true, dx, state, ws);
+        size = size_of(g.gate, WIDE * SMALL) + size_of(g.up, WIDE * SMALL) + size_of(g.down, SMALL * WIDE);
+        if (memcmp(y, same, FEW * SMALL * sizeof *y) == 0) {
+            assert_true(size == 0);
+            unused++;
+        } else {
+            assert_true(size > 0);
+        }
+        free(g.gate);
+        free(g.up);
+        free(g.down);
+        free(y);
+        free(same);
+    }
+    assert_in_range(unused, EXPERTS - FEW * USED, EXPERTS - USED);
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        free((void *)(uintptr_t)all[i].data);
+    free(x);
+    free(dx);
+    free(state);
+    free(ws);
+}
+
 static void a_gpu_refuses_them(void **state)
 {
     struct llama_compute_config config = {.shape = model.shape, .cuda = true, .piece = 1, .rows = 1};
@@ -309,6 +389,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_quarter_of_the_experts_is_enough),
         cmocka_unit_test(all_as_one_is_the_same),
+        cmocka_unit_test(experts_without_rows_have_zero_gradients),
         cmocka_unit_test(a_gpu_refuses_them),
     };
 
