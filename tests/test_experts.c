@@ -261,12 +261,12 @@ static void print(const char *what, const struct run *r)
 static void a_quarter_of_the_experts_is_enough(void **state)
 {
     /* In host memory a matrix takes three tiles, in whose middle it begins: half as much again as it has bytes. */
-    static const uint32_t rooms[][3] = {{8, 0, 8}, {16, 0, 16}, {32, 0, 32}, {2, 24, 16}};
+    static const uint32_t rooms[][3] = {{16, 0, 16}, {8, 0, 8}, {2, 24, 16}, {32, 0, 32}};
     struct run all, some;
 
     (void)state;
     run(dir, 0, 0, LAYERS * EXPERTS, &all);
-    for (size_t i = 0; i < sizeof rooms / sizeof rooms[0]; i++) {
+    for (size_t i = 0; i < sizeof rooms / sizeof rooms[0]; i += getenv("OFL_TEST_LIGHT") ? 2 : 1) {
         char what[32];
 
         run(dir, rooms[i][0], rooms[i][1], rooms[i][2], &some);
