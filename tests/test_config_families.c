@@ -199,6 +199,7 @@ static const struct {
     {"\"model_type\":\"qwen3_moe\",\"mlp_only_layers\":[0,\"a\"]", {"mlp_only_layers", "item 1"}},
     {"\"model_type\":\"qwen3_moe\",\"mlp_only_layers\":3", {"mlp_only_layers", "list"}},
     {"\"model_type\":\"olmoe\",\"clip_qkv\":8.0", {"clip_qkv"}},
+    {"\"model_type\":\"gpt_oss\"", {"rope_parameters", "rope_scaling"}},
     {"\"model_type\":\"gemma3\"", {"gemma3", "images"}},
     {"\"model_type\":\"gpt2\"", {"gpt2", "layer norms"}},
     {"\"model_type\":\"llama\",\"partial_rotary_factor\":0.5", {"partial_rotary_factor", "llama"}},
