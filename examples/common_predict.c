@@ -210,6 +210,10 @@ void common_predict(const struct common_plan *plan, struct common_prediction *ou
     *out = (struct common_prediction){.estimate.size = sizeof out->estimate};
     if (plan->scratch_bytes)
         w.workspace_bytes = plan->scratch_bytes;
+    if (plan->compute->shape.experts) {
+        common_line("no prediction: of a mixture of experts it is not known which ones will be used");
+        return;
+    }
     common_progress("predicting");
     if (this_machine(plan, &m, error, sizeof error) < 0) {
         common_line("no prediction: %s", error);

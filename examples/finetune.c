@@ -319,6 +319,18 @@ static int load_config(const struct options *o, struct llama_config *config)
                 "read %s/config.json: %s is %g: training with dropout is not supported; set it to "
                 "0 there",
                 o->model, config->dropout_key, (double)config->dropout);
+        if (config->shape.expert_pairs || config->shape.sinks)
+            return common_fail(
+                EXIT_INPUT,
+                "read %s/config.json: models of this type generate only: their training is not "
+                "supported",
+                o->model);
+        if (config->router_loss)
+            return common_fail(
+                EXIT_INPUT,
+                "read %s/config.json: output_router_logits is true: the routers' auxiliary loss is not "
+                "supported; set it to false there",
+                o->model);
     } else if (llama_preset(o->preset, config) < 0) {
         return common_fail(EXIT_INPUT, "--preset %s: there is none of that name; --help lists them",
                            o->preset);

@@ -185,6 +185,7 @@ static void bound_of(struct run *r, const struct llama_generator_need *need, con
         common_least_pass(need->weight_bytes - need->looked_up_bytes, device > held ? device - held : 0,
                           s->budget_bytes[OFL_HOST]);
 
+    least.known &= r->config.shape.experts == 0; /* which ones a token needs is not known */
     common_bound_get(&r->meter, &least, &r->bound);
 }
 

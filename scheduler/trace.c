@@ -230,18 +230,25 @@ void sched_use_over(struct sched *s, uint32_t id, bool drops)
     use->drops = drops;
 }
 
-int sched_use(struct sched *s, struct sched_event event)
+int sched_use_aside(struct sched *s, uint32_t id)
 {
-    const struct sched_plan *p = s->plan;
-    int err = trace_know(s, event.id);
+    int err = trace_know(s, id);
 
     if (err < 0)
         return err;
-    s->seen[event.id].last_use = ++s->clock;
-    sched_hint_over(s, event.id);
-    order_moved(s, event.id);
-    if (!s->in_step)
-        return 0;
+    s->seen[id].last_use = ++s->clock;
+    sched_hint_over(s, id);
+    order_moved(s, id);
+    return 0;
+}
+
+int sched_use(struct sched *s, struct sched_event event)
+{
+    const struct sched_plan *p = s->plan;
+    int err = sched_use_aside(s, event.id);
+
+    if (err < 0 || !s->in_step)
+        return err;
     err = record(s, event);
     if (err < 0)
         return err;

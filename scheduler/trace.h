@@ -43,6 +43,8 @@ bool sched_in_step(const struct sched *s);
  * plan predicted it, 0 if there is no plan or no step, -EAGAIN if it departs from the plan,
  * -ENOMEM. */
 int sched_use(struct sched *s, struct sched_event event);
+/* As outside a step. Returns 0, or -ENOMEM. */
+int sched_use_aside(struct sched *s, uint32_t id);
 /* The latest use of id is over. drops: it leaves no bytes. */
 void sched_use_over(struct sched *s, uint32_t id, bool drops);
 

@@ -190,7 +190,16 @@ static void reads_rotary_forms(void **state)
 static const struct {
     const char *keys, *words[2];
 } refused[] = {
-    {"\"model_type\":\"mixtral\"", {"mixtral", "experts"}},
+    {"\"model_type\":\"phimoe\"", {"phimoe", "experts"}},
+    {"\"model_type\":\"mixtral\",\"num_local_experts\":4,\"num_experts_per_tok\":5",
+     {"num_experts_per_tok is 5", "1 to 4"}},
+    {"\"model_type\":\"mixtral\",\"num_local_experts\":0", {"num_local_experts is 0"}},
+    {"\"model_type\":\"qwen3_moe\",\"num_local_experts\":16,\"num_experts\":32",
+     {"num_local_experts is 16", "num_experts is 32"}},
+    {"\"model_type\":\"qwen3_moe\",\"mlp_only_layers\":[0,\"a\"]", {"mlp_only_layers", "item 1"}},
+    {"\"model_type\":\"qwen3_moe\",\"mlp_only_layers\":3", {"mlp_only_layers", "list"}},
+    {"\"model_type\":\"olmoe\",\"clip_qkv\":8.0", {"clip_qkv"}},
+    {"\"model_type\":\"gpt_oss\"", {"rope_parameters", "rope_scaling"}},
     {"\"model_type\":\"gemma3\"", {"gemma3", "images"}},
     {"\"model_type\":\"gpt2\"", {"gpt2", "layer norms"}},
     {"\"model_type\":\"llama\",\"partial_rotary_factor\":0.5", {"partial_rotary_factor", "llama"}},

@@ -1,9 +1,9 @@
 /*
  * core and hints, in a running context: what is hinted at comes to the device, or to host memory where that has no
  * place for it, without a lease; what is taken back does not; a plan's resting copies stay; ofl_resident says where
- * bytes are. Random hints in random programs: tests/test_sim.c.
+ * bytes are; leases beside the plan leave it as it is. Random hints in random programs: tests/test_sim.c.
  *
- * Negative controls: without a hint nothing comes; a hint that was taken back, or is two steps old, brings nothing.
+ * Negative controls: leases that are not beside it depart from it; without a hint nothing comes; a hint that was taken back, or is two steps old, brings nothing.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -101,13 +101,20 @@ static void await(const struct rig *r, int i, enum place place)
 }
 
 /* Reads tensor i on the stream. */
-static void use(struct rig *r, int i)
+static void use_by(struct rig *r, int i, uint32_t flags)
 {
     struct ofl_lease l = lease_of(r, i);
+
+    l.flags = flags;
 
     assert_int_equal(ofl_acquire(r->ctx, &l, 1, r->stream), 0);
     assert_int_equal(ofl_release(r->ctx, &l, 1, r->stream), 0);
     assert_int_equal(ofl_stream_sync(r->stream), 0);
+}
+
+static void use(struct rig *r, int i)
+{
+    use_by(r, i, 0);
 }
 
 /* Everything but the last one has been used, so all memory is theirs. */
@@ -314,6 +321,38 @@ static void resting_copies_stay(void **state)
     close_rig(&r);
 }
 
+/* A step of two tensors, and one of eight others, each time another one. */
+static uint64_t departures(struct rig *r, uint32_t flags)
+{
+    uint64_t before = 0;
+
+    for (int i = 0; i < 12; i++) {
+        if (i == 4)
+            before = stats(r).off_plan;
+        assert_int_equal(ofl_step_begin(r->ctx, flags ? "beside" : "within"), 0);
+        use(r, 0);
+        use_by(r, 2 + i * 5 % 8, flags);
+        use(r, 1);
+        assert_int_equal(ofl_step_end(r->ctx), 0);
+    }
+    return stats(r).off_plan - before;
+}
+
+/* Of the four places two are the plan's; the last two used beside it have the others. */
+static void beside_the_plan(void **state)
+{
+    struct rig r;
+
+    open_rig(&r, *state);
+    assert_int_equal(departures(&r, OFL_LEASE_UNPLANNED), 0);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(where(&r, i).device_bytes, BYTES);
+    assert_int_equal(where(&r, 2 + 11 * 5 % 8).device_bytes, BYTES);
+    assert_true(departures(&r, 0) > 0);
+    fixture_verify(r.ctx);
+    close_rig(&r);
+}
+
 static void wrong_hints_are_refused(void **state)
 {
     struct ofl_residency w = {.size = sizeof w};
@@ -351,10 +390,11 @@ static void wrong_hints_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(comes_to_the_device),  cmocka_unit_test(comes_as_near_as_it_can),
-        cmocka_unit_test(leaves_after_its_use), cmocka_unit_test(goes_with_its_tensor),
-        cmocka_unit_test(comes_in_parts),       cmocka_unit_test(nothing_comes_unasked),
-        cmocka_unit_test(resting_copies_stay),  cmocka_unit_test(wrong_hints_are_refused),
+        cmocka_unit_test(comes_to_the_device),     cmocka_unit_test(comes_as_near_as_it_can),
+        cmocka_unit_test(leaves_after_its_use),    cmocka_unit_test(goes_with_its_tensor),
+        cmocka_unit_test(comes_in_parts),          cmocka_unit_test(nothing_comes_unasked),
+        cmocka_unit_test(beside_the_plan),         cmocka_unit_test(resting_copies_stay),
+        cmocka_unit_test(wrong_hints_are_refused),
     };
 
     return cmocka_run_group_tests_name("core and hints", tests, scratch_setup, scratch_teardown);

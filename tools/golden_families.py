@@ -18,11 +18,13 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import check_families as families  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from golden_block import hashed, values  # noqa: E402
 
 KEPT = ["llama-older", "llama-bias", "llama-yarn-mscale", "llama-linear", "mistral", "ministral", "ministral3", "qwen2-tied",
         "qwen2-older", "qwen3-bias", "phi3-long", "phi3-near", "granite-bias", "olmo2-older", "smollm3-window", "smollm3-older",
-        "gemma2", "gemma3", "gemma3-older"]
+        "gemma2", "gemma3", "gemma3-older", "mixtral", "qwen3_moe-dense", "olmoe",
+        "gpt_oss-older"]
 CLOSE = 1e-4  # of two logits: what rounding might turn round
 
 
@@ -34,13 +36,15 @@ def stream_of(name):
     return h
 
 
-def fill(model):
-    """Norms lie around what makes them 1: 0 where it is added to them."""
-    one = 0.0 if "Gemma" in type(model).__name__ else 1.0
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            scale = 1.0 if "embed_tokens" in name else 0.25
-            p.copy_(values(stream_of(name), p.shape, scale, one if name.endswith("norm.weight") else 0.0))
+def fill(directory):
+    """By the names in the file. Norms lie around what makes them 1: 0 where it is added to them."""
+    path = f"{directory}/model.safetensors"
+    tensors = load_file(path)
+    one = 0.0 if "gemma" in directory else 1.0
+    for name, t in tensors.items():
+        scale = 1.0 if "embed_tokens" in name else 0.25
+        t.copy_(values(stream_of(name), t.shape, scale, one if name.endswith("norm.weight") else 0.0))
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def tokens(stream, n):
@@ -52,12 +56,11 @@ def run(name, case, work):
     families.make(directory, case)
     with open(f"{directory}/config.json", encoding="utf-8") as f:
         config = json.load(f)
-    model = families.load(directory)
-    fill(model)
-    model.save_pretrained(directory)
-    with open(f"{directory}/config.json", "w", encoding="utf-8") as f:
-        json.dump(config, f)
-    losses, norms = families.theirs_trained(directory, tokens(5, families.STEPS * families.BATCH * families.SEQ + 1))
+    fill(directory)
+    trained = {}
+    if case[0] not in families.GENERATE_ONLY:
+        losses, norms = families.theirs_trained(directory, tokens(5, families.STEPS * families.BATCH * families.SEQ + 1))
+        trained = dict(losses=[float(f"{v:.8g}") for v in losses], norms=[float(f"{v:.8g}") for v in norms])
     model = families.load(directory).eval()
     prompt = tokens(6, families.PROMPT)
     with torch.no_grad():
@@ -67,8 +70,7 @@ def run(name, case, work):
     top = torch.cat(y.logits).topk(2).values
     if (top[:, 0] - top[:, 1]).min().item() < CLOSE:
         raise RuntimeError(f"{name}: two tokens are equally likely: change the model a little")
-    return dict(name=name, config=config, losses=[float(f"{v:.8g}") for v in losses],
-                norms=[float(f"{v:.8g}") for v in norms], logits=[float(f"{v:.7g}") for v in logits[::8].tolist()],
+    return dict(name=name, config=config, **trained, logits=[float(f"{v:.7g}") for v in logits[::8].tolist()],
                 tokens=y.sequences[0, families.PROMPT:].tolist())
 
 

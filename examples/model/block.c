@@ -27,14 +27,32 @@ static size_t vector_bytes(const struct block_inside *in)
 
 size_t block_wide_bytes(const struct block_inside *in, enum ofl_dtype dtype)
 {
-    size_t hidden = in->shape->hidden, ffn = in->shape->ffn;
+    size_t hidden = in->shape->hidden, ffn = in->ffn ? in->ffn : 1;
     size_t bytes = vector_bytes(in);
 
     bytes = max_size(bytes, llama_matmul_workspace(hidden, in->q_dim, dtype));
     bytes = max_size(bytes, llama_matmul_workspace(in->q_dim, hidden, dtype));
     bytes = max_size(bytes, llama_matmul_workspace(hidden, in->kv_dim, dtype));
+    if (in->shape->experts) {
+        size_t expert = in->shape->expert_ffn * (in->shape->expert_pairs ? 2 : 1);
+
+        bytes = max_size(bytes, llama_norm_workspace(expert));
+        bytes = max_size(bytes, llama_norm_workspace(in->shape->experts));
+        bytes = max_size(bytes, llama_matmul_workspace(hidden, in->shape->experts, dtype));
+        bytes = max_size(bytes, llama_matmul_workspace(hidden, expert, dtype));
+        bytes = max_size(bytes, llama_matmul_workspace(expert, hidden, dtype));
+    }
     bytes = max_size(bytes, llama_matmul_workspace(hidden, ffn, dtype));
     return max_size(bytes, llama_matmul_workspace(ffn, hidden, dtype));
+}
+
+/* The feed-forward's of those layers that have one of their own. */
+static size_t dense_ffn(const struct llama_shape *shape)
+{
+    for (uint32_t i = 0; i < shape->layers && shape->experts; i++)
+        if (!llama_layer_mixed(shape, i))
+            return shape->ffn;
+    return shape->experts ? 0 : shape->ffn;
 }
 
 struct block_inside block_sizes(const struct llama_shape *shape, size_t batch, size_t seq, uint32_t layer)
@@ -47,17 +65,18 @@ struct block_inside block_sizes(const struct llama_shape *shape, size_t batch, s
         .rows = batch * seq,
         .q_dim = (size_t)shape->heads * shape->head_dim,
         .kv_dim = (size_t)shape->kv_heads * shape->head_dim,
+        .ffn = dense_ffn(shape),
     };
 }
 
 /* The scratch's end differs by dtype only, so that everything before is measured without it. */
-static void take_wide(struct block_inside *in, struct llama_arena *a, enum ofl_dtype dtype)
+void block_take_wide(struct block_inside *in, struct llama_arena *a, enum ofl_dtype dtype)
 {
     in->table = llama_take_floats(a, in->seq * llama_rope_dims(in->shape));
     in->wide = llama_take(a, block_wide_bytes(in, dtype));
 }
 
-static void lay_out_forward(struct block_inside *in, struct llama_arena *a)
+void block_lay_out_forward(struct block_inside *in, struct llama_arena *a)
 {
     size_t mark;
 
@@ -70,12 +89,12 @@ static void lay_out_forward(struct block_inside *in, struct llama_arena *a)
     in->v = llama_take_floats(a, in->rows * in->kv_dim);
     in->scores = llama_take(a, llama_attention_workspace(in->seq));
     a->used = mark;
-    in->gate = in->act = llama_take_floats(a, in->rows * in->shape->ffn);
-    in->up = llama_take_floats(a, in->rows * in->shape->ffn);
+    in->gate = in->act = llama_take_floats(a, in->rows * in->ffn);
+    in->up = llama_take_floats(a, in->rows * in->ffn);
     a->used = a->peak;
 }
 
-static void lay_out_backward(struct block_inside *in, struct llama_arena *a)
+void block_lay_out_backward(struct block_inside *in, struct llama_arena *a)
 {
     size_t mark, hidden = in->shape->hidden;
 
@@ -99,9 +118,9 @@ static void lay_out_backward(struct block_inside *in, struct llama_arena *a)
     a->used = mark;
     in->mid = llama_take_floats(a, in->rows * hidden);
     in->normed_mid = llama_take_floats(a, in->rows * hidden);
-    in->gate = llama_take_floats(a, in->rows * in->shape->ffn);
-    in->up = llama_take_floats(a, in->rows * in->shape->ffn);
-    in->act = llama_take_floats(a, in->rows * in->shape->ffn);
+    in->gate = llama_take_floats(a, in->rows * in->ffn);
+    in->up = llama_take_floats(a, in->rows * in->ffn);
+    in->act = llama_take_floats(a, in->rows * in->ffn);
     a->used = a->peak;
 }
 
@@ -111,8 +130,8 @@ size_t llama_block_forward_workspace(const struct llama_shape *shape, size_t bat
     struct block_inside in = block_sizes(shape, batch, seq, 0);
     struct llama_arena a = {0};
 
-    lay_out_forward(&in, &a);
-    take_wide(&in, &a, dtype);
+    block_lay_out_forward(&in, &a);
+    block_take_wide(&in, &a, dtype);
     return a.peak;
 }
 
@@ -122,8 +141,8 @@ size_t llama_block_backward_workspace(const struct llama_shape *shape, size_t ba
     struct block_inside in = block_sizes(shape, batch, seq, 0);
     struct llama_arena a = {0};
 
-    lay_out_backward(&in, &a);
-    take_wide(&in, &a, dtype);
+    block_lay_out_backward(&in, &a);
+    block_take_wide(&in, &a, dtype);
     return a.peak;
 }
 
@@ -193,7 +212,7 @@ static const float *input(const struct block_inside *in, float *normed, const fl
 }
 
 /* Rotated q and k, and v. */
-static void project(const struct block_inside *in, const struct llama_block_weights *w, const float *x)
+void block_project(const struct block_inside *in, const struct llama_block_weights *w, const float *x)
 {
     size_t hidden = in->shape->hidden;
     const float *from = input(in, in->normed, x, w->attn_norm);
@@ -206,7 +225,7 @@ static void project(const struct block_inside *in, const struct llama_block_weig
     block_rotate(in, 0);
 }
 
-static void attend(const struct block_inside *in)
+void block_attend(const struct block_inside *in)
 {
     for (size_t b = 0; b < in->batch; b++) {
         size_t q = b * in->seq * in->q_dim, k = b * in->seq * in->kv_dim;
@@ -241,14 +260,19 @@ static void feed(const struct block_inside *in, const struct llama_block_weights
     matmul(in, in->up, from, w->up, w->up_bias, hidden, ffn);
 }
 
+void block_add_attention(const struct block_inside *in, const struct llama_block_weights *w, float *x)
+{
+    add(in, x, in->mixed, in->q_dim, w->o, w->o_bias, in->branch);
+    if (in->branch)
+        block_add_branch(in, x, in->branch, w->attn_post_norm);
+}
+
 /* The second half of a forward pass; x holds the layer's input and gets its output. */
 static void finish(const struct block_inside *in, const struct llama_block_weights *w, float *x)
 {
     size_t ffn = in->shape->ffn;
 
-    add(in, x, in->mixed, in->q_dim, w->o, w->o_bias, in->branch);
-    if (in->branch)
-        block_add_branch(in, x, in->branch, w->attn_post_norm);
+    block_add_attention(in, w, x);
     feed(in, w, x);
     llama_gated(in->shape->activation, in->act, in->gate, in->up, in->rows * ffn);
     add(in, x, in->act, ffn, w->down, w->down_bias, in->mlp_branch);
@@ -262,10 +286,10 @@ void llama_block_forward(const struct llama_shape *shape, size_t batch, size_t s
     struct block_inside in = block_sizes(shape, batch, seq, weights->layer);
     struct llama_arena a = {.base = ws};
 
-    lay_out_forward(&in, &a);
-    take_wide(&in, &a, weights->q.dtype);
-    project(&in, weights, x_in);
-    attend(&in);
+    block_lay_out_forward(&in, &a);
+    block_take_wide(&in, &a, weights->q.dtype);
+    block_project(&in, weights, x_in);
+    block_attend(&in);
     if (x_out != x_in)
         memcpy(x_out, x_in, in.rows * shape->hidden * sizeof *x_out);
     finish(&in, weights, x_out);
@@ -349,8 +373,8 @@ static void rotate_back(const struct block_inside *in, float *dq)
 }
 
 /* Attention half: dx from the gradient at mid to that at x_in. */
-static void attend_backward(const struct block_inside *in, const struct llama_block_weights *w,
-                            const struct llama_block_grads *g, bool first, const float *x_in, float *dx)
+void block_attend_backward(const struct block_inside *in, const struct llama_block_weights *w,
+                           const struct llama_block_grads *g, bool first, const float *x_in, float *dx)
 {
     const struct llama_shape *shape = in->shape;
     size_t hidden = shape->hidden, rows = in->rows;
@@ -383,8 +407,7 @@ static void attend_backward(const struct block_inside *in, const struct llama_bl
 
 /* x after attention, from what attention gave. A branch keeps what it was before its norm: what is added passes through
  * normed_mid, which is not in use yet. */
-static void add_attention(const struct block_inside *in, const struct llama_block_weights *w,
-                          const float *x_in)
+void block_mid(const struct block_inside *in, const struct llama_block_weights *w, const float *x_in)
 {
     size_t n = in->rows * in->shape->hidden;
 
@@ -403,16 +426,16 @@ void llama_block_backward(const struct llama_shape *shape, size_t batch, size_t 
     struct block_inside in = block_sizes(shape, batch, seq, weights->layer);
     struct llama_arena a = {.base = ws};
 
-    lay_out_backward(&in, &a);
-    take_wide(&in, &a, weights->q.dtype);
-    project(&in, weights, x_in);
-    attend(&in);
-    add_attention(&in, weights, x_in);
+    block_lay_out_backward(&in, &a);
+    block_take_wide(&in, &a, weights->q.dtype);
+    block_project(&in, weights, x_in);
+    block_attend(&in);
+    block_mid(&in, weights, x_in);
     feed(&in, weights, in.mid);
     if (in.mlp_branch && weights->mlp_post_norm.data) { /* whose norm's backward needs it */
-        llama_gated(shape->activation, in.act, in.gate, in.up, in.rows * shape->ffn);
+        llama_gated(shape->activation, in.act, in.gate, in.up, in.rows * in.ffn);
         matmul(&in, in.mlp_branch, in.act, weights->down, weights->down_bias, shape->ffn, shape->hidden);
     }
     feed_backward(&in, weights, grads, first, dx);
-    attend_backward(&in, weights, grads, first, x_in, dx);
+    block_attend_backward(&in, weights, grads, first, x_in, dx);
 }

@@ -28,7 +28,7 @@ struct place {
     struct ofl_source *source; /* NULL: not found yet */
     char *name;
     enum ofl_dtype dtype;
-    uint64_t first; /* element of the source's tensor */
+    uint64_t first, all; /* element of the source's tensor; how many it has */
 };
 
 struct shard {
@@ -85,13 +85,16 @@ static void print_shape(const uint64_t *shape, uint32_t dims, char *out, size_t 
 static int check_entry(const struct opening *o, const struct shard *shard, const struct ofl_source_entry *e,
                        const struct llama_stored *s)
 {
-    char has[64 + 21 * OFL_DIMS_MAX], needs[64];
+    char has[64 + 21 * OFL_DIMS_MAX], needs[64 + 21 * 3];
+    bool same = e->dims == s->dims;
 
     if (e->dtype != OFL_F32 && e->dtype != OFL_F16 && e->dtype != OFL_BF16 &&
         ofl_landing_find(e->dtype, OFL_LANDING_BEST) < 0)
         return REFUSE(o, "open %s: tensor %s: dtype %s is not f32, f16, bf16 or one that can be unpacked",
                       shard->path, e->name, ofl_dtype_name(e->dtype));
-    if (e->dims == s->dims && e->shape[0] == s->shape[0] && (s->dims == 1 || e->shape[1] == s->shape[1]))
+    for (uint32_t i = 0; same && i < s->dims; i++)
+        same = e->shape[i] == s->shape[i];
+    if (same)
         return 0;
     print_shape(e->shape, e->dims, has, sizeof has);
     print_shape(s->shape, s->dims, needs, sizeof needs);
@@ -160,7 +163,8 @@ static int put(const struct opening *o, const struct shard *shard, const struct 
     if (p->source)
         return REFUSE(o, "open %s: tensor %s: it is there as %s too", shard->path, e->name, p->name);
     free(p->name);
-    *p = (struct place){.name = strdup(e->name), .source = shard->source, .dtype = e->dtype, .first = first};
+    *p = (struct place){
+        .name = strdup(e->name), .source = shard->source, .dtype = e->dtype, .first = first, .all = e->elems};
     return p->name ? 0 : NO_MEMORY(o);
 }
 
@@ -422,10 +426,8 @@ int llama_checkpoint_bind(const struct llama_checkpoint *ck, uint32_t index, uin
                           struct ofl_tensor **out)
 {
     const struct place *p = &ck->places[index];
-    struct llama_stored s;
 
-    llama_stored_at(&ck->shape, index, &s);
-    if (elems == s.elems)
+    if (elems == p->all)
         return ofl_source_bind(p->source, p->name, OFL_KIND_WEIGHT, out);
     return ofl_source_bind_part(p->source, p->name, p->first + first, elems, OFL_KIND_WEIGHT, out);
 }

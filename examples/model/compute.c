@@ -58,6 +58,42 @@ static void backward(void *arg)
                          j->x, j->dx, c->workspace);
 }
 
+static void enter_experts(void *arg)
+{
+    const struct llama_job *j = arg;
+    const struct llama_compute *c = j->compute;
+
+    llama_block_enter(&c->config.shape, c->config.batch, c->config.seq, &j->weights, j->x, j->y, j->state,
+                      c->workspace);
+}
+
+static void expert_forward(void *arg)
+{
+    const struct llama_job *j = arg;
+    const struct llama_compute *c = j->compute;
+
+    llama_expert_forward(&c->config.shape, compute_rows(&c->config), &j->experts, j->y, j->state,
+                         c->workspace);
+}
+
+static void expert_backward(void *arg)
+{
+    const struct llama_job *j = arg;
+    const struct llama_compute *c = j->compute;
+
+    llama_expert_backward(&c->config.shape, compute_rows(&c->config), &j->experts, &j->expert_grads, j->first,
+                          j->dx, j->state, c->workspace);
+}
+
+static void leave_experts(void *arg)
+{
+    const struct llama_job *j = arg;
+    const struct llama_compute *c = j->compute;
+
+    llama_block_leave(&c->config.shape, c->config.batch, c->config.seq, &j->weights, &j->grads, j->first,
+                      j->x, j->dx, j->state, c->workspace);
+}
+
 static void embed_backward(void *arg)
 {
     const struct llama_job *j = arg;
@@ -108,11 +144,19 @@ static void fill(void *arg)
 }
 
 static void (*const host_jobs[])(void *) = {
-    [LLAMA_RUN_EMBED] = embed,   [LLAMA_RUN_FORWARD] = forward,
-    [LLAMA_RUN_HEAD] = head,     [LLAMA_RUN_BACKWARD] = backward,
-    [LLAMA_RUN_EXTEND] = extend, [LLAMA_RUN_EMBED_BACKWARD] = embed_backward,
-    [LLAMA_RUN_LOGITS] = logits, [LLAMA_RUN_FILL] = fill,
+    [LLAMA_RUN_EMBED] = embed,
+    [LLAMA_RUN_FORWARD] = forward,
+    [LLAMA_RUN_HEAD] = head,
+    [LLAMA_RUN_BACKWARD] = backward,
+    [LLAMA_RUN_EXTEND] = extend,
+    [LLAMA_RUN_EMBED_BACKWARD] = embed_backward,
+    [LLAMA_RUN_LOGITS] = logits,
+    [LLAMA_RUN_FILL] = fill,
     [LLAMA_RUN_ENTER] = enter,
+    [LLAMA_RUN_ENTER_EXPERTS] = enter_experts,
+    [LLAMA_RUN_EXPERT] = expert_forward,
+    [LLAMA_RUN_EXPERT_BACKWARD] = expert_backward,
+    [LLAMA_RUN_LEAVE_EXPERTS] = leave_experts,
 };
 
 /* ---- sizes ---------------------------------------------------------------- */
@@ -135,6 +179,8 @@ size_t llama_compute_workspace(const struct llama_compute_config *c)
     }
     bytes = llama_block_forward_workspace(&c->shape, c->batch, c->seq, c->dtype);
     bytes = max_size(bytes, llama_block_backward_workspace(&c->shape, c->batch, c->seq, c->dtype));
+    if (c->shape.experts)
+        bytes = max_size(bytes, llama_experts_workspace(&c->shape, c->batch, c->seq, c->dtype));
     return max_size(bytes, llama_head_workspace(&c->shape, compute_rows(c), c->dtype));
 }
 
@@ -156,7 +202,7 @@ size_t llama_compute_cache_elem(const struct llama_compute_config *c)
 static size_t jobs_room(const struct llama_compute_config *c)
 {
     if (c->batch)
-        return (2 * (size_t)c->shape.layers + 3) * c->accum;
+        return ((3 + 2 * (size_t)c->shape.experts) * (size_t)c->shape.layers + 3) * c->accum;
     return c->jobs + (c->piece + c->rows - 1) / c->rows + 1;
 }
 
@@ -167,6 +213,13 @@ int llama_compute_open(struct ofl_ctx *ctx, struct ofl_stream *s, const struct l
     int err = 0;
 
     *out = NULL;
+    if (config->cuda && config->shape.experts) {
+        snprintf(error, error_bytes,
+                 "a mixture of experts (%u of %u) is computed on the host only: use --device host",
+                 config->shape.experts_used, config->shape.experts);
+        free(c);
+        return -ENOTSUP;
+    }
     if (c) {
         c->config = *config;
         c->stream = s;
@@ -174,9 +227,10 @@ int llama_compute_open(struct ofl_ctx *ctx, struct ofl_stream *s, const struct l
         c->jobs = calloc(jobs_room(config), sizeof *c->jobs);
         c->losses = calloc(config->accum + 1, sizeof *c->losses);
         c->logits = calloc(config->batch ? 1 : config->shape.vocab, sizeof *c->logits);
+        c->routes = calloc(config->piece * config->shape.experts_used + 1, sizeof *c->routes);
         c->rows = calloc(config->rows * config->shape.hidden + 1, sizeof *c->rows);
     }
-    if (!c || !c->jobs || !c->losses || !c->logits || !c->rows) {
+    if (!c || !c->jobs || !c->losses || !c->logits || !c->rows || !c->routes) {
         snprintf(error, error_bytes, "compute %u layers: out of memory", config->shape.layers);
         llama_compute_close(c);
         return -ENOMEM;
@@ -201,6 +255,7 @@ void llama_compute_close(struct llama_compute *c)
     free(c->losses);
     free(c->logits);
     free(c->rows);
+    free(c->routes);
     free(c);
 }
 
@@ -235,6 +290,16 @@ float *llama_compute_rows(struct llama_compute *c)
     return c->gpu ? compute_gpu_rows(c) : c->rows;
 }
 
+void llama_compute_again(struct llama_compute *c)
+{
+    c->jobs_used = 0;
+}
+
+const struct llama_route *llama_compute_routes(const struct llama_compute *c)
+{
+    return c->routes;
+}
+
 struct llama_job *llama_compute_alone(struct llama_compute *c, enum llama_run run)
 {
     c->jobs_used = 0;
@@ -244,14 +309,23 @@ struct llama_job *llama_compute_alone(struct llama_compute *c, enum llama_run ru
 static int label(struct llama_compute *c, const struct llama_job *job)
 {
     static const char *const names[] = {
-        [LLAMA_RUN_EMBED] = "embedding", [LLAMA_RUN_FORWARD] = "forward",
-        [LLAMA_RUN_HEAD] = "head",       [LLAMA_RUN_BACKWARD] = "backward",
-        [LLAMA_RUN_EXTEND] = "extend",   [LLAMA_RUN_EMBED_BACKWARD] = "embedding backward",
-        [LLAMA_RUN_LOGITS] = "head",     [LLAMA_RUN_FILL] = "fill",
+        [LLAMA_RUN_EMBED] = "embedding",
+        [LLAMA_RUN_FORWARD] = "forward",
+        [LLAMA_RUN_HEAD] = "head",
+        [LLAMA_RUN_BACKWARD] = "backward",
+        [LLAMA_RUN_EXTEND] = "extend",
+        [LLAMA_RUN_EMBED_BACKWARD] = "embedding backward",
+        [LLAMA_RUN_LOGITS] = "head",
+        [LLAMA_RUN_FILL] = "fill",
         [LLAMA_RUN_ENTER] = "embedding",
+        [LLAMA_RUN_ENTER_EXPERTS] = "attention",
+        [LLAMA_RUN_EXPERT] = "experts",
+        [LLAMA_RUN_EXPERT_BACKWARD] = "experts backward",
+        [LLAMA_RUN_LEAVE_EXPERTS] = "attention backward",
     };
-    bool layer =
-        job->run == LLAMA_RUN_FORWARD || job->run == LLAMA_RUN_BACKWARD || job->run == LLAMA_RUN_EXTEND;
+    bool layer = job->run == LLAMA_RUN_FORWARD || job->run == LLAMA_RUN_BACKWARD ||
+                 job->run == LLAMA_RUN_EXTEND ||
+                 (job->run >= LLAMA_RUN_ENTER_EXPERTS && job->run <= LLAMA_RUN_LEAVE_EXPERTS);
     char text[64];
 
     if (!layer)

@@ -29,15 +29,19 @@ size_t llama_compute_between(const struct llama_compute_config *config, size_t n
 size_t llama_compute_cache_elem(const struct llama_compute_config *config);
 
 enum llama_run {
-    LLAMA_RUN_EMBED,          /* y = table[tokens] */
-    LLAMA_RUN_ENTER,          /* rows of y = those of llama_compute_rows, where `order` says */
-    LLAMA_RUN_FORWARD,        /* y = layer(x) */
-    LLAMA_RUN_HEAD,           /* loss of x; dx */
-    LLAMA_RUN_BACKWARD,       /* dx of y to dx of x, by x */
-    LLAMA_RUN_EMBED_BACKWARD, /* table_grad from dx */
-    LLAMA_RUN_EXTEND,         /* y, the new rows, in place; caches; by a slice of a matrix */
-    LLAMA_RUN_LOGITS,         /* of x, one row; by a slice of the head */
-    LLAMA_RUN_FILL,           /* of fill */
+    LLAMA_RUN_EMBED,           /* y = table[tokens] */
+    LLAMA_RUN_ENTER,           /* rows of y = those of llama_compute_rows, where `order` says */
+    LLAMA_RUN_FORWARD,         /* y = layer(x) */
+    LLAMA_RUN_ENTER_EXPERTS,   /* y = x and attention; state. No y: for backward */
+    LLAMA_RUN_EXPERT,          /* y += an expert's */
+    LLAMA_RUN_EXPERT_BACKWARD, /* its gradients from dx */
+    LLAMA_RUN_LEAVE_EXPERTS,   /* dx of y to dx of x, for all but experts */
+    LLAMA_RUN_HEAD,            /* loss of x; dx */
+    LLAMA_RUN_BACKWARD,        /* dx of y to dx of x, by x */
+    LLAMA_RUN_EMBED_BACKWARD,  /* table_grad from dx */
+    LLAMA_RUN_EXTEND,          /* y, the new rows, in place; caches; by a slice of a matrix */
+    LLAMA_RUN_LOGITS,          /* of x, one row; by a slice of the head */
+    LLAMA_RUN_FILL,            /* of fill */
 };
 
 /* Fresh values: mean, or with std not 0 the normal numbers of llama_init_normal. */
@@ -66,6 +70,10 @@ struct llama_job {
     float *y, *dx;
     enum llama_matrix matrix;
     struct llama_slice slice;
+    uint32_t expert; /* of a mixture: whose weights, or slice */
+    struct llama_expert experts;
+    struct llama_expert_grads expert_grads;
+    void *state;             /* of llama_experts_state_bytes */
     void *k_cache, *v_cache; /* of the layer, from position 0 on */
     size_t fed, rows;        /* positions before the new rows, and how many these are */
     void *between;         /* of llama_compute_between for more rows than the workspace has it for; or NULL */
@@ -73,7 +81,7 @@ struct llama_job {
     struct llama_fill fill;
 };
 
-/* workspace: leased, of the size above, for work on s. */
+/* -ENOTSUP: the device does not compute such a model. workspace: leased, of the size above, for work on s. */
 int llama_compute_open(struct ofl_ctx *ctx, struct ofl_stream *s, const struct llama_compute_config *config,
                        void *workspace, struct llama_compute **out, char *error, size_t error_bytes);
 /* The stream's work must be done. NULL accepted. */
@@ -89,6 +97,10 @@ int llama_compute_begin(struct llama_compute *c, const int32_t *inputs, const in
 struct llama_job *llama_compute_job(struct llama_compute *c, enum llama_run run);
 /* Generating: [config.rows, hidden], to be filled for LLAMA_RUN_ENTER, and again when the stream has run it. */
 float *llama_compute_rows(struct llama_compute *c);
+/* The stream has run all jobs of the step so far: there is room for as many again. */
+void llama_compute_again(struct llama_compute *c);
+/* Generating: [piece, experts_used], of the router that the stream ran last. */
+const struct llama_route *llama_compute_routes(const struct llama_compute *c);
 /* A job outside of steps. The stream must have run the one before. */
 struct llama_job *llama_compute_alone(struct llama_compute *c, enum llama_run run);
 int llama_compute_run(struct llama_compute *c, struct llama_job *job);

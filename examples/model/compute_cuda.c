@@ -371,6 +371,11 @@ int compute_gpu_run(struct llama_compute *c, const struct llama_job *j)
     case LLAMA_RUN_FILL:
         run_fill(c, &j->fill);
         break;
+    case LLAMA_RUN_ENTER_EXPERTS: /* llama_compute_open has refused them */
+    case LLAMA_RUN_EXPERT:
+    case LLAMA_RUN_EXPERT_BACKWARD:
+    case LLAMA_RUN_LEAVE_EXPERTS:
+        break;
     }
     return checked(c);
 }

@@ -21,9 +21,10 @@ struct llama_compute {
     const int32_t *inputs, *targets;
     size_t tokens;
     float scale;
-    double *losses; /* [accum] */
-    float *logits;  /* [vocab] */
-    float *rows;    /* [rows, hidden] that enter */
+    double *losses;             /* [accum] */
+    float *logits;              /* [vocab] */
+    float *rows;                /* [rows, hidden] that enter */
+    struct llama_route *routes; /* [piece, experts_used] */
 };
 
 /* Tokens of a micro-batch. */
@@ -48,6 +49,8 @@ static inline bool compute_extend(const struct llama_job *j, void *between, size
         .k_cache = j->k_cache,
         .v_cache = j->v_cache,
         .x = j->y + *at * c->shape.hidden,
+        .expert = j->expert,
+        .routes = j->compute->routes + *at * c->shape.experts_used,
         .between = j->between ? (char *)j->between + llama_compute_between(c, *at) : between,
     };
     *at += n;

@@ -221,6 +221,11 @@ int llama_config_check(const struct llama_config *config, const char *source, ch
         s->head_dim - 1 >= CONFIG_WIDTH_MAX || s->ffn - 1 >= CONFIG_WIDTH_MAX ||
         s->vocab - 1 >= CONFIG_VOCAB_MAX || s->max_positions - 1 >= CONFIG_POSITIONS_MAX)
         return CONFIG_REFUSE(r, "read %s: a size of the model is zero or too large", source);
+    if (s->experts > LLAMA_EXPERTS_MAX || s->experts_used > s->experts ||
+        (s->experts && (s->experts_used == 0 || s->expert_ffn - 1 >= CONFIG_WIDTH_MAX)))
+        return CONFIG_REFUSE(
+            r, "read %s: a token uses %" PRIu32 " of %" PRIu32 " experts: not 1 to all of at most %u", source,
+            s->experts_used, s->experts, LLAMA_EXPERTS_MAX);
     if (s->heads % s->kv_heads != 0)
         return CONFIG_REFUSE(
             r, "read %s: num_attention_heads %" PRIu32 " is not a multiple of num_key_value_heads %" PRIu32,
@@ -264,6 +269,8 @@ static int read_all(struct config_reader *r, struct llama_config *c)
         rc = read_sizes(r, &c->shape);
     if (rc == 0)
         rc = config_read_traits(r, c);
+    if (rc == 0)
+        rc = config_read_experts(r, c);
     if (rc == 0)
         rc = config_read_rope(r, c);
     if (rc == 0)

@@ -23,6 +23,7 @@ struct llama_config {
     float initializer_range; /* standard deviation of fresh weights */
     float dropout;           /* that training would need; 0: none */
     const char *dropout_key; /* which says so */
+    bool router_loss;        /* training would add a loss of the routers' balance */
     bool as_read;            /* llama_config_save can't say all of it, llama_config_copy can */
 };
 

@@ -35,7 +35,7 @@ static int read_activation(const struct config_reader *r, struct llama_shape *s)
 static int read_biases(const struct config_reader *r, struct llama_shape *s)
 {
     bool attention = false, mlp = false;
-    int rc = config_get_bool(r, "attention_bias", false, &attention);
+    int rc = config_get_bool(r, "attention_bias", r->family->biased, &attention);
 
     if (rc == 0)
         rc = config_get_bool(r, "mlp_bias", false, &mlp);
@@ -99,9 +99,10 @@ static int read_windows(const struct config_reader *r, struct llama_shape *s)
     bool on = windows != LLAMA_WINDOW_NEVER;
     int rc = 0, types = 0;
 
-    if (windows == LLAMA_WINDOW_LATE || windows == LLAMA_WINDOW_NOPE)
+    if (windows == LLAMA_WINDOW_LATE || windows == LLAMA_WINDOW_NOPE || windows == LLAMA_WINDOW_SWITCH)
         rc = config_get_bool(r, "use_sliding_window", false, &on);
-    if (rc == 0 && windows != LLAMA_WINDOW_NEVER && windows != LLAMA_WINDOW_ALL)
+    if (rc == 0 && windows != LLAMA_WINDOW_NEVER && windows != LLAMA_WINDOW_ALL &&
+        windows != LLAMA_WINDOW_SWITCH)
         types = read_types(r, s);
     if (rc == 0 && windows == LLAMA_WINDOW_LATE)
         rc = config_get_u32(r, "max_window_layers", since, 0, LLAMA_LAYERS_MAX, &since);
@@ -215,7 +216,8 @@ static int read_scales(const struct config_reader *r, struct llama_shape *s)
 /* The largest of what would be dropped in training. */
 static int read_dropout(const struct config_reader *r, struct llama_config *c)
 {
-    static const char *const keys[] = {"attention_dropout", "resid_pdrop", "embd_pdrop"};
+    static const char *const keys[] = {"attention_dropout", "resid_pdrop", "embd_pdrop",
+                                       "router_jitter_noise"};
 
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         float share;

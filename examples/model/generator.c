@@ -8,30 +8,6 @@
 #include "examples/model/generator_impl.h"
 #include "examples/model/random.h"
 
-/* A token of a piece: they are looked up in their order in the embedding, so that nothing of it is read twice. */
-struct entry {
-    int32_t token;
-    uint32_t row;
-};
-
-struct llama_generator {
-    struct ofl_ctx *ctx;
-    struct llama_generator_config config;
-    struct ofl_stream *stream;
-    struct llama_slices model;
-    struct generator_unit *units; /* in the order in which a text's tokens use them */
-    uint32_t units_count;
-    struct ofl_lease *leases; /* [(1 + UNIT_VECTORS) * units_count]; of a batch */
-    struct ofl_lease held[HELD];
-    struct llama_compute *compute;
-    struct entry *entries; /* [piece] */
-    uint32_t *order;       /* [piece]: their rows */
-    void *row;             /* of the embedding, as it is stored */
-    uint64_t cache_bytes;  /* of a layer's keys, and of its values */
-    uint64_t prompt_between;
-    size_t fed; /* tokens so far */
-};
-
 /* ---- life ---------------------------------------------------------------- */
 
 static int fail_ofl(const struct llama_generator *g, int err, char *error, size_t error_bytes)
@@ -106,7 +82,7 @@ static int open_compute(struct llama_generator *g, char *error, size_t error_byt
     struct llama_compute_config compute = generator_compute(&g->config, dtype);
     int err = check_dtypes(g, dtype, error, error_bytes);
 
-    compute.jobs = g->units_count;
+    compute.jobs = g->units_count + g->expert_units_most;
     g->prompt_between = llama_compute_between(&compute, g->config.piece);
     g->cache_bytes = g->config.shape.layers
                          ? generator_held_bytes(&g->config, dtype, HELD_CACHE) / (2 * g->config.shape.layers)
@@ -141,11 +117,10 @@ static int list_units(struct llama_generator *g, char *error, size_t error_bytes
     while (generator_walk_next(&w, &u))
         g->units_count++;
     g->units = calloc(g->units_count, sizeof *g->units);
-    g->leases = calloc((1 + UNIT_VECTORS) * (size_t)g->units_count, sizeof *g->leases);
     g->entries = calloc(g->config.piece, sizeof *g->entries);
     g->order = calloc(g->config.piece, sizeof *g->order);
     g->row = malloc(llama_dtype_bytes(g->model.dtypes[0], shape->hidden));
-    if (!g->units || !g->leases || !g->entries || !g->order || !g->row)
+    if (generator_experts_open(g, &begin) < 0 || !g->units || !g->entries || !g->order || !g->row)
         return out_of_memory(&g->config, error, error_bytes);
     w = begin;
     for (uint32_t i = 0; i < g->units_count; i++)
@@ -205,7 +180,7 @@ void llama_generator_destroy(struct llama_generator *g)
         ofl_tensor_destroy(g->held[i].tensor);
     llama_slices_destroy(&g->model);
     free(g->units);
-    free(g->leases);
+    generator_experts_close(g);
     free(g->entries);
     free(g->order);
     free(g->row);
@@ -249,7 +224,7 @@ static size_t most_of(const struct llama_generator *g)
 
 static int by_token(const void *left, const void *right)
 {
-    const struct entry *a = left, *b = right;
+    const struct generator_entry *a = left, *b = right;
 
     if (a->token != b->token)
         return a->token < b->token ? -1 : 1;
@@ -285,7 +260,7 @@ static int feed_embed(struct llama_generator *g, const int32_t *tokens, size_t n
     int err = 0;
 
     for (size_t i = 0; i < n; i++)
-        g->entries[i] = (struct entry){tokens[i], (uint32_t)i};
+        g->entries[i] = (struct generator_entry){tokens[i], (uint32_t)i};
     qsort(g->entries, n, sizeof *g->entries, by_token);
     for (size_t at = 0; at < n && err == 0; at += rows) {
         struct llama_job *job = llama_compute_job(g->compute, LLAMA_RUN_ENTER);
@@ -335,8 +310,8 @@ static struct llama_slice slice_of(const struct llama_generator *g, const struct
     return s;
 }
 
-static int run_unit(struct llama_generator *g, const struct generator_unit *u,
-                    const struct ofl_lease **leases, size_t n)
+int generator_run(struct llama_generator *g, const struct generator_unit *u, const struct ofl_lease **leases,
+                  size_t n)
 {
     bool head = u->part == g->config.shape.layers;
     struct llama_job *job = llama_compute_job(g->compute, head ? LLAMA_RUN_LOGITS : LLAMA_RUN_EXTEND);
@@ -347,6 +322,7 @@ static int run_unit(struct llama_generator *g, const struct generator_unit *u,
     } else {
         job->layer = u->part;
         job->matrix = u->matrix;
+        job->expert = u->expert;
         job->k_cache = (char *)g->held[HELD_CACHE].ptr + 2 * u->part * g->cache_bytes;
         job->v_cache = (char *)job->k_cache + g->cache_bytes;
         job->fed = g->fed;
@@ -355,6 +331,15 @@ static int run_unit(struct llama_generator *g, const struct generator_unit *u,
         job->between = between_of(g);
     }
     return llama_compute_run(g->compute, job);
+}
+
+struct ofl_lease *generator_leases(const struct llama_generator *g, const struct generator_unit *u,
+                                   struct ofl_lease *out)
+{
+    for (int i = 0; i < UNIT_VECTORS; i++)
+        if (u->vectors[i] >= 0)
+            out = lease_of(g, (uint32_t)u->vectors[i], 0, out);
+    return lease_of(g, u->tensor, u->slice, out);
 }
 
 /* A batch of leases, from the unit *at on, for all n rows. */
@@ -367,16 +352,12 @@ static int feed_batch(struct llama_generator *g, uint32_t *at, size_t n)
     int err;
 
     do {
-        for (int i = 0; i < UNIT_VECTORS; i++)
-            if (behind->vectors[i] >= 0)
-                next = lease_of(g, (uint32_t)behind->vectors[i], 0, next);
-        next = lease_of(g, behind->tensor, behind->slice, next);
-        behind++;
+        next = generator_leases(g, behind++, next);
     } while (behind < end && !behind->opens);
     count = (size_t)(next - g->leases);
     err = ofl_acquire(g->ctx, g->leases, count, g->stream);
     for (const struct generator_unit *u = first; u < behind && err == 0; u++)
-        err = run_unit(g, u, &held, n);
+        err = generator_run(g, u, &held, n);
     *at = (uint32_t)(behind - g->units);
     return err < 0 ? err : ofl_release(g->ctx, g->leases, count, g->stream);
 }
@@ -388,6 +369,8 @@ static int feed_part(struct llama_generator *g, uint32_t part, uint32_t *at, siz
 
     while (*at < g->units_count && g->units[*at].part == part && err == 0)
         err = feed_batch(g, at, n);
+    if (err == 0 && part < g->config.shape.layers && llama_layer_mixed(&g->config.shape, part))
+        err = generator_experts_feed(g, part, n);
     return err;
 }
 

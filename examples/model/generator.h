@@ -26,6 +26,9 @@ struct llama_generator_config {
     /* Called before each layer is put on the stream; false: the feed ends there with -ECANCELED. May be NULL. */
     bool (*going)(void *arg, uint32_t layer);
     void *going_arg;
+    /* Told which experts of a layer the new rows use, [experts], before they are leased. May be NULL. */
+    void (*experts)(void *arg, uint32_t layer, const bool *used);
+    void *experts_arg;
 };
 
 struct llama_generator_need {

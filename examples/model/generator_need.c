@@ -1,6 +1,7 @@
 /* What a generator will take, and how its leases are cut. See generator.h. */
 #include <stdio.h>
 
+#include "examples/model/experts.h"
 #include "examples/model/generator_impl.h"
 
 /* ---- units --------------------------------------------------------------- */
@@ -8,15 +9,33 @@
 /* What belongs to a layer's matrix. Roles that the shape does not have are left out. */
 static const struct {
     enum llama_role matrix, vectors[UNIT_VECTORS]; /* LLAMA_EMBED: none */
-} roles[LLAMA_MATRICES] = {
+} roles[LLAMA_MATRICES_ALL] = {
     [LLAMA_MATRIX_Q] = {LLAMA_Q, {LLAMA_INPUT_NORM, LLAMA_Q_BIAS, LLAMA_Q_NORM}},
     [LLAMA_MATRIX_K] = {LLAMA_K, {LLAMA_EMBED, LLAMA_K_BIAS, LLAMA_K_NORM}},
     [LLAMA_MATRIX_V] = {LLAMA_V, {LLAMA_EMBED, LLAMA_V_BIAS, LLAMA_EMBED}},
-    [LLAMA_MATRIX_O] = {LLAMA_O, {LLAMA_EMBED, LLAMA_O_BIAS, LLAMA_ATTN_POST_NORM}},
+    [LLAMA_MATRIX_O] = {LLAMA_O, {LLAMA_SINKS, LLAMA_O_BIAS, LLAMA_ATTN_POST_NORM}},
     [LLAMA_MATRIX_GATE] = {LLAMA_GATE, {LLAMA_MLP_NORM, LLAMA_GATE_BIAS, LLAMA_EMBED}},
     [LLAMA_MATRIX_UP] = {LLAMA_UP, {LLAMA_EMBED, LLAMA_UP_BIAS, LLAMA_EMBED}},
     [LLAMA_MATRIX_DOWN] = {LLAMA_DOWN, {LLAMA_EMBED, LLAMA_DOWN_BIAS, LLAMA_MLP_POST_NORM}},
+    [LLAMA_MATRIX_ROUTER] = {LLAMA_ROUTER, {LLAMA_MLP_NORM, LLAMA_ROUTER_BIAS, LLAMA_EMBED}},
+    [LLAMA_MATRIX_EXPERT_GATE] = {LLAMA_EXPERT_GATE, {LLAMA_EMBED, LLAMA_EMBED, LLAMA_EMBED}},
+    [LLAMA_MATRIX_EXPERT_UP] = {LLAMA_EXPERT_UP, {LLAMA_EMBED, LLAMA_EMBED, LLAMA_EMBED}},
+    [LLAMA_MATRIX_EXPERT_DOWN] = {LLAMA_EXPERT_DOWN, {LLAMA_EMBED, LLAMA_EMBED, LLAMA_EMBED}},
 };
+
+/* An expert's tensors. */
+static void find_expert(const struct generator_walk *w, struct generator_unit *u)
+{
+    enum llama_role role = roles[w->matrix].matrix, bias = LLAMA_EXPERT_DOWN_BIAS;
+
+    if (w->shape->expert_pairs && w->matrix == LLAMA_MATRIX_EXPERT_GATE) {
+        role = LLAMA_EXPERT_PAIRS;
+        bias = LLAMA_EXPERT_PAIRS_BIAS;
+    }
+    u->tensor = llama_expert_index(w->shape, role, w->part, w->expert);
+    if (w->shape->expert_pairs)
+        u->vectors[UNIT_BIAS] = llama_expert_index(w->shape, bias, w->part, w->expert);
+}
 
 /* The tensor of a part's matrix, and what may come with its slices. */
 static void find(const struct generator_walk *w, struct generator_unit *u)
@@ -30,24 +49,43 @@ static void find(const struct generator_walk *w, struct generator_unit *u)
         return;
     }
     u->matrix = (enum llama_matrix)w->matrix;
+    u->expert = w->expert;
+    if (w->matrix > LLAMA_MATRIX_ROUTER) {
+        find_expert(w, u);
+        return;
+    }
     u->tensor = llama_tensor_index(w->shape, roles[w->matrix].matrix, w->part);
     for (int i = 0; i < UNIT_VECTORS; i++) {
         enum llama_role role = roles[w->matrix].vectors[i];
 
-        if (role != LLAMA_EMBED && llama_role_is_there(w->shape, role))
+        if (role != LLAMA_EMBED && llama_role_is_there(w->shape, role, w->part))
             u->vectors[i] = llama_tensor_index(w->shape, role, w->part);
     }
 }
 
+/* Experts' are gone through by themselves. */
+static bool has_matrix(const struct generator_walk *w)
+{
+    return llama_role_is_there(w->shape, roles[w->matrix].matrix, w->part);
+}
+
 static void step(struct generator_walk *w, const struct llama_cut *cut)
 {
+    bool expert = w->matrix > LLAMA_MATRIX_ROUTER;
+
     w->from = cut->from + cut->rows;
     w->slice++;
     if (w->from < cut->desc.shape[0])
         return;
     w->from = w->slice = 0;
-    if (++w->matrix < LLAMA_MATRICES && w->part < w->shape->layers)
+    if (expert) {
+        w->matrix += w->shape->expert_pairs ? 2 : 1; /* gate and up are one */
+        w->part = w->matrix < LLAMA_MATRICES_ALL ? w->part : w->shape->layers + 1;
         return;
+    }
+    while (w->part < w->shape->layers && ++w->matrix <= LLAMA_MATRIX_ROUTER)
+        if (has_matrix(w))
+            return;
     w->matrix = 0;
     w->part++;
     w->leased = 0;
@@ -88,7 +126,23 @@ struct generator_walk generator_walk_begin(const struct llama_shape *shape, cons
 
     while (generator_walk_next(&w, &u))
         begin.batch = u.bytes > begin.batch ? u.bytes : begin.batch;
+    for (uint32_t layer = 0; layer < shape->layers; layer++)
+        for (uint32_t e = 0; e < shape->experts && llama_layer_mixed(shape, layer); e++)
+            for (w = generator_walk_expert(&begin, layer, e); generator_walk_next(&w, &u);)
+                begin.batch = u.bytes > begin.batch ? u.bytes : begin.batch;
     return begin;
+}
+
+struct generator_walk generator_walk_expert(const struct generator_walk *of, uint32_t layer, uint32_t expert)
+{
+    struct generator_walk w = *of;
+
+    w.part = layer;
+    w.expert = expert;
+    w.matrix = LLAMA_MATRIX_EXPERT_GATE;
+    w.slice = 0;
+    w.from = w.leased = 0;
+    return w;
 }
 
 /* ---- needs --------------------------------------------------------------- */
@@ -173,20 +227,20 @@ static void add_slice(struct llama_part *part, const struct generator_walk *w, u
     llama_part_add(part, cut.name, cut.bytes);
 }
 
-/* By the same batches of leases that are taken. */
-static void need_device(const struct llama_generator_config *c, const enum ofl_dtype *dtypes,
-                        struct llama_generator_need *out)
+/* By the same batches of leases that are taken; so with the next. */
+static void need_walk(const struct llama_generator_config *c, const enum ofl_dtype *dtypes,
+                      struct generator_walk w, struct llama_generator_need *out)
 {
     enum ofl_dtype dtype = generator_widest(&c->shape, dtypes);
-    struct generator_walk w = generator_walk_begin(&c->shape, dtypes);
+    bool experts = w.matrix > LLAMA_MATRIX_ROUTER;
     struct llama_part part = {0};
     struct generator_unit u;
 
     while (generator_walk_next(&w, &u)) {
-        char name[32] = "the head";
+        char name[48] = "the head";
 
         if (u.part < c->shape.layers)
-            snprintf(name, sizeof name, "layer %u", u.part);
+            snprintf(name, sizeof name, "layer %u%s", u.part, experts ? ", an expert" : "");
         if (u.opens) {
             llama_part_close(&part, &out->device);
             part = part_of(c, dtype, name);
@@ -197,6 +251,17 @@ static void need_device(const struct llama_generator_config *c, const enum ofl_d
         add_slice(&part, &w, u.tensor, u.from);
     }
     llama_part_close(&part, &out->device);
+}
+
+static void need_device(const struct llama_generator_config *c, const enum ofl_dtype *dtypes,
+                        struct llama_generator_need *out)
+{
+    struct generator_walk w = generator_walk_begin(&c->shape, dtypes);
+
+    need_walk(c, dtypes, w, out);
+    for (uint32_t layer = 0; layer < c->shape.layers; layer++)
+        for (uint32_t e = 0; e < c->shape.experts && llama_layer_mixed(&c->shape, layer); e++)
+            need_walk(c, dtypes, generator_walk_expert(&w, layer, e), out);
 }
 
 static void need_all(const struct llama_generator_config *c, const enum ofl_dtype *dtypes,

@@ -401,7 +401,7 @@ int64_t llama_gguf_index(const struct llama_shape *shape, const char *name)
     for (int role = 0; role < LLAMA_ROLES; role++) {
         uint32_t index = llama_tensor_index(shape, (enum llama_role)role, layer);
 
-        if (index >= llama_tensor_count(shape))
+        if (role_names[role] == NULL || index >= llama_tensor_count(shape))
             continue;
         llama_gguf_name(shape, index, own, sizeof own);
         if (strcmp(own, name) == 0)

@@ -113,6 +113,10 @@ size_t llama_attention_workspace(size_t positions);
 /* out may be q. */
 void llama_attention(float *out, const float *q, const float *k, const float *v,
                      const struct llama_shape *shape, uint32_t layer, size_t first, size_t n, void *ws);
+/* sinks[heads]: of each head a score beside those of the keys, which takes its part and gives nothing; NULL: none. */
+void llama_attention_sinks(float *out, const float *q, const float *k, const float *v,
+                           const struct llama_shape *shape, uint32_t layer, const float *sinks, size_t first,
+                           size_t n, void *ws);
 size_t llama_attention_backward_workspace(size_t positions);
 /* Writes dq, dk and dv, for first = 0. dq may be q. */
 void llama_attention_backward(float *dq, float *dk, float *dv, const float *dout, const float *q,

@@ -137,6 +137,7 @@ struct block {
     size_t from, keys; /* what any of them sees: keys from .. from + keys - 1 */
     size_t window;     /* that one sees; 0: all up to its own */
     float scale, cap;
+    const float *sinks; /* a score for each head, of what no key has; NULL: there is none */
 };
 
 static size_t score_bytes(size_t positions)
@@ -202,6 +203,17 @@ LLAMA_INLINE struct seen seen_by(const struct block *b, size_t row)
     return (struct seen){b->window && to > b->window ? to - b->window : 0, to};
 }
 
+/* row[i] = exp(row[i] - the largest score); returns the sum, with that of the sink. */
+static float weigh(float *row, size_t n, const struct block *b)
+{
+    float most = llama_max(row, n), sink = b->sinks ? b->sinks[b->head] : 0;
+
+    if (!b->sinks)
+        return llama_exp_sum(row, n, most);
+    most = sink > most ? sink : most;
+    return llama_exp_sum(row, n, most) + llama_exp(sink - most);
+}
+
 /* Softmax of each row over the keys that it may see; zero for the others. */
 static void softmax(float *scores, const struct block *b)
 {
@@ -212,7 +224,7 @@ static void softmax(float *scores, const struct block *b)
 
         if (b->cap > 0)
             llama_cap(row, n, b->cap);
-        llama_scale(row, n, 1.0f / llama_exp_sum(row, n, llama_max(row, n)));
+        llama_scale(row, n, 1.0f / weigh(row, n, b));
         memset(scores, 0, s.from * sizeof *scores);
         memset(scores + s.to, 0, (b->keys - s.to) * sizeof *scores);
     }
@@ -268,8 +280,16 @@ static void set_rows(struct block *b, size_t row, size_t first, size_t n)
 void llama_attention(float *out, const float *q, const float *k, const float *v,
                      const struct llama_shape *shape, uint32_t layer, size_t first, size_t n, void *ws)
 {
+    llama_attention_sinks(out, q, k, v, shape, layer, NULL, first, n, ws);
+}
+
+void llama_attention_sinks(float *out, const float *q, const float *k, const float *v,
+                           const struct llama_shape *shape, uint32_t layer, const float *sinks, size_t first,
+                           size_t n, void *ws)
+{
     struct block b = block_of(shape, layer);
 
+    b.sinks = sinks;
     for (b.head = 0; b.head < shape->heads; b.head++)
         for (size_t row = 0; row < n; row += LLAMA_QUERY_ROWS) {
             set_rows(&b, row, first, n);

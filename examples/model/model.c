@@ -64,7 +64,7 @@ void llama_model_destroy(struct llama_model *m)
 void llama_layer_leases(const struct llama_model *m, uint32_t layer, enum ofl_mode mode,
                         struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX])
 {
-    for (uint32_t i = 0; i < llama_layer_tensors(m->shape); i++)
+    for (uint32_t i = 0; i < llama_layer_tensors(m->shape, layer); i++)
         leases[i] = (struct ofl_lease){.size = sizeof(struct ofl_lease),
                                        .tensor = m->tensors[llama_layer_first(m->shape, layer) + i],
                                        .mode = mode};
@@ -98,6 +98,8 @@ static const struct {
     [LLAMA_O_BIAS] = PLACE(o_bias),
     [LLAMA_ATTN_POST_NORM] = PLACE(attn_post_norm),
     [LLAMA_MLP_NORM] = PLACE(mlp_norm),
+    [LLAMA_ROUTER] = PLACE(router),
+    [LLAMA_ROUTER_BIAS] = PLACE(router_bias),
     [LLAMA_GATE] = PLACE(gate),
     [LLAMA_UP] = PLACE(up),
     [LLAMA_GATE_BIAS] = PLACE(gate_bias),
@@ -117,21 +119,22 @@ void llama_layer_weights(const struct llama_model *m, uint32_t layer,
     struct llama_tensor_desc d;
 
     *out = (struct llama_block_weights){.layer = layer};
-    for (uint32_t i = 0; i < llama_layer_tensors(m->shape); i++) {
+    for (uint32_t i = 0; i < llama_layer_tensors(m->shape, layer); i++) {
         llama_tensor_at(m->shape, first + i, &d);
         *(struct llama_weight *)((char *)out + places[d.role].weight) =
             llama_weight_of(m->shape, d.role, leases[i].ptr, m->dtypes[first + i]);
     }
 }
 
-void llama_layer_grads(const struct llama_shape *shape,
+void llama_layer_grads(const struct llama_shape *shape, uint32_t layer,
                        const struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX], struct llama_block_grads *out)
 {
+    uint32_t first = llama_layer_first(shape, layer);
     struct llama_tensor_desc d;
 
     *out = (struct llama_block_grads){0};
-    for (uint32_t i = 0; i < llama_layer_tensors(shape); i++) {
-        llama_tensor_at(shape, 1 + i, &d);
+    for (uint32_t i = 0; i < llama_layer_tensors(shape, layer); i++) {
+        llama_tensor_at(shape, first + i, &d);
         *(float **)((char *)out + places[d.role].grad) = leases[i].ptr;
     }
 }

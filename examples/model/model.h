@@ -30,14 +30,14 @@ int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enu
 /* Destroys the tensors too. A zeroed model is accepted. */
 void llama_model_destroy(struct llama_model *m);
 
-/* Fills a layer's leases, of llama_layer_tensors. */
+/* Fills a layer's leases, of llama_layer_tensors: without those of experts. */
 void llama_layer_leases(const struct llama_model *m, uint32_t layer, enum ofl_mode mode,
                         struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX]);
 /* From acquired leases, of weights and of gradients. What the layer does not have is NULL. */
 void llama_layer_weights(const struct llama_model *m, uint32_t layer,
                          const struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX],
                          struct llama_block_weights *out);
-void llama_layer_grads(const struct llama_shape *shape,
+void llama_layer_grads(const struct llama_shape *shape, uint32_t layer,
                        const struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX], struct llama_block_grads *out);
 
 /* ---- device memory ------------------------------------------------------- */

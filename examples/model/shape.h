@@ -10,6 +10,7 @@
 
 #define LLAMA_LAYERS_MAX       4096u
 #define LLAMA_ROPE_FACTORS_MAX 128u
+#define LLAMA_EXPERTS_MAX      4096u
 
 struct llama_rope {
     enum { LLAMA_ROPE_PLAIN, LLAMA_ROPE_LINEAR, LLAMA_ROPE_LLAMA3, LLAMA_ROPE_YARN, LLAMA_ROPE_LONG } kind;
@@ -51,7 +52,20 @@ struct llama_shape {
     uint32_t window;              /* keys that a query of a layer in `windowed` sees, its own included */
     float local_theta;            /* of these layers; 0: as the others */
     struct llama_rope local_rope; /* with local_theta */
-    uint64_t windowed[LLAMA_LAYERS_MAX / 64], unrotated[LLAMA_LAYERS_MAX / 64]; /* a bit for each layer */
+
+    /* The feed-forward of a layer that is not in `dense` is a mixture of experts; 0 experts: no layer's is. */
+    uint32_t experts, experts_used; /* of a layer; of these, by a token */
+    uint32_t expert_ffn;
+    bool router_chosen; /* softmax over the scores of those that are used, not of all */
+    bool router_normed; /* the weights of those that are used add up to 1 */
+    bool router_bias;
+    bool
+        expert_pairs; /* gate and up are one matrix, in turns, [inputs, outputs] as down is; biases; clamped units: */
+    float unit_alpha, unit_limit; /* g = min(gate, limit), u within +-limit: g sigmoid(alpha g) (u + 1) */
+    bool sinks;                   /* of attention */
+    uint64_t dense[LLAMA_LAYERS_MAX / 64]; /* a bit for each layer, as in the next ones */
+
+    uint64_t windowed[LLAMA_LAYERS_MAX / 64], unrotated[LLAMA_LAYERS_MAX / 64];
 };
 
 static inline bool llama_layer_in(const uint64_t *set, uint32_t layer)
@@ -73,6 +87,11 @@ static inline uint32_t llama_layer_window(const struct llama_shape *s, uint32_t 
 static inline bool llama_layer_local(const struct llama_shape *s, uint32_t layer)
 {
     return s->local_theta > 0 && llama_layer_in(s->windowed, layer);
+}
+
+static inline bool llama_layer_mixed(const struct llama_shape *s, uint32_t layer)
+{
+    return s->experts && !llama_layer_in(s->dense, layer);
 }
 
 /* Dimensions of a head that are rotated. */

@@ -63,7 +63,7 @@ static uint64_t bytes_of(const struct llama_compute_config *c, size_t rows, int 
     struct llama_tensor_desc d;
 
     if (which < GRADS) {
-        if ((uint32_t)which % WEIGHTS >= llama_layer_tensors(&c->shape))
+        if ((uint32_t)which % WEIGHTS >= llama_layer_tensors(&c->shape, 0))
             return 0;
         llama_tensor_at(&c->shape, 1 + (uint32_t)which % WEIGHTS, &d);
         return which < WEIGHTS ? d.elems * elem : c->batch ? d.elems * sizeof(float) : 0;
@@ -167,7 +167,7 @@ static void describe(struct timing *t, uint32_t layer, struct llama_job *job)
     for (int i = 0; i <= WEIGHTS; i++)
         dtypes[i] = c->dtype;
     llama_layer_weights(&model, 0, t->leases[layer], &job->weights);
-    llama_layer_grads(&c->shape, t->leases[layer] + WEIGHTS, &job->grads);
+    llama_layer_grads(&c->shape, 0, t->leases[layer] + WEIGHTS, &job->grads);
     job->first = true;
     job->x = t->leases[0][X].ptr;
     job->y = job->dx = t->leases[0][Y].ptr;

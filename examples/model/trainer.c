@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "examples/model/experts.h"
 #include "examples/model/random.h"
 
 /* ---- needs --------------------------------------------------------------- */
@@ -30,6 +31,12 @@ static size_t workspace_bytes(const struct llama_trainer_config *c)
 static uint64_t activation_bytes(const struct llama_trainer_config *c)
 {
     return (uint64_t)c->batch * c->seq * c->shape.hidden * sizeof(float);
+}
+
+/* Of what a layer with experts leaves for the next call. */
+static uint64_t mixed_bytes(const struct llama_trainer_config *c)
+{
+    return c->shape.experts ? llama_experts_state_bytes(&c->shape, c->batch * c->seq) : 0;
 }
 
 static struct llama_part part_of(const struct llama_trainer_config *c, const char *name)
@@ -62,7 +69,36 @@ static void add_activations(struct llama_part *part, const struct llama_trainer_
         llama_part_add(part, "activations", activation_bytes(c));
 }
 
-/* The parts of a step, by the same leases that trainer_step.c takes. Layers are all alike. */
+/* A layer with experts: all but these, and one of them. */
+static void need_mixed(const struct llama_trainer_config *c, uint32_t layer, struct llama_need *need)
+{
+    struct llama_part part = part_of(c, "attention and router, backward");
+
+    for (uint32_t i = 0; i < llama_layer_tensors(&c->shape, layer); i++)
+        add_weight(&part, c, llama_layer_first(&c->shape, layer) + i, true, true);
+    add_activations(&part, c, 2);
+    llama_part_add(&part, "routes", mixed_bytes(c));
+    llama_part_close(&part, need);
+
+    part = part_of(c, "an expert's backward");
+    for (int role = LLAMA_EXPERT_GATE; role <= LLAMA_EXPERT_DOWN; role++)
+        add_weight(&part, c, llama_expert_index(&c->shape, (enum llama_role)role, layer, 0), true, true);
+    add_activations(&part, c, 1);
+    llama_part_add(&part, "routes", mixed_bytes(c));
+    llama_part_close(&part, need);
+}
+
+static void need_layer(const struct llama_trainer_config *c, uint32_t layer, struct llama_need *need)
+{
+    struct llama_part part = part_of(c, "a layer's backward");
+
+    for (uint32_t i = 0; i < llama_layer_tensors(&c->shape, layer); i++)
+        add_weight(&part, c, llama_layer_first(&c->shape, layer) + i, true, true);
+    add_activations(&part, c, 2);
+    llama_part_close(&part, need);
+}
+
+/* The parts of a step, by the same leases that trainer_step.c takes. Layers are of two kinds at most. */
 static void need_device(const struct llama_trainer_config *c, struct llama_need *need)
 {
     uint32_t embed = llama_tensor_index(&c->shape, LLAMA_EMBED, 0);
@@ -73,11 +109,9 @@ static void need_device(const struct llama_trainer_config *c, struct llama_need 
     add_activations(&part, c, 1);
     llama_part_close(&part, need);
 
-    part = part_of(c, "a layer's backward");
-    for (uint32_t i = 0; c->shape.layers && i < llama_layer_tensors(&c->shape); i++)
-        add_weight(&part, c, llama_layer_first(&c->shape, 0) + i, true, true);
-    add_activations(&part, c, 2);
-    llama_part_close(&part, need);
+    for (uint32_t i = 0; i < c->shape.layers; i++)
+        if (i == 0 || llama_layer_mixed(&c->shape, i) != llama_layer_mixed(&c->shape, i - 1))
+            (llama_layer_mixed(&c->shape, i) ? need_mixed : need_layer)(c, i, need);
 
     part = part_of(c, "the head");
     add_weight(&part, c, llama_tensor_index(&c->shape, LLAMA_NORM, 0), true, true);
@@ -116,6 +150,10 @@ void llama_trainer_need(const struct llama_trainer_config *c, struct llama_train
     }
     out->activation_bytes = checkpoints * activation_bytes(c);
     need_tensor(out, activation_bytes(c), checkpoints);
+    if (c->shape.experts) {
+        out->activation_bytes += c->accum * mixed_bytes(c);
+        need_tensor(out, mixed_bytes(c), c->accum);
+    }
 }
 
 /* ---- life ---------------------------------------------------------------- */
@@ -129,14 +167,14 @@ int trainer_fail(const struct llama_trainer *t, int err, char *error, size_t err
 }
 
 static int create_activation(struct llama_trainer *t, const char *what, uint32_t layer, size_t micro,
-                             struct ofl_tensor **out)
+                             uint64_t bytes, struct ofl_tensor **out)
 {
     char name[64];
     struct ofl_tensor_desc d = {.size = sizeof d,
                                 .name = name,
                                 .kind = OFL_KIND_ACTIVATION,
                                 .dtype = OFL_F32,
-                                .elems = activation_bytes(&t->config) / sizeof(float)};
+                                .elems = bytes / sizeof(float)};
 
     snprintf(name, sizeof name, "%s.%u.%zu", what, layer, micro);
     return ofl_tensor_create(t->ctx, &d, out);
@@ -144,13 +182,16 @@ static int create_activation(struct llama_trainer *t, const char *what, uint32_t
 
 static int create_activations(struct llama_trainer *t)
 {
+    uint64_t bytes = activation_bytes(&t->config);
     int err = 0;
 
     for (uint32_t layer = 0; layer <= t->config.shape.layers; layer++)
         for (size_t m = 0; m < t->config.accum && err == 0; m++)
-            err = create_activation(t, "x", layer, m, &t->x[layer * t->config.accum + m]);
+            err = create_activation(t, "x", layer, m, bytes, &t->x[layer * t->config.accum + m]);
     for (size_t m = 0; m < t->config.accum && err == 0; m++)
-        err = create_activation(t, "dx", 0, m, &t->dx[m]);
+        err = create_activation(t, "dx", 0, m, bytes, &t->dx[m]);
+    for (size_t m = 0; t->config.shape.experts && m < t->config.accum && err == 0; m++)
+        err = create_activation(t, "routes", 0, m, mixed_bytes(&t->config), &t->mixed[m]);
     return err;
 }
 
@@ -224,9 +265,10 @@ int llama_trainer_create(struct ofl_ctx *ctx, const struct llama_trainer_config 
         t->config.shape.rope.far = config->seq > config->shape.rope.original_positions;
         t->x = calloc((config->shape.layers + 1) * config->accum, sizeof *t->x);
         t->dx = calloc(config->accum, sizeof *t->dx);
+        t->mixed = calloc(config->accum, sizeof *t->mixed);
         t->losses = calloc(config->accum, sizeof *t->losses);
     }
-    if (t && t->x && t->dx && t->losses)
+    if (t && t->x && t->dx && t->mixed && t->losses)
         err = create_all(t, error, error_bytes);
     else
         snprintf(error, error_bytes, "make a trainer of %u layers: out of memory", config->shape.layers);
@@ -256,8 +298,11 @@ void llama_trainer_destroy(struct llama_trainer *t)
         ofl_tensor_destroy(t->x[i]);
     for (size_t m = 0; t->dx && m < t->config.accum; m++)
         ofl_tensor_destroy(t->dx[m]);
+    for (size_t m = 0; t->mixed && m < t->config.accum; m++)
+        ofl_tensor_destroy(t->mixed[m]);
     free(t->x);
     free(t->dx);
+    free(t->mixed);
     free(t->losses);
     free(t);
 }

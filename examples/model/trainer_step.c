@@ -9,33 +9,16 @@
 
 #include <string.h>
 
-#define PART_MAX (2 * LLAMA_LAYER_TENSORS_MAX) /* weights and gradients of a layer */
-
-/* The leases of one part of the model, and of one micro-batch. */
-struct part {
-    struct llama_trainer *t;
-    enum llama_run run;
-    size_t held, moving; /* leases kept over all micro-batches; those of one */
-    struct ofl_lease leases[PART_MAX + 2];
-};
-
 /* ---- one part over all micro-batches -------------------------------------- */
 
-typedef struct ofl_lease activations_fn(const struct llama_trainer *t, uint32_t layer, size_t micro,
-                                        int which);
-typedef void describe_fn(const struct part *p, uint32_t layer, struct llama_job *job);
-
-static struct ofl_lease lease(struct ofl_tensor *tensor, enum ofl_mode mode, uint32_t flags)
+struct ofl_lease trainer_lease(struct ofl_tensor *tensor, enum ofl_mode mode, uint32_t flags)
 {
     return (struct ofl_lease){
         .size = sizeof(struct ofl_lease), .tensor = tensor, .mode = mode, .flags = flags};
 }
 
-/*
- * Runs p->run for every micro-batch. activations gives the p->moving leases of one, and
- * describe fills its job once they have addresses.
- */
-static int run_part(struct part *p, uint32_t layer, activations_fn *activations, describe_fn *describe)
+int trainer_run_part(struct trainer_part *p, uint32_t layer, trainer_moving_fn *activations,
+                     trainer_describe_fn *describe)
 {
     struct llama_trainer *t = p->t;
     struct ofl_lease *moving = p->leases + p->held;
@@ -63,7 +46,7 @@ static int run_part(struct part *p, uint32_t layer, activations_fn *activations,
 
 /* ---- the parts ------------------------------------------------------------ */
 
-static struct ofl_tensor *x_of(const struct llama_trainer *t, uint32_t layer, size_t micro)
+struct ofl_tensor *trainer_x(const struct llama_trainer *t, uint32_t layer, size_t micro)
 {
     return t->x[layer * t->config.accum + micro];
 }
@@ -72,10 +55,10 @@ static struct ofl_lease embed_activations(const struct llama_trainer *t, uint32_
                                           int which)
 {
     (void)which;
-    return lease(x_of(t, layer, micro), OFL_OVERWRITE, 0);
+    return trainer_lease(trainer_x(t, layer, micro), OFL_OVERWRITE, 0);
 }
 
-static void embed_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+static void embed_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
     (void)layer;
     job->table = (struct llama_weight){.data = p->leases[0].ptr, .dtype = p->t->weights.dtypes[0]};
@@ -84,20 +67,20 @@ static void embed_describe(const struct part *p, uint32_t layer, struct llama_jo
 
 static int embed(struct llama_trainer *t)
 {
-    struct part p = {.t = t, .run = LLAMA_RUN_EMBED, .held = 1, .moving = 1};
+    struct trainer_part p = {.t = t, .run = LLAMA_RUN_EMBED, .held = 1, .moving = 1};
 
-    p.leases[0] = lease(t->weights.tensors[0], OFL_READ, 0);
-    return run_part(&p, 0, embed_activations, embed_describe);
+    p.leases[0] = trainer_lease(t->weights.tensors[0], OFL_READ, 0);
+    return trainer_run_part(&p, 0, embed_activations, embed_describe);
 }
 
 static struct ofl_lease forward_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
                                             int which)
 {
-    return which == 0 ? lease(x_of(t, layer, micro), OFL_READ, 0)
-                      : lease(x_of(t, layer + 1, micro), OFL_OVERWRITE, 0);
+    return which == 0 ? trainer_lease(trainer_x(t, layer, micro), OFL_READ, 0)
+                      : trainer_lease(trainer_x(t, layer + 1, micro), OFL_OVERWRITE, 0);
 }
 
-static void forward_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+static void forward_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
     llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
     job->x = p->leases[p->held].ptr;
@@ -106,16 +89,19 @@ static void forward_describe(const struct part *p, uint32_t layer, struct llama_
 
 static int forward(struct llama_trainer *t, uint32_t layer)
 {
-    struct part p = {.t = t, .run = LLAMA_RUN_FORWARD, .moving = 2};
+    struct trainer_part p = {.t = t, .run = LLAMA_RUN_FORWARD, .moving = 2};
 
-    p.held = llama_layer_tensors(&t->config.shape);
+    if (llama_layer_mixed(&t->config.shape, layer))
+        return trainer_experts_forward(t, layer, true);
+
+    p.held = llama_layer_tensors(&t->config.shape, layer);
 
     llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
-    return run_part(&p, layer, forward_activations, forward_describe);
+    return trainer_run_part(&p, layer, forward_activations, forward_describe);
 }
 
 /* Weights of less than 4 bytes have served when their gradients are there: the update makes them anew from its master. */
-static uint32_t last_use(const struct llama_trainer *t)
+uint32_t trainer_last_use(const struct llama_trainer *t)
 {
     return t->config.dtype == OFL_F32 ? 0 : OFL_LEASE_DROP;
 }
@@ -124,31 +110,33 @@ static uint32_t last_use(const struct llama_trainer *t)
 static struct ofl_lease backward_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
                                              int which)
 {
-    return which == 0 ? lease(x_of(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
-                      : lease(t->dx[micro], OFL_UPDATE, 0);
+    return which == 0 ? trainer_lease(trainer_x(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
+                      : trainer_lease(t->dx[micro], OFL_UPDATE, 0);
 }
 
-static void backward_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+static void backward_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
     llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
-    llama_layer_grads(&p->t->config.shape, p->leases + p->held / 2, &job->grads);
+    llama_layer_grads(&p->t->config.shape, layer, p->leases + p->held / 2, &job->grads);
     job->x = p->leases[p->held].ptr;
     job->dx = p->leases[p->held + 1].ptr;
 }
 
 static int backward(struct llama_trainer *t, uint32_t layer)
 {
-    struct part p = {.t = t, .run = LLAMA_RUN_BACKWARD, .moving = 2};
+    struct trainer_part p = {.t = t, .run = LLAMA_RUN_BACKWARD, .moving = 2};
     uint32_t first = llama_layer_first(&t->config.shape, layer),
-             count = llama_layer_tensors(&t->config.shape);
+             count = llama_layer_tensors(&t->config.shape, layer);
     int err;
 
+    if (llama_layer_mixed(&t->config.shape, layer))
+        return trainer_experts_backward(t, layer);
     p.held = 2 * (size_t)count;
     llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
     for (uint32_t i = 0; i < count; i++)
-        p.leases[i].flags = last_use(t);
+        p.leases[i].flags = trainer_last_use(t);
     llama_layer_leases(&t->grads, layer, OFL_OVERWRITE, p.leases + count);
-    err = run_part(&p, layer, backward_activations, backward_describe);
+    err = trainer_run_part(&p, layer, backward_activations, backward_describe);
     for (uint32_t i = 0; i < count && err == 0; i++)
         err = ofl_optimizer_apply(t->optimizer, t->weights.tensors[first + i]);
     return err;
@@ -157,11 +145,11 @@ static int backward(struct llama_trainer *t, uint32_t layer)
 static struct ofl_lease head_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
                                          int which)
 {
-    return which == 0 ? lease(x_of(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
-                      : lease(t->dx[micro], OFL_OVERWRITE, 0);
+    return which == 0 ? trainer_lease(trainer_x(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
+                      : trainer_lease(t->dx[micro], OFL_OVERWRITE, 0);
 }
 
-static void head_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+static void head_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
     const struct llama_shape *shape = &p->t->config.shape;
     enum ofl_dtype dtype = p->t->config.dtype;
@@ -180,14 +168,14 @@ static int head(struct llama_trainer *t)
     const struct llama_shape *shape = &t->config.shape;
     uint32_t norm = llama_tensor_index(shape, LLAMA_NORM, 0),
              matrix = llama_tensor_index(shape, LLAMA_HEAD, 0);
-    struct part p = {.t = t, .run = LLAMA_RUN_HEAD, .held = 4, .moving = 2};
+    struct trainer_part p = {.t = t, .run = LLAMA_RUN_HEAD, .held = 4, .moving = 2};
     int err;
 
-    p.leases[0] = lease(t->weights.tensors[norm], OFL_READ, last_use(t));
-    p.leases[1] = lease(t->weights.tensors[matrix], OFL_READ, last_use(t));
-    p.leases[2] = lease(t->grads.tensors[norm], OFL_OVERWRITE, 0);
-    p.leases[3] = lease(t->grads.tensors[matrix], OFL_OVERWRITE, 0);
-    err = run_part(&p, shape->layers, head_activations, head_describe);
+    p.leases[0] = trainer_lease(t->weights.tensors[norm], OFL_READ, trainer_last_use(t));
+    p.leases[1] = trainer_lease(t->weights.tensors[matrix], OFL_READ, trainer_last_use(t));
+    p.leases[2] = trainer_lease(t->grads.tensors[norm], OFL_OVERWRITE, 0);
+    p.leases[3] = trainer_lease(t->grads.tensors[matrix], OFL_OVERWRITE, 0);
+    err = trainer_run_part(&p, shape->layers, head_activations, head_describe);
     if (err == 0)
         err = ofl_optimizer_apply(t->optimizer, t->weights.tensors[norm]);
     if (err == 0 && !shape->tied)
@@ -200,10 +188,10 @@ static struct ofl_lease embed_backward_activations(const struct llama_trainer *t
 {
     (void)layer;
     (void)which;
-    return lease(t->dx[micro], OFL_READ, OFL_LEASE_DROP);
+    return trainer_lease(t->dx[micro], OFL_READ, OFL_LEASE_DROP);
 }
 
-static void embed_backward_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+static void embed_backward_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
     (void)layer;
     job->table_grad = p->leases[0].ptr;
@@ -213,11 +201,11 @@ static void embed_backward_describe(const struct part *p, uint32_t layer, struct
 
 static int embed_backward(struct llama_trainer *t)
 {
-    struct part p = {.t = t, .run = LLAMA_RUN_EMBED_BACKWARD, .held = 1, .moving = 1};
+    struct trainer_part p = {.t = t, .run = LLAMA_RUN_EMBED_BACKWARD, .held = 1, .moving = 1};
     int err;
 
-    p.leases[0] = lease(t->grads.tensors[0], t->config.shape.tied ? OFL_UPDATE : OFL_OVERWRITE, 0);
-    err = run_part(&p, 0, embed_backward_activations, embed_backward_describe);
+    p.leases[0] = trainer_lease(t->grads.tensors[0], t->config.shape.tied ? OFL_UPDATE : OFL_OVERWRITE, 0);
+    err = trainer_run_part(&p, 0, embed_backward_activations, embed_backward_describe);
     return err < 0 ? err : ofl_optimizer_apply(t->optimizer, t->weights.tensors[0]);
 }
 
@@ -299,11 +287,11 @@ int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int
 static struct ofl_lease eval_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
                                          int which)
 {
-    return which == 0 ? lease(x_of(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
-                      : lease(x_of(t, layer + 1, micro), OFL_OVERWRITE, 0);
+    return which == 0 ? trainer_lease(trainer_x(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
+                      : trainer_lease(trainer_x(t, layer + 1, micro), OFL_OVERWRITE, 0);
 }
 
-static void eval_describe(const struct part *p, uint32_t layer, struct llama_job *job)
+static void eval_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
     enum ofl_dtype dtype = p->t->config.dtype;
 
@@ -317,17 +305,22 @@ static void eval_describe(const struct part *p, uint32_t layer, struct llama_job
 static int eval_layers(struct llama_trainer *t)
 {
     const struct llama_shape *shape = &t->config.shape;
-    struct part p = {.t = t, .run = LLAMA_RUN_FORWARD, .held = llama_layer_tensors(shape), .moving = 2};
-    struct part h = {.t = t, .run = LLAMA_RUN_HEAD, .held = 2, .moving = 1};
+    struct trainer_part p = {.t = t, .run = LLAMA_RUN_FORWARD, .moving = 2};
+    struct trainer_part h = {.t = t, .run = LLAMA_RUN_HEAD, .held = 2, .moving = 1};
     int err = embed(t);
 
     for (uint32_t layer = 0; layer < shape->layers && err == 0; layer++) {
+        if (llama_layer_mixed(shape, layer)) {
+            err = trainer_experts_forward(t, layer, false);
+            continue;
+        }
+        p.held = llama_layer_tensors(shape, layer);
         llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
-        err = run_part(&p, layer, eval_activations, forward_describe);
+        err = trainer_run_part(&p, layer, eval_activations, forward_describe);
     }
-    h.leases[0] = lease(t->weights.tensors[llama_tensor_index(shape, LLAMA_NORM, 0)], OFL_READ, 0);
-    h.leases[1] = lease(t->weights.tensors[llama_tensor_index(shape, LLAMA_HEAD, 0)], OFL_READ, 0);
-    return err < 0 ? err : run_part(&h, shape->layers, eval_activations, eval_describe);
+    h.leases[0] = trainer_lease(t->weights.tensors[llama_tensor_index(shape, LLAMA_NORM, 0)], OFL_READ, 0);
+    h.leases[1] = trainer_lease(t->weights.tensors[llama_tensor_index(shape, LLAMA_HEAD, 0)], OFL_READ, 0);
+    return err < 0 ? err : trainer_run_part(&h, shape->layers, eval_activations, eval_describe);
 }
 
 int llama_trainer_eval(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets, double *sum,

@@ -81,7 +81,8 @@ static int check_lease(const struct ofl_lease *l, size_t i, struct lease_item *i
     int err;
 
     *item = (struct lease_item){.lease = (uint32_t)i};
-    if (!t || l->mode < OFL_READ || l->mode > OFL_OVERWRITE || (l->flags & ~OFL_LEASE_DROP))
+    if (!t || l->mode < OFL_READ || l->mode > OFL_OVERWRITE ||
+        (l->flags & ~(OFL_LEASE_DROP | OFL_LEASE_UNPLANNED)))
         return base_fail(-EINVAL, "acquire: lease %zu: no tensor, or unknown mode %d or flags 0x%x", i,
                          (int)l->mode, l->flags);
     err = hold_bytes(l, &item->from, &item->to);
@@ -351,7 +352,7 @@ static void lease_start(struct pager *p, struct ofl_lease *l, const struct lease
         e.from = item->from;
         e.len = item->to - item->from;
     }
-    predicted = sched_use(p->sched, e);
+    predicted = l->flags & OFL_LEASE_UNPLANNED ? sched_use_aside(p->sched, t->id) : sched_use(p->sched, e);
     if (predicted == -ENOMEM)
         p->changes++; /* unrecorded: the plan will miss it, nothing else */
     blame_acquired(c, item->made, predicted);
