@@ -16,9 +16,33 @@ struct llama_trainer {
     struct ofl_lease workspace;
     struct llama_compute *compute;
     double *losses; /* [accum], of the step that runs */
+
+    struct ofl_tensor **lora, **lora_grads; /* in the order of llama_lora_tensor_at */
+    uint32_t lora_count, module_count;
+    struct llama_lora_module modules[LLAMA_MATRICES];
+    uint64_t step;   /* the last that began */
+    bool evaluating; /* nothing is dropped */
 };
 
 /* Copies the sentence of what failed. Returns err. */
 int trainer_fail(const struct llama_trainer *t, int err, char *error, size_t error_bytes);
+
+/* ---- adapters: trainer_lora.c -------------------------------------------- */
+
+/* A layer's tensors; 0: there are no adapters. */
+uint32_t trainer_lora_each(const struct llama_trainer_config *c);
+/* Of a weight on the device; and one that scratch for all of them suits. */
+enum ofl_dtype trainer_dtype_of(const struct llama_trainer_config *c, uint32_t index);
+enum ofl_dtype trainer_widest(const struct llama_trainer_config *c);
+/* The optimizer is there. */
+int trainer_lora_create(struct llama_trainer *t);
+void trainer_lora_destroy(struct llama_trainer *t);
+/* A layer's, or their gradients. */
+void trainer_lora_leases(const struct llama_trainer *t, uint32_t layer, bool gradients,
+                         struct ofl_lease *leases);
+/* The job's layer, micro-batch and weights are set. grads NULL: forward. */
+void trainer_lora_describe(const struct llama_trainer *t, const struct ofl_lease *leases,
+                           const struct ofl_lease *grads, struct llama_job *job);
+int trainer_lora_apply(struct llama_trainer *t, uint32_t layer);
 
 #endif
