@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "examples/model/files.h"
 #include "examples/model/generator_impl.h"
 #include "examples/model/random.h"
 
@@ -22,7 +23,7 @@ struct llama_generator {
     struct generator_unit *units; /* in the order in which a text's tokens use them */
     uint32_t units_count;
     struct ofl_lease *leases; /* [(1 + UNIT_VECTORS) * units_count]; of a batch */
-    struct ofl_lease held[HELD];
+    struct ofl_lease held[HELD], adapters;
     struct llama_compute *compute;
     struct entry *entries; /* [piece] */
     uint32_t *order;       /* [piece]: their rows */
@@ -63,6 +64,34 @@ static int take_held(struct llama_generator *g)
         g->held[i].mode = OFL_OVERWRITE;
     }
     return err < 0 ? err : ofl_acquire(g->ctx, g->held, (size_t)count, g->stream);
+}
+
+/* Of the host device, whose memory is the program's own. */
+static int take_adapters(struct llama_generator *g, char *error, size_t error_bytes)
+{
+    const struct llama_adapters *a = &g->config.adapters;
+    struct ofl_tensor_desc d = {.size = sizeof d,
+                                .name = "adapters",
+                                .kind = OFL_KIND_WORKSPACE,
+                                .dtype = OFL_U8,
+                                .elems = llama_adapters_bytes(&g->config.shape, a),
+                                .flags = OFL_TENSOR_TRANSIENT};
+    int err;
+
+    if (a->count == 0)
+        return 0;
+    if (g->config.cuda)
+        return llama_fail(-ENOTSUP, error, error_bytes,
+                          "--adapter %s: adapters are used on the host device only: use --device host",
+                          a->list[0].dir);
+    g->adapters = (struct ofl_lease){.size = sizeof g->adapters, .mode = OFL_OVERWRITE};
+    err = ofl_tensor_create(g->ctx, &d, &g->adapters.tensor);
+    if (err == 0)
+        err = ofl_acquire(g->ctx, &g->adapters, 1, g->stream);
+    if (err == 0)
+        err = ofl_stream_sync(g->stream);
+    return err < 0 ? fail_ofl(g, err, error, error_bytes)
+                   : llama_adapters_fill(g->ctx, a, &g->model, g->adapters.ptr, error, error_bytes);
 }
 
 /* The prompt has been fed, and the stream has run that. */
@@ -181,6 +210,8 @@ int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *c
     }
     if (err == 0)
         err = open_compute(g, error, error_bytes);
+    if (err == 0)
+        err = take_adapters(g, error, error_bytes);
     if (err < 0) {
         llama_generator_destroy(g);
         return err;
@@ -198,11 +229,14 @@ void llama_generator_destroy(struct llama_generator *g)
     llama_compute_close(g->compute);
     if (g->held[0].ptr)
         ofl_release(g->ctx, g->held, HELD_PROMPT, g->stream);
+    if (g->adapters.ptr)
+        ofl_release(g->ctx, &g->adapters, 1, g->stream);
     if (g->stream)
         give_prompt(g);
     ofl_stream_destroy(g->stream);
     for (int i = 0; i < HELD_PROMPT; i++)
         ofl_tensor_destroy(g->held[i].tensor);
+    ofl_tensor_destroy(g->adapters.tensor);
     llama_slices_destroy(&g->model);
     free(g->units);
     free(g->leases);
@@ -335,6 +369,19 @@ static struct llama_slice slice_of(const struct llama_generator *g, const struct
     return s;
 }
 
+/* That of the slice's rows. */
+static void adapt(const struct llama_generator *g, const struct generator_unit *u, struct llama_job *job)
+{
+    struct llama_adapter *ad = &job->adapters[u->matrix];
+
+    if (!llama_adapters_of(&g->config.shape, &g->config.adapters, g->adapters.ptr, u->part, u->matrix, ad))
+        return;
+    ad->b += u->from * ad->rank;
+    if (ad->gain)
+        ad->gain += u->from;
+    job->slice.weight.adapter = ad;
+}
+
 static int run_unit(struct llama_generator *g, const struct generator_unit *u,
                     const struct ofl_lease **leases, size_t n)
 {
@@ -347,6 +394,7 @@ static int run_unit(struct llama_generator *g, const struct generator_unit *u,
     } else {
         job->layer = u->part;
         job->matrix = u->matrix;
+        adapt(g, u, job);
         job->k_cache = (char *)g->held[HELD_CACHE].ptr + 2 * u->part * g->cache_bytes;
         job->v_cache = (char *)job->k_cache + g->cache_bytes;
         job->fed = g->fed;
