@@ -204,7 +204,7 @@ def large(build):
         size = os.path.getsize(os.path.join(model, "model.safetensors"))
         budget = int(size * 0.15)
         device = int(budget * 0.55)
-        r = ["--lora", "8", "--lora-targets", "q_proj,v_proj", "--seq", "128", "--lr", "1e-3", "--steps", "5", "--out", out]
+        r = ["--lora", "8", "--lora-targets", "q_proj,v_proj", "--seq", "128", "--lr", "1e-3", "--steps", "3", "--out", out]
         with tempfile.NamedTemporaryFile(suffix=".json") as report:
             done = subprocess.run([f"{build}/ofl-finetune", "--device", "host", "--model", model, "--data", data, "--device-mem", str(device),
                                    "--host-mem", str(budget - device), "--report", report.name, *r], check=False)

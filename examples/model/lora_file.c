@@ -56,7 +56,10 @@ static int check_keys(const struct reading *r, const json_t *root)
                                        "use_bdlora",
                                        "alora_invocation_tokens",
                                        "target_parameters",
-                                       "arrow_config"};
+                                       "arrow_config",
+                                       "kasa_config",
+                                       "monteclora_config",
+                                       "velora_config"};
     const char *type = json_string_value(json_object_get(root, "peft_type"));
     const json_t *init = json_object_get(root, "init_lora_weights");
 
