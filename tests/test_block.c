@@ -246,7 +246,7 @@ static void test_bits_do_not_depend_on_addresses(void **state)
     layer_forward(l);
     layer_backward(l, true);
     for (size_t trial = 0; trial < 12; trial++) {
-        struct llama_weight parts[W];
+        struct llama_weight parts[W] = {0};
         struct llama_block_weights weights;
         struct llama_block_grads grads;
         float *base[2 * W + 3], *grad[W], *x, *dx, *y, *ws;
