@@ -47,7 +47,7 @@ bool lora_check(const struct options *o, struct common_complaint *c)
                                "--%s needs --model DIR: a preset's weights lie in no file that could stay "
                                "as it is",
                                o->lora ? "lora" : "adapter");
-    if (lora_is_wanted(o) && !o->merge && o->dtype != OFL_F32)
+    if (lora_is_wanted(o) && o->dtype != OFL_F32)
         return common_complain(c,
                                "--dtype %s with --%s: frozen weights are used as the files have them, "
                                "adapters are f32; leave it out",

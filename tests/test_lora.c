@@ -616,6 +616,13 @@ static void refused(void **state)
             fail_msg("%s %s: \"%s\" is not in: %s", rows[i].key, rows[i].value, rows[i].says, error);
         files_remove(adapter);
     }
+    {
+        struct llama_trainer_config gpu = {.shape = config.shape, .cuda = true, .lora = {.rank = 8}};
+        struct llama_trainer *t;
+
+        assert_int_equal(llama_trainer_create(NULL, &gpu, &t, error, sizeof error), -ENOTSUP);
+        assert_non_null(strstr(error, "--device host"));
+    }
     assert_int_equal(llama_lora_targets(&config.shape, "q_proj,qkv_proj", &lora.targets, error, sizeof error),
                      -EINVAL);
     assert_non_null(strstr(error, "\"qkv_proj\": no linear layer of this model; there are q_proj, k_proj"));
