@@ -597,7 +597,9 @@ static void refused(void **state)
                 {"r", "0", "r is not a whole number"},
                 {"r", "4", "shape [8, "},
                 {"lora_alpha", "null", "lora_alpha is not a number"},
+                {"lora_alpha", "1e300", "lora_alpha is not a number up to"},
                 {"lora_dropout", "1", "lora_dropout is not from 0"},
+                {"lora_dropout", "\"a\"", "lora_dropout is not from 0"},
                 {"use_dora", "true", "lora_magnitude_vector is missing"}};
     const json_t *c = case_at(0);
     struct llama_config config;

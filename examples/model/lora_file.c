@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #define WEIGHTS    "adapter_model.safetensors"
 #define PREFIX     "base_model.model."
 #define CONFIG_MAX (4u << 20)
+#define ALPHA_MAX  1e9
 
 /* While an adapter is read. */
 struct reading {
@@ -81,7 +83,7 @@ static int check_keys(const struct reading *r, const json_t *root)
 static int read_config(const struct reading *r, struct llama_lora *out)
 {
     char *path = llama_path(r->dir, CONFIG);
-    json_t *root = NULL, *rank, *alpha;
+    json_t *root = NULL, *rank, *alpha, *dropout;
     int rc = path ? llama_json_load(path, CONFIG_MAX, &root, r->error, r->error_bytes)
                   : llama_fail(-ENOMEM, r->error, r->error_bytes, "read %s: out of memory", r->dir);
 
@@ -94,21 +96,22 @@ static int read_config(const struct reading *r, struct llama_lora *out)
     }
     rank = json_object_get(root, "r");
     alpha = json_object_get(root, "lora_alpha");
+    dropout = json_object_get(root, "lora_dropout");
     *out = (struct llama_lora){
         .rank = json_integer_value(rank) > 0 && json_integer_value(rank) <= LLAMA_LORA_RANK_MOST
                     ? (uint32_t)json_integer_value(rank)
                     : 0,
         .alpha = json_number_value(alpha),
-        .dropout = json_number_value(json_object_get(root, "lora_dropout")),
+        .dropout = json_number_value(dropout),
         .rank_stabilized = json_is_true(json_object_get(root, "use_rslora")),
         .dora = json_is_true(json_object_get(root, "use_dora")),
     };
     if (out->rank == 0)
         rc = REFUSE(r, "read %s/%s: r is not a whole number from 1 to %u", r->dir, CONFIG,
                     LLAMA_LORA_RANK_MOST);
-    else if (!json_is_number(alpha))
-        rc = REFUSE(r, "read %s/%s: lora_alpha is not a number", r->dir, CONFIG);
-    else if (!(out->dropout >= 0 && out->dropout < 1))
+    else if (!json_is_number(alpha) || !(fabs(out->alpha) <= ALPHA_MAX))
+        rc = REFUSE(r, "read %s/%s: lora_alpha is not a number up to %g", r->dir, CONFIG, ALPHA_MAX);
+    else if ((dropout && !json_is_number(dropout)) || !(out->dropout >= 0 && out->dropout < 1))
         rc = REFUSE(r, "read %s/%s: lora_dropout is not from 0 to below 1", r->dir, CONFIG);
     json_decref(root);
     return rc;
@@ -121,7 +124,9 @@ static int open_source(struct reading *r)
     char *path = llama_path(r->dir, WEIGHTS);
     int rc = path ? llama_file_check(path, r->error, r->error_bytes) : -ENOMEM;
 
-    if (rc == -ENOENT)
+    if (!path)
+        llama_fail(rc, r->error, r->error_bytes, "open %s: out of memory", r->dir);
+    else if (rc == -ENOENT)
         llama_fail(rc, r->error, r->error_bytes,
                    "open %s: %s is not there (adapter_model.bin is not read: save it as safetensors)", r->dir,
                    WEIGHTS);
