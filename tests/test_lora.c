@@ -366,10 +366,12 @@ static void check_case(const json_t *c, bool paired)
         fail_msg("%s: the smallest budgets give other bits", name_of(c));
     small.losses[STEPS - 1] += 2 * LOSS;
     assert_false(agrees(c, &small));
-    s.lora.alpha *= 1.01; /* shows */
-    s.small = false;
-    train(dir, &config.shape, &s, &small);
-    assert_false(agrees(c, &small));
+    if (!getenv("OFL_TEST_LIGHT")) { /* another scale shows */
+        s.lora.alpha *= 1.01;
+        s.small = false;
+        train(dir, &config.shape, &s, &small);
+        assert_false(agrees(c, &small));
+    }
     files_remove(dir);
     files_remove(adapter);
 }
