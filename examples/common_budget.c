@@ -173,7 +173,9 @@ static int refuse_device(const struct common_budget *b, const struct llama_train
     const struct llama_need *d = &need->device;
     uint64_t all = device_all_bytes(need);
 
-    if (!b->nvme_count && b->host_bytes < host_all_bytes(need))
+    bool chosen = need->frozen_bytes && !b->host_bytes; /* choose_host takes what is needed */
+
+    if (!b->nvme_count && !chosen && b->host_bytes < host_all_bytes(need))
         return common_fail(EXIT_INPUT,
                            "--device-mem of %llu bytes: %s needs %llu bytes at once, and without --nvme one "
                            "memory has to hold all "
@@ -346,7 +348,10 @@ static struct common_ways ways_of(const struct common_budget *b, const struct ll
 static uint64_t choose_host(const struct common_budget *b, const struct llama_trainer_need *need,
                             uint64_t array_bytes)
 {
-    uint64_t wanted = b->nvme_count ? HOST_BYTES : STAGING_BYTES, most, beside;
+    uint64_t wanted = b->nvme_count        ? HOST_BYTES
+                      : need->frozen_bytes ? host_all_bytes(need) /* adapters: the weights need none of it */
+                                           : STAGING_BYTES,
+             most, beside;
     struct common_need n = {
         .tensor_bytes = need->store_bytes, .array_bytes = array_bytes, .gpu = b->chosen.gpu};
     struct common_room room;

@@ -170,25 +170,37 @@ static void print_summary(const struct run *r, const struct ofl_stats *s)
     common_predict_end(r->state->predicted, "step", r->bound.step_s);
 }
 
-static struct llama_trainer_config trainer_config(const struct options *o, const struct llama_shape *shape)
+static struct llama_trainer_config trainer_config(const struct options *o, const struct llama_shape *shape,
+                                                  const struct lora *lora)
 {
     return (struct llama_trainer_config){.shape = *shape,
                                          .batch = o->batch,
                                          .seq = o->seq,
                                          .accum = o->accum,
                                          .dtype = o->dtype,
-                                         .cuda = o->budget.chosen.gpu};
+                                         .cuda = o->budget.chosen.gpu,
+                                         .lora = lora->config,
+                                         .frozen = lora->dtypes,
+                                         .seed = o->seed};
+}
+
+static uint64_t trained(const struct llama_trainer_config *c)
+{
+    return c->lora.rank ? llama_lora_params(&c->shape, &c->lora) : llama_param_count(&c->shape);
 }
 
 static json_t *model_json(const struct run *r)
 {
     const struct llama_shape *shape = &r->state->config->shape;
-    struct llama_trainer_config config = trainer_config(r->options, shape);
+    const struct llama_trainer_config *config = r->state->trainer_config;
     struct llama_trainer_need need;
 
-    llama_trainer_need(&config, &need);
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:I}", "parameters",
-                     (json_int_t)llama_param_count(shape), "layers", (json_int_t)shape->layers, "hidden",
+    llama_trainer_need(config, &need);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:I}",
+                     "parameters", (json_int_t)llama_param_count(shape), "trained_parameters",
+                     (json_int_t)trained(config), "frozen_parameters",
+                     (json_int_t)(config->lora.rank ? llama_param_count(shape) : 0), "frozen_bytes",
+                     (json_int_t)need.frozen_bytes, "layers", (json_int_t)shape->layers, "hidden",
                      (json_int_t)shape->hidden, "heads", (json_int_t)shape->heads, "kv_heads",
                      (json_int_t)shape->kv_heads, "head_dim", (json_int_t)shape->head_dim, "ffn",
                      (json_int_t)shape->ffn, "vocab", (json_int_t)shape->vocab, "tied", shape->tied,
@@ -285,20 +297,45 @@ static int train(struct state *s, const struct data *data, const struct data *ev
     return status;
 }
 
+static int run_trainer(struct state *s, const struct data *data, const struct data *eval)
+{
+    char error[COMMON_ERROR_BYTES];
+    int err = llama_trainer_create(s->ctx, s->trainer_config, &s->trainer, error, sizeof error), status;
+
+    if (err < 0)
+        return setup_failed(err, error);
+    status = state_fill(s);
+    if (status == 0)
+        status = train(s, data, eval);
+    llama_trainer_destroy(s->trainer);
+    return status;
+}
+
+/* Frozen weights stay in the checkpoint, which stays open. */
 static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const struct llama_config *config,
                           const struct llama_trainer_config *trainer, const struct data *data,
                           const struct data *eval, const struct common_prediction *predicted)
 {
-    struct state s = {.ctx = ctx, .options = o, .config = config, .predicted = predicted};
+    struct llama_trainer_config with = *trainer;
+    struct state s = {
+        .ctx = ctx, .options = o, .config = config, .trainer_config = &with, .predicted = predicted};
+    struct llama_checkpoint *ck = NULL;
     char error[COMMON_ERROR_BYTES];
-    int err = llama_trainer_create(ctx, trainer, &s.trainer, error, sizeof error), status;
+    int err = trainer->lora.rank
+                  ? llama_checkpoint_open(ctx, o->model, &config->shape, &ck, error, sizeof error)
+                  : 0,
+        status;
 
     if (err < 0)
         return setup_failed(err, error);
-    status = state_fill(&s);
-    if (status == 0)
-        status = train(&s, data, eval);
-    llama_trainer_destroy(s.trainer);
+    with.base = ck;
+    if (trainer->lora.rank)
+        common_line("training %llu parameters of adapters over %llu that are frozen, in %s",
+                    (unsigned long long)trained(trainer),
+                    (unsigned long long)llama_param_count(&config->shape), o->model);
+    status = run_trainer(&s, data, eval);
+    if (llama_checkpoint_close(ck) < 0 && status == 0)
+        status = common_fail_ofl(EXIT_RUNTIME, "close the model");
     return status;
 }
 
@@ -308,7 +345,7 @@ static int load_config(const struct options *o, struct llama_config *config)
     int err;
 
     if (o->model) {
-        err = llama_directory_check(o->model, false, error, sizeof error);
+        err = llama_directory_check(o->model, lora_is_wanted(o), error, sizeof error);
         if (err == 0)
             err = llama_checkpoint_config(o->model, config, error, sizeof error);
         if (err < 0)
@@ -335,7 +372,7 @@ static int load_config(const struct options *o, struct llama_config *config)
         return common_fail(EXIT_INPUT, "--preset %s: there is none of that name; --help lists them",
                            o->preset);
     }
-    if (o->seq > config->shape.max_positions)
+    if (!o->merge && o->seq > config->shape.max_positions)
         return common_fail(EXIT_INPUT, "--seq %llu: the model's positions end at %u",
                            (unsigned long long)o->seq, config->shape.max_positions);
     if (o->accum * o->batch * o->seq > 1u << 28)
@@ -355,7 +392,7 @@ static uint64_t out_bytes(const struct options *o, const struct llama_shape *sha
     if (!o->out || snprintf(above, sizeof above, "%s", o->out) >= (int)sizeof above)
         return 0;
     return common_dir_in_memory(o->out) || common_dir_in_memory(dirname(above))
-               ? llama_param_count(shape) * ofl_dtype_bytes(o->dtype)
+               ? lora_is_wanted(o) ? 0 : llama_param_count(shape) * ofl_dtype_bytes(o->dtype)
                : 0;
 }
 
@@ -397,38 +434,53 @@ static int load_data(const struct options *o, const struct llama_config *config,
     return status ? status : check_budgets(o, trainer, open);
 }
 
-static int run_all(const struct options *o, struct data *data, struct data *eval)
+static int run_training(const struct options *o, const struct llama_config *config, const struct lora *lora,
+                        struct data *data, struct data *eval)
 {
-    struct common_prediction predicted;
-    struct llama_config config;
+    struct common_prediction predicted = {0};
     struct ofl_config open;
     struct ofl_ctx *ctx;
     struct llama_trainer_config trainer;
-    int status = common_budget_check(&o->budget), err;
+    int status, err;
 
-    if (status == 0)
-        status = load_config(o, &config);
-    if (status)
-        return status;
-    trainer = trainer_config(o, &config.shape);
+    trainer = trainer_config(o, &config->shape, lora);
     status = check_budgets(o, &trainer, &open);
     if (status == 0)
-        status = load_data(o, &config, &trainer, &open, data, eval);
+        status = load_data(o, config, &trainer, &open, data, eval);
     if (status || o->show)
         return status ? status : data_show(o, data);
-    predict(o, &trainer, &open, &predicted);
+    if (!lora->config.rank) /* estimates know no frozen weights yet */
+        predict(o, &trainer, &open, &predicted);
     err = ofl_open(&open, &ctx);
     if (err < 0)
         return setup_failed(err, ofl_error());
     status = common_timeline_open(ctx, o->budget.timeline);
     if (status == 0) {
-        status = run_in_context(ctx, o, &config, &trainer, data, eval, &predicted);
+        status = run_in_context(ctx, o, config, &trainer, data, eval, &predicted);
         err = common_timeline_close(ctx, o->budget.timeline);
         status = status ? status : err;
     }
     err = ofl_close(ctx);
     if (err < 0 && status == 0)
         status = common_fail_ofl(EXIT_RUNTIME, "close");
+    return status;
+}
+
+static int run_all(const struct options *o, struct data *data, struct data *eval)
+{
+    struct llama_config config;
+    struct lora lora = {0};
+    int status = common_budget_check(&o->budget);
+
+    if (status == 0)
+        status = load_config(o, &config);
+    if (status == 0 && o->merge)
+        return lora_merge(o, &config);
+    if (status == 0 && lora_is_wanted(o))
+        status = lora_prepare(o, &config.shape, &lora);
+    if (status == 0)
+        status = run_training(o, &config, &lora, data, eval);
+    lora_free(&lora);
     return status;
 }
 

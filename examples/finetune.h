@@ -12,7 +12,7 @@
 #include "examples/model/trainer.h"
 
 struct options {
-    const char *model, *preset, *out;
+    const char *model, *preset, *out, *tokenizer;
     struct common_texts data;
     uint64_t seq, batch, accum, steps, warmup, decay, seed, eval_every, show;
     struct common_texts eval;
@@ -20,6 +20,10 @@ struct options {
     double lr, lr_end, beta1, beta2, eps, weight_decay, clip;
     enum ofl_dtype dtype;
     bool shuffle;
+    uint64_t lora; /* rank; 0: all is trained, or what adapter has */
+    const char *adapter, *lora_targets;
+    double lora_alpha, lora_dropout;
+    bool rslora, dora, merge;
     struct common_budget budget;
 };
 
@@ -87,6 +91,7 @@ struct state {
     const struct options *options;
     const struct llama_config *config;
     struct llama_trainer *trainer;
+    const struct llama_trainer_config *trainer_config;
     const struct common_prediction *predicted;
 };
 
@@ -100,5 +105,28 @@ int state_fill(struct state *s);
 /* XXH3-128 over everything that training changes, in the order of names. */
 int state_hash(struct state *s, char hex[33]);
 int state_save(struct state *s);
+#define STATE_NOT_FINITE                                                                                     \
+    "after the last step: %s holds a value that is not a finite number: nothing written; try a smaller "     \
+    "--lr, or --clip and --warmup"
+bool state_all_finite(enum ofl_dtype dtype, const void *data, uint64_t bytes);
+
+/* ---- adapters over frozen weights: finetune_lora.c ------------------------- */
+
+struct lora {
+    struct llama_lora config; /* rank 0: there are none */
+    enum ofl_dtype *dtypes;   /* of the frozen weights */
+};
+
+bool lora_is_wanted(const struct options *o);
+/* What contradicts. */
+bool lora_check(const struct options *o, struct common_complaint *c);
+/* From the options and the files. Return a status, as all that follow. */
+int lora_prepare(const struct options *o, const struct llama_shape *shape, struct lora *l);
+void lora_free(struct lora *l);
+/* First values, or those of --adapter. */
+int lora_fill(struct state *s);
+int lora_save(struct state *s);
+/* --merge: the whole run. */
+int lora_merge(const struct options *o, const struct llama_config *config);
 
 #endif

@@ -274,7 +274,8 @@ int data_add_examples(struct data_files *f, const char *path)
     int status = file ? 0 : common_fail(EXIT_INPUT, "read %s: %s", path, strerror(errno)), err;
 
     if (status == 0 && f->options->model && !f->chat &&
-        (err = chat_open(f->options->model, &f->chat, error, sizeof error)) < 0)
+        (err = chat_open(f->options->tokenizer ? f->options->tokenizer : f->options->model, &f->chat, error,
+                         sizeof error)) < 0)
         status = common_fail(common_status(err), "%s", error);
     if (status == 0)
         status = add_lines(&l, file);

@@ -122,7 +122,7 @@ int data_check_id(const struct data_files *f, const char *path, uint32_t id)
 static int open_tokenizer(const struct options *o, struct tokenizer **t)
 {
     if (o->model)
-        return common_tokenizer_open(o->model, t);
+        return common_tokenizer_open(o->tokenizer ? o->tokenizer : o->model, t);
     return tokenizer_bytes(t) < 0 ? common_fail(EXIT_RUNTIME, "byte tokenizer: out of memory") : 0;
 }
 

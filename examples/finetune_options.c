@@ -41,6 +41,24 @@ static const struct common_option what_options[] = {
      FIELD(out)},
     {.kind = COMMON_END}};
 
+static const struct common_option lora_options[] = {
+    {COMMON_GROUP, .text = "Adapters (LoRA):", .least = 4},
+    {COMMON_COUNT, "lora", "RANK", "Train adapters of this rank, over weights that stay as they are in --model's files; "
+     "--out gets the adapter, as PEFT has it", FIELD(lora), .least = 1, .most = LLAMA_LORA_RANK_MOST},
+    {COMMON_NUMBER, "lora-alpha", "X", "What adapters give is scaled by X / RANK (default: twice RANK)", FIELD(lora_alpha),
+     .low = 1e-6, .high = 1e6},
+    {COMMON_NUMBER, "lora-dropout", "X", "Part of an adapter's inputs that training leaves out", FIELD(lora_dropout), .low = 0,
+     .high = 0.99},
+    {COMMON_TEXT, "lora-targets", "NAMES", "Layers that get one, as q_proj,v_proj; all-linear (default): all of a block",
+     FIELD(lora_targets)},
+    {COMMON_FLAG, "rslora", NULL, "Scale by X / sqrt(RANK)", FIELD(rslora)},
+    {COMMON_FLAG, "dora", NULL, "Train the magnitudes of a matrix' rows, too", FIELD(dora)},
+    {COMMON_TEXT, "adapter", "DIR", "Go on with this adapter", FIELD(adapter)},
+    {COMMON_FLAG, "merge", NULL, "Train nothing: write --model with --adapter added to its weights as --out", FIELD(merge)},
+    {COMMON_TEXT, "tokenizer", "DIR", "With adapters: where tokenizer.json is (default: --model); needed for a GGUF file",
+     FIELD(tokenizer)},
+    {.kind = COMMON_END}};
+
 static const struct common_option training_options[] = {
     {COMMON_GROUP, .text = "Training:", .least = 3},
     {COMMON_COUNT, "steps", "N", "Optimizer steps", FIELD(steps), "100", 1, 1u << 30},
@@ -72,7 +90,8 @@ uint64_t decay_steps(const struct options *o)
     return o->decay ? o->decay : (o->steps + 9) / 10;
 }
 
-static const char before[] = "Fine-tunes all parameters of a language model inside hard memory budgets.";
+static const char before[] =
+    "Fine-tunes a language model, all parameters or adapters, inside hard memory budgets.";
 
 static const char after[] =
     "Without --device-mem, --host-mem and --nvme everything is kept in device memory, if it fits (RAM: a "
@@ -87,6 +106,8 @@ static const char after[] =
     "      --schedule cosine --warmup 10 --out tuned\n"
     "  ofl-finetune --preset 300m --data text.txt --seq 512 --accum 4 --dtype bf16 \\\n"
     "      --device-mem 512M --host-mem 256M --nvme /mnt/scratch:8G --report run.json\n"
+    "  ofl-finetune --model llama --lora 16 --data text.txt --device-mem 1G --host-mem 256M --out adapter\n"
+    "  ofl-finetune --model llama --adapter adapter --merge --out merged\n"
     "  ofl-finetune --preset 20m --data text.txt --device-mem 64M --host-mem 32M --steps 5 \\\n"
     "      --nvme /mnt/scratch --timeline run.json   (open run.json in https://ui.perfetto.dev)\n"
     "\n"
@@ -119,9 +140,9 @@ static bool check(void *options, struct common_complaint *c)
         return common_complain(c, "%s",
                                o->model ? "--model and --preset exclude each other"
                                         : "--model DIR or --preset NAME is needed");
-    if (o->data.count == 0)
+    if (o->data.count == 0 && !o->merge)
         return common_complain(c, "--data FILE is needed");
-    return check_schedule(o, c);
+    return check_schedule(o, c) && lora_check(o, c);
 }
 
 /* Files of text may follow the first. */
@@ -147,7 +168,8 @@ static struct common_command command = {.title = "ofl-finetune",
                                         .check = check,
                                         .tables = {{what_options, 0},
                                                    {common_budget_options, offsetof(struct options, budget)},
-                                                   {training_options, 0}}};
+                                                   {training_options, 0},
+                                                   {lora_options, 0}}};
 
 int options_parse(int argc, char **argv, struct options *o)
 {
@@ -189,13 +211,20 @@ json_t *options_json(const struct options *o)
                   {"warmup", o->warmup},
                   {"seed", o->seed},
                   {"decay_steps", o->schedule == SCHEDULE_WSD ? decay_steps(o) : 0},
-                  {"eval_every", o->eval_every}};
+                  {"eval_every", o->eval_every},
+                  {"lora", o->lora}};
     const struct {
         const char *name;
         double value;
-    } numbers[] = {{"lr", o->lr},       {"lr_end", o->lr_end}, {"beta1", o->beta1},
-                   {"beta2", o->beta2}, {"eps", o->eps},       {"weight_decay", o->weight_decay},
-                   {"clip", o->clip}};
+    } numbers[] = {{"lr", o->lr},
+                   {"lr_end", o->lr_end},
+                   {"beta1", o->beta1},
+                   {"beta2", o->beta2},
+                   {"eps", o->eps},
+                   {"weight_decay", o->weight_decay},
+                   {"clip", o->clip},
+                   {"lora_alpha", o->lora_alpha},
+                   {"lora_dropout", o->lora_dropout}};
 
     for (size_t i = 0; i < o->data.count; i++)
         json_array_append_new(files, text_or_null(o->data.texts[i]));
@@ -210,6 +239,11 @@ json_t *options_json(const struct options *o)
     json_object_set_new(j, "eval", evals);
     json_object_set_new(j, "schedule", json_string(schedules[o->schedule].name));
     json_object_set_new(j, "out", text_or_null(o->out));
+    json_object_set_new(j, "tokenizer", text_or_null(o->tokenizer));
+    json_object_set_new(j, "adapter", text_or_null(o->adapter));
+    json_object_set_new(j, "lora_targets", text_or_null(o->lora_targets));
+    json_object_set_new(j, "rslora", json_boolean(o->rslora));
+    json_object_set_new(j, "dora", json_boolean(o->dora));
     json_object_set_new(j, "dtype", json_string(ofl_dtype_name(o->dtype)));
     json_object_set_new(j, "shuffle", json_boolean(o->shuffle));
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)

@@ -92,6 +92,8 @@ int state_fill(struct state *s)
     char error[COMMON_ERROR_BYTES];
     int status = 0, err;
 
+    if (s->trainer_config->lora.rank)
+        return lora_fill(s);
     f.values = malloc(PIECE_ELEMS * sizeof *f.values);
     f.raw = malloc(PIECE_BYTES);
     if (!f.values || !f.raw)
@@ -155,12 +157,8 @@ static int list_state(struct state *s, struct named **out, uint32_t *count, uint
     return 0;
 }
 
-#define NOT_FINITE                                                                                           \
-    "after the last step: %s holds a value that is not a finite number: nothing written; try a smaller "     \
-    "--lr, or --clip and --warmup"
-
 /* The last step's loss came before its update: only the state itself shows what that did. */
-static bool all_finite(enum ofl_dtype dtype, const void *data, uint64_t bytes)
+bool state_all_finite(enum ofl_dtype dtype, const void *data, uint64_t bytes)
 {
     const uint16_t *half = data;
     const uint32_t *single = data;
@@ -183,8 +181,8 @@ static int hash_tensor(XXH3_state_t *x, const struct named *n, void *piece, uint
 
         if (ofl_tensor_read(n->tensor, at, piece, bytes) < 0)
             return common_fail_ofl(EXIT_RUNTIME, "hash the state");
-        if (!all_finite(n->info.dtype, piece, bytes))
-            return common_fail(EXIT_INPUT, NOT_FINITE, n->info.name);
+        if (!state_all_finite(n->info.dtype, piece, bytes))
+            return common_fail(EXIT_INPUT, STATE_NOT_FINITE, n->info.name);
         XXH3_128bits_update(x, piece, bytes);
         *done += bytes;
         common_progress_bytes("hashing", *done, total);
@@ -228,10 +226,10 @@ static int save_read(void *arg, uint32_t tensor, uint64_t first, uint64_t elems,
     struct llama_tensor_desc d;
     int err = llama_trainer_get(s->trainer, tensor, first, elems, buf, error, error_bytes);
 
-    if (err < 0 || all_finite(s->options->dtype, buf, elems * ofl_dtype_bytes(s->options->dtype)))
+    if (err < 0 || state_all_finite(s->options->dtype, buf, elems * ofl_dtype_bytes(s->options->dtype)))
         return err;
     llama_tensor_at(&s->config->shape, tensor, &d);
-    snprintf(error, error_bytes, NOT_FINITE, d.name);
+    snprintf(error, error_bytes, STATE_NOT_FINITE, d.name);
     return -EDOM;
 }
 
@@ -294,7 +292,11 @@ int state_save(struct state *s)
                              .add_files = o->model ? NULL : save_tokenizer,
                              .arg = s};
     char error[COMMON_ERROR_BYTES] = "";
-    int err = llama_checkpoint_write(&w, error, sizeof error);
+    int err;
+
+    if (s->trainer_config->lora.rank)
+        return lora_save(s);
+    err = llama_checkpoint_write(&w, error, sizeof error);
 
     if (err == -ECANCELED)
         return cancelled();

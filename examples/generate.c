@@ -23,6 +23,7 @@ struct run {
     struct tokenizer *tokenizer;
     enum ofl_dtype *dtypes; /* of the checkpoint's tensors */
     struct prompts prompts;
+    struct adapters adapters;
     size_t piece; /* of a prompt, fed at once */
 
     /* Of the prompt in work. */
@@ -207,10 +208,10 @@ static json_t *model_json(const struct run *r, const struct llama_generator_need
 {
     const struct llama_shape *shape = &r->config.shape;
 
-    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "parameters", (json_int_t)llama_param_count(shape),
-                     "layers", (json_int_t)shape->layers, "weight_bytes", (json_int_t)need->weight_bytes,
-                     "cache_bytes", (json_int_t)need->cache_bytes, "workspace_bytes",
-                     (json_int_t)need->workspace_bytes);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "adapter_bytes", (json_int_t)need->adapter_bytes,
+                     "parameters", (json_int_t)llama_param_count(shape), "layers", (json_int_t)shape->layers,
+                     "weight_bytes", (json_int_t)need->weight_bytes, "cache_bytes",
+                     (json_int_t)need->cache_bytes, "workspace_bytes", (json_int_t)need->workspace_bytes);
 }
 
 /* Of a prompt, for reports. */
@@ -307,13 +308,15 @@ static int finish(struct run *r, struct ofl_ctx *ctx, const struct llama_generat
 static int generate(struct run *r, struct ofl_ctx *ctx, const struct llama_checkpoint *ck,
                     const struct llama_generator_config *config, const struct llama_generator_need *need)
 {
+    struct llama_generator_config one = *config;
     char error[COMMON_ERROR_BYTES];
     int status = make_room(r), err;
 
     for (size_t i = 0; i < r->prompts.count && status == 0; i++) {
         if (r->prompts.count > 1)
             common_line("prompt %zu of %zu", i + 1, r->prompts.count);
-        err = llama_generator_create(ctx, ck, config, &r->generator, error, sizeof error);
+        one.adapters = adapters_of(&r->adapters, &r->prompts.list[i]);
+        err = llama_generator_create(ctx, ck, &one, &r->generator, error, sizeof error);
         status = err < 0 ? setup_failed(err, error) : continue_text(r, ctx, &r->prompts.list[i]);
         llama_generator_destroy(r->generator);
         r->generator = NULL;
@@ -425,6 +428,8 @@ static int read_input(struct run *r)
     status = open_tokenizer(r);
     if (status == 0)
         status = prompts_read(r->options, &r->config, r->tokenizer, &r->prompts);
+    if (status == 0)
+        status = adapters_open(r->options, &r->config, &r->prompts, &r->adapters);
     return status ? status : read_dtypes(r);
 }
 
@@ -453,6 +458,7 @@ static int run_all(struct run *r)
         .cuda = r->options->budget.chosen.gpu,
         .going = going,
         .going_arg = r,
+        .adapters = {.count = r->adapters.count, .list = r->adapters.list},
     };
     llama_generator_need(&config, r->dtypes, &need);
     status = budget_check(r->options, &need, &open);
@@ -488,7 +494,8 @@ int main(int argc, char **argv)
         status = run_all(&run);
     }
     tokenizer_close(run.tokenizer);
-    common_budget_free(&options.budget);
+    options_free(&options);
+    adapters_free(&run.adapters);
     free(run.dtypes);
     prompts_free(&run.prompts);
     free(run.logits);

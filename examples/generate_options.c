@@ -18,10 +18,12 @@ static const struct common_option text_options[] = {
      "with an index), tokenizer.json; or a GGUF file, the first of them where it is split", FIELD(model)},
     {COMMON_TEXT, "tokenizer", "DIR", "Where tokenizer.json is (default: --model); needed for a GGUF file",
      FIELD(tokenizer)},
+    {COMMON_TEXTS, "adapter", "DIR[:WEIGHT]", "LoRA adapter, as PEFT has it, added to the model's weights; may be repeated: "
+     "they add up, each times its WEIGHT (1)", FIELD(adapters)},
     {COMMON_TEXT, "prompt", "TEXT", "What to continue; the tokenizer's start token goes in front", FIELD(prompt)},
     {COMMON_TEXT, "prompt-file", "FILE", "The same from a file; -: from standard input", FIELD(prompt_file)},
     {COMMON_TEXT, "prompts", "FILE", "A prompt in each line, one after another; .jsonl: a string, {\"prompt\": ...} or "
-     "{\"messages\": [...]}", FIELD(prompts)},
+     "{\"messages\": [...]}, with \"adapter\": the name of one of --adapter, or null for none", FIELD(prompts)},
     {COMMON_FLAG, "chat", NULL, "The prompt is what a user says: the model's chat template goes around it", FIELD(chat)},
     {COMMON_TEXT, "system", "TEXT", "With --chat: the system message", FIELD(system)},
     {COMMON_COUNT, "max-tokens", "N", "Tokens to generate at most (default 128, or what --context leaves); an end token "
@@ -79,16 +81,22 @@ static bool check(void *options, struct common_complaint *c)
     return !o->system || o->chat || common_complain(c, "--system needs --chat");
 }
 
+static const struct common_command command = {
+    .title = "ofl-generate",
+    .before = before,
+    .after = after,
+    .hint = "the text to continue goes behind --prompt",
+    .check = check,
+    .tables = {{text_options, 0}, {common_read_options, offsetof(struct options, budget)}}};
+
+void options_free(struct options *o)
+{
+    common_options_free(&command, o);
+    common_budget_free(&o->budget);
+}
+
 int options_parse(int argc, char **argv, struct options *o)
 {
-    static const struct common_command command = {
-        .title = "ofl-generate",
-        .before = before,
-        .after = after,
-        .hint = "the text to continue goes behind --prompt",
-        .check = check,
-        .tables = {{text_options, 0}, {common_read_options, offsetof(struct options, budget)}}};
-
     *o = (struct options){0};
     return common_options_parse(&command, argc, argv, o);
 }
@@ -110,6 +118,7 @@ json_t *options_json(const struct options *o)
 
         json_object_set_new(j, texts[i].name, text ? text : json_null());
     }
+    json_object_set_new(j, "adapters", adapters_json(o));
     json_object_set_new(j, "chat", json_boolean(o->chat));
     json_object_set_new(j, "context", json_integer((json_int_t)o->context));
     json_object_set_new(j, "top_k", json_integer((json_int_t)o->top_k));

@@ -203,13 +203,25 @@ static int add_file(struct reading *r, const char *path)
     return status;
 }
 
+/* Of the last prompt: which adapter it goes with; null: none. */
+static int take_adapter(struct reading *r, const json_t *name)
+{
+    struct prompt *p = &r->out->list[r->out->count - 1];
+
+    if (!json_is_null(name) && (!json_is_string(name) || json_string_length(name) == 0))
+        return common_fail(EXIT_INPUT, "%s: adapter is neither the name of one nor null", r->where);
+    p->adapter = strdup(json_is_null(name) ? "" : json_string_value(name));
+    return p->adapter ? 0 : out_of_memory();
+}
+
 /* {"messages": [...]} or {"prompt": "..."}, or a string. */
 static int add_json(struct reading *r, const char *line, size_t bytes)
 {
     json_error_t problem;
     json_t *object = json_loadb(line, bytes, JSON_DECODE_ANY, &problem);
     const json_t *messages = json_object_get(object, "messages"), *tools = json_object_get(object, "tools"),
-                 *prompt = json_is_string(object) ? object : json_object_get(object, "prompt");
+                 *prompt = json_is_string(object) ? object : json_object_get(object, "prompt"),
+                 *adapter = json_object_get(object, "adapter");
     int status;
 
     if (!object)
@@ -223,6 +235,8 @@ static int add_json(struct reading *r, const char *line, size_t bytes)
     else
         status = common_fail(
             EXIT_INPUT, "%s: a string, {\"prompt\": \"...\"} or {\"messages\": [...]} is expected", r->where);
+    if (status == 0 && adapter)
+        status = take_adapter(r, adapter);
     json_decref(object);
     return status;
 }
@@ -270,8 +284,10 @@ int prompts_read(const struct options *o, const struct llama_config *config, con
 
 void prompts_free(struct prompts *p)
 {
-    for (size_t i = 0; i < p->count; i++)
+    for (size_t i = 0; i < p->count; i++) {
         free(p->list[i].tokens);
+        free(p->list[i].adapter);
+    }
     free(p->list);
     *p = (struct prompts){0};
 }

@@ -194,10 +194,19 @@ void block_add_branch(const struct block_inside *in, float *x, float *branch, st
 
 /* ---- forward ------------------------------------------------------------- */
 
+static void product(const struct block_inside *in, float *y, const float *x, struct llama_weight w,
+                    size_t from, size_t to, bool accumulate)
+{
+    if (w.adapter)
+        llama_adapter_matmul(y, x, w, in->rows, from, to, to, accumulate, in->wide);
+    else
+        llama_matmul(y, x, w, in->rows, from, to, to, accumulate, in->wide);
+}
+
 static void matmul(const struct block_inside *in, float *y, const float *x, struct llama_weight w,
                    struct llama_weight bias, size_t from, size_t to)
 {
-    llama_matmul(y, x, w, in->rows, from, to, to, false, in->wide);
+    product(in, y, x, w, from, to, false);
     if (bias.data)
         llama_bias(y, bias, in->rows, to, in->wide);
 }
@@ -245,7 +254,7 @@ static void add(const struct block_inside *in, float *x, const float *y, size_t 
         matmul(in, branch, y, w, bias, from, hidden);
         return;
     }
-    llama_matmul(x, y, w, in->rows, from, hidden, hidden, true, in->wide);
+    product(in, x, y, w, from, hidden, true);
     if (bias.data)
         llama_bias(x, bias, in->rows, hidden, in->wide);
 }
@@ -316,13 +325,25 @@ static const float *branch_backward(const struct block_inside *in, float *branch
     return branch;
 }
 
-/* The gradients of a matrix and its bias. */
-static void matmul_dw(const struct block_inside *in, float *dw, float *db, const float *dy, const float *x,
-                      size_t from, size_t to, bool first)
+/* The gradients of a matrix and its bias, as far as they are wanted, and of its adapter. */
+static void matmul_dw(const struct block_inside *in, float *dw, float *db, struct llama_weight w,
+                      const float *dy, const float *x, size_t from, size_t to, bool first)
 {
-    llama_matmul_dw(dw, dy, x, in->rows, from, to, first);
+    if (dw)
+        llama_matmul_dw(dw, dy, x, in->rows, from, to, first);
     if (db)
         llama_bias_backward(db, dy, in->rows, to, first);
+    if (w.adapter)
+        llama_adapter_backward(dy, x, w, in->rows, from, to, first, in->wide);
+}
+
+static void matmul_dx(const struct block_inside *in, float *dx, const float *dy, struct llama_weight w,
+                      size_t from, size_t to, bool accumulate)
+{
+    if (w.adapter)
+        llama_adapter_matmul_dx(dx, dy, w, in->rows, from, to, accumulate, in->wide);
+    else
+        llama_matmul_dx(dx, dy, w, in->rows, from, to, accumulate, in->wide);
 }
 
 /* Feed-forward half: dx from the gradient at x_out to that at mid. Each gradient lands on what it is
@@ -337,13 +358,13 @@ static void feed_backward(const struct block_inside *in, const struct llama_bloc
     float *dact = in->act, *dfrom = normed ? in->normed_mid : dx;
 
     llama_gated(in->shape->activation, in->act, in->gate, in->up, rows * ffn);
-    matmul_dw(in, g->down, g->down_bias, dy, in->act, ffn, hidden, first);
-    llama_matmul_dx(dact, dy, w->down, rows, ffn, hidden, false, in->wide);
+    matmul_dw(in, g->down, g->down_bias, w->down, dy, in->act, ffn, hidden, first);
+    matmul_dx(in, dact, dy, w->down, ffn, hidden, false);
     llama_gated_backward(in->shape->activation, in->gate, in->up, dact, rows * ffn);
-    matmul_dw(in, g->gate, g->gate_bias, in->gate, from, hidden, ffn, first);
-    matmul_dw(in, g->up, g->up_bias, in->up, from, hidden, ffn, first);
-    llama_matmul_dx(dfrom, in->gate, w->gate, rows, hidden, ffn, !normed, in->wide);
-    llama_matmul_dx(dfrom, in->up, w->up, rows, hidden, ffn, true, in->wide);
+    matmul_dw(in, g->gate, g->gate_bias, w->gate, in->gate, from, hidden, ffn, first);
+    matmul_dw(in, g->up, g->up_bias, w->up, in->up, from, hidden, ffn, first);
+    matmul_dx(in, dfrom, in->gate, w->gate, hidden, ffn, !normed);
+    matmul_dx(in, dfrom, in->up, w->up, hidden, ffn, true);
     if (normed)
         llama_norm_backward(dx, g->mlp_norm, dfrom, in->mid, w->mlp_norm, rows, hidden, in->shape->rms_eps,
                             true, first, in->wide);
@@ -370,6 +391,10 @@ static void rotate_back(const struct block_inside *in, float *dq)
         return;
     llama_rope(dq, in->batch, in->seq, s->heads, s->head_dim, dims, in->table, true);
     llama_rope(in->dk, in->batch, in->seq, s->kv_heads, s->head_dim, dims, in->table, true);
+    if (s->rope_pairs) {
+        llama_rope_together(dq, in->rows, s->heads, s->head_dim);
+        llama_rope_together(in->dk, in->rows, s->kv_heads, s->head_dim);
+    }
 }
 
 /* Attention half: dx from the gradient at mid to that at x_in. */
@@ -383,8 +408,8 @@ void block_attend_backward(const struct block_inside *in, const struct llama_blo
     const float *dy = branch_backward(in, in->branch, dx, w->attn_post_norm, g->attn_post_norm, first);
     float *dmixed = in->mixed, *dq = in->q, *dfrom = normed ? in->normed : dx;
 
-    matmul_dw(in, g->o, g->o_bias, dy, in->mixed, in->q_dim, hidden, first);
-    llama_matmul_dx(dmixed, dy, w->o, rows, in->q_dim, hidden, false, in->wide);
+    matmul_dw(in, g->o, g->o_bias, w->o, dy, in->mixed, in->q_dim, hidden, first);
+    matmul_dx(in, dmixed, dy, w->o, in->q_dim, hidden, false);
     for (size_t b = 0; b < in->batch; b++) {
         size_t q = b * in->seq * in->q_dim, k = b * in->seq * in->kv_dim;
 
@@ -394,12 +419,12 @@ void block_attend_backward(const struct block_inside *in, const struct llama_blo
     rotate_back(in, dq);
     norm_heads_backward(in, dq, g->q_norm, in->q_raw, w->q_norm, shape->heads, first);
     norm_heads_backward(in, in->dk, g->k_norm, in->k_raw, w->k_norm, shape->kv_heads, first);
-    matmul_dw(in, g->q, g->q_bias, dq, from, hidden, in->q_dim, first);
-    matmul_dw(in, g->k, g->k_bias, in->dk, from, hidden, in->kv_dim, first);
-    matmul_dw(in, g->v, g->v_bias, in->dv, from, hidden, in->kv_dim, first);
-    llama_matmul_dx(dfrom, dq, w->q, rows, hidden, in->q_dim, !normed, in->wide);
-    llama_matmul_dx(dfrom, in->dk, w->k, rows, hidden, in->kv_dim, true, in->wide);
-    llama_matmul_dx(dfrom, in->dv, w->v, rows, hidden, in->kv_dim, true, in->wide);
+    matmul_dw(in, g->q, g->q_bias, w->q, dq, from, hidden, in->q_dim, first);
+    matmul_dw(in, g->k, g->k_bias, w->k, in->dk, from, hidden, in->kv_dim, first);
+    matmul_dw(in, g->v, g->v_bias, w->v, in->dv, from, hidden, in->kv_dim, first);
+    matmul_dx(in, dfrom, dq, w->q, hidden, in->q_dim, !normed);
+    matmul_dx(in, dfrom, in->dk, w->k, hidden, in->kv_dim, true);
+    matmul_dx(in, dfrom, in->dv, w->v, hidden, in->kv_dim, true);
     if (normed)
         llama_norm_backward(dx, g->attn_norm, dfrom, x_in, w->attn_norm, rows, hidden, shape->rms_eps, true,
                             first, in->wide);

@@ -131,6 +131,15 @@ static void behind(const struct block_inside *in, const struct llama_extend *e, 
         block_add_branch(in, e->x, in->branch, slice->post_norm);
 }
 
+static void multiply(const struct block_inside *in, float *y, const float *x, struct llama_weight w,
+                     size_t from, size_t rows, size_t stride, bool accumulate)
+{
+    if (w.adapter)
+        llama_adapter_matmul(y, x, w, in->rows, from, rows, stride, accumulate, in->wide);
+    else
+        llama_matmul(y, x, w, in->rows, from, rows, stride, accumulate, in->wide);
+}
+
 void llama_block_extend(const struct llama_extend *e, enum llama_matrix matrix,
                         const struct llama_slice *slice, void *ws)
 {
@@ -149,8 +158,7 @@ void llama_block_extend(const struct llama_extend *e, enum llama_matrix matrix,
     if (slice->from == 0)
         before(&in, e, matrix, slice->norm);
     p = product_of(&in, e, matrix);
-    llama_matmul(p.y + slice->from, p.x, slice->weight, in.rows, p.in, slice->rows, p.out, p.y == e->x,
-                 in.wide);
+    multiply(&in, p.y + slice->from, p.x, slice->weight, p.in, slice->rows, p.out, p.y == e->x);
     if (slice->from + slice->rows == p.out)
         behind(&in, e, matrix, &p, slice);
 }

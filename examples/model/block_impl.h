@@ -3,6 +3,7 @@
 #ifndef LLAMA_BLOCK_IMPL_H
 #define LLAMA_BLOCK_IMPL_H
 
+#include "examples/model/adapter.h"
 #include "examples/model/block.h"
 #include "examples/model/kernels_inline.h"
 

@@ -166,7 +166,8 @@ static size_t max_size(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-size_t llama_compute_workspace(const struct llama_compute_config *c)
+/* Without that of adapters. */
+static size_t parts_workspace(const struct llama_compute_config *c)
 {
     size_t bytes;
 
@@ -182,6 +183,11 @@ size_t llama_compute_workspace(const struct llama_compute_config *c)
     if (c->shape.experts)
         bytes = max_size(bytes, llama_experts_workspace(&c->shape, c->batch, c->seq, c->dtype));
     return max_size(bytes, llama_head_workspace(&c->shape, compute_rows(c), c->dtype));
+}
+
+size_t llama_compute_workspace(const struct llama_compute_config *c)
+{
+    return parts_workspace(c) + c->adapter_bytes;
 }
 
 /* Each part of the rows has its own, one behind the other. */
@@ -224,6 +230,7 @@ int llama_compute_open(struct ofl_ctx *ctx, struct ofl_stream *s, const struct l
         c->config = *config;
         c->stream = s;
         c->workspace = workspace;
+        c->adapter_ws = (char *)workspace + parts_workspace(config);
         c->jobs = calloc(jobs_room(config), sizeof *c->jobs);
         c->losses = calloc(config->accum + 1, sizeof *c->losses);
         c->logits = calloc(config->batch ? 1 : config->shape.vocab, sizeof *c->logits);
@@ -338,6 +345,8 @@ int llama_compute_run(struct llama_compute *c, struct llama_job *job)
 {
     int err = label(c, job);
 
+    for (int i = 0; i < LLAMA_MATRICES; i++)
+        job->adapters[i].ws = c->adapter_ws;
     if (err == 0)
         err = c->gpu ? compute_gpu_run(c, job) : ofl_stream_launch(c->stream, host_jobs[job->run], job);
     return err < 0 ? err : ofl_stream_label(c->stream, NULL);

@@ -9,6 +9,7 @@
 #ifndef LLAMA_COMPUTE_H
 #define LLAMA_COMPUTE_H
 
+#include "examples/model/adapter.h"
 #include "examples/model/block.h"
 
 struct llama_compute_config {
@@ -19,6 +20,7 @@ struct llama_compute_config {
     size_t piece, positions;  /* generating: new tokens of a step, and of the longest text; else 0 */
     size_t rows;              /* generating: of those new ones, how many are computed at once */
     size_t jobs;              /* generating: slices that a step uses */
+    size_t adapter_bytes; /* scratch of an adapter: the most of llama_adapter_workspace; 0: there are none */
 };
 
 /* Device memory that must be leased as long as a compute lives. */
@@ -62,6 +64,8 @@ struct llama_job {
     bool first; /* overwrites the gradients */
     struct llama_block_weights weights;
     struct llama_block_grads grads;
+    struct llama_adapter
+        adapters[LLAMA_MATRICES]; /* that weights point to; their scratch is set by llama_compute_run */
     struct llama_head_weights head;
     struct llama_head_grads head_grads;
     struct llama_weight table;

@@ -11,7 +11,7 @@ struct compute_gpu;
 struct llama_compute {
     struct llama_compute_config config;
     struct ofl_stream *stream;
-    void *workspace;
+    void *workspace, *adapter_ws;
     struct compute_gpu *gpu; /* NULL: the host device */
     struct llama_job *jobs;  /* of the step; they live until it has run */
     size_t jobs_used;

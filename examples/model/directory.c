@@ -100,8 +100,8 @@ static int one_file(const char *path, bool gguf, char *error, size_t error_bytes
     if (memcmp(head, "GGUF", 4) == 0 && gguf)
         return 0;
     if (memcmp(head, "GGUF", 4) == 0)
-        return SAY("--model %s: it is a GGUF file, which ofl-generate reads and nothing trains: give the "
-                   "directory that it was made from; %s",
+        return SAY("--model %s: it is a GGUF file, which ofl-generate reads and --lora trains adapters over: "
+                   "without it give the directory that it was made from; %s",
                    path, WANTED);
     if (ends_with(path, ".safetensors"))
         return SAY("--model %s: it is one file of a model: give the directory that it lies in; %s", path,
@@ -118,7 +118,7 @@ static int adapter(const char *path, char *error, size_t error_bytes)
     const char *base = json_string_value(json_object_get(config, "base_model_name_or_path"));
     int err = SAY(
         "--model %s: it is an adapter (adapter_config.json, LoRA or the like) of the model %s, not a model: "
-        "give the directory of that",
+        "give the directory of that, and this one with --adapter",
         path, base ? llama_quote(base).text : "that it was trained on");
 
     json_decref(config);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "examples/model/files.h"
 #include "examples/model/generator_impl.h"
 #include "examples/model/random.h"
 
@@ -39,6 +40,34 @@ static int take_held(struct llama_generator *g)
         g->held[i].mode = OFL_OVERWRITE;
     }
     return err < 0 ? err : ofl_acquire(g->ctx, g->held, (size_t)count, g->stream);
+}
+
+/* Of the host device, whose memory is the program's own. */
+static int take_adapters(struct llama_generator *g, char *error, size_t error_bytes)
+{
+    const struct llama_adapters *a = &g->config.adapters;
+    struct ofl_tensor_desc d = {.size = sizeof d,
+                                .name = "adapters",
+                                .kind = OFL_KIND_WORKSPACE,
+                                .dtype = OFL_U8,
+                                .elems = llama_adapters_bytes(&g->config.shape, a),
+                                .flags = OFL_TENSOR_TRANSIENT};
+    int err;
+
+    if (a->count == 0)
+        return 0;
+    if (g->config.cuda)
+        return llama_fail(-ENOTSUP, error, error_bytes,
+                          "--adapter %s: adapters are used on the host device only: use --device host",
+                          a->list[0].dir);
+    g->adapters = (struct ofl_lease){.size = sizeof g->adapters, .mode = OFL_OVERWRITE};
+    err = ofl_tensor_create(g->ctx, &d, &g->adapters.tensor);
+    if (err == 0)
+        err = ofl_acquire(g->ctx, &g->adapters, 1, g->stream);
+    if (err == 0)
+        err = ofl_stream_sync(g->stream);
+    return err < 0 ? fail_ofl(g, err, error, error_bytes)
+                   : llama_adapters_fill(g->ctx, a, &g->model, g->adapters.ptr, error, error_bytes);
 }
 
 /* The prompt has been fed, and the stream has run that. */
@@ -156,6 +185,8 @@ int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *c
     }
     if (err == 0)
         err = open_compute(g, error, error_bytes);
+    if (err == 0)
+        err = take_adapters(g, error, error_bytes);
     if (err < 0) {
         llama_generator_destroy(g);
         return err;
@@ -173,11 +204,14 @@ void llama_generator_destroy(struct llama_generator *g)
     llama_compute_close(g->compute);
     if (g->held[0].ptr)
         ofl_release(g->ctx, g->held, HELD_PROMPT, g->stream);
+    if (g->adapters.ptr)
+        ofl_release(g->ctx, &g->adapters, 1, g->stream);
     if (g->stream)
         give_prompt(g);
     ofl_stream_destroy(g->stream);
     for (int i = 0; i < HELD_PROMPT; i++)
         ofl_tensor_destroy(g->held[i].tensor);
+    ofl_tensor_destroy(g->adapters.tensor);
     llama_slices_destroy(&g->model);
     free(g->units);
     generator_experts_close(g);
@@ -310,6 +344,20 @@ static struct llama_slice slice_of(const struct llama_generator *g, const struct
     return s;
 }
 
+/* That of the slice's rows. */
+static void adapt(const struct llama_generator *g, const struct generator_unit *u, struct llama_job *job)
+{
+    struct llama_adapter *ad = job->adapters + u->matrix % LLAMA_MATRICES;
+
+    if (u->matrix >= LLAMA_MATRICES ||
+        !llama_adapters_of(&g->config.shape, &g->config.adapters, g->adapters.ptr, u->part, u->matrix, ad))
+        return;
+    ad->b += u->from * ad->rank;
+    if (ad->gain)
+        ad->gain += u->from;
+    job->slice.weight.adapter = ad;
+}
+
 int generator_run(struct llama_generator *g, const struct generator_unit *u, const struct ofl_lease **leases,
                   size_t n)
 {
@@ -323,6 +371,7 @@ int generator_run(struct llama_generator *g, const struct generator_unit *u, con
         job->layer = u->part;
         job->matrix = u->matrix;
         job->expert = u->expert;
+        adapt(g, u, job);
         job->k_cache = (char *)g->held[HELD_CACHE].ptr + 2 * u->part * g->cache_bytes;
         job->v_cache = (char *)job->k_cache + g->cache_bytes;
         job->fed = g->fed;

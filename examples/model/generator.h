@@ -9,6 +9,7 @@
 #ifndef LLAMA_GENERATOR_H
 #define LLAMA_GENERATOR_H
 
+#include "examples/model/adapters.h"
 #include "examples/model/model.h"
 
 /*
@@ -22,7 +23,8 @@ struct llama_generator_config {
     size_t positions; /* tokens of the longest text: prompt and what follows */
     size_t piece; /* tokens of a prompt that are fed at once: a multiple of LLAMA_GENERATOR_ROWS, or all */
     bool cuda;    /* the context's device is a GPU */
-    enum ofl_dtype fresh; /* of weights without a checkpoint: OFL_F32 or OFL_BF16 */
+    struct llama_adapters adapters; /* that its weights go with; what it points to outlives the generator */
+    enum ofl_dtype fresh;           /* of weights without a checkpoint: OFL_F32 or OFL_BF16 */
     /* Called before each layer is put on the stream; false: the feed ends there with -ECANCELED. May be NULL. */
     bool (*going)(void *arg, uint32_t layer);
     void *going_arg;
@@ -36,6 +38,7 @@ struct llama_generator_need {
     uint64_t device_all_bytes; /* the smallest that keeps all weights on the device */
     uint64_t weights, weight_bytes, cache_bytes, workspace_bytes; /* weights: how many tensors */
     uint64_t looked_up_bytes; /* of weight_bytes, those of which a token reads a row only: the embedding */
+    uint64_t adapter_bytes;   /* held beside the weights */
     uint64_t part_bytes;      /* for each LLAMA_GENERATOR_ROWS of a piece that is longer */
     uint64_t scratch_bytes;   /* of device memory: all that is held beside weights and cache */
 };

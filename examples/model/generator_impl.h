@@ -71,7 +71,7 @@ struct llama_generator {
     uint32_t expert_units_most;
     bool *used;               /* [experts] */
     struct ofl_lease *leases; /* of a batch, with room for all units of a layer's experts, or of a step */
-    struct ofl_lease held[HELD];
+    struct ofl_lease held[HELD], adapters;
     struct llama_compute *compute;
     struct generator_entry *entries; /* [piece] */
     uint32_t *order;                 /* [piece]: their rows */

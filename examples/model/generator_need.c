@@ -167,12 +167,14 @@ size_t generator_rows(const struct llama_generator_config *c)
 
 struct llama_compute_config generator_compute(const struct llama_generator_config *c, enum ofl_dtype dtype)
 {
-    return (struct llama_compute_config){.shape = c->shape,
-                                         .dtype = dtype,
-                                         .cuda = c->cuda,
-                                         .piece = c->piece,
-                                         .positions = c->positions,
-                                         .rows = generator_rows(c)};
+    return (struct llama_compute_config){
+        .shape = c->shape,
+        .dtype = dtype,
+        .cuda = c->cuda,
+        .piece = c->piece,
+        .positions = c->positions,
+        .rows = generator_rows(c),
+        .adapter_bytes = llama_adapters_workspace(&c->shape, &c->adapters, generator_rows(c))};
 }
 
 /* Of a long piece: x, and what each part of its rows has between a layer's slices. A short one, as each token alone,
@@ -216,6 +218,8 @@ static struct llama_part part_of(const struct llama_generator_config *c, enum of
     for (int i = 0; i < HELD; i++)
         if (generator_held_bytes(c, dtype, i))
             llama_part_add(&part, generator_held_names[i], generator_held_bytes(c, dtype, i));
+    if (c->adapters.count)
+        llama_part_add(&part, "adapters", llama_adapters_bytes(&c->shape, &c->adapters));
     return part;
 }
 
@@ -293,6 +297,7 @@ void llama_generator_need(const struct llama_generator_config *c, const enum ofl
 
     *out = (struct llama_generator_need){.cache_bytes = generator_held_bytes(c, dtype, HELD_CACHE),
                                          .workspace_bytes = generator_held_bytes(c, dtype, HELD_WORKSPACE),
+                                         .adapter_bytes = llama_adapters_bytes(&c->shape, &c->adapters),
                                          .part_bytes = part_bytes(c, dtype)};
     need_device(c, dtypes, out);
     need_all(c, dtypes, out);

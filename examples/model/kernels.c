@@ -211,7 +211,7 @@ static LLAMA_WIDE void norm_backward_rows(float *dx, float *dw, const float *dy,
         for (; i < hidden; i++)
             tail += w[i] * dy[i] * x[i];
         back = (llama_lane_sum(&lanes) + tail) * rstd * rstd * rstd / (float)hidden;
-        for (i = 0; i < hidden; i++)
+        for (i = 0; dw && i < hidden; i++)
             dw[i] += dy[i] * (x[i] * rstd);
         if (accumulate)
             for (i = 0; i < hidden; i++)
@@ -225,7 +225,7 @@ static LLAMA_WIDE void norm_backward_rows(float *dx, float *dw, const float *dy,
 void llama_norm_backward(float *dx, float *dw, const float *dy, const float *x, struct llama_weight w,
                          size_t rows, size_t hidden, float eps, bool accumulate, bool first, void *ws)
 {
-    if (first)
+    if (dw && first)
         memset(dw, 0, hidden * sizeof *dw);
     norm_backward_rows(dx, dw, dy, x, norm_weight(w, hidden, ws), rows, hidden, eps, accumulate);
 }

@@ -39,6 +39,7 @@ struct llama_weight {
     const void *data;
     enum ofl_dtype dtype; /* OFL_F32, OFL_BF16, OFL_F16, or one that can be unpacked (offload_landing.h) */
     float offset;         /* of a norm: added to its elements */
+    const struct llama_adapter *adapter; /* of a matrix; NULL: none. llama_matmul and its like pass it over */
 };
 
 /* Rows from .. from + rows - 1 of a matrix, which are used by themselves. norm: what stands in front of the matrix,
@@ -78,7 +79,7 @@ size_t llama_norm_workspace(size_t hidden);
 /* y may be x. */
 void llama_norm(float *y, const float *x, struct llama_weight w, size_t rows, size_t hidden, float eps,
                 void *ws);
-/* dx (+)= gradient at x; dw (+)= gradient of w. dx may be dy or x. */
+/* dx (+)= gradient at x; dw (+)= gradient of w, NULL: not wanted. dx may be dy or x. */
 void llama_norm_backward(float *dx, float *dw, const float *dy, const float *x, struct llama_weight w,
                          size_t rows, size_t hidden, float eps, bool accumulate, bool first, void *ws);
 
@@ -95,6 +96,8 @@ void llama_rope(float *x, size_t batch, size_t seq, size_t heads, size_t head_di
                 const float *table, bool backward);
 /* The two numbers that are rotated together, side by side in x[rows, heads * head_dim], come to be half a head apart. */
 void llama_rope_apart(float *x, size_t rows, size_t heads, size_t head_dim);
+/* And side by side again. */
+void llama_rope_together(float *x, size_t rows, size_t heads, size_t head_dim);
 
 /* ---- gated units: act = f(gate) * up; f: silu, or gelu by tanh or erf (Hendrycks & Gimpel, 2016) --- */
 
@@ -149,7 +152,7 @@ size_t llama_head_workspace(const struct llama_shape *shape, size_t rows, enum o
  * Returns the sum over rows of -log softmax(logits)[target]. A negative target leaves its row out:
  * no loss, no gradient. Others must be below vocab.
  * With dx: writes dx[rows, hidden], the gradient of scale * sum, and the gradients of the weights.
- * dx NULL: the loss only; grads may be NULL.
+ * dx NULL: the loss only; grads may be NULL. Gradients that are NULL are not wanted.
  * The logits exist for a slice of the vocabulary at a time; where one slice does not hold them all,
  * they are computed twice.
  */

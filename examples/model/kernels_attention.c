@@ -126,6 +126,19 @@ void llama_rope_apart(float *x, size_t rows, size_t heads, size_t head_dim)
     }
 }
 
+void llama_rope_together(float *x, size_t rows, size_t heads, size_t head_dim)
+{
+    float pairs[LLAMA_PAIRS_HEAD_MOST];
+
+    for (size_t r = 0; r < rows * heads; r++, x += head_dim) {
+        for (size_t i = 0; i < head_dim / 2; i++) {
+            pairs[2 * i] = x[i];
+            pairs[2 * i + 1] = x[head_dim / 2 + i];
+        }
+        memcpy(x, pairs, head_dim * sizeof *x);
+    }
+}
+
 /* ---- attention ----------------------------------------------------------- */
 
 /* One head and one block of queries of one sequence. */

@@ -185,7 +185,8 @@ static void backward(const struct head *h, struct llama_weight head, float *dhea
             slice_logits(h, slice, n);
         slice_gradient(h, from, n, targets, scale);
         llama_matmul_dx(dx, h->logits, slice, h->rows, h->hidden, n, from > 0, NULL);
-        llama_matmul_dw(dhead + from * h->hidden, h->logits, h->normed, h->rows, h->hidden, n, first);
+        if (dhead)
+            llama_matmul_dw(dhead + from * h->hidden, h->logits, h->normed, h->rows, h->hidden, n, first);
     }
 }
 

@@ -52,6 +52,25 @@ int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enu
     return 0;
 }
 
+int llama_model_bind(const struct llama_checkpoint *ck, const struct llama_shape *shape,
+                     struct llama_model *out, char *error, size_t error_bytes)
+{
+    int err = make_arrays(shape, out, error, error_bytes);
+
+    for (uint32_t i = 0; err == 0 && i < out->count; i++) {
+        struct llama_tensor_desc d;
+        struct ofl_source *source;
+        const char *name;
+
+        llama_tensor_at(shape, i, &d);
+        llama_checkpoint_find(ck, i, &source, &name, &out->dtypes[i]);
+        err = llama_checkpoint_bind(ck, i, 0, d.elems, &out->tensors[i]);
+        if (err < 0)
+            return fail_ofl(err, out, error, error_bytes);
+    }
+    return err;
+}
+
 void llama_model_destroy(struct llama_model *m)
 {
     for (uint32_t i = 0; m->tensors && i < m->count; i++)
@@ -73,7 +92,8 @@ void llama_layer_leases(const struct llama_model *m, uint32_t layer, enum ofl_mo
 struct llama_weight llama_weight_of(const struct llama_shape *shape, enum llama_role role, const void *data,
                                     enum ofl_dtype dtype)
 {
-    return (struct llama_weight){data, dtype, llama_role_is_norm(role) ? shape->norm_offset : 0};
+    return (struct llama_weight){
+        .data = data, .dtype = dtype, .offset = llama_role_is_norm(role) ? shape->norm_offset : 0};
 }
 
 /* Where a layer's roles lie in both structures. */
@@ -111,6 +131,11 @@ static const struct {
 
 #undef PLACE
 
+struct llama_weight *llama_weight_field(struct llama_block_weights *w, enum llama_role role)
+{
+    return (struct llama_weight *)((char *)w + places[role].weight);
+}
+
 void llama_layer_weights(const struct llama_model *m, uint32_t layer,
                          const struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX],
                          struct llama_block_weights *out)
@@ -121,7 +146,7 @@ void llama_layer_weights(const struct llama_model *m, uint32_t layer,
     *out = (struct llama_block_weights){.layer = layer};
     for (uint32_t i = 0; i < llama_layer_tensors(m->shape, layer); i++) {
         llama_tensor_at(m->shape, first + i, &d);
-        *(struct llama_weight *)((char *)out + places[d.role].weight) =
+        *llama_weight_field(out, d.role) =
             llama_weight_of(m->shape, d.role, leases[i].ptr, m->dtypes[first + i]);
     }
 }

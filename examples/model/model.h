@@ -27,12 +27,17 @@ struct llama_weight llama_weight_of(const struct llama_shape *shape, enum llama_
 int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enum ofl_dtype dtype,
                        enum ofl_kind kind, const char *suffix, struct llama_model *out, char *error,
                        size_t error_bytes);
+/* Tensors whose home is the checkpoint, with its dtypes: never written. ck must outlive them. So on failure. */
+int llama_model_bind(const struct llama_checkpoint *ck, const struct llama_shape *shape,
+                     struct llama_model *out, char *error, size_t error_bytes);
 /* Destroys the tensors too. A zeroed model is accepted. */
 void llama_model_destroy(struct llama_model *m);
 
 /* Fills a layer's leases, of llama_layer_tensors: without those of experts. */
 void llama_layer_leases(const struct llama_model *m, uint32_t layer, enum ofl_mode mode,
                         struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX]);
+/* The field of a role that layers have. */
+struct llama_weight *llama_weight_field(struct llama_block_weights *w, enum llama_role role);
 /* From acquired leases, of weights and of gradients. What the layer does not have is NULL. */
 void llama_layer_weights(const struct llama_model *m, uint32_t layer,
                          const struct ofl_lease leases[LLAMA_LAYER_TENSORS_MAX],

@@ -7,18 +7,25 @@
 #include <string.h>
 
 #include "examples/model/experts.h"
+#include "examples/model/files.h"
 #include "examples/model/random.h"
 
 /* ---- needs --------------------------------------------------------------- */
 
+static size_t adapter_bytes(const struct llama_trainer_config *c)
+{
+    return c->lora.rank ? llama_lora_workspace(&c->shape, &c->lora, c->batch * c->seq) : 0;
+}
+
 static struct llama_compute_config compute_config(const struct llama_trainer_config *c)
 {
     return (struct llama_compute_config){.shape = c->shape,
-                                         .dtype = c->dtype,
+                                         .dtype = trainer_widest(c),
                                          .cuda = c->cuda,
                                          .batch = c->batch,
                                          .seq = c->seq,
-                                         .accum = c->accum};
+                                         .accum = c->accum,
+                                         .adapter_bytes = adapter_bytes(c)};
 }
 
 static size_t workspace_bytes(const struct llama_trainer_config *c)
@@ -58,9 +65,20 @@ static void add_weight(struct llama_part *part, const struct llama_trainer_confi
     llama_tensor_at(&c->shape, index, &d);
     snprintf(name, sizeof name, "%s.grad", d.name);
     if (weight)
-        llama_part_add(part, d.name, d.elems * ofl_dtype_bytes(c->dtype));
-    if (grad)
+        llama_part_add(part, d.name, llama_dtype_bytes(trainer_dtype_of(c, index), d.elems));
+    if (grad && !c->lora.rank)
         llama_part_add(part, name, d.elems * sizeof(float));
+}
+
+/* A layer's adapters and their gradients. */
+static void add_adapters(struct llama_part *part, const struct llama_trainer_config *c)
+{
+    for (uint32_t i = 0; i < 2 * trainer_lora_each(c); i++) {
+        struct llama_lora_tensor l;
+
+        llama_lora_tensor_at(&c->shape, &c->lora, i / 2, &l);
+        llama_part_add(part, l.name, l.elems * sizeof(float));
+    }
 }
 
 static void add_activations(struct llama_part *part, const struct llama_trainer_config *c, int count)
@@ -94,11 +112,13 @@ static void need_layer(const struct llama_trainer_config *c, uint32_t layer, str
 
     for (uint32_t i = 0; i < llama_layer_tensors(&c->shape, layer); i++)
         add_weight(&part, c, llama_layer_first(&c->shape, layer) + i, true, true);
+    add_adapters(&part, c);
     add_activations(&part, c, 2);
     llama_part_close(&part, need);
 }
 
-/* The parts of a step, by the same leases that trainer_step.c takes. Layers are of two kinds at most. */
+/* The parts of a step, by the same leases that trainer_step.c takes. Layers are of two kinds at most, but for dtypes of
+ * frozen ones. */
 static void need_device(const struct llama_trainer_config *c, struct llama_need *need)
 {
     uint32_t embed = llama_tensor_index(&c->shape, LLAMA_EMBED, 0);
@@ -110,7 +130,7 @@ static void need_device(const struct llama_trainer_config *c, struct llama_need 
     llama_part_close(&part, need);
 
     for (uint32_t i = 0; i < c->shape.layers; i++)
-        if (i == 0 || llama_layer_mixed(&c->shape, i) != llama_layer_mixed(&c->shape, i - 1))
+        if (i == 0 || c->frozen || llama_layer_mixed(&c->shape, i) != llama_layer_mixed(&c->shape, i - 1))
             (llama_layer_mixed(&c->shape, i) ? need_mixed : need_layer)(c, i, need);
 
     part = part_of(c, "the head");
@@ -119,6 +139,8 @@ static void need_device(const struct llama_trainer_config *c, struct llama_need 
     add_activations(&part, c, 2);
     llama_part_close(&part, need);
 
+    if (c->lora.rank)
+        return;
     part = part_of(c, "the embedding's backward");
     add_weight(&part, c, embed, false, true);
     add_activations(&part, c, 1);
@@ -131,23 +153,53 @@ static void need_tensor(struct llama_trainer_need *need, uint64_t bytes, uint64_
     need->store_bytes += count * ((bytes + 4095) / 4096 * 4096);
 }
 
-void llama_trainer_need(const struct llama_trainer_config *c, struct llama_trainer_need *out)
+/* All of them are trained. */
+static void need_weights(const struct llama_trainer_config *c, struct llama_trainer_need *out)
 {
     uint64_t each = ofl_dtype_bytes(c->dtype);
-    uint64_t checkpoints = (uint64_t)c->accum * (c->shape.layers + 2); /* inputs, the last output, dx */
+    uint64_t wide = c->dtype == OFL_F32 ? 3 : 4; /* gradient, two moments, a separate master */
 
-    *out = (struct llama_trainer_need){.workspace_bytes = workspace_bytes(c)};
-    need_device(c, &out->device);
-    out->device_all_bytes = ofl_device_footprint(out->workspace_bytes);
     for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++) {
         struct llama_tensor_desc d;
-        uint64_t wide = c->dtype == OFL_F32 ? 3 : 4; /* gradient, two moments, a separate master */
 
         llama_tensor_at(&c->shape, i, &d);
         need_tensor(out, d.elems * each, 1);
         need_tensor(out, d.elems * sizeof(float), wide);
         out->state_bytes += d.elems * (each + wide * sizeof(float));
     }
+}
+
+/* Frozen weights need no room below the device. */
+static void need_adapters(const struct llama_trainer_config *c, struct llama_trainer_need *out)
+{
+    struct llama_lora_tensor l;
+
+    for (uint32_t i = 0; llama_lora_tensor_at(&c->shape, &c->lora, i, &l) == 0; i++) {
+        need_tensor(out, l.elems * sizeof(float), 4); /* itself, gradient, two moments */
+        out->state_bytes += 4 * l.elems * sizeof(float);
+    }
+    for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++) {
+        struct llama_tensor_desc d;
+        uint64_t bytes;
+
+        llama_tensor_at(&c->shape, i, &d);
+        bytes = llama_dtype_bytes(trainer_dtype_of(c, i), d.elems);
+        out->device_all_bytes += ofl_device_footprint(bytes);
+        out->frozen_bytes += bytes;
+    }
+}
+
+void llama_trainer_need(const struct llama_trainer_config *c, struct llama_trainer_need *out)
+{
+    uint64_t checkpoints = (uint64_t)c->accum * (c->shape.layers + 2); /* inputs, the last output, dx */
+
+    *out = (struct llama_trainer_need){.workspace_bytes = workspace_bytes(c)};
+    need_device(c, &out->device);
+    out->device_all_bytes = ofl_device_footprint(out->workspace_bytes);
+    if (c->lora.rank)
+        need_adapters(c, out);
+    else
+        need_weights(c, out);
     out->activation_bytes = checkpoints * activation_bytes(c);
     need_tensor(out, activation_bytes(c), checkpoints);
     if (c->shape.experts) {
@@ -222,14 +274,30 @@ static int bind_all(struct llama_trainer *t)
 {
     int err = ofl_optimizer_create(t->ctx, &t->optimizer);
 
+    if (t->config.lora.rank)
+        return err < 0 ? err : trainer_lora_create(t);
     for (uint32_t i = 0; i < t->weights.count && err == 0; i++)
         err = ofl_optimizer_bind(t->optimizer, t->weights.tensors[i], t->grads.tensors[i]);
     return err;
 }
 
-static int create_all(struct llama_trainer *t, char *error, size_t error_bytes)
+/* Trained ones with gradients, or frozen ones. */
+static int make_weights(struct llama_trainer *t, char *error, size_t error_bytes)
 {
     const struct llama_shape *shape = &t->config.shape;
+    int err;
+
+    if (t->config.lora.rank)
+        return llama_model_bind(t->config.base, shape, &t->weights, error, error_bytes);
+    err = llama_model_create(t->ctx, shape, t->config.dtype, OFL_KIND_WEIGHT, "", &t->weights, error,
+                             error_bytes);
+    return err < 0 ? err
+                   : llama_model_create(t->ctx, shape, OFL_F32, OFL_KIND_GRADIENT, ".grad", &t->grads, error,
+                                        error_bytes);
+}
+
+static int create_all(struct llama_trainer *t, char *error, size_t error_bytes)
+{
     struct llama_compute_config compute = compute_config(&t->config);
     int err = ofl_stream_create(t->ctx, &t->stream);
 
@@ -239,11 +307,7 @@ static int create_all(struct llama_trainer *t, char *error, size_t error_bytes)
         return trainer_fail(t, err, error, error_bytes);
     err = llama_compute_open(t->ctx, t->stream, &compute, t->workspace.ptr, &t->compute, error, error_bytes);
     if (err == 0)
-        err = llama_model_create(t->ctx, shape, t->config.dtype, OFL_KIND_WEIGHT, "", &t->weights, error,
-                                 error_bytes);
-    if (err == 0)
-        err = llama_model_create(t->ctx, shape, OFL_F32, OFL_KIND_GRADIENT, ".grad", &t->grads, error,
-                                 error_bytes);
+        err = make_weights(t, error, error_bytes);
     if (err < 0)
         return err;
     err = bind_all(t);
@@ -259,6 +323,9 @@ int llama_trainer_create(struct ofl_ctx *ctx, const struct llama_trainer_config 
     int err = -ENOMEM;
 
     *out = NULL;
+    if (config->lora.rank && config->cuda)
+        return free(t), llama_fail(-ENOTSUP, error, error_bytes,
+                                   "adapters are trained on the host device only: use --device host");
     if (t) {
         t->ctx = ctx;
         t->config = *config;
@@ -294,6 +361,7 @@ void llama_trainer_destroy(struct llama_trainer *t)
     ofl_tensor_destroy(t->workspace.tensor);
     llama_model_destroy(&t->weights);
     llama_model_destroy(&t->grads);
+    trainer_lora_destroy(t);
     for (size_t i = 0; t->x && i < (t->config.shape.layers + 1) * t->config.accum; i++)
         ofl_tensor_destroy(t->x[i]);
     for (size_t m = 0; t->dx && m < t->config.accum; m++)
@@ -353,14 +421,15 @@ int llama_trainer_get(struct llama_trainer *t, uint32_t tensor, uint64_t first, 
 
 struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index)
 {
-    uint32_t each = t->config.dtype == OFL_F32 ? 3 : 4, kind = index % each;
+    bool lora = t->config.lora.rank;
+    uint32_t each = lora || t->config.dtype == OFL_F32 ? 3 : 4, kind = index % each;
     struct ofl_tensor *weight, *state;
     static const enum ofl_optimizer_state states[] = {OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ,
                                                       OFL_STATE_MASTER};
 
-    if (index / each >= t->weights.count)
+    if (index / each >= (lora ? t->lora_count : t->weights.count))
         return NULL;
-    weight = t->weights.tensors[index / each];
+    weight = (lora ? t->lora : t->weights.tensors)[index / each];
     if (kind == 0)
         return weight;
     return ofl_optimizer_state(t->optimizer, weight, states[kind - 1], &state) < 0 ? NULL : state;

@@ -12,6 +12,7 @@
 #ifndef LLAMA_TRAINER_H
 #define LLAMA_TRAINER_H
 
+#include "examples/model/lora.h"
 #include "examples/model/model.h"
 
 struct llama_trainer_config {
@@ -20,13 +21,21 @@ struct llama_trainer_config {
     size_t accum;         /* micro-batches of a step */
     enum ofl_dtype dtype; /* of the weights on the device: OFL_F32 or OFL_BF16 */
     bool cuda;            /* the context's device is a GPU */
+
+    /* With adapters (rank not 0) these alone are trained. The weights are frozen: they stay in the checkpoint, have
+     * neither gradients nor states, and are never written. Host device only. */
+    struct llama_lora lora;
+    const enum ofl_dtype *frozen; /* of the weights, in the order of llama_tensor_at; outlives the trainer */
+    const struct llama_checkpoint *base; /* outlives the trainer */
+    uint64_t seed;                       /* of adapters' first values and of dropout */
 };
 
 struct llama_trainer_need {
     struct llama_need device;  /* the smallest device budget, where the tensors live below it */
     uint64_t device_all_bytes; /* the smallest that holds all tensors */
     uint64_t store_bytes;      /* of all tensors, in blocks of 4096 bytes: ofl_config.expected_bytes */
-    uint64_t state_bytes;      /* weights, gradients, masters and moments */
+    uint64_t state_bytes;      /* weights, gradients, masters and moments; of adapters */
+    uint64_t frozen_bytes; /* of weights that stay in the checkpoint; device_all_bytes has room for them */
     uint64_t activation_bytes, workspace_bytes;
 };
 
@@ -50,6 +59,11 @@ int llama_trainer_random(struct llama_trainer *t, uint32_t tensor, uint64_t seed
 /* Reads elements of a weight, in the trainer's dtype. */
 int llama_trainer_get(struct llama_trainer *t, uint32_t tensor, uint64_t first, uint64_t elems, void *out,
                       char *error, size_t error_bytes);
+/* Adapters get their first values: A random, B zeros, magnitudes the norms of the weights' rows. Before the first step;
+ * without it all are zeros. */
+int llama_trainer_adapters_init(struct llama_trainer *t, char *error, size_t error_bytes);
+/* The tensor of that llama_lora_tensor_at; NULL past the end. */
+struct ofl_tensor *llama_trainer_adapter(const struct llama_trainer *t, uint32_t index);
 /* The index-th of all tensors that training changes: weights, separate masters, moments. NULL after the last. */
 struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index);
 

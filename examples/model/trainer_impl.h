@@ -17,6 +17,12 @@ struct llama_trainer {
     struct ofl_lease workspace;
     struct llama_compute *compute;
     double *losses; /* [accum], of the step that runs */
+
+    struct ofl_tensor **lora, **lora_grads; /* in the order of llama_lora_tensor_at */
+    uint32_t lora_count, module_count;
+    struct llama_lora_module modules[LLAMA_MATRICES];
+    uint64_t step;   /* the last that began */
+    bool evaluating; /* nothing is dropped */
 };
 
 /* Copies the sentence of what failed. Returns err. */
@@ -24,8 +30,9 @@ int trainer_fail(const struct llama_trainer *t, int err, char *error, size_t err
 
 /* ---- parts of a step -------------------------------------------------------- */
 
-/* Weights and gradients of a layer, and what moves with a micro-batch. */
-#define PART_MAX (2 * LLAMA_LAYER_TENSORS_MAX + 3)
+/* Weights and gradients of a layer, or weights, adapters and their gradients; and what moves with a micro-batch. */
+#define ADAPTERS_MAX (2 * LLAMA_MATRICES * LLAMA_LORA_PARTS)
+#define PART_MAX     (2 * LLAMA_LAYER_TENSORS_MAX + ADAPTERS_MAX + 3)
 
 /* The leases of one part of the model, and of one micro-batch. */
 struct trainer_part {
@@ -55,5 +62,23 @@ int trainer_run_part(struct trainer_part *p, uint32_t layer, trainer_moving_fn *
 /* trainer_experts.c: a layer with experts. keep: its input is needed again. */
 int trainer_experts_forward(struct llama_trainer *t, uint32_t layer, bool keep);
 int trainer_experts_backward(struct llama_trainer *t, uint32_t layer);
+
+/* ---- adapters: trainer_lora.c -------------------------------------------- */
+
+/* A layer's tensors; 0: there are no adapters. */
+uint32_t trainer_lora_each(const struct llama_trainer_config *c);
+/* Of a weight on the device; and one that scratch for all of them suits. */
+enum ofl_dtype trainer_dtype_of(const struct llama_trainer_config *c, uint32_t index);
+enum ofl_dtype trainer_widest(const struct llama_trainer_config *c);
+/* The optimizer is there. */
+int trainer_lora_create(struct llama_trainer *t);
+void trainer_lora_destroy(struct llama_trainer *t);
+/* A layer's, or their gradients. */
+void trainer_lora_leases(const struct llama_trainer *t, uint32_t layer, bool gradients,
+                         struct ofl_lease *leases);
+/* The job's layer, micro-batch and weights are set. grads NULL: forward. */
+void trainer_lora_describe(const struct llama_trainer *t, const struct ofl_lease *leases,
+                           const struct ofl_lease *grads, struct llama_job *job);
+int trainer_lora_apply(struct llama_trainer *t, uint32_t layer);
 
 #endif

@@ -83,8 +83,18 @@ static struct ofl_lease forward_activations(const struct llama_trainer *t, uint3
 static void forward_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
     llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
+    trainer_lora_describe(p->t, p->leases + llama_layer_tensors(&p->t->config.shape, layer), NULL, job);
     job->x = p->leases[p->held].ptr;
     job->y = p->leases[p->held + 1].ptr;
+}
+
+static void lease_layer(struct trainer_part *p, uint32_t layer)
+{
+    uint32_t count = llama_layer_tensors(&p->t->config.shape, layer);
+
+    llama_layer_leases(&p->t->weights, layer, OFL_READ, p->leases);
+    trainer_lora_leases(p->t, layer, false, p->leases + count);
+    p->held = count + trainer_lora_each(&p->t->config);
 }
 
 static int forward(struct llama_trainer *t, uint32_t layer)
@@ -93,17 +103,14 @@ static int forward(struct llama_trainer *t, uint32_t layer)
 
     if (llama_layer_mixed(&t->config.shape, layer))
         return trainer_experts_forward(t, layer, true);
-
-    p.held = llama_layer_tensors(&t->config.shape, layer);
-
-    llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
+    lease_layer(&p, layer);
     return trainer_run_part(&p, layer, forward_activations, forward_describe);
 }
 
 /* Weights of less than 4 bytes have served when their gradients are there: the update makes them anew from its master. */
 uint32_t trainer_last_use(const struct llama_trainer *t)
 {
-    return t->config.dtype == OFL_F32 ? 0 : OFL_LEASE_DROP;
+    return t->config.lora.rank || t->config.dtype == OFL_F32 ? 0 : OFL_LEASE_DROP;
 }
 
 /* The layer's input has served when its gradient is there. */
@@ -112,6 +119,36 @@ static struct ofl_lease backward_activations(const struct llama_trainer *t, uint
 {
     return which == 0 ? trainer_lease(trainer_x(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
                       : trainer_lease(t->dx[micro], OFL_UPDATE, 0);
+}
+
+/* The gradient at the embedding is not wanted where that is frozen. */
+static struct ofl_lease last_activations(const struct llama_trainer *t, uint32_t layer, size_t micro,
+                                         int which)
+{
+    return which == 0 ? trainer_lease(trainer_x(t, layer, micro), OFL_READ, OFL_LEASE_DROP)
+                      : trainer_lease(t->dx[micro], OFL_UPDATE, OFL_LEASE_DROP);
+}
+
+static void adapters_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
+{
+    uint32_t count = llama_layer_tensors(&p->t->config.shape, layer), each = trainer_lora_each(&p->t->config);
+
+    llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
+    trainer_lora_describe(p->t, p->leases + count, p->leases + count + each, job);
+    job->x = p->leases[p->held].ptr;
+    job->dx = p->leases[p->held + 1].ptr;
+}
+
+static int backward_adapters(struct llama_trainer *t, uint32_t layer)
+{
+    struct trainer_part p = {.t = t, .run = LLAMA_RUN_BACKWARD, .moving = 2};
+    int err;
+
+    lease_layer(&p, layer);
+    trainer_lora_leases(t, layer, true, p.leases + p.held);
+    p.held += trainer_lora_each(&t->config);
+    err = trainer_run_part(&p, layer, layer ? backward_activations : last_activations, adapters_describe);
+    return err < 0 ? err : trainer_lora_apply(t, layer);
 }
 
 static void backward_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
@@ -149,15 +186,23 @@ static struct ofl_lease head_activations(const struct llama_trainer *t, uint32_t
                       : trainer_lease(t->dx[micro], OFL_OVERWRITE, 0);
 }
 
-static void head_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
+static struct llama_head_weights head_weights(const struct trainer_part *p)
 {
     const struct llama_shape *shape = &p->t->config.shape;
-    enum ofl_dtype dtype = p->t->config.dtype;
+    const enum ofl_dtype *dtypes = p->t->weights.dtypes;
 
+    return (struct llama_head_weights){llama_weight_of(shape, LLAMA_NORM, p->leases[0].ptr,
+                                                       dtypes[llama_tensor_index(shape, LLAMA_NORM, 0)]),
+                                       llama_weight_of(shape, LLAMA_HEAD, p->leases[1].ptr,
+                                                       dtypes[llama_tensor_index(shape, LLAMA_HEAD, 0)])};
+}
+
+static void head_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
+{
     (void)layer;
-    job->head.norm = llama_weight_of(shape, LLAMA_NORM, p->leases[0].ptr, dtype);
-    job->head.head = llama_weight_of(shape, LLAMA_HEAD, p->leases[1].ptr, dtype);
-    job->head_grads = (struct llama_head_grads){p->leases[2].ptr, p->leases[3].ptr};
+    job->head = head_weights(p);
+    if (!p->t->config.lora.rank)
+        job->head_grads = (struct llama_head_grads){p->leases[2].ptr, p->leases[3].ptr};
     job->x = p->leases[p->held].ptr;
     job->dx = p->leases[p->held + 1].ptr;
 }
@@ -173,6 +218,10 @@ static int head(struct llama_trainer *t)
 
     p.leases[0] = trainer_lease(t->weights.tensors[norm], OFL_READ, trainer_last_use(t));
     p.leases[1] = trainer_lease(t->weights.tensors[matrix], OFL_READ, trainer_last_use(t));
+    if (t->config.lora.rank) {
+        p.held = 2;
+        return trainer_run_part(&p, shape->layers, head_activations, head_describe);
+    }
     p.leases[2] = trainer_lease(t->grads.tensors[norm], OFL_OVERWRITE, 0);
     p.leases[3] = trainer_lease(t->grads.tensors[matrix], OFL_OVERWRITE, 0);
     err = trainer_run_part(&p, shape->layers, head_activations, head_describe);
@@ -223,8 +272,8 @@ static int run_step(struct llama_trainer *t, const struct ofl_adamw *settings)
     if (err == 0)
         err = head(t);
     for (uint32_t layer = layers; layer-- > 0 && err == 0;)
-        err = backward(t, layer);
-    if (err == 0)
+        err = t->config.lora.rank ? backward_adapters(t, layer) : backward(t, layer);
+    if (err == 0 && !t->config.lora.rank)
         err = embed_backward(t);
     if (err == 0)
         err = ofl_optimizer_end(t->optimizer);
@@ -260,6 +309,7 @@ int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int
     int err = ofl_step_begin(t->ctx, "train");
 
     *loss = *norm = 0;
+    t->step = settings->step;
     if (err == 0)
         err = llama_compute_begin(t->compute, inputs, targets, tokens, (float)(1.0 / count));
     if (err == 0)
@@ -293,12 +343,8 @@ static struct ofl_lease eval_activations(const struct llama_trainer *t, uint32_t
 
 static void eval_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
-    enum ofl_dtype dtype = p->t->config.dtype;
-
     (void)layer;
-    job->head = (struct llama_head_weights){
-        llama_weight_of(&p->t->config.shape, LLAMA_NORM, p->leases[0].ptr, dtype),
-        llama_weight_of(&p->t->config.shape, LLAMA_HEAD, p->leases[1].ptr, dtype)};
+    job->head = head_weights(p);
     job->x = p->leases[p->held].ptr;
 }
 
@@ -314,8 +360,7 @@ static int eval_layers(struct llama_trainer *t)
             err = trainer_experts_forward(t, layer, false);
             continue;
         }
-        p.held = llama_layer_tensors(shape, layer);
-        llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
+        lease_layer(&p, layer);
         err = trainer_run_part(&p, layer, eval_activations, forward_describe);
     }
     h.leases[0] = trainer_lease(t->weights.tensors[llama_tensor_index(shape, LLAMA_NORM, 0)], OFL_READ, 0);
@@ -330,6 +375,7 @@ int llama_trainer_eval(struct llama_trainer *t, const int32_t *inputs, const int
     int err = ofl_step_begin(t->ctx, "eval");
 
     *sum = 0;
+    t->evaluating = true;
     if (err == 0)
         err = llama_compute_begin(t->compute, inputs, targets, tokens, 1);
     if (err == 0)
@@ -340,6 +386,7 @@ int llama_trainer_eval(struct llama_trainer *t, const int32_t *inputs, const int
         err = ofl_step_end(t->ctx);
     if (err == 0)
         err = ofl_stream_sync(t->stream);
+    t->evaluating = false;
     if (err < 0) {
         trainer_fail(t, err, error, error_bytes);
         (void)ofl_stream_sync(t->stream);

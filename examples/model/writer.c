@@ -401,11 +401,15 @@ static int write_small(struct writing *x)
         rc = copy_file(x, copied[i]);
     if (rc == 0)
         rc = write_generation(x);
-    if (rc == 0 && x->w->add_files) {
-        rc = x->w->add_files(x->w->arg, x->temporary, x->error, x->error_bytes);
-        if (rc != 0 && x->error_bytes && x->error[0] == '\0')
-            fail_errno(x, "write files of", x->final, rc);
-    }
+    return rc;
+}
+
+static int add_files(struct writing *x)
+{
+    int rc = x->w->add_files ? x->w->add_files(x->w->arg, x->temporary, x->error, x->error_bytes) : 0;
+
+    if (rc != 0 && x->error_bytes && x->error[0] == '\0')
+        fail_errno(x, "write files of", x->final, rc);
     return rc;
 }
 
@@ -470,16 +474,18 @@ int llama_checkpoint_write(const struct llama_writer *w, char *error, size_t err
 
     if (x.error_bytes)
         error[0] = '\0';
-    if (w->dtype != OFL_F32 && w->dtype != OFL_BF16 && w->dtype != OFL_F16)
+    if (!w->bare && w->dtype != OFL_F32 && w->dtype != OFL_BF16 && w->dtype != OFL_F16)
         return llama_fail(-EINVAL, error, error_bytes, "write %s: dtype is not f32, bf16 or f16", w->dir);
-    rc = llama_config_check(w->config, w->dir, error, error_bytes);
+    rc = w->bare ? 0 : llama_config_check(w->config, w->dir, error, error_bytes);
     if (rc == 0)
         rc = check(&x, w->dir);
     if (rc == 0)
         rc = make_temporary(&x);
-    if (rc == 0)
+    if (rc == 0 && !w->bare)
         rc = write_small(&x);
     if (rc == 0)
+        rc = add_files(&x);
+    if (rc == 0 && !w->bare)
         rc = write_weights(&x);
     if (rc == 0)
         rc = publish(&x);

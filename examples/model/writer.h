@@ -8,6 +8,7 @@
 #ifndef LLAMA_WRITER_H
 #define LLAMA_WRITER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,7 @@ struct llama_writer {
     const char *dir; /* must not exist, or be an empty directory */
     const struct llama_config *config;
     enum ofl_dtype dtype;      /* OFL_F32, OFL_BF16 or OFL_F16: of the file, and of what read delivers */
+    bool bare;                 /* no model: add_files writes all, of the above dir alone counts */
     const char *copy_from_dir; /* a model whose tokenizer and generation settings are copied; NULL: none */
 
     /* Elements [first, first + elems) of the tensor of that index (llama_tensor_at), into buf. */
