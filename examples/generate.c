@@ -402,12 +402,6 @@ static int open_tokenizer(struct run *r)
 {
     const char *dir = r->options->tokenizer ? r->options->tokenizer : r->options->model;
 
-    if (!r->options->tokenizer && llama_gguf_is(dir))
-        return common_fail(
-            EXIT_INPUT,
-            "--model %s: the tokenizer of a GGUF file can't be read: name a directory that has its "
-            "tokenizer.json with --tokenizer DIR",
-            dir);
     return common_tokenizer_open(dir, &r->tokenizer);
 }
 
