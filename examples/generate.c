@@ -349,6 +349,7 @@ static int read_dtypes(struct run *r)
 
             llama_checkpoint_find(ck, i, &source, &name, &r->dtypes[i]);
         }
+        llama_checkpoint_packings(ck, &r->config.shape);
         llama_checkpoint_close(ck);
     }
     ofl_close(ctx);

@@ -294,7 +294,7 @@ def check(build, device, program, work, name, case, ids, text):
 def build_logits(build, work):
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     program = os.path.join(work, "logits")
-    libs = subprocess.run(["pkg-config", "--libs", "liburing", "hwloc", "libxxhash", "jansson", "libpcre2-8", "openblas"],
+    libs = subprocess.run(["pkg-config", "--libs", "liburing", "hwloc", "libxxhash", "jansson", "openblas"],
                           capture_output=True, text=True, check=True).stdout.split()
     subprocess.run(["gcc", "-O1", "-I", here, f"{here}/tools/logits.c", f"{build}/libexamples.a", f"{build}/liboffload.a",
                     *libs, "-lnuma", "-lm", "-pthread", "-ldl", "-o", program], check=True)

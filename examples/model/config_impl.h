@@ -37,5 +37,7 @@ int config_get_bool(const struct config_reader *r, const char *key, bool fallbac
 /* What sets the family apart, and its rotary forms. The sizes of the shape are known. */
 int config_read_traits(const struct config_reader *r, struct llama_config *c);
 int config_read_rope(const struct config_reader *r, struct llama_config *c);
+/* What packed the weights. */
+int config_read_packed(const struct config_reader *r, struct llama_shape *s);
 
 #endif

@@ -73,7 +73,8 @@ void llama_layer_leases(const struct llama_model *m, uint32_t layer, enum ofl_mo
 struct llama_weight llama_weight_of(const struct llama_shape *shape, enum llama_role role, const void *data,
                                     enum ofl_dtype dtype)
 {
-    return (struct llama_weight){data, dtype, llama_role_is_norm(role) ? shape->norm_offset : 0};
+    return (struct llama_weight){
+        .data = data, .dtype = dtype, .offset = llama_role_is_norm(role) ? shape->norm_offset : 0};
 }
 
 /* Where a layer's roles lie in both structures. */

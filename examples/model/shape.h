@@ -1,12 +1,14 @@
 /*
  * The numbers and traits that fix a model's shape. Shared by the parser of config.json, the kernels and the programs;
- * knows nothing of files, tensors or memory. A trait that is zero is Llama's.
+ * knows nothing of files or memory. A trait that is zero is Llama's.
  */
 #ifndef LLAMA_SHAPE_H
 #define LLAMA_SHAPE_H
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "examples/model/packing.h"
 
 #define LLAMA_LAYERS_MAX       4096u
 #define LLAMA_ROPE_FACTORS_MAX 128u
@@ -51,6 +53,9 @@ struct llama_shape {
     uint32_t window;              /* keys that a query of a layer in `windowed` sees, its own included */
     float local_theta;            /* of these layers; 0: as the others */
     struct llama_rope local_rope; /* with local_theta */
+    struct llama_scheme scheme;   /* what packed its weights */
+    uint32_t packing_count;       /* set by the checkpoint: how they are packed */
+    struct llama_packing packings[LLAMA_PACKINGS_MAX];
     uint64_t windowed[LLAMA_LAYERS_MAX / 64], unrotated[LLAMA_LAYERS_MAX / 64]; /* a bit for each layer */
 };
 
