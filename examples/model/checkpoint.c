@@ -186,8 +186,9 @@ static int place_entry(const struct opening *o, const struct shard *shard, const
     uint64_t first = 0;
     int rc;
 
-    if (is_ignored(e->name) ||
-        (o->gguf && shape->rope.kind == LLAMA_ROPE_LONG && strcmp(e->name, LLAMA_GGUF_FACTORS) == 0))
+    if (is_ignored(e->name) || (o->gguf && shape->rope.kind == LLAMA_ROPE_LONG &&
+                                (strcmp(e->name, LLAMA_GGUF_FACTORS) == 0 ||
+                                 strncmp(e->name, LLAMA_GGUF_LONG, sizeof LLAMA_GGUF_LONG - 1) == 0)))
         return 0;
     if (o->ck->packed) {
         rc = packed_put(shape, o->ck->packed, shard->path, shard->source, e, o->error, o->error_bytes);

@@ -94,6 +94,11 @@ static int check_dtypes(const struct llama_generator *g, enum ofl_dtype dtype, c
         struct llama_tensor_desc d;
 
         llama_tensor_at(&g->config.shape, i, &d);
+        if (ofl_dtype_bytes(g->model.dtypes[i]) == 0) {
+            snprintf(error, error_bytes, "%s is %s, which is unpacked on the host only: use --device host",
+                     d.name, ofl_dtype_name(g->model.dtypes[i]));
+            return -ENOTSUP;
+        }
         if (g->model.dtypes[i] == dtype || d.dims < 2)
             continue;
         snprintf(error, error_bytes,

@@ -1,4 +1,4 @@
-/* A Llama in GGUF files: see gguf.h. Moves no weights. */
+/* A model in GGUF files: see gguf.h. Moves no weights. */
 #include "examples/model/gguf.h"
 
 #include <errno.h>
@@ -9,7 +9,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "examples/model/family.h"
 #include "examples/model/files.h"
+#include "examples/model/gguf_families.h"
 #include "examples/model/gguf_impl.h"
 #include "examples/model/gguf_text.h"
 #include "examples/model/kernels.h"
@@ -30,14 +32,19 @@ bool llama_gguf_is(const char *path)
 static int check_architecture(const struct gguf_reader *r)
 {
     const char *name = gguf_get_text(r, ARCHITECTURE);
+    char listed[256];
     uint32_t experts;
     int err;
 
     if (!name)
         return GGUF_REFUSE(r, "read %s: %s is missing: not a model in GGUF", r->path, ARCHITECTURE);
-    if (strcmp(name, "llama") != 0)
-        return GGUF_REFUSE(r, "read %s: architecture \"%s\": only llama is supported in GGUF", r->path,
-                           llama_quote(name).text);
+    if (gguf_family_is(name))
+        return 0;
+    if (strcmp(name, "llama") != 0) {
+        gguf_family_list(listed, sizeof listed);
+        return GGUF_REFUSE(r, "read %s: architecture \"%s\" is not supported in GGUF, only %s", r->path,
+                           llama_quote(name).text, listed);
+    }
     err = gguf_get_u32(r, "llama.expert_count", 0, &experts);
     if (err == 0 && experts)
         return GGUF_REFUSE(r, "read %s: llama.expert_count is %" PRIu32 ": experts are not supported in GGUF",
@@ -184,6 +191,7 @@ static int read_tokens(const struct gguf_reader *r, struct llama_config *c)
                                        "tokenizer.ggml.eom_token_id"};
     int err = read_start(r, c);
 
+    c->eos_count = 0;
     for (size_t i = 0; err == 0 && i < sizeof ends / sizeof ends[0]; i++) {
         struct ofl_metadata m;
         uint32_t id;
@@ -221,6 +229,18 @@ static int read_tied(struct ofl_ctx *ctx, const struct gguf_reader *r, struct ll
     return err;
 }
 
+/* tied is known. */
+static int read_shape(const struct gguf_reader *r, struct llama_config *c)
+{
+    const char *name = gguf_get_text(r, ARCHITECTURE);
+    int err;
+
+    if (gguf_family_is(name))
+        return gguf_family_config(r, name, c->shape.tied, c);
+    err = read_sizes(r, &c->shape);
+    return err == 0 ? read_rope(r, &c->shape) : err;
+}
+
 int llama_gguf_config(const char *path, struct llama_config *out, char *error, size_t error_bytes)
 {
     struct gguf_reader r = {.path = path, .error = error, .error_bytes = error_bytes};
@@ -231,13 +251,11 @@ int llama_gguf_config(const char *path, struct llama_config *out, char *error, s
         return err;
     err = check_architecture(&r);
     if (err == 0)
-        err = read_sizes(&r, &config.shape);
+        err = read_tied(r.ctx, &r, &config.shape);
     if (err == 0)
-        err = read_rope(&r, &config.shape);
+        err = read_shape(&r, &config);
     if (err == 0)
         err = read_tokens(&r, &config);
-    if (err == 0)
-        err = read_tied(r.ctx, &r, &config.shape);
     if (err == 0)
         err = llama_config_check(&config, path, error, error_bytes);
     if (err == 0)
@@ -318,13 +336,40 @@ int llama_gguf_part_check(struct ofl_source *s, const char *path, uint32_t index
 /* ---- names ----------------------------------------------------------------------- */
 
 static const char *const role_names[LLAMA_ROLES] = {
-    [LLAMA_EMBED] = "token_embd.weight",  [LLAMA_INPUT_NORM] = "attn_norm.weight",
-    [LLAMA_Q] = "attn_q.weight",          [LLAMA_K] = "attn_k.weight",
-    [LLAMA_V] = "attn_v.weight",          [LLAMA_O] = "attn_output.weight",
-    [LLAMA_MLP_NORM] = "ffn_norm.weight", [LLAMA_GATE] = "ffn_gate.weight",
-    [LLAMA_UP] = "ffn_up.weight",         [LLAMA_DOWN] = "ffn_down.weight",
-    [LLAMA_NORM] = "output_norm.weight",  [LLAMA_HEAD] = "output.weight",
+    [LLAMA_EMBED] = "token_embd.weight",
+    [LLAMA_INPUT_NORM] = "attn_norm.weight",
+    [LLAMA_Q] = "attn_q.weight",
+    [LLAMA_K] = "attn_k.weight",
+    [LLAMA_V] = "attn_v.weight",
+    [LLAMA_Q_BIAS] = "attn_q.bias",
+    [LLAMA_K_BIAS] = "attn_k.bias",
+    [LLAMA_V_BIAS] = "attn_v.bias",
+    [LLAMA_Q_NORM] = "attn_q_norm.weight",
+    [LLAMA_K_NORM] = "attn_k_norm.weight",
+    [LLAMA_O] = "attn_output.weight",
+    [LLAMA_O_BIAS] = "attn_output.bias",
+    [LLAMA_ATTN_POST_NORM] = "post_attention_norm.weight",
+    [LLAMA_MLP_NORM] = "ffn_norm.weight",
+    [LLAMA_GATE] = "ffn_gate.weight",
+    [LLAMA_UP] = "ffn_up.weight",
+    [LLAMA_GATE_BIAS] = "ffn_gate.bias",
+    [LLAMA_UP_BIAS] = "ffn_up.bias",
+    [LLAMA_DOWN] = "ffn_down.weight",
+    [LLAMA_DOWN_BIAS] = "ffn_down.bias",
+    [LLAMA_MLP_POST_NORM] = "post_ffw_norm.weight",
+    [LLAMA_NORM] = "output_norm.weight",
+    [LLAMA_HEAD] = "output.weight",
 };
+
+/* Where several are stored as one, it has one name. */
+static const char *name_of(const struct llama_shape *shape, enum llama_role role)
+{
+    bool fused = llama_family_at(shape->family)->fused;
+
+    if (fused && role >= LLAMA_Q && role <= LLAMA_V)
+        return "attn_qkv.weight";
+    return fused && role == LLAMA_GATE ? role_names[LLAMA_UP] : role_names[role];
+}
 
 void llama_gguf_name(const struct llama_shape *shape, uint32_t index, char *out, size_t bytes)
 {
@@ -334,7 +379,7 @@ void llama_gguf_name(const struct llama_shape *shape, uint32_t index, char *out,
     if (d.layer < 0)
         snprintf(out, bytes, "%s", role_names[d.role]);
     else
-        snprintf(out, bytes, "blk.%d.%s", d.layer, role_names[d.role]);
+        snprintf(out, bytes, "blk.%d.%s", d.layer, name_of(shape, d.role));
 }
 
 int64_t llama_gguf_index(const struct llama_shape *shape, const char *name)
@@ -346,7 +391,7 @@ int64_t llama_gguf_index(const struct llama_shape *shape, const char *name)
     for (int role = 0; role < LLAMA_ROLES; role++) {
         uint32_t index = llama_tensor_index(shape, (enum llama_role)role, layer);
 
-        if (index >= llama_tensor_count(shape))
+        if (!llama_role_is_there(shape, (enum llama_role)role) || index >= llama_tensor_count(shape))
             continue;
         llama_gguf_name(shape, index, own, sizeof own);
         if (strcmp(own, name) == 0)
