@@ -304,7 +304,7 @@ static void logits_of(const char *model, float *logits)
     int32_t tokens[TOKENS];
     struct llama_config c;
     struct llama_checkpoint *ck;
-    struct llama_generator *g;
+    struct llama_generator *g = NULL;
     struct ofl_ctx *ctx;
     char error[ERROR] = "";
 

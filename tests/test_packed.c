@@ -1,7 +1,7 @@
 /*
  * Directories whose weights are packed: the logits are those of transformers with the same weights unpacked, for each packing
  * (tests/golden/packed.json, made by tools/golden_packed.py), and have the same bits in a device that holds all of the model
- * and in one that holds little more than a slice; slices of a matrix have all of its parts, each element once; what does not
+ * and in one that holds little more than a slice; a matrix that is leased whole gives its values and products; slices of a matrix have all of its parts, each element once; what does not
  * fit together is refused with its name.
  *
  * Negative controls: a changed byte of any part changes the logits; the model that all refused ones are made from opens.
@@ -20,6 +20,7 @@
 #include <cmocka.h>
 #include <fcntl.h>
 
+#include "examples/model/frozen.h"
 #include "examples/model/generator.h"
 #include "examples/model/slices.h"
 #include "tests/core_fixture.h"
@@ -247,6 +248,84 @@ static void every_part_counts(void **state)
     }
 }
 
+/* ---- whole tensors ------------------------------------------------------------------ */
+
+/* What a tensor's rows are, by the rules and int8 with a scale for each row. */
+static float int8_value(const json_t *one, const char *begin, uint32_t row, uint32_t at)
+{
+    uint32_t scale = 0, numbers = 0;
+    float base = 0, value;
+    uint16_t half;
+    json_t *t;
+    size_t i;
+
+    json_array_foreach(json_object_get(one, "tensors"), i, t)
+    {
+        if (strncmp(text_of(t, "name"), begin, strlen(begin)) != 0)
+            continue;
+        if (strstr(text_of(t, "name"), "scale")) {
+            scale = (uint32_t)json_integer_value(json_object_get(t, "number"));
+            base = (float)json_number_value(json_object_get(t, "base"));
+        } else {
+            numbers = (uint32_t)json_integer_value(json_object_get(t, "number"));
+        }
+    }
+    value = (float)(int8_t)mixed(numbers, at) * ((float)(4 + mixed(scale, row) % 4) / 4 * base);
+    llama_to_bf16(&half, &value, 1);
+    llama_widen(&value, &half, OFL_BF16, 1);
+    return value;
+}
+
+/* Leased whole, a matrix gives its values, and products forward and backward. */
+static void whole_tensors(void **state)
+{
+    const json_t *cases = json_object_get(golden, "cases");
+    json_t *one = NULL;
+    float values[64 * 96], x[64] = {0}, y[96], dx[64], dy[96] = {0};
+    char error[ERROR] = "", ws[6 * 64 * 96];
+    struct ofl_lease leases[LLAMA_PARTS];
+    struct ofl_ctx *ctx = open_ctx(1 << 20);
+    struct llama_checkpoint *ck;
+    struct llama_packed packed;
+    struct llama_frozen f;
+    struct llama_config c;
+    struct llama_weight w;
+    struct ofl_stream *s;
+    uint32_t up;
+
+    (void)state;
+    for (size_t i = 0; i < json_array_size(cases); i++)
+        if (strcmp(text_of(json_array_get(cases, i), "name"), "int8 channels") == 0)
+            one = json_array_get(cases, i);
+    put_model(one, NULL, NULL, NULL);
+    if (llama_checkpoint_config(dir, &c, error, sizeof error) < 0 ||
+        llama_checkpoint_open(ctx, dir, &c.shape, &ck, error, sizeof error) < 0 ||
+        llama_frozen_bind(ck, &c.shape, &f, error, sizeof error) < 0)
+        fail_msg("%s", error);
+    up = llama_tensor_index(&c.shape, LLAMA_UP, 0);
+    assert_int_equal(ofl_stream_create(ctx, &s), 0);
+    assert_int_equal(llama_frozen_leases(&f, up, leases), 2);
+    assert_int_equal(ofl_acquire(ctx, leases, 2, s), 0);
+    assert_int_equal(ofl_stream_sync(s), 0);
+    w = llama_frozen_weight(&f, up, leases, &packed);
+    memcpy(values, llama_weight_rows(w, 0, 96, 64, ws), sizeof values);
+    for (uint32_t i = 0; i < 96 * 64; i++)
+        assert_true(values[i] == int8_value(one, "model.layers.0.mlp.up_proj.", i / 64, i));
+    x[5] = 1;
+    dy[7] = 1;
+    llama_matmul(y, x, w, 1, 64, 96, 96, false, ws);
+    llama_matmul_dx(dx, dy, w, 1, 64, 96, false, ws);
+    for (uint32_t i = 0; i < 96; i++)
+        assert_true(y[i] == values[i * 64 + 5]);
+    assert_memory_equal(dx, values + 7 * 64, sizeof dx);
+    assert_int_equal(ofl_release(ctx, leases, 2, s), 0);
+    assert_int_equal(llama_frozen_leases(&f, llama_tensor_index(&c.shape, LLAMA_Q, 0), leases), 1);
+    ofl_stream_destroy(s);
+    llama_frozen_destroy(&f);
+    assert_int_equal(llama_checkpoint_close(ck), 0);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
+}
+
 /* ---- slices ----------------------------------------------------------------------- */
 
 static void slices_have_all(void **state)
@@ -387,9 +466,8 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(logits_of_transformers),
-        cmocka_unit_test(every_part_counts),
-        cmocka_unit_test(slices_have_all),
+        cmocka_unit_test(logits_of_transformers), cmocka_unit_test(every_part_counts),
+        cmocka_unit_test(whole_tensors),          cmocka_unit_test(slices_have_all),
         cmocka_unit_test(refused_by_name),
     };
 
