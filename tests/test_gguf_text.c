@@ -214,6 +214,9 @@ static void text_of_ids(void **state)
     assert_string_equal(text, "ab\u00e9 b");
     free(text);
     tokenizer_close(t);
+    t = open_it(&bytes); /* a token of the user's is text, one of control is not */
+    assert_true(tokenizer_special(t, 10) && !tokenizer_special(t, 11) && !tokenizer_special(t, 8));
+    tokenizer_close(t);
 }
 
 static void chat_of_the_file(void **state)
