@@ -6,6 +6,8 @@
 
 #include "examples/common.h"
 #include "examples/common_memory.h"
+#include "examples/model/gguf.h"
+#include "examples/model/gguf_text.h"
 
 /* What reading the file takes for a while: measured were 10 times its bytes with a vocabulary of 130,000. */
 #define FILE_TIMES 12
@@ -30,6 +32,10 @@ int common_tokenizer_open(const char *dir, struct tokenizer **out)
     char path[4096], error[COMMON_ERROR_BYTES];
     int status, err;
 
+    if (llama_gguf_is(dir)) {
+        err = llama_gguf_tokenizer(dir, out, error, sizeof error);
+        return err < 0 ? common_fail(common_status(err), "%s", error) : 0;
+    }
     if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path)
         return common_fail(EXIT_INPUT, "open %s: the path is too long", dir);
     status = check_room(path);

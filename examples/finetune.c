@@ -350,6 +350,12 @@ static int load_config(const struct options *o, struct llama_config *config)
             err = llama_checkpoint_config(o->model, config, error, sizeof error);
         if (err < 0)
             return setup_failed(err, error);
+        if (config->shape.scheme.packer != LLAMA_PACKER_NONE)
+            return common_fail(
+                EXIT_INPUT,
+                "read %s/config.json: quantization_config: packed weights are generated from, not "
+                "trained: give the directory that they were made from",
+                o->model);
         if (config->dropout > 0)
             return common_fail(
                 EXIT_INPUT,

@@ -353,6 +353,7 @@ static int read_dtypes(struct run *r)
 
             llama_checkpoint_find(ck, i, &source, &name, &r->dtypes[i]);
         }
+        llama_checkpoint_packings(ck, &r->config.shape);
         llama_checkpoint_close(ck);
     }
     ofl_close(ctx);
@@ -406,12 +407,6 @@ static int open_tokenizer(struct run *r)
 {
     const char *dir = r->options->tokenizer ? r->options->tokenizer : r->options->model;
 
-    if (!r->options->tokenizer && llama_gguf_is(dir))
-        return common_fail(
-            EXIT_INPUT,
-            "--model %s: the tokenizer of a GGUF file can't be read: name a directory that has its "
-            "tokenizer.json with --tokenizer DIR",
-            dir);
     return common_tokenizer_open(dir, &r->tokenizer);
 }
 

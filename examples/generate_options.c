@@ -16,7 +16,7 @@ static const struct common_option text_options[] = {
     {COMMON_GROUP, .text = "Text:", .least = 1},
     {COMMON_TEXT, "model", "DIR", "Hugging Face directory of a model: config.json, model.safetensors (or shards "
      "with an index), tokenizer.json; or a GGUF file, the first of them where it is split", FIELD(model)},
-    {COMMON_TEXT, "tokenizer", "DIR", "Where tokenizer.json is (default: --model); needed for a GGUF file",
+    {COMMON_TEXT, "tokenizer", "DIR", "Where tokenizer.json is (default: --model); a GGUF file has its own",
      FIELD(tokenizer)},
     {COMMON_TEXTS, "adapter", "DIR[:WEIGHT]", "LoRA adapter, as PEFT has it, added to the model's weights; may be repeated: "
      "they add up, each times its WEIGHT (1)", FIELD(adapters)},

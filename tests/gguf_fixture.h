@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 struct gguf_file {
-    unsigned char bytes[1 << 16];
+    unsigned char bytes[1 << 19];
     size_t count, data; /* data: where the data begin, once ended */
 };
 

@@ -141,7 +141,7 @@ void files_change(json_t *object, const char *text)
 static uint64_t bytes_of(const json_t *tensor)
 {
     const char *dtype = json_string_value(json_object_get(tensor, "dtype"));
-    uint64_t bytes = strstr(dtype, "64") ? 8 : strstr(dtype, "32") ? 4 : 2;
+    uint64_t bytes = strstr(dtype, "64") ? 8 : strstr(dtype, "32") ? 4 : strchr(dtype, '8') ? 1 : 2;
     const json_t *dim;
     size_t i;
 

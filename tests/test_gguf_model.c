@@ -203,7 +203,7 @@ static void refused_by_name(void **state)
         const char *words;
     } cases[] = {
         {{.without = "general.architecture"}, "general.architecture is missing: not a model in GGUF"},
-        {{.key = {"general.architecture", "qwen2", 8, 0}}, "architecture \"qwen2\""},
+        {{.key = {"general.architecture", "mamba", 8, 0}}, "architecture \"mamba\""},
         {{.without = "llama.block_count"}, "llama.block_count is missing"},
         {{.key = {"llama.block_count", "one", 8, 0}}, "llama.block_count is not an integer"},
         {{.key = {"llama.block_count", NULL, 5, UINT32_MAX}}, "llama.block_count is -1"},

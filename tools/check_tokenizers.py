@@ -470,7 +470,8 @@ def build(folder, out):
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     program = f"{out}/tokens"
     subprocess.run([os.environ.get("CC", "cc"), "-O2", "-std=c11", "-D_GNU_SOURCE", f"-I{root}", "-o", program, f"{root}/tools/tokens.c",
-                    f"{folder}/libexamples.a", "-ljansson", "-lm", "-lpthread"], check=True)
+                    f"{folder}/libexamples.a", f"{folder}/liboffload.a", "-luring", "-lhwloc", "-lxxhash", "-lopenblas", "-ljansson", "-lnuma", "-lm",
+                    "-lpthread"], check=True)
     return program
 
 

@@ -1,7 +1,7 @@
 /*
  * Runs a tokenizer for tools/check_tokenizers.py, which builds it:
  *
- *     tokens FILE <records >answers
+ *     tokens FILE <records >answers         FILE: a tokenizer.json, or a .gguf
  *
  * A record is a letter, a number of 32 bits and as many bytes, or ids of 32 bits: e, a
  * text, or w, with what the post-processor puts around it; d or s, ids, s without
@@ -12,9 +12,11 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
-#include "examples/model/tokenizer.h"
+#include "examples/model/gguf.h"
+#include "examples/model/gguf_text.h"
 
 static double now(void)
 {
@@ -86,9 +88,13 @@ int main(int argc, char **argv)
     char error[1000];
     double start = now(), open, encoding = 0;
     uint32_t count;
-    int kind, rc = 0;
+    int kind, rc = argc == 2 ? 0 : -1;
 
-    if (argc != 2 || tokenizer_open(argv[1], &t, error, sizeof error) < 0) {
+    if (rc == 0)
+        rc = llama_gguf_is(argv[1]) && strstr(argv[1], ".gguf")
+                 ? llama_gguf_tokenizer(argv[1], &t, error, sizeof error)
+                 : tokenizer_open(argv[1], &t, error, sizeof error);
+    if (rc < 0) {
         fprintf(stderr, "%s\n", argc == 2 ? error : "usage: tokens FILE");
         return 2;
     }

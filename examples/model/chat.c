@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 
 #include "examples/model/files.h"
+#include "examples/model/gguf.h"
+#include "examples/model/gguf_text.h"
 
 #define SETTINGS_BYTES_MAX (64u << 20) /* some tokenizer_config.json list their whole vocabulary */
 #define TEMPLATE_BYTES_MAX (1u << 20)
@@ -152,6 +154,31 @@ static int read_settings(struct chat *c, const char *dir, const char *name, bool
     return err == -ENOENT ? 0 : err;
 }
 
+/* A GGUF file has it all in itself. */
+static int open_gguf(struct chat *c, const char *path, char *error, size_t error_bytes)
+{
+    json_t *settings = NULL;
+    int err = llama_gguf_settings(path, &settings, error, error_bytes);
+
+    if (err == 0) {
+        take_special(c, settings);
+        err = take_template(c, json_object_get(settings, "chat_template"), path, error, error_bytes);
+    }
+    json_decref(settings);
+    return err;
+}
+
+static int open_directory(struct chat *c, const char *dir, char *error, size_t error_bytes)
+{
+    int err = open_file(c, dir, error, error_bytes);
+
+    if (err == 0)
+        err = read_settings(c, dir, "tokenizer_config.json", true, error, error_bytes);
+    if (err == 0)
+        err = read_settings(c, dir, "special_tokens_map.json", false, error, error_bytes);
+    return err;
+}
+
 int chat_open(const char *dir, struct chat **out, char *error, size_t error_bytes)
 {
     struct chat *c = calloc(1, sizeof *c);
@@ -161,11 +188,8 @@ int chat_open(const char *dir, struct chat **out, char *error, size_t error_byte
     if (err < 0)
         llama_fail(err, error, error_bytes, "open %s: out of memory", dir);
     if (err == 0)
-        err = open_file(c, dir, error, error_bytes);
-    if (err == 0)
-        err = read_settings(c, dir, "tokenizer_config.json", true, error, error_bytes);
-    if (err == 0)
-        err = read_settings(c, dir, "special_tokens_map.json", false, error, error_bytes);
+        err = llama_gguf_is(dir) ? open_gguf(c, dir, error, error_bytes)
+                                 : open_directory(c, dir, error, error_bytes);
     if (err < 0) {
         chat_close(c);
         return err;
@@ -223,7 +247,8 @@ static int check_messages(const struct chat *c, const struct chat_request *reque
         return llama_fail(
             -ENOENT, error, error_bytes,
             "%s has no chat template, neither a chat_template.jinja nor a chat_template in "
-            "tokenizer_config.json: the model is none for chats, or the template is to be added",
+            "tokenizer_config.json or a GGUF file's keys: the model is none for chats, or the template is to "
+            "be added",
             c->dir);
     if (!json_is_array(request->messages) || json_array_size(request->messages) == 0)
         return llama_fail(-EINVAL, error, error_bytes, "messages is not a list with at least one message");

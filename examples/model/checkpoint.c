@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "examples/model/checkpoint_packed.h"
 #include "examples/model/family.h"
 #include "examples/model/files.h"
 #include "examples/model/gguf.h"
@@ -40,7 +41,8 @@ struct llama_checkpoint {
     struct llama_shape shape;
     struct shard *shards;
     size_t shard_count;
-    struct place *places; /* by index */
+    struct place *places;         /* by index */
+    struct packed_matrix *packed; /* [place_count] by the index of a stored matrix's first, or NULL */
     uint32_t place_count;
     struct place head; /* of a tied model that has one all the same */
     char *unused;      /* the first tensor that the model does not have */
@@ -188,9 +190,15 @@ static int place_entry(const struct opening *o, const struct shard *shard, const
     uint64_t first = 0;
     int rc;
 
-    if (is_ignored(e->name) ||
-        (o->gguf && shape->rope.kind == LLAMA_ROPE_LONG && strcmp(e->name, LLAMA_GGUF_FACTORS) == 0))
+    if (is_ignored(e->name) || (o->gguf && shape->rope.kind == LLAMA_ROPE_LONG &&
+                                (strcmp(e->name, LLAMA_GGUF_FACTORS) == 0 ||
+                                 strncmp(e->name, LLAMA_GGUF_LONG, sizeof LLAMA_GGUF_LONG - 1) == 0)))
         return 0;
+    if (o->ck->packed) {
+        rc = packed_put(shape, o->ck->packed, shard->path, shard->source, e, o->error, o->error_bytes);
+        if (rc != 0)
+            return rc < 0 ? rc : 0;
+    }
     if (head)
         llama_stored_at(shape, 0, &s);
     else if (!(o->gguf ? find_gguf(shape, e->name, &s) : llama_stored_find(shape, e->name, &s)))
@@ -274,12 +282,44 @@ static int add_index(const struct opening *o, const char *path)
     return 0;
 }
 
+/* Matrices of which there are parts become places like others. */
+static int place_packed(const struct opening *o)
+{
+    struct llama_checkpoint *ck = o->ck;
+    int rc = 0;
+
+    for (uint32_t i = 0; rc == 0 && ck->packed && i < ck->place_count; i++) {
+        const struct packed_matrix *m = &ck->packed[i];
+        const struct packed_part *numbers = &m->parts[LLAMA_PART_NUMBERS];
+        enum ofl_dtype dtype = OFL_F32;
+        struct llama_stored s;
+
+        if (!m->path)
+            continue;
+        llama_stored_at(&ck->shape, i, &s);
+        rc = packed_dtype(&ck->shape, m, i, &dtype, o->error, o->error_bytes);
+        for (uint32_t k = s.first; rc == 0 && k < s.first + s.count; k++) {
+            struct place *p = &ck->places[k];
+
+            if (p->source)
+                return REFUSE(o, "open %s: tensor %s: it is there as %s too", m->path, numbers->name,
+                              p->name);
+            *p = (struct place){.source = numbers->source, .name = strdup(numbers->name), .dtype = dtype};
+            rc = p->name ? 0 : NO_MEMORY(o);
+        }
+    }
+    return rc;
+}
+
 /* A tied matrix may be stored under either name. */
 static int check_complete(const struct opening *o)
 {
     struct llama_checkpoint *ck = o->ck;
     struct llama_stored s;
+    int rc = place_packed(o);
 
+    if (rc < 0)
+        return rc;
     if (ck->shape.tied && !ck->places[0].source && ck->head.source) {
         ck->places[0] = ck->head;
         ck->head = (struct place){0};
@@ -362,9 +402,11 @@ int llama_checkpoint_open(struct ofl_ctx *ctx, const char *dir, const struct lla
         ck->shape = *shape;
         ck->place_count = llama_tensor_count(shape);
         ck->places = calloc(ck->place_count, sizeof *ck->places);
+        if (shape->scheme.packer != LLAMA_PACKER_NONE)
+            ck->packed = calloc(ck->place_count, sizeof *ck->packed);
     }
     o.gguf = llama_gguf_is(dir);
-    if (!ck || !ck->places || !single || !index)
+    if (!ck || !ck->places || (shape->scheme.packer && !ck->packed) || !single || !index)
         rc = NO_MEMORY(&o);
     else
         rc = o.gguf ? open_gguf(&o) : open_files(&o, single, index, &root);
@@ -407,6 +449,7 @@ int llama_checkpoint_close(struct llama_checkpoint *ck)
     free(ck->unused);
     free(ck->shards);
     free(ck->places);
+    free(ck->packed);
     free(ck);
     return first;
 }
@@ -430,6 +473,25 @@ int llama_checkpoint_bind(const struct llama_checkpoint *ck, uint32_t index, uin
     if (elems == p->all)
         return ofl_source_bind(p->source, p->name, OFL_KIND_WEIGHT, out);
     return ofl_source_bind_part(p->source, p->name, p->first + first, elems, OFL_KIND_WEIGHT, out);
+}
+
+int llama_checkpoint_bind_part(const struct llama_checkpoint *ck, uint32_t index, enum llama_part_kind part,
+                               const struct llama_range *range, struct ofl_tensor **out)
+{
+    const struct packed_part *p;
+    struct llama_stored s;
+
+    llama_stored_at(&ck->shape, index, &s);
+    p = &ck->packed[s.first].parts[part];
+    if (range->elems == p->shape[0] * p->shape[1])
+        return ofl_source_bind(p->source, p->name, OFL_KIND_WEIGHT, out);
+    return ofl_source_bind_part(p->source, p->name, range->first, range->elems, OFL_KIND_WEIGHT, out);
+}
+
+void llama_checkpoint_packings(const struct llama_checkpoint *ck, struct llama_shape *shape)
+{
+    shape->packing_count = ck->shape.packing_count;
+    memcpy(shape->packings, ck->shape.packings, sizeof shape->packings);
 }
 
 const char *llama_checkpoint_unused(const struct llama_checkpoint *ck)

@@ -35,13 +35,18 @@ int llama_checkpoint_check(const struct llama_checkpoint *ck, char *error, size_
 /* Closes the sources: -OFL_ESTATE while tensors are bound to one of them, which then stays
  * open until ofl_close. NULL accepted. */
 int llama_checkpoint_close(struct llama_checkpoint *ck);
-/* Where the tensor of that index is, alone or with others, and under which name (valid as long as ck). -EINVAL past the
- * end. */
+/* Where the tensor of that index is, alone or with others, and under which name (valid as long as ck); of a packed matrix,
+ * whose dtype is LLAMA_PACKED or above, its numbers. -EINVAL past the end. */
 int llama_checkpoint_find(const struct llama_checkpoint *ck, uint32_t index, struct ofl_source **source,
                           const char **name, enum ofl_dtype *dtype);
 /* A tensor whose home is the checkpoint: these elements of that of that index. As ofl_source_bind_part. */
 int llama_checkpoint_bind(const struct llama_checkpoint *ck, uint32_t index, uint64_t first, uint64_t elems,
                           struct ofl_tensor **out);
+/* The same for a packed matrix: of a part of what is stored, these elements. */
+int llama_checkpoint_bind_part(const struct llama_checkpoint *ck, uint32_t index, enum llama_part_kind part,
+                               const struct llama_range *range, struct ofl_tensor **out);
+/* How its matrices are packed: into the shape, for which dtypes from LLAMA_PACKED on stand. */
+void llama_checkpoint_packings(const struct llama_checkpoint *ck, struct llama_shape *shape);
 /* A tensor that is there and is not used, for a warning; NULL: there is none. */
 const char *llama_checkpoint_unused(const struct llama_checkpoint *ck);
 

@@ -281,6 +281,15 @@ static int read_all(struct config_reader *r, struct llama_config *c)
     return rc == 0 ? llama_config_check(c, r->path, r->error, r->error_bytes) : rc;
 }
 
+int llama_config_read(const char *path, const json_t *object, struct llama_config *out, char *error,
+                      size_t error_bytes)
+{
+    struct config_reader r = {.path = path, .object = object, .error = error, .error_bytes = error_bytes};
+
+    *out = (struct llama_config){.bos_id = -1};
+    return read_all(&r, out);
+}
+
 int llama_config_load(const char *dir, struct llama_config *out, char *error, size_t error_bytes)
 {
     char *path = llama_path(dir, "config.json");

@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <jansson.h>
+
 #include "include/offload.h"
 #include "examples/model/shape.h"
 
@@ -30,6 +32,10 @@ struct llama_config {
 /* Reads dir/config.json, and of dir/generation_config.json the end tokens, or the metadata of a GGUF file. 0,
  * -OFL_EFORMAT or an errno value, with the sentence in error. */
 int llama_config_load(const char *dir, struct llama_config *out, char *error, size_t error_bytes);
+
+/* What a config.json would have that is there as an object; path is for sentences. */
+int llama_config_read(const char *path, const json_t *object, struct llama_config *out, char *error,
+                      size_t error_bytes);
 
 /* Writes path, which must not exist: loads in transformers from 4.41 on. */
 int llama_config_save(const char *path, const struct llama_config *config, enum ofl_dtype dtype, char *error,

@@ -38,5 +38,7 @@ int config_get_bool(const struct config_reader *r, const char *key, bool fallbac
 int config_read_traits(const struct config_reader *r, struct llama_config *c);
 int config_read_experts(const struct config_reader *r, struct llama_config *c);
 int config_read_rope(const struct config_reader *r, struct llama_config *c);
+/* What packed the weights. */
+int config_read_packed(const struct config_reader *r, struct llama_shape *s);
 
 #endif

@@ -257,7 +257,5 @@ int config_read_traits(const struct config_reader *r, struct llama_config *c)
         rc = config_get_bool(r, "use_bidirectional_attention", false, &both);
     if (rc == 0 && both)
         return CONFIG_REFUSE(r, "read %s: use_bidirectional_attention is true: not supported", r->path);
-    if (rc == 0 && config_get(r, "quantization_config"))
-        return CONFIG_REFUSE(r, "read %s: quantization_config: quantized weights are not supported", r->path);
-    return rc;
+    return rc == 0 ? config_read_packed(r, s) : rc;
 }

@@ -90,10 +90,19 @@ static int check_dtypes(const struct llama_generator *g, enum ofl_dtype dtype, c
         snprintf(error, error_bytes, "a GGUF file is unpacked on the host only: use --device host");
         return -ENOTSUP;
     }
+    if (g->config.cuda && g->config.shape.packing_count) {
+        snprintf(error, error_bytes, "packed matrices are unpacked on the host only: use --device host");
+        return -ENOTSUP;
+    }
     for (uint32_t i = 0; g->config.cuda && i < g->model.tensors; i++) {
         struct llama_tensor_desc d;
 
         llama_tensor_at(&g->config.shape, i, &d);
+        if (ofl_dtype_bytes(g->model.dtypes[i]) == 0) {
+            snprintf(error, error_bytes, "%s is %s, which is unpacked on the host only: use --device host",
+                     d.name, ofl_dtype_name(g->model.dtypes[i]));
+            return -ENOTSUP;
+        }
         if (g->model.dtypes[i] == dtype || d.dims < 2)
             continue;
         snprintf(error, error_bytes,
@@ -109,16 +118,14 @@ static int open_compute(struct llama_generator *g, char *error, size_t error_byt
 {
     enum ofl_dtype dtype = generator_widest(&g->config.shape, g->model.dtypes);
     struct llama_compute_config compute = generator_compute(&g->config, dtype);
-    int err = check_dtypes(g, dtype, error, error_bytes);
 
     compute.jobs = g->units_count + g->expert_units_most;
     g->prompt_between = llama_compute_between(&compute, g->config.piece);
     g->cache_bytes = g->config.shape.layers
                          ? generator_held_bytes(&g->config, dtype, HELD_CACHE) / (2 * g->config.shape.layers)
                          : 0;
-    return err < 0 ? err
-                   : llama_compute_open(g->ctx, g->stream, &compute, g->held[HELD_WORKSPACE].ptr, &g->compute,
-                                        error, error_bytes);
+    return llama_compute_open(g->ctx, g->stream, &compute, g->held[HELD_WORKSPACE].ptr, &g->compute, error,
+                              error_bytes);
 }
 
 static int out_of_memory(const struct llama_generator_config *config, char *error, size_t error_bytes)
@@ -145,11 +152,13 @@ static int list_units(struct llama_generator *g, char *error, size_t error_bytes
         begin.batch = UINT64_MAX;
     while (generator_walk_next(&w, &u))
         g->units_count++;
+    err = generator_experts_open(g, &begin);
     g->units = calloc(g->units_count, sizeof *g->units);
+    g->packed = calloc(g->units_count + g->expert_units_most, sizeof *g->packed);
     g->entries = calloc(g->config.piece, sizeof *g->entries);
     g->order = calloc(g->config.piece, sizeof *g->order);
     g->row = malloc(llama_dtype_bytes(g->model.dtypes[0], shape->hidden));
-    if (generator_experts_open(g, &begin) < 0 || !g->units || !g->entries || !g->order || !g->row)
+    if (err < 0 || !g->units || !g->packed || !g->entries || !g->order || !g->row)
         return out_of_memory(&g->config, error, error_bytes);
     w = begin;
     for (uint32_t i = 0; i < g->units_count; i++)
@@ -174,6 +183,10 @@ int llama_generator_create(struct ofl_ctx *ctx, const struct llama_checkpoint *c
         err = llama_slices_bind(ck, &g->config.shape, &g->model, error, error_bytes);
     else
         err = llama_slices_create(ctx, &g->config.shape, config->fresh, &g->model, error, error_bytes);
+    if (err == 0) {
+        g->config.shape = g->model.shape; /* with how it is packed */
+        err = check_dtypes(g, generator_widest(&g->config.shape, g->model.dtypes), error, error_bytes);
+    }
     if (err == 0)
         err = list_units(g, error, error_bytes);
     if (err == 0) {
@@ -215,6 +228,7 @@ void llama_generator_destroy(struct llama_generator *g)
     llama_slices_destroy(&g->model);
     free(g->units);
     generator_experts_close(g);
+    free(g->packed);
     free(g->entries);
     free(g->order);
     free(g->row);
@@ -319,9 +333,31 @@ static int feed_embed(struct llama_generator *g, const int32_t *tokens, size_t n
 static struct ofl_lease *lease_of(const struct llama_generator *g, uint32_t tensor, uint32_t slice,
                                   struct ofl_lease *out)
 {
-    *out = (struct ofl_lease){
-        .size = sizeof *out, .tensor = g->model.slices[g->model.first[tensor] + slice], .mode = OFL_READ};
-    return out + 1;
+    size_t at = g->model.first[tensor] + slice;
+
+    *out++ = (struct ofl_lease){.size = sizeof *out, .tensor = g->model.slices[at], .mode = OFL_READ};
+    for (size_t i = 0; g->model.parts && i < LLAMA_PARTS; i++)
+        if (g->model.parts[at * LLAMA_PARTS + i])
+            *out++ = (struct ofl_lease){
+                .size = sizeof *out, .tensor = g->model.parts[at * LLAMA_PARTS + i], .mode = OFL_READ};
+    return out;
+}
+
+/* The slice of a matrix whose parts are leased. */
+static struct llama_weight weight_of(const struct llama_generator *g, const struct generator_unit *u,
+                                     const struct ofl_lease **next)
+{
+    enum ofl_dtype dtype = g->model.dtypes[u->tensor];
+    bool of_expert = u->matrix >= LLAMA_MATRIX_EXPERT_GATE;
+    struct llama_packed *p = g->packed + (of_expert ? g->units_count + (u - g->expert_units) : u - g->units);
+
+    if (!llama_is_packed(dtype))
+        return (struct llama_weight){.data = (*next)++->ptr, .dtype = dtype};
+    p->packing = g->model.shape.packings[dtype - LLAMA_PACKED];
+    for (int i = 0; i < LLAMA_PARTS; i++)
+        p->parts[i] = p->packing.there[i] ? (*next)++->ptr : NULL;
+    llama_slices_place(&g->model, u->tensor, u->rows, p);
+    return (struct llama_weight){.dtype = dtype, .packed = p};
 }
 
 /* Leased: the vectors that it has, and the slice. next gets what lies behind. */
@@ -340,7 +376,7 @@ static struct llama_slice slice_of(const struct llama_generator *g, const struct
         llama_tensor_at(&g->config.shape, (uint32_t)u->vectors[i], &d);
         *to[i] = llama_weight_of(&g->config.shape, d.role, (*next)++->ptr, g->model.dtypes[u->vectors[i]]);
     }
-    s.weight = (struct llama_weight){.data = (*next)++->ptr, .dtype = g->model.dtypes[u->tensor]};
+    s.weight = weight_of(g, u, next);
     return s;
 }
 

@@ -36,7 +36,7 @@ int generator_experts_open(struct llama_generator *g, const struct generator_wal
     g->batch = begin->batch;
     g->expert_units_most = most;
     room = g->units_count > most ? g->units_count : most;
-    g->leases = calloc((1 + UNIT_VECTORS) * (size_t)room, sizeof *g->leases);
+    g->leases = calloc((LLAMA_PARTS + UNIT_VECTORS) * (size_t)room, sizeof *g->leases);
     g->expert_units = calloc(most + 1u, sizeof *g->expert_units);
     g->used = calloc(shape->experts + 1u, sizeof *g->used);
     return g->leases && g->expert_units && g->used ? 0 : -ENOMEM;

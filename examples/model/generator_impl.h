@@ -69,8 +69,9 @@ struct llama_generator {
     uint64_t batch;                      /* of leases of experts, which are taken by themselves */
     struct generator_unit *expert_units; /* those that a layer's rows use */
     uint32_t expert_units_most;
-    bool *used;               /* [experts] */
-    struct ofl_lease *leases; /* of a batch, with room for all units of a layer's experts, or of a step */
+    bool *used;                  /* [experts] */
+    struct llama_packed *packed; /* [units_count + expert_units_most]: where a unit's parts are leased */
+    struct ofl_lease *leases;    /* of a batch, with room for all units of a layer's experts, or of a step */
     struct ofl_lease held[HELD], adapters;
     struct llama_compute *compute;
     struct generator_entry *entries; /* [piece] */

@@ -149,10 +149,12 @@ struct generator_walk generator_walk_expert(const struct generator_walk *of, uin
 
 enum ofl_dtype generator_widest(const struct llama_shape *shape, const enum ofl_dtype *dtypes)
 {
+    enum ofl_dtype widest = OFL_F32;
+
     for (uint32_t i = 0; i < llama_tensor_count(shape); i++)
-        if (dtypes[i] != OFL_F32)
-            return dtypes[i];
-    return OFL_F32;
+        if (llama_is_packed(dtypes[i]) || widest == OFL_F32)
+            widest = dtypes[i];
+    return widest;
 }
 
 static uint64_t kv_elems(const struct llama_generator_config *c)
@@ -223,12 +225,26 @@ static struct llama_part part_of(const struct llama_generator_config *c, enum of
     return part;
 }
 
+/* Each part of a slice is a lease of its own. */
+static uint32_t add_parts(struct llama_part *part, const struct llama_cut *cut)
+{
+    uint32_t count = 0;
+
+    for (int i = 0; i < LLAMA_PARTS; i++) {
+        if (cut->parts[i].bytes == 0)
+            continue;
+        llama_part_add(part, cut->name, cut->parts[i].bytes);
+        count++;
+    }
+    return count;
+}
+
 static void add_slice(struct llama_part *part, const struct generator_walk *w, uint32_t tensor, uint64_t from)
 {
     struct llama_cut cut;
 
     llama_cut_at(w->shape, w->dtypes, w->limit, tensor, from, &cut);
-    llama_part_add(part, cut.name, cut.bytes);
+    add_parts(part, &cut);
 }
 
 /* By the same batches of leases that are taken; so with the next. */
@@ -280,9 +296,8 @@ static void need_all(const struct llama_generator_config *c, const enum ofl_dtyp
 
         do {
             llama_cut_at(&c->shape, dtypes, limit, i, cut.from + cut.rows, &cut);
-            llama_part_add(&part, cut.name, cut.bytes);
+            out->weights += add_parts(&part, &cut);
             out->weight_bytes += cut.bytes;
-            out->weights++;
         } while (cut.from + cut.rows < cut.desc.shape[0]);
         if (i == llama_tensor_index(&c->shape, LLAMA_EMBED, 0) && !c->shape.tied)
             out->looked_up_bytes = out->weight_bytes;

@@ -1,6 +1,6 @@
 /*
- * A Llama in GGUF files: its configuration, from the metadata, the names of its tensors, and the files that it is split
- * into. The tensors are those of checkpoint.h; rows of Q and K lie in pairs (shape.rope_pairs).
+ * A model in GGUF files: its configuration, from the metadata, the names of its tensors, and the files that it is split
+ * into. The tensors are those of checkpoint.h; of some families rows of Q and K lie in pairs (shape.rope_pairs).
  */
 #ifndef LLAMA_GGUF_H
 #define LLAMA_GGUF_H
@@ -13,6 +13,7 @@
 
 /* No tensor of the model: part of its configuration. */
 #define LLAMA_GGUF_FACTORS "rope_freqs.weight"
+#define LLAMA_GGUF_LONG    "rope_factors_" /* long and short */
 
 /* Whether --model names a file rather than a directory. What kind of file is found when it is opened. */
 bool llama_gguf_is(const char *path);

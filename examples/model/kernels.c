@@ -8,6 +8,8 @@
 
 #include "examples/model/kernels_inline.h"
 
+#define PACKED_ROWS 64u /* unpacked at a time for a single row */
+
 /* ---- helpers shared with the other files --------------------------------- */
 
 LLAMA_WIDE float llama_exp_sum(float *a, size_t n, float max)
@@ -59,17 +61,23 @@ size_t llama_matmul_workspace(size_t in, size_t out, enum ofl_dtype dtype)
 {
     size_t most = LLAMA_PANEL_BYTES / (in * sizeof(float)), rows = most ? most : 1;
 
-    return dtype == OFL_F32 ? 0 : (rows < out ? rows : out) * in * sizeof(float);
+    return llama_wide_bytes((rows < out ? rows : out) * in, dtype);
 }
 
-/* Rows row .. row + rows - 1 of w in f32: in place, or widened into ws. */
-static const float *panel(struct llama_weight w, size_t row, size_t rows, size_t in, float *ws)
+size_t llama_wide_bytes(size_t n, enum ofl_dtype dtype)
 {
-    const void *src = weight_row(w, row, in);
+    return dtype == OFL_F32 ? 0
+                            : n * (llama_is_packed(dtype) ? 6 : sizeof(float)); /* as llama_unpack wants it */
+}
 
-    if (w.dtype == OFL_F32)
-        return src;
-    llama_widen(ws, src, w.dtype, rows * in);
+const float *llama_weight_rows(struct llama_weight w, size_t row, size_t rows, size_t in, void *ws)
+{
+    if (w.packed)
+        llama_unpack(ws, w.packed, row, rows);
+    else if (w.dtype == OFL_F32)
+        return weight_row(w, row, in);
+    else
+        llama_widen(ws, weight_row(w, row, in), w.dtype, rows * in);
     return ws;
 }
 
@@ -85,13 +93,17 @@ static LLAMA_WIDE void dots(float *y, const float *x, const float *w, size_t in,
 static void matmul_row(float *y, const float *x, struct llama_weight w, size_t in, size_t out,
                        bool accumulate, float *ws)
 {
+    size_t step = !w.packed ? 1 : panel_rows(in, out) < PACKED_ROWS ? panel_rows(in, out) : PACKED_ROWS;
+
     if (w.dtype == OFL_F32) {
         dots(y, x, w.data, in, out, accumulate);
         return;
     }
-    /* row by row, so that the widened row stays in the first-level cache */
-    for (size_t j = 0; j < out; j++)
-        dots(y + j, x, panel(w, j, 1, in, ws), in, 1, accumulate);
+    /* row by row, so that the widened row stays in the first-level cache; packed ones may lie across */
+    for (size_t j = 0, n; j < out; j += n) {
+        n = out - j < step ? out - j : step;
+        dots(y + j, x, llama_weight_rows(w, j, n, in, ws), in, n, accumulate);
+    }
 }
 
 void llama_matmul(float *y, const float *x, struct llama_weight w, size_t rows, size_t in, size_t out,
@@ -107,7 +119,7 @@ void llama_matmul(float *y, const float *x, struct llama_weight w, size_t rows, 
         size_t n = out - j < step ? out - j : step;
 
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rows, (blasint)n, (blasint)in, 1, x,
-                    (blasint)in, panel(w, j, n, in, ws), (blasint)in, accumulate ? 1 : 0, y + j,
+                    (blasint)in, llama_weight_rows(w, j, n, in, ws), (blasint)in, accumulate ? 1 : 0, y + j,
                     (blasint)stride);
     }
 }
@@ -121,8 +133,8 @@ void llama_matmul_dx(float *dx, const float *dy, struct llama_weight w, size_t r
         size_t n = out - j < step ? out - j : step;
 
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)rows, (blasint)in, (blasint)n, 1,
-                    dy + j, (blasint)out, panel(w, j, n, in, ws), (blasint)in, accumulate || j ? 1 : 0, dx,
-                    (blasint)in);
+                    dy + j, (blasint)out, llama_weight_rows(w, j, n, in, ws), (blasint)in,
+                    accumulate || j ? 1 : 0, dx, (blasint)in);
     }
 }
 
@@ -137,7 +149,7 @@ void llama_matmul_dw(float *dw, const float *dy, const float *x, size_t rows, si
 
 void llama_bias(float *y, struct llama_weight bias, size_t rows, size_t out, void *ws)
 {
-    const float *b = panel(bias, 0, 1, out, ws);
+    const float *b = llama_weight_rows(bias, 0, 1, out, ws);
 
     for (size_t r = 0; r < rows; r++)
         llama_add_scaled(y + r * out, b, 1, out);
@@ -162,7 +174,7 @@ size_t llama_norm_workspace(size_t hidden)
 static const float *norm_weight(struct llama_weight w, size_t hidden, float *ws)
 {
     if (w.offset == 0)
-        return panel(w, 0, 1, hidden, ws);
+        return llama_weight_rows(w, 0, 1, hidden, ws);
     llama_widen(ws, w.data, w.dtype, hidden);
     for (size_t i = 0; i < hidden; i++)
         ws[i] += w.offset;

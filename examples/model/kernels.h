@@ -40,6 +40,8 @@ struct llama_weight {
     enum ofl_dtype dtype; /* OFL_F32, OFL_BF16, OFL_F16, or one that can be unpacked (offload_landing.h) */
     float offset;         /* of a norm: added to its elements */
     const struct llama_adapter *adapter; /* of a matrix; NULL: none. llama_matmul and its like pass it over */
+    const struct llama_packed
+        *packed; /* of a packed matrix, which has no data; lives as long as it is used */
 };
 
 /* Rows from .. from + rows - 1 of a matrix, which are used by themselves. norm: what stands in front of the matrix,
@@ -50,6 +52,11 @@ struct llama_slice {
 };
 
 /* ---- matrices ---------------------------------------------------------- */
+
+/* Bytes of scratch for n numbers of that dtype in f32. */
+size_t llama_wide_bytes(size_t n, enum ofl_dtype dtype);
+/* Rows row .. row + rows - 1 of w[.., in] in f32: in place, or widened into ws. */
+const float *llama_weight_rows(struct llama_weight w, size_t row, size_t rows, size_t in, void *ws);
 
 /* Bytes of scratch for llama_matmul and llama_matmul_dx by a matrix [out, in], or a slice of its rows. */
 size_t llama_matmul_workspace(size_t in, size_t out, enum ofl_dtype dtype);

@@ -43,7 +43,8 @@ static void lay_out(struct head *h, struct llama_arena *a, const struct llama_sh
     h->logits = llama_take_floats(a, rows * h->slice);
     h->max = llama_take_floats(a, rows);
     h->sum = llama_take(a, rows * sizeof *h->sum);
-    h->wide = llama_take_floats(a, dtype == OFL_F32 ? h->hidden : h->slice * h->hidden);
+    h->wide = llama_take(a, dtype == OFL_F32 ? h->hidden * sizeof(float)
+                                             : llama_wide_bytes(h->slice * h->hidden, dtype));
 }
 
 size_t llama_head_workspace(const struct llama_shape *shape, size_t rows, enum ofl_dtype dtype)
@@ -58,12 +59,8 @@ size_t llama_head_workspace(const struct llama_shape *shape, size_t rows, enum o
 /* The head's rows from .. from + n - 1 as a weight of their own, in f32. */
 static struct llama_weight widen_slice(const struct head *h, struct llama_weight head, size_t from, size_t n)
 {
-    const char *src = (const char *)head.data + llama_dtype_bytes(head.dtype, from * h->hidden);
-
-    if (head.dtype == OFL_F32)
-        return (struct llama_weight){.data = src, .dtype = OFL_F32};
-    llama_widen(h->wide, src, head.dtype, n * h->hidden);
-    return (struct llama_weight){.data = h->wide, .dtype = OFL_F32};
+    return (struct llama_weight){.data = llama_weight_rows(head, from, n, h->hidden, h->wide),
+                                 .dtype = OFL_F32};
 }
 
 static void slice_logits(const struct head *h, struct llama_weight slice, size_t n)

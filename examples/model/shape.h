@@ -1,12 +1,14 @@
 /*
  * The numbers and traits that fix a model's shape. Shared by the parser of config.json, the kernels and the programs;
- * knows nothing of files, tensors or memory. A trait that is zero is Llama's.
+ * knows nothing of files or memory. A trait that is zero is Llama's.
  */
 #ifndef LLAMA_SHAPE_H
 #define LLAMA_SHAPE_H
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "examples/model/packing.h"
 
 #define LLAMA_LAYERS_MAX       4096u
 #define LLAMA_ROPE_FACTORS_MAX 128u
@@ -63,9 +65,13 @@ struct llama_shape {
         expert_pairs; /* gate and up are one matrix, in turns, [inputs, outputs] as down is; biases; clamped units: */
     float unit_alpha, unit_limit; /* g = min(gate, limit), u within +-limit: g sigmoid(alpha g) (u + 1) */
     bool sinks;                   /* of attention */
-    uint64_t dense[LLAMA_LAYERS_MAX / 64]; /* a bit for each layer, as in the next ones */
 
-    uint64_t windowed[LLAMA_LAYERS_MAX / 64], unrotated[LLAMA_LAYERS_MAX / 64];
+    struct llama_scheme scheme; /* what packed its weights */
+    uint32_t packing_count;     /* set by the checkpoint: how they are packed */
+    struct llama_packing packings[LLAMA_PACKINGS_MAX];
+
+    /* A bit for each layer. */
+    uint64_t dense[LLAMA_LAYERS_MAX / 64], windowed[LLAMA_LAYERS_MAX / 64], unrotated[LLAMA_LAYERS_MAX / 64];
 };
 
 static inline bool llama_layer_in(const uint64_t *set, uint32_t layer)

@@ -19,9 +19,11 @@
 #define LLAMA_SLICE_SHARE_LEAST 1024u
 #define LLAMA_SLICE_ROWS        16u /* slices are multiples of it, but for the last: suits the products */
 
+/* Bytes of a tensor of that dtype, of all its parts. */
+uint64_t llama_tensor_bytes(const struct llama_shape *shape, uint32_t tensor, enum ofl_dtype dtype);
 /* What a slice of this model may have. dtypes: of the tensors, in the order of llama_tensor_at. */
 uint64_t llama_slice_limit(const struct llama_shape *shape, const enum ofl_dtype *dtypes);
-/* Rows of each of a tensor's slices but the last, which may have fewer. A norm is one slice. */
+/* Rows of each of a tensor's slices but the last, which may have fewer. A norm is one slice. The dtype is not packed. */
 uint64_t llama_slice_rows(const struct llama_tensor_desc *d, enum ofl_dtype dtype, uint64_t limit);
 
 /* Rows from .. from + rows - 1 of a tensor. */
@@ -30,6 +32,9 @@ struct llama_cut {
     char name[160];                /* as ofl_source_bind_part gives it */
     uint64_t from, rows, bytes;
     uint64_t first, elems; /* in elements of the whole tensor */
+    /* Of each part of a packed matrix, of the whole that is stored; the first alone, where it is not packed. bytes is
+     * their sum. */
+    struct llama_range parts[LLAMA_PARTS];
 };
 
 /* That which holds row `from`, the first of it. */
@@ -44,7 +49,13 @@ struct llama_slices {
     uint32_t *first;            /* [tensors + 1]: where a model's tensor begins in the list below */
     enum ofl_dtype *dtypes;     /* [tensors] */
     struct ofl_tensor **slices; /* [count] */
+    struct ofl_tensor *
+        *parts; /* [count * LLAMA_PARTS] of a packed model: those beside the numbers, or NULL */
 };
+
+/* Of a packed matrix, whose packing is set: where so many rows lie in what is leased for a slice of them. */
+void llama_slices_place(const struct llama_slices *s, uint32_t tensor, uint64_t rows,
+                        struct llama_packed *out);
 
 /* Tensors of that dtype. On failure *out is zeroed, and error has the sentence; so with the next. */
 int llama_slices_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enum ofl_dtype dtype,

@@ -314,6 +314,20 @@ void llama_stored_at(const struct llama_shape *shape, uint32_t index, struct lla
     }
 }
 
+uint64_t llama_stored_row(const struct llama_shape *shape, uint32_t index)
+{
+    struct llama_tensor_desc d;
+    struct llama_stored s;
+    uint64_t row = 0;
+
+    llama_stored_at(shape, index, &s);
+    for (uint32_t i = s.first; i < index; i++) {
+        llama_tensor_at(shape, i, &d);
+        row += d.shape[0];
+    }
+    return row;
+}
+
 bool llama_stored_find(const struct llama_shape *shape, const char *name, struct llama_stored *out)
 {
     static const char base[] = "model.";

@@ -94,6 +94,9 @@ struct llama_stored {
     uint64_t shape[3], elems;
 };
 
+/* The row of what a file stores as one, from which on a matrix lies. */
+uint64_t llama_stored_row(const struct llama_shape *shape, uint32_t index);
+
 /* That with which the tensor of that index lies. */
 void llama_stored_at(const struct llama_shape *shape, uint32_t index, struct llama_stored *out);
 /* By a name, those of other spellings included, with or without the base model's "model." in front: false if the shape has none of that name. "layers.01"

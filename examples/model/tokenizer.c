@@ -111,6 +111,15 @@ int tokenizer_open(const char *path, struct tokenizer **out, char *error, size_t
     return rc;
 }
 
+int tokenizer_open_json(const char *path, const json_t *root, struct tokenizer **out, char *error,
+                        size_t error_bytes)
+{
+    struct tok_load l = {.path = path, .alone = true, .error = error, .error_bytes = error_bytes};
+
+    *out = NULL;
+    return load(&l, root, out);
+}
+
 static json_t *special_token(int id, const char *content)
 {
     return json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", id, "content", content, "single_word", 0,

@@ -37,12 +37,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <jansson.h>
+
 struct tokenizer;
 
 /* Opens a tokenizer.json. On failure *out is NULL and error, if error_bytes is not
  * 0, has the sentence: -ENOTSUP for what is well-formed and not supported, -EINVAL
  * for what makes no sense, -ENOMEM, or the errno of the file. */
 int tokenizer_open(const char *path, struct tokenizer **out, char *error, size_t error_bytes);
+
+/* The same for what a tokenizer.json would have, with no files beside it. path is for sentences. */
+int tokenizer_open_json(const char *path, const json_t *root, struct tokenizer **out, char *error,
+                        size_t error_bytes);
 
 /* The tokenizer of models without a checkpoint: ids 0 to 255 are the bytes, 256 is
  * the special token <|begin|> and 257 is <|end|>. */
