@@ -42,9 +42,10 @@ san_none :=
 san_address := -asan
 san_thread := -tsan
 san_undefined := -ubsan
+san_fuzzer := -fuzzer
 ifneq ($(SAN),)
 ifeq ($(san_$(SAN)),)
-$(error SAN=$(SAN) is not one of address, thread, undefined)
+$(error SAN=$(SAN) is not one of address, thread, undefined, fuzzer)
 endif
 endif
 B ?= build$(if $(filter-out gcc cc,$(CC)),-$(notdir $(firstword $(CC))))$(san_$(or $(SAN),none))
@@ -115,7 +116,12 @@ WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion $(if $(WERR
 SAN_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SAN_thread := -fsanitize=thread
 SAN_undefined := -fsanitize=undefined -fno-sanitize-recover=undefined
-SAN_FLAGS := $(if $(SAN),$(SAN_$(SAN)) -O1 -g -fno-omit-frame-pointer)
+# With clang only.
+SAN_fuzzer := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+# What nobody wrote is never what a test happens to expect (gcc 12, clang 14 and newer).
+SAN_FILL = $(shell $(CC) -ftrivial-auto-var-init=pattern -E -x c /dev/null >/dev/null 2>&1 && \
+    echo -ftrivial-auto-var-init=pattern)
+SAN_FLAGS := $(if $(SAN),$(SAN_$(SAN)) $(SAN_FILL) -O1 -g -fno-omit-frame-pointer)
 
 # How tests run under them. OFL_TEST_LIGHT lets tests do with fewer rounds: sanitizers cost
 # 2 to 15 times. OpenBLAS is not instrumented, so ThreadSanitizer can't see how its threads
@@ -164,6 +170,7 @@ TEST_SRC := $(wildcard tests/test_*.c)
 CUDA_STUB_SRC := $(wildcard tests/cuda_stub*.c)
 CUBLAS_STUB_SRC := $(wildcard tests/cublas_stub*.c)
 SIM_SRC := $(filter-out tests/sim/main.c,$(wildcard tests/sim/*.c))
+FUZZ_SRC := $(wildcard tests/fuzz/*.c)
 TEST_HELPER_SRC := $(filter-out $(TEST_SRC) $(CUDA_STUB_SRC) $(CUBLAS_STUB_SRC),$(wildcard tests/*.c))
 LIB_CU := $(wildcard liboffload/optim/*.cu liboffload/landing/*.cu)
 SHARED_CU := $(wildcard examples/model/*.cu)
@@ -173,7 +180,7 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
-C_FILES := $(wildcard include/*.h tools/*.c $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim,$(addprefix $(d)/*.,c h cc cu cuh)))
+C_FILES := $(wildcard include/*.h tools/*.c $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz,$(addprefix $(d)/*.,c h cc cu cuh)))
 SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
@@ -193,7 +200,7 @@ CUDA_STUB := $(B)/tests/libcuda_stub.so
 CUBLAS_STUB := $(if $(CUBLAS_STUB_SRC),$(B)/tests/libcublas_stub.so)
 FATBIN_OBJ := $(patsubst %.cu,$(B)/%.fatbin.o,$(LIB_CU) $(SHARED_CU))
 EMULATE_OBJ := $(patsubst %.cc,$(B)/%.cc.o,$(EMULATE_SRC)) $(patsubst %.cu,$(B)/%.cu.o,$(EMULATE_CU))
-OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(CUDA_STUB_SRC) $(CUBLAS_STUB_SRC))
+OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(FUZZ_SRC) $(CUDA_STUB_SRC) $(CUBLAS_STUB_SRC))
 
 # ---- targets ---------------------------------------------------------------
 
@@ -259,7 +266,7 @@ tidy: ## check sizes of functions and files, unused files, public functions with
 
 # What is built, for tools/tidy.sh.
 sources:
-	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(CUDA_STUB_SRC) \
+	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(FUZZ_SRC) $(CUDA_STUB_SRC) \
 	    $(CUBLAS_STUB_SRC) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
 
 format: ## check the format of the C files
@@ -272,7 +279,7 @@ shellcheck: ## check the scripts
 	$(Q)shellcheck $(SCRIPTS)
 
 clean: ## remove the folders of all builds
-	rm -rf build build-asan build-tsan build-ubsan build-clang build-clang-asan build-clang-tsan build-clang-ubsan build-bare $(B)
+	rm -rf build build-asan build-tsan build-ubsan build-clang build-clang-asan build-clang-tsan build-clang-ubsan build-clang-fuzzer build-bare $(B)
 
 D := $(DESTDIR)$(PREFIX)
 DLIB := $(DESTDIR)$(LIBDIR)
@@ -421,6 +428,12 @@ SIM_WRAP := $(foreach f,malloc calloc realloc aligned_alloc free strdup,-Wl,--wr
 $(SIM): $(call obj,tests/sim/main.c $(SIM_SRC)) $(STATIC)
 	$(call say,LD,$@)
 	$(Q)$(LINK) $(SIM_WRAP) -o $@ $(filter %.o,$^) $(STATIC) $(LIB_LIBS)
+
+# The loaders under libFuzzer: see tools/fuzz-loaders.sh.
+$(B)/tests/fuzz/loaders: $(call obj,$(FUZZ_SRC)) $(B)/tests/libhelpers.a $(B)/libexamples.a $(STATIC)
+	$(call say,LD,$@)
+	$(Q)$(LINK) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(B)/tests/libhelpers.a $(B)/libexamples.a $(STATIC) \
+	    $(EXAMPLE_LIBS) $(LIB_LIBS) $(call pkg,--libs,cmocka)
 
 $(B)/tests/test_sim: $(call obj,$(SIM_SRC))
 $(B)/tests/test_sim: TEST_EXTRA = $(call obj,$(SIM_SRC)) $(SIM_WRAP)

@@ -103,5 +103,5 @@ int fixture_ctx_close(struct ofl_ctx *ctx)
 
 unsigned fixture_rounds(unsigned rounds)
 {
-    return getenv("OFL_TEST_LIGHT") ? (rounds + 3) / 4 : rounds;
+    return getenv("OFL_TEST_LIGHT") ? (rounds + 3) / 4 : getenv("OFL_TEST_FULL") ? 4 * rounds : rounds;
 }

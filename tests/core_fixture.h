@@ -32,7 +32,7 @@ void fixture_verify(struct ofl_ctx *ctx);
 /* The same, and ofl_close. */
 int fixture_ctx_close(struct ofl_ctx *ctx);
 
-/* Rounds of a random test: fewer under a sanitizer (OFL_TEST_LIGHT). */
+/* Rounds of a random test: fewer under a sanitizer (OFL_TEST_LIGHT), more with OFL_TEST_FULL. */
 unsigned fixture_rounds(unsigned rounds);
 
 #endif

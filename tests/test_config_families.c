@@ -194,6 +194,7 @@ static const struct {
     {"\"model_type\":\"gemma3\"", {"gemma3", "images"}},
     {"\"model_type\":\"gpt2\"", {"gpt2", "layer norms"}},
     {"\"model_type\":\"llama\",\"partial_rotary_factor\":0.5", {"partial_rotary_factor", "llama"}},
+    {"\"model_type\":\"phi3\",\"partial_rotary_factor\":2.0", {"partial_rotary_factor", "2"}},
     {"\"model_type\":\"phi3\",\"partial_rotary_factor\":0.2", {"partial_rotary_factor 0.2", "even"}},
     {"\"model_type\":\"phi3\",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1],\"long_factor\":["
      "1]}",

@@ -251,7 +251,7 @@ static unsigned run_program(struct program *p, const struct cuda_stub_config *co
 static void random_programs(void **state)
 {
     static struct program p;
-    unsigned programs = fixture_rounds(2000);
+    unsigned programs = fixture_rounds(500);
 
     (void)state;
     for (uint64_t seed = 1; seed <= programs; seed++) {

@@ -175,6 +175,7 @@ static void what_is_not_covered_is_named(void **state)
         {"{{ x $ y }}", "'$' in a tag is not supported"},
         {"{{ 'x' | tojson(colour=1) }}", "argument 'colour' of 'tojson' is not supported"},
         {"{{ raise_exception('no such role') }}", "line 1: the template refuses: no such role"},
+        {"{{ raise_exception('a\\nb\\tc') }}", "the template refuses: a b?c"},
     };
     json_t *variables = json_object();
 

@@ -150,10 +150,11 @@ static int read_dims(const struct config_reader *config, const struct config_rea
     const struct config_reader *from = config_get(r, "partial_rotary_factor") ? r : config;
     float share;
     int rc = config_get_float(from, "partial_rotary_factor", 1.0, 0.0, 1.0, &share);
-    uint32_t dims = (uint32_t)((double)s->head_dim * (double)share);
+    uint32_t dims;
 
     if (rc != 0 || share == 1)
         return rc;
+    dims = (uint32_t)((double)s->head_dim * (double)share);
     if (!config->family->partial_rope)
         return CONFIG_REFUSE(r, "read %s: partial_rotary_factor is not 1: not supported in model type %s",
                              r->path, config->family->model_type);

@@ -15,6 +15,14 @@ struct template_chunk {
     _Alignas(max_align_t) char bytes[];
 };
 
+/* What a template says goes to a terminal. */
+static void plain(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            *text = *text == '\n' ? ' ' : '?';
+}
+
 bool template_fail(struct template_state *s, int code, const char *format, ...)
 {
     va_list args;
@@ -28,6 +36,7 @@ bool template_fail(struct template_state *s, int code, const char *format, ...)
         va_start(args, format);
         vsnprintf(s->error + used, s->error_bytes - (size_t)used, format, args);
         va_end(args);
+        plain(s->error + used);
     }
     return false;
 }
