@@ -244,10 +244,11 @@ static int finish(struct run *r)
     if (o->budget.report) {
         drives = common_drives_json(r->state->ctx);
         stalls = common_stalls_json(r->state->ctx);
-        status = state_hash(r->state, hash);
     }
-    if (status == 0 && o->out)
+    if (o->out) /* first: the weights wait for nothing that they do not need */
         status = state_save(r->state);
+    if (status == 0 && o->budget.report)
+        status = state_hash(r->state, hash);
     if (status == 0 && o->budget.report) {
         status = write_report(r, &stats, drives, stalls, hash);
         drives = stalls = NULL;
@@ -306,7 +307,10 @@ static int run_trainer(struct state *s, const struct data *data, const struct da
         return setup_failed(err, error);
     status = state_fill(s);
     if (status == 0)
+        status = state_out_open(s);
+    if (status == 0)
         status = train(s, data, eval);
+    state_out_close(s);
     llama_trainer_destroy(s->trainer);
     return status;
 }
@@ -385,7 +389,7 @@ static int load_config(const struct options *o, struct llama_config *config)
         return common_fail(EXIT_INPUT, "--accum %llu --batch %llu --seq %llu: a step has 2^28 tokens at most",
                            (unsigned long long)o->accum, (unsigned long long)o->batch,
                            (unsigned long long)o->seq);
-    if (o->out && (err = llama_writer_check(o->out, error, sizeof error)) < 0)
+    if (o->out && (err = llama_output_check(o->out, error, sizeof error)) < 0)
         return setup_failed(err, error);
     return 0;
 }

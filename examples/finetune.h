@@ -7,6 +7,7 @@
 
 #include "examples/common_spool.h"
 #include "examples/model/config.h"
+#include "examples/model/output.h"
 #include "examples/model/schedule.h"
 #include "examples/model/tokenizer.h"
 #include "examples/model/trainer.h"
@@ -93,6 +94,8 @@ struct state {
     struct llama_trainer *trainer;
     const struct llama_trainer_config *trainer_config;
     const struct common_prediction *predicted;
+    struct llama_writing *model_out;  /* of --out, taken before the first step; */
+    struct llama_output *adapter_out; /* of an adapter */
 };
 
 /* The mean loss over all that --eval has. inputs, targets: room for a step. Returns a status. */
@@ -104,7 +107,11 @@ int data_show(const struct options *o, const struct data *d);
 int state_fill(struct state *s);
 /* XXH3-128 over everything that training changes, in the order of names. */
 int state_hash(struct state *s, char hex[33]);
+/* Takes the name and the room of --out. */
+int state_out_open(struct state *s);
 int state_save(struct state *s);
+/* Removes what has not become whole. */
+void state_out_close(struct state *s);
 #define STATE_NOT_FINITE                                                                                     \
     "after the last step: %s holds a value that is not a finite number: nothing written; try a smaller "     \
     "--lr, or --clip and --warmup"
@@ -125,6 +132,7 @@ int lora_prepare(const struct options *o, const struct llama_shape *shape, struc
 void lora_free(struct lora *l);
 /* First values, or those of --adapter. */
 int lora_fill(struct state *s);
+int lora_out_open(struct state *s);
 int lora_save(struct state *s);
 /* --merge: the whole run. */
 int lora_merge(const struct options *o, const struct llama_config *config);

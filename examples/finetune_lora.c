@@ -163,10 +163,17 @@ static int get(void *arg, uint32_t index, const struct llama_lora_tensor *t, flo
     return common_stopping() ? -ECANCELED : 0;
 }
 
+int lora_out_open(struct state *s)
+{
+    char error[COMMON_ERROR_BYTES];
+    int err = llama_output_open(s->options->out, &s->adapter_out, error, sizeof error);
+
+    return err < 0 ? failed(err, error) : 0;
+}
+
 int lora_save(struct state *s)
 {
-    struct llama_lora_writer w = {.dir = s->options->out,
-                                  .base = s->options->model,
+    struct llama_lora_writer w = {.base = s->options->model,
                                   .shape = &s->config->shape,
                                   .lora = &s->trainer_config->lora,
                                   .get = get,
@@ -176,7 +183,7 @@ int lora_save(struct state *s)
 
     if (err < 0)
         return common_fail(EXIT_RUNTIME, "after the last step: %s", error);
-    err = llama_lora_write(&w, error, sizeof error);
+    err = llama_lora_write(&w, s->adapter_out, error, sizeof error);
     if (err == -ECANCELED)
         return common_fail(EXIT_INTERRUPTED, "interrupted: nothing written");
     return err < 0 ? common_fail(err == -EDOM ? EXIT_INPUT : EXIT_RUNTIME, "%s", error) : 0;

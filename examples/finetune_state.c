@@ -280,7 +280,7 @@ static int save_tokenizer(void *arg, const char *dir, char *error, size_t error_
     return err;
 }
 
-int state_save(struct state *s)
+int state_out_open(struct state *s)
 {
     const struct options *o = s->options;
     struct llama_writer w = {.dir = o->out,
@@ -294,11 +294,35 @@ int state_save(struct state *s)
     char error[COMMON_ERROR_BYTES] = "";
     int err;
 
+    if (!o->out)
+        return 0;
+    if (s->trainer_config->lora.rank)
+        return lora_out_open(s);
+    err = llama_writer_open(&w, &s->model_out, error, sizeof error);
+    return err < 0 ? common_fail(common_status(err), "%s", error) : 0;
+}
+
+int state_save(struct state *s)
+{
+    char error[COMMON_ERROR_BYTES] = "";
+    int err;
+
     if (s->trainer_config->lora.rank)
         return lora_save(s);
-    err = llama_checkpoint_write(&w, error, sizeof error);
-
+    err = llama_writer_finish(s->model_out, error, sizeof error);
     if (err == -ECANCELED)
         return cancelled();
     return err < 0 ? common_fail(err == -EDOM ? EXIT_INPUT : EXIT_RUNTIME, "%s", error) : 0;
+}
+
+void state_out_close(struct state *s)
+{
+    char error[COMMON_ERROR_BYTES] = "";
+
+    llama_writer_close(s->model_out, error, sizeof error);
+    llama_output_close(s->adapter_out, error, sizeof error);
+    s->model_out = NULL;
+    s->adapter_out = NULL;
+    if (*error)
+        common_line("%s", error);
 }

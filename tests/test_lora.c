@@ -23,6 +23,7 @@
 
 #include "examples/model/generator.h"
 #include "examples/model/lora_file.h"
+#include "examples/model/output.h"
 #include "examples/model/merge.h"
 #include "examples/model/trainer.h"
 #include "tests/llama_reference.h"
@@ -315,10 +316,13 @@ static void train(const char *dir, const struct llama_shape *shape, const struct
     run_steps(t, s->steps, out);
     if (s->out) {
         struct llama_lora_writer w = {
-            .dir = s->out, .base = "base", .shape = shape, .lora = &s->lora, .get = get, .arg = t};
+            .base = "base", .shape = shape, .lora = &s->lora, .get = get, .arg = t};
+        struct llama_output *to;
 
-        if (llama_lora_write(&w, error, sizeof error) < 0)
+        if (llama_output_open(s->out, &to, error, sizeof error) < 0 ||
+            llama_lora_write(&w, to, error, sizeof error) < 0)
             fail_msg("%s", error);
+        llama_output_close(to, error, sizeof error);
     }
     assert_int_equal(ofl_stats_get(ctx, &stats), 0);
     assert_int_equal(stats.nvme_write_bytes, 0);

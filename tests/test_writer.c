@@ -26,6 +26,7 @@
 
 #include "examples/model/checkpoint.h"
 #include "examples/model/config.h"
+#include "examples/model/output.h"
 #include "examples/model/writer.h"
 #include "liboffload/source/source.h"
 #include "tests/model_fixture.h"
@@ -211,7 +212,7 @@ static void writes_what_it_is_given(void **state)
             assert_int_equal(mkdir(dir, 0700), 0);
             assert_int_equal(chmod(dir, 01710), 0);
         }
-        assert_int_equal(llama_writer_check(dir, error, sizeof error), 0);
+        assert_int_equal(llama_output_check(dir, error, sizeof error), 0);
         if (llama_checkpoint_write(&w, error, sizeof error) != 0)
             fail_msg("%s", error);
         if (difference(dir, &config.shape, w.dtype))
@@ -346,6 +347,7 @@ static void failures_leave_nothing(void **state)
     w = writer(dir, &config, OFL_F32, &script);
     expect_nothing("limit", parent, 0, limited_write(&w, 8192, error, sizeof error), -EFBIG, error,
                    "model.safetensors");
+    assert_int_equal(script.calls, 0); /* room is looked for before the first value */
     expect_nothing("low limit", parent, 0, limited_write(&w, 100, error, sizeof error), -EFBIG, error,
                    "config.json");
     w = writer(dir, &config, OFL_F32, &script);
@@ -366,6 +368,77 @@ static void failures_leave_nothing(void **state)
     free(dir);
     files_remove(parent);
     files_remove(from);
+}
+
+/* A name is taken from the start: who comes second is refused at once, and changes nothing. */
+static void a_name_is_taken_once(void **state)
+{
+    char *parent = files_dir(root, "twice"), *dir = files_path(parent, "out"), error[1024];
+    struct llama_config config = small;
+    struct llama_writing *first, *second;
+    struct script script, other;
+    struct llama_writer w = writer(dir, &config, OFL_F32, &script), v = writer(dir, &config, OFL_F32, &other);
+
+    (void)state;
+    assert_int_equal(llama_writer_open(&w, &first, error, sizeof error), 0);
+    assert_int_equal(script.calls, 0);
+    assert_int_equal(llama_writer_open(&v, &second, error, sizeof error), -EBUSY);
+    assert_non_null(strstr(error, "another run"));
+    assert_null(second);
+    assert_int_equal(llama_writer_finish(first, error, sizeof error), 0);
+    llama_writer_close(first, error, sizeof error);
+    assert_null(difference(dir, &config.shape, OFL_F32));
+    assert_int_equal(llama_writer_open(&v, &second, error, sizeof error), -EEXIST);
+    assert_int_equal(files_count(parent), 1);
+    free(dir);
+    files_remove(parent);
+}
+
+/* One that is given up leaves nothing, and the name is free again. */
+static void a_name_is_given_back(void **state)
+{
+    char *parent = files_dir(root, "back"), *dir = files_path(parent, "out"), error[1024];
+    struct llama_config config = small;
+    struct llama_writing *x;
+    struct script script;
+    struct llama_writer w = writer(dir, &config, OFL_F32, &script);
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(llama_writer_open(&w, &x, error, sizeof error), 0);
+        assert_int_equal(files_count(parent), 2);
+        llama_writer_close(x, error, sizeof error);
+        assert_int_equal(files_count(parent), 0);
+    }
+    free(dir);
+    files_remove(parent);
+}
+
+/* What is whole is never removed, though it can't get its name. */
+static void a_whole_model_stays(void **state)
+{
+    char *parent = files_dir(root, "stays"), *dir = files_path(parent, "out"), error[1024], *kept;
+    struct llama_config config = small;
+    struct llama_writing *x;
+    struct script script;
+    struct llama_writer w = writer(dir, &config, OFL_F32, &script);
+    int rc;
+
+    (void)state;
+    assert_int_equal(llama_writer_open(&w, &x, error, sizeof error), 0);
+    files_put(dir, "in-the-way", "x", 1);
+    rc = llama_writer_finish(x, error, sizeof error);
+    assert_true(rc == -ENOTEMPTY || rc == -EEXIST);
+    llama_writer_close(x, error, sizeof error);
+    kept = strstr(error, "lies in ");
+    assert_non_null(kept);
+    kept += strlen("lies in ");
+    *strchr(kept, ':') = '\0';
+    assert_null(difference(kept, &config.shape, OFL_F32));
+    assert_int_equal(files_count(dir), 1);
+    assert_int_equal(files_count(parent), 2);
+    free(dir);
+    files_remove(parent);
 }
 
 static void left_overs_are_seen(void **state)
@@ -403,7 +476,7 @@ static void refuses_places(void **state)
         char *dir = files_path(parent, places[i].dir), error[1024] = "";
         struct llama_writer w = writer(dir, &config, OFL_F32, &script);
 
-        assert_int_equal(llama_writer_check(dir, error, sizeof error), places[i].code);
+        assert_int_equal(llama_output_check(dir, error, sizeof error), places[i].code);
         error[0] = '\0';
         expect_nothing(places[i].dir, parent, 3, llama_checkpoint_write(&w, error, sizeof error),
                        places[i].code, error, parent);
@@ -411,10 +484,10 @@ static void refuses_places(void **state)
         assert_int_equal(files_count(full), 1);
         free(dir);
     }
-    assert_int_equal(llama_writer_check("", NULL, 0), -EINVAL);
-    assert_int_equal(llama_writer_check("/", NULL, 0), -EINVAL);
+    assert_int_equal(llama_output_check("", NULL, 0), -EINVAL);
+    assert_int_equal(llama_output_check("/", NULL, 0), -EINVAL);
     if (access(".", W_OK) == 0)
-        assert_int_equal(llama_writer_check("ofl-test-nothing-here", NULL, 0),
+        assert_int_equal(llama_output_check("ofl-test-nothing-here", NULL, 0),
                          0); /* beside us, without a slash */
     free(full);
     free(link);
@@ -441,7 +514,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(writes_what_it_is_given), cmocka_unit_test(comparison_sees_a_byte),
         cmocka_unit_test(copies_the_tokenizer),    cmocka_unit_test(failures_leave_nothing),
-        cmocka_unit_test(left_overs_are_seen),     cmocka_unit_test(refuses_places),
+        cmocka_unit_test(left_overs_are_seen),
+        cmocka_unit_test(a_name_is_taken_once),
+        cmocka_unit_test(a_name_is_given_back),
+        cmocka_unit_test(a_whole_model_stays),     cmocka_unit_test(refuses_places),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

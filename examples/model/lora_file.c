@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "examples/model/files.h"
-#include "examples/model/writer.h"
+#include "examples/model/output.h"
 
 #define CONFIG     "adapter_config.json"
 #define WEIGHTS    "adapter_model.safetensors"
@@ -412,9 +412,8 @@ static int write_tensors(const struct llama_lora_writer *w, int fd, const char *
     return rc;
 }
 
-static int write_files(void *arg, const char *dir, char *error, size_t error_bytes)
+static int write_files(const struct llama_lora_writer *w, const char *dir, char *error, size_t error_bytes)
 {
-    const struct llama_lora_writer *w = arg;
     char *path = llama_path(dir, WEIGHTS), *config = llama_path(dir, CONFIG);
     json_t *root = config_json(w);
     int fd = -1, rc = path && config && root ? 0 : -ENOMEM;
@@ -434,10 +433,10 @@ static int write_files(void *arg, const char *dir, char *error, size_t error_byt
     return rc;
 }
 
-int llama_lora_write(const struct llama_lora_writer *w, char *error, size_t error_bytes)
+int llama_lora_write(const struct llama_lora_writer *w, struct llama_output *to, char *error,
+                     size_t error_bytes)
 {
-    struct llama_lora_writer copy = *w;
-    struct llama_writer writer = {.dir = w->dir, .bare = true, .add_files = write_files, .arg = &copy};
+    int rc = write_files(w, llama_output_dir(to), error, error_bytes);
 
-    return llama_checkpoint_write(&writer, error, error_bytes);
+    return rc == 0 ? llama_output_publish(to, error, error_bytes) : rc;
 }

@@ -24,7 +24,6 @@ int llama_lora_read(struct ofl_ctx *ctx, const char *dir, const struct llama_sha
                     size_t error_bytes);
 
 struct llama_lora_writer {
-    const char *dir;  /* as of struct llama_writer */
     const char *base; /* the base model's name, for base_model_name_or_path */
     const struct llama_shape *shape;
     const struct llama_lora *lora;
@@ -32,7 +31,9 @@ struct llama_lora_writer {
     void *arg;
 };
 
-/* All or nothing. */
-int llama_lora_write(const struct llama_lora_writer *w, char *error, size_t error_bytes);
+/* All or nothing. Once for an output. */
+struct llama_output;
+int llama_lora_write(const struct llama_lora_writer *w, struct llama_output *to, char *error,
+                     size_t error_bytes);
 
 #endif

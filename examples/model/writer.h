@@ -1,14 +1,11 @@
 /*
- * Writing a model as a Hugging Face directory: all of it, or nothing.
- *
- * The files are written into a directory beside the wanted one, "<dir>.partial-XXXXXX",
- * brought to disk, and the directory is renamed. A failure or a cancel removes it again;
- * only a killed process leaves it behind.
+ * Writing a model as a Hugging Face directory: all of it, or nothing (output.h). All but the values of the weights is
+ * written when it is opened, and their room is taken: a name that is in use and a full file system are found before
+ * the work, not after it.
  */
 #ifndef LLAMA_WRITER_H
 #define LLAMA_WRITER_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,7 +20,6 @@ struct llama_writer {
     const char *dir; /* must not exist, or be an empty directory */
     const struct llama_config *config;
     enum ofl_dtype dtype;      /* OFL_F32, OFL_BF16 or OFL_F16: of the file, and of what read delivers */
-    bool bare;                 /* no model: add_files writes all, of the above dir alone counts */
     const char *copy_from_dir; /* a model whose tokenizer and generation settings are copied; NULL: none */
 
     /* Elements [first, first + elems) of the tensor of that index (llama_tensor_at), into buf. */
@@ -36,9 +32,17 @@ struct llama_writer {
     void *arg;
 };
 
-/* Whether dir could be written: for asking before hours of work. Creates nothing. */
-int llama_writer_check(const char *dir, char *error, size_t error_bytes);
+struct llama_writing;
 
+/* What w points to must live until llama_writer_close. */
+int llama_writer_open(const struct llama_writer *w, struct llama_writing **out, char *error,
+                      size_t error_bytes);
+/* Writes the values of the weights, and gives the directory its name. Once. */
+int llama_writer_finish(struct llama_writing *x, char *error, size_t error_bytes);
+/* Removes what is not whole; the sentence in error is kept, and says what could not be removed. NULL accepted. */
+void llama_writer_close(struct llama_writing *x, char *error, size_t error_bytes);
+
+/* All three. */
 int llama_checkpoint_write(const struct llama_writer *w, char *error, size_t error_bytes);
 
 #endif

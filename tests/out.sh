@@ -1,0 +1,58 @@
+#!/bin/bash
+# Proves where ofl-finetune puts a model: a mount point is filled, without lost+found in the way; a full file system and
+# a name that another run has taken are refused before the first step; an interrupted run leaves nothing; of a killed
+# one what is left says what it is. Mounts are made in a namespace of their own.
+set -uo pipefail
+
+cd "$(dirname "$0")/.." || exit 1
+. tests/script_fixture.bash out
+[ -x "$bin/ofl-finetune" ] || { complain "$bin/ofl-finetune is not built"; finish; }
+
+for _ in $(seq 40); do printf 'abcdefghijklmnopqrstuvwxyz'; done >"$work/text"
+train=("$bin/ofl-finetune" --device host --preset tiny --data "$work/text" --seq 32)
+
+# in_mount SIZE COMMAND: with a file system of that size at $work/volume.
+mkdir "$work/volume" "$work/seen"
+as_root=(unshare -m)
+[ "$(id -u)" -eq 0 ] || as_root=(unshare -rm)
+in_mount() {
+    local size=$1
+    shift
+    limited "${as_root[@]}" bash -c "mount -t tmpfs -o size=$size tmpfs $(printf %q "$work/volume") || exit 99; $*"
+}
+
+in_mount 64M "mkdir $work/volume/lost+found; $(printf '%q ' "${train[@]}" --steps 2 --out "$work/volume") && cp -r $work/volume/. $work/seen"
+if [ "$status" -eq 99 ] || grep -q 'unshare failed' "$work/err"; then
+    echo "no mounts in a namespace here: mount points are not tried"
+else
+    wanted "a mount point"
+    ls "$work/seen/model.safetensors" "$work/seen/config.json" >/dev/null || complain "the model is not in the mount point"
+    [ -z "$(find "$work/seen" -name '.partial*')" ] || complain "a partial directory is left"
+    in_mount 2M "$(printf '%q ' "${train[@]}" --steps 2 --out "$work/volume/m")"
+    [ "$status" -eq 2 ] || complain "a full file system: exit status $status, not 2"
+    grep -q 'reserve .*model.safetensors: [0-9]* bytes: No space left' "$work/err" || complain "a full file system is not named"
+    ! grep -q '^step 1/' "$work/err" || complain "a full file system is found after the work"
+fi
+
+# Two runs with one name: the first is stopped before its end.
+"${train[@]}" --steps 1000000 --out "$work/m" >"$work/first" 2>&1 &
+first=$!
+until grep -q '^step 1/' "$work/first" || ! kill -0 $first 2>/dev/null; do sleep 0.1; done
+limited "${train[@]}" --steps 2 --out "$work/m"
+[ "$status" -eq 2 ] || complain "a name that is taken: exit status $status, not 2"
+grep -q "$work/m: another run is about to write there" "$work/err" || complain "the other run is not named"
+kill -INT $first
+wait $first
+[ ! -e "$work/m" ] || complain "an interrupted run leaves its directory"
+[ -z "$(find "$work" -name 'm.partial-*')" ] || complain "an interrupted run leaves what it began"
+
+"${train[@]}" --steps 1000000 --out "$work/m" >"$work/first" 2>&1 &
+first=$!
+until grep -q '^step 1/' "$work/first" || ! kill -0 $first 2>/dev/null; do sleep 0.1; done
+kill -KILL $first
+wait $first 2>/dev/null
+[ "$(find "$work" -name 'm.partial-*' | wc -l)" -eq 1 ] || complain "no sign of a killed run"
+limited "${train[@]}" --steps 2 --out "$work/m"
+wanted "the name of a killed run"
+[ -s "$work/m/model.safetensors" ] || complain "no model under the name of a killed run"
+finish
