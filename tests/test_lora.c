@@ -315,8 +315,7 @@ static void train(const char *dir, const struct llama_shape *shape, const struct
         fail_msg("%s", error);
     run_steps(t, s->steps, out);
     if (s->out) {
-        struct llama_lora_writer w = {
-            .base = "base", .shape = shape, .lora = &s->lora, .get = get, .arg = t};
+        struct llama_lora_writer w = {.base = "base", .shape = shape, .lora = &s->lora, .get = get, .arg = t};
         struct llama_output *to;
 
         if (llama_output_open(s->out, &to, error, sizeof error) < 0 ||
