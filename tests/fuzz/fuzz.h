@@ -13,7 +13,8 @@
         .max_positions = 64, .rms_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .tied = true      \
     }
 
-#define FUZZ_SHAPE_BYTES 25984 /* of its tensors, in F32 */
+#define FUZZ_SHAPE_BYTES   25984 /* of its tensors, in F32 */
+#define FUZZ_ADAPTER_BYTES 512   /* of the adapter's */
 
 struct fuzz_seed {
     const char *target, *text;

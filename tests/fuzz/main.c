@@ -18,6 +18,8 @@
 #include "examples/model/checkpoint.h"
 #include "examples/model/config.h"
 #include "examples/model/gguf.h"
+#include "examples/model/gguf_text.h"
+#include "examples/model/lora_file.h"
 #include "examples/model/template.h"
 #include "examples/model/tokenizer.h"
 #include "examples/model/tokenizer_regex.h"
@@ -74,6 +76,22 @@ static void put_text(const char *name, const char *seed)
     put(name, seed, strlen(seed));
 }
 
+/* A header becomes a file with so many zeros behind it; other bytes are a file. */
+static void put_safetensors(const char *name, const void *data, size_t bytes, size_t zeros)
+{
+    static unsigned char file[1 << 17];
+    uint64_t header = bytes;
+
+    if (bytes == 0 || bytes > sizeof file - zeros - sizeof header || *(const char *)data != '{') {
+        put(name, data, bytes);
+        return;
+    }
+    memcpy(file, &header, sizeof header);
+    memcpy(file + sizeof header, data, bytes);
+    memset(file + sizeof header + bytes, 0, zeros);
+    put(name, file, sizeof header + bytes + zeros);
+}
+
 static const char *seed_of(const char *target)
 {
     for (size_t i = 0; fuzz_seeds[i].target; i++)
@@ -86,6 +104,11 @@ static const char *seed_of(const char *target)
 /* The files of dir that a target finds there. */
 static void prepare(const char *target)
 {
+    if (strcmp(target, "adapter") == 0)
+        put_safetensors("adapter_model.safetensors", seed_of("adapter_weights"),
+                        strlen(seed_of("adapter_weights")), FUZZ_ADAPTER_BYTES);
+    if (strcmp(target, "adapter_weights") == 0)
+        put_text("adapter_config.json", seed_of("adapter"));
     if (strcmp(target, "generation") == 0)
         put_text("config.json", seed_of("config"));
     if (strcmp(target, "tokenizer_config") == 0 || strcmp(target, "chat") == 0)
@@ -130,18 +153,8 @@ static void open_checkpoint(const char *path, const struct llama_shape *shape)
 static void safetensors(const uint8_t *data, size_t bytes)
 {
     static const struct llama_shape shape = FUZZ_SHAPE;
-    static unsigned char file[1 << 17];
-    uint64_t header = bytes;
 
-    if (bytes > 1 << 16)
-        return;
-    memset(file, 0, sizeof file);
-    memcpy(file, &header, sizeof header);
-    memcpy(file + sizeof header, data, bytes);
-    if (bytes && data[0] == '{')
-        put("model.safetensors", file, sizeof header + bytes + FUZZ_SHAPE_BYTES);
-    else
-        put("model.safetensors", data, bytes);
+    put_safetensors("model.safetensors", data, bytes, FUZZ_SHAPE_BYTES);
     open_checkpoint(dir, &shape);
 }
 
@@ -153,10 +166,30 @@ static void index_file(const uint8_t *data, size_t bytes)
     open_checkpoint(dir, &shape);
 }
 
+/* Encodes and decodes; closes it. */
+static void try_tokenizer(struct tokenizer *t)
+{
+    uint32_t *ids;
+    size_t count, length;
+    char *back;
+
+    if (tokenizer_encode(t, text, sizeof text - 1, &ids, &count) == 0) {
+        for (size_t i = 0; i < count; i++)
+            need(ids[i] < tokenizer_vocab(t), "an id beyond the vocabulary");
+        if (tokenizer_decode(t, ids, count, false, &back, &length) == 0)
+            need(back[length] == '\0', "a text without its end");
+        free(back);
+    }
+    free(ids);
+    tokenizer_close(t);
+}
+
 static void gguf(const uint8_t *data, size_t bytes)
 {
     static struct llama_config config;
     struct ofl_source *source;
+    struct tokenizer *t;
+    json_t *settings;
     char path[320], error[ERROR] = "";
     int err;
 
@@ -170,30 +203,49 @@ static void gguf(const uint8_t *data, size_t bytes)
     need_sentence(err, error);
     if (err == 0)
         open_checkpoint(path, &config.shape);
+    error[0] = '\0';
+    err = llama_gguf_tokenizer(path, &t, error, sizeof error);
+    need_sentence(err, error);
+    if (err == 0)
+        try_tokenizer(t);
+    error[0] = '\0';
+    err = llama_gguf_settings(path, &settings, error, sizeof error);
+    need_sentence(err, error);
+    if (err == 0)
+        json_decref(settings);
+}
+
+static void load_adapter(void)
+{
+    static const struct llama_shape shape = FUZZ_SHAPE;
+    struct llama_lora lora;
+    char error[ERROR] = "";
+
+    need_sentence(llama_lora_load(dir, &shape, &lora, error, sizeof error), error);
+}
+
+static void adapter(const uint8_t *data, size_t bytes)
+{
+    put("adapter_config.json", data, bytes);
+    load_adapter();
+}
+
+static void adapter_weights(const uint8_t *data, size_t bytes)
+{
+    put_safetensors("adapter_model.safetensors", data, bytes, FUZZ_ADAPTER_BYTES);
+    load_adapter();
 }
 
 static void use_tokenizer(void)
 {
     struct tokenizer *t;
-    char error[ERROR] = "", *back;
-    uint32_t *ids;
-    size_t count, length;
+    char error[ERROR] = "";
     int err = tokenizer_open(path_of("tokenizer.json"), &t, error, sizeof error);
 
     need_sentence(err, error);
-    if (err < 0)
-        return;
-    if (tokenizer_encode(t, text, sizeof text - 1, &ids, &count) == 0) {
-        for (size_t i = 0; i < count; i++)
-            need(ids[i] < tokenizer_vocab(t), "an id beyond the vocabulary");
-        if (tokenizer_decode(t, ids, count, false, &back, &length) == 0)
-            need(back[length] == '\0', "a text without its end");
-        free(back);
-    }
-    free(ids);
-    tokenizer_close(t);
+    if (err == 0)
+        try_tokenizer(t);
 }
-
 static void tokenizer(const uint8_t *data, size_t bytes)
 {
     put("tokenizer.json", data, bytes);
@@ -286,6 +338,8 @@ static const struct target {
     {"safetensors", safetensors, true},
     {"index", index_file, true},
     {"gguf", gguf, false},
+    {"adapter", adapter, true},
+    {"adapter_weights", adapter_weights, true},
     {"tokenizer", tokenizer, true},
     {"tokenizer_config", tokenizer_config, true},
     {"regex", regex, false},
@@ -319,9 +373,15 @@ static void write_seeds(const char *to)
 
 static void remove_dir(void)
 {
-    static const char *const names[] = {
-        "config.json", "generation_config.json", "model.safetensors",    "model.safetensors.index.json",
-        "model.gguf",  "tokenizer.json",         "tokenizer_config.json"};
+    static const char *const names[] = {"config.json",
+                                        "generation_config.json",
+                                        "model.safetensors",
+                                        "model.safetensors.index.json",
+                                        "model.gguf",
+                                        "tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "adapter_config.json",
+                                        "adapter_model.safetensors"};
 
     ofl_close(ctx);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

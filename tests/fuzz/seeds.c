@@ -149,10 +149,56 @@ static const char chat[] =
     " {\"role\": \"assistant\", \"content\": \"hell o 1\"}, {\"role\": \"user\", \"content\": \"\"},"
     " {\"role\": \"assistant\", \"content\": \"ok\"}], \"tools\": []}";
 
+static const char adapter[] =
+    "{\"peft_type\": \"LORA\", \"task_type\": \"CAUSAL_LM\", \"base_model_name_or_path\": \"base\", \"r\": 2,"
+    " \"lora_alpha\": 4.0, \"lora_dropout\": 0.1, \"target_modules\": [\"q_proj\"], \"use_rslora\": true,"
+    " \"use_dora\": false, \"bias\": \"none\", \"fan_in_fan_out\": false, \"inference_mode\": true,"
+    " \"init_lora_weights\": true, \"modules_to_save\": null, \"rank_pattern\": {}, \"alpha_pattern\": {},"
+    " \"layers_to_transform\": null, \"exclude_modules\": null}";
+
+static const char adapter_weights[] = "{\"__metadata__\": {\"format\": \"pt\"}, "
+                                      "\"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight\":"
+                                      " {\"dtype\": \"F32\", \"shape\": [2, 32], \"data_offsets\": [0, 256]},"
+                                      " \"base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight\": "
+                                      "{\"dtype\": \"F32\", \"shape\": [32, 2],"
+                                      " \"data_offsets\": [256, 512]}}";
+
+/* A mixture of experts, with packed weights beside it. */
+static const char config_experts[] =
+    "{\"model_type\": \"qwen3_moe\", \"vocab_size\": 8, \"hidden_size\": 32, \"intermediate_size\": 32,"
+    " \"moe_intermediate_size\": 16, \"num_experts\": 4, \"num_experts_per_tok\": 2, \"norm_topk_prob\": "
+    "true,"
+    " \"decoder_sparse_step\": 1, \"mlp_only_layers\": [1], \"num_hidden_layers\": 2, "
+    "\"num_attention_heads\": 2,"
+    " \"num_key_value_heads\": 1, \"head_dim\": 16, \"hidden_act\": \"silu\", \"max_position_embeddings\": "
+    "64,"
+    " \"rms_norm_eps\": 1e-06, \"rope_theta\": 10000.0, \"router_aux_loss_coef\": 0.001}";
+
+static const char config_packed[] =
+    "{\"model_type\": \"llama\", \"vocab_size\": 8, \"hidden_size\": 32, \"intermediate_size\": 32,"
+    " \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"hidden_act\": \"silu\", \"rms_norm_eps\": "
+    "1e-05,"
+    " \"max_position_embeddings\": 64, \"quantization_config\": {\"quant_method\": \"compressed-tensors\","
+    " \"format\": \"pack-quantized\", \"ignore\": [\"lm_head\"], \"config_groups\": {\"group_0\": "
+    "{\"targets\":"
+    " [\"Linear\"], \"weights\": {\"num_bits\": 4, \"type\": \"int\", \"symmetric\": true, \"strategy\": "
+    "\"group\","
+    " \"group_size\": 32}, \"input_activations\": null}}}}";
+
+static const char config_gptq[] =
+    "{\"model_type\": \"llama\", \"vocab_size\": 8, \"hidden_size\": 32, \"intermediate_size\": 32,"
+    " \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"hidden_act\": \"silu\", \"rms_norm_eps\": "
+    "1e-05,"
+    " \"max_position_embeddings\": 64, \"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4,"
+    " \"group_size\": 32, \"desc_act\": true, \"sym\": true, \"checkpoint_format\": \"gptq_v2\"}}";
+
 const struct fuzz_seed fuzz_seeds[] = {
     {"config", config},
     {"config", config_newer},
     {"config", config_fused},
+    {"config", config_experts},
+    {"config", config_packed},
+    {"config", config_gptq},
     {"generation",
      "{\"bos_token_id\": 1, \"eos_token_id\": [2, 7], \"temperature\": 0.6, \"do_sample\": true}"},
     {"safetensors", safetensors},
@@ -166,6 +212,8 @@ const struct fuzz_seed fuzz_seeds[] = {
     {"template", template},
     {"variables", variables},
     {"chat", chat},
+    {"adapter", adapter},
+    {"adapter_weights", adapter_weights},
     {NULL, NULL},
 };
 
