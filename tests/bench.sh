@@ -237,6 +237,7 @@ if [ -e "$stub" ]; then
     env --default-signal "$bin/ofl-bench" link --size 64K --batch 16M --repeat 1000 --json "$work/ended.json" \
         >"$work/out" 2>"$work/err" &
     child=$!
+    begun "$child" ofl-bench
     sleep 0.5
     kill -INT "$child" 2>/dev/null
     status=0
@@ -290,6 +291,7 @@ for pause in 0.1 0.4 1.2; do
     env --default-signal "$bin/ofl-bench" nvme --dir "$work/dir" --size 256M --rw read,write --repeat 1000 \
         "${compare[@]}" --json "$work/ended.json" >"$work/out" 2>"$work/err" &
     child=$!
+    begun "$child" ofl-bench
     sleep "$pause"
     kill -INT "$child" 2>/dev/null
     status=0

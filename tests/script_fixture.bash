@@ -40,6 +40,13 @@ fixture_end() {
     exit "$ended"
 }
 
+# begun PID NAME: the program in the background is that one, and no longer the shell or env: until then the shell's
+# children ignore SIGINT, and one that is sent is lost. Its default action is back; the program's own may not be there yet.
+begun() {
+    local child=$1 name=$2
+    until [ "$(cat "/proc/$child/comm" 2>/dev/null)" = "$name" ] || ! kill -0 "$child" 2>/dev/null; do sleep 0.05; done
+}
+
 # The end of a file, each line behind a word.
 fixture_tail() {
     [ ! -s "$2" ] || tail -n 8 "$2" | cut -c 1-400 | sed "s/^/    $1: /"
