@@ -179,8 +179,8 @@ def make(plain, packed, case):
     families.make(plain, (family, {**over, "initializer_range": STD}, None))
     tensors, kept = load_file(f"{plain}/model.safetensors"), {}
     for name, values in list(tensors.items()):
-        expert = values.dim() == 3
-        left = family == "GptOss" and not expert or values.dim() < 2 or "embed" in name or "lm_head" in name or name.endswith("layers.0.self_attn.o_proj.weight")
+        left = (values.dim() != 3 if family == "GptOss" else values.dim() != 2 or "embed" in name or "lm_head" in name
+                or name.endswith("layers.0.self_attn.o_proj.weight"))
         if left:
             kept[name] = tensors[name] = values
             if values.dim() == 2:  # as packers leave what they don't pack

@@ -279,8 +279,8 @@ static void multiply_pairs(const struct block_inside *in, float *y, bool down, c
     const float *x = down ? in->act : in->picked;
 
     if (llama_experts_turned(in->shape)) {
-        gather_part(in->picked, down ? in->act : in->normed, down ? NULL : c->rows, c->count, width, slice->from,
-                    slice->rows);
+        gather_part(in->picked, down ? in->act : in->normed, down ? NULL : c->rows, c->count, width,
+                    slice->from, slice->rows);
         llama_matmul_dx(y, in->picked, slice->weight, c->count, out, slice->rows, slice->from > 0, in->wide);
         return;
     }

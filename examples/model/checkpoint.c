@@ -338,8 +338,8 @@ static int check_complete(const struct opening *o)
             llama_gguf_name(&ck->shape, i, s.name, sizeof s.name);
         if (ck->shape.scheme.packer == LLAMA_PACKER_MXFP4 && is_expert_matrix(&ck->shape, i) &&
             !llama_is_packed(ck->places[i].dtype))
-            return REFUSE(o, "open %s: tensor %s: the configuration says mxfp4, but %s_blocks is missing", o->dir,
-                          s.name, s.name);
+            return REFUSE(o, "open %s: tensor %s: the configuration says mxfp4, but %s_blocks is missing",
+                          o->dir, s.name, s.name);
         if (!ck->places[i].source)
             return REFUSE(o, "open %s: tensor %s is missing%s", o->dir, s.name,
                           !ck->shape.tied && i == ck->place_count - 1

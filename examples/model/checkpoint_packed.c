@@ -100,8 +100,8 @@ static int put_experts(const struct llama_shape *shape, struct packed_matrix *ma
         return REFUSE("open %s: tensor %s: not u8 of %" PRIu32 " experts of %" PRIu64 " rows of %" PRIu64
                       " groups of 32",
                       path, e->name, s.count, s.shape[0] / s.count, s.shape[1] / 32);
-    return keep(&matrices[s.first], i == 0 ? LLAMA_PART_NUMBERS : LLAMA_PART_SCALES, path, source, e, s.shape[0],
-                e->shape[2] * (i == 0 ? 16 : 1), error, error_bytes);
+    return keep(&matrices[s.first], i == 0 ? LLAMA_PART_NUMBERS : LLAMA_PART_SCALES, path, source, e,
+                s.shape[0], e->shape[2] * (i == 0 ? 16 : 1), error, error_bytes);
 }
 
 int packed_put(const struct llama_shape *shape, struct packed_matrix *matrices, const char *path,
