@@ -354,12 +354,6 @@ static int load_config(const struct options *o, struct llama_config *config)
             err = llama_checkpoint_config(o->model, config, error, sizeof error);
         if (err < 0)
             return setup_failed(err, error);
-        if (config->shape.scheme.packer != LLAMA_PACKER_NONE)
-            return common_fail(
-                EXIT_INPUT,
-                "read %s/config.json: quantization_config: packed weights are generated from, not "
-                "trained: give the directory that they were made from",
-                o->model);
         if (config->dropout > 0)
             return common_fail(
                 EXIT_INPUT,
@@ -372,6 +366,13 @@ static int load_config(const struct options *o, struct llama_config *config)
                 "read %s/config.json: models of this type generate only: their training is not "
                 "supported",
                 o->model);
+        if (config->shape.scheme.packer != LLAMA_PACKER_NONE && (o->merge || !lora_is_wanted(o)))
+            return common_fail(
+                EXIT_INPUT,
+                "read %s/config.json: quantization_config: packed weights are not %s: give the "
+                "directory that they were made from%s",
+                o->model, o->merge ? "merged into" : "trained",
+                o->merge ? "" : ", or --lora, which leaves them as they are");
         if (config->router_loss)
             return common_fail(
                 EXIT_INPUT,

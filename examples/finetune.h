@@ -128,13 +128,13 @@ bool lora_is_wanted(const struct options *o);
 /* What contradicts. */
 bool lora_check(const struct options *o, struct common_complaint *c);
 /* From the options and the files. Return a status, as all that follow. */
-int lora_prepare(const struct options *o, const struct llama_shape *shape, struct lora *l);
+int lora_prepare(const struct options *o, struct llama_shape *shape, struct lora *l);
 void lora_free(struct lora *l);
 /* First values, or those of --adapter. */
 int lora_fill(struct state *s);
 int lora_out_open(struct state *s);
 int lora_save(struct state *s);
 /* --merge: the whole run. */
-int lora_merge(const struct options *o, const struct llama_config *config);
+int lora_merge(const struct options *o, struct llama_config *config);
 
 #endif

@@ -67,8 +67,8 @@ static int failed(int err, const char *sentence)
     return common_fail(common_status(err), "%s", sentence);
 }
 
-/* The dtypes of the frozen weights: budgets depend on them. */
-static int read_dtypes(const struct options *o, const struct llama_shape *shape, struct lora *l)
+/* The dtypes of the frozen weights, and how they are packed: budgets depend on them. */
+static int read_dtypes(const struct options *o, struct llama_shape *shape, struct lora *l)
 {
     struct ofl_config small = {
         .size = sizeof small, .device_bytes = 4096, .host_bytes = OFL_HOST_MIN_BYTES, .workers = 1};
@@ -90,12 +90,14 @@ static int read_dtypes(const struct options *o, const struct llama_shape *shape,
 
         llama_checkpoint_find(ck, i, &source, &name, &l->dtypes[i]);
     }
+    if (err == 0)
+        llama_checkpoint_packings(ck, shape);
     llama_checkpoint_close(ck);
     ofl_close(ctx);
     return err < 0 ? failed(err, error) : 0;
 }
 
-int lora_prepare(const struct options *o, const struct llama_shape *shape, struct lora *l)
+int lora_prepare(const struct options *o, struct llama_shape *shape, struct lora *l)
 {
     char error[COMMON_ERROR_BYTES];
     int err;
@@ -198,7 +200,7 @@ static int merge_progress(void *arg, uint64_t done, uint64_t total)
     return common_stopping() ? -ECANCELED : 0;
 }
 
-int lora_merge(const struct options *o, const struct llama_config *config)
+int lora_merge(const struct options *o, struct llama_config *config)
 {
     struct lora l = {0};
     char error[COMMON_ERROR_BYTES] = "";

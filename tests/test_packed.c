@@ -2,7 +2,8 @@
  * Directories whose weights are packed: the logits are those of transformers with the same weights unpacked, for each packing
  * (tests/golden/packed.json, made by tools/golden_packed.py), and have the same bits in a device that holds all of the model
  * and in one that holds little more than a slice; a matrix that is leased whole gives its values and products; slices of a matrix have all of its parts, each element once; what does not
- * fit together is refused with its name.
+ * fit together is refused with its name. Adapters trained over them come to the bits that they come to over the same numbers
+ * in F32, in the smallest budgets too.
  *
  * Negative controls: a changed byte of any part changes the logits; the model that all refused ones are made from opens.
  */
@@ -23,11 +24,14 @@
 #include "examples/model/frozen.h"
 #include "examples/model/generator.h"
 #include "examples/model/slices.h"
+#include "examples/model/trainer.h"
 #include "tests/core_fixture.h"
 #include "tests/model_fixture.h"
 
 #define ERROR     512
 #define TOLERANCE 1e-4f
+
+enum { RANK = 4, SEQ = 12, STEPS = 3 };
 
 static json_t *golden;
 static char *dir;
@@ -95,11 +99,18 @@ static void fill(const json_t *t, unsigned char *to, size_t bytes)
     }
 }
 
+static void put_old(const char *path, const void *file, size_t count)
+{
+    const struct timespec old[2] = {{0, 1}, {0, 1}};
+
+    files_put(dir, "model.safetensors", file, count);
+    assert_int_equal(utimensat(AT_FDCWD, path, old, 0), 0); /* what is new is waited for */
+}
+
 /* changes: of the tensors' headers, as files_change has them. flip: a tensor, of which one byte changes. */
 static void put_model(const json_t *one, const char *quantization, const char *changes, const char *flip)
 {
     json_t *config = json_deep_copy(json_object_get(golden, "config")), *all = json_object(), *t;
-    const struct timespec old[2] = {{0, 1}, {0, 1}};
     char *path = files_path(dir, "model.safetensors");
     unsigned char *file;
     size_t count, i, data;
@@ -128,8 +139,7 @@ static void put_model(const json_t *one, const char *quantization, const char *c
         if (flip && strcmp(flip, text_of(t, "name")) == 0)
             file[data + from] ^= 1;
     }
-    files_put(dir, "model.safetensors", file, count);
-    assert_int_equal(utimensat(AT_FDCWD, path, old, 0), 0); /* what is new is waited for */
+    put_old(path, file, count);
     json_decref(all);
     free(file);
     free(path);
@@ -146,6 +156,17 @@ static struct ofl_ctx *open_ctx(uint64_t device_bytes)
     if (ofl_open(&config, &ctx) < 0)
         fail_msg("%s", ofl_error());
     return ctx;
+}
+
+static void read_dtypes(const struct llama_checkpoint *ck, const struct llama_shape *shape,
+                        enum ofl_dtype *dtypes)
+{
+    for (uint32_t i = 0; i < llama_tensor_count(shape); i++) {
+        struct ofl_source *source;
+        const char *name;
+
+        llama_checkpoint_find(ck, i, &source, &name, &dtypes[i]);
+    }
 }
 
 /* Of the model in dir, behind the golden's tokens; little: in the smallest device. */
@@ -170,12 +191,7 @@ static void logits_of(bool little, float *logits, size_t vocab)
     assert_int_equal(c.shape.vocab, vocab);
     struct llama_generator_config config = {.shape = c.shape, .positions = 16, .piece = n};
     llama_checkpoint_packings(ck, &config.shape);
-    for (uint32_t i = 0; i < llama_tensor_count(&c.shape); i++) {
-        struct ofl_source *source;
-        const char *name;
-
-        llama_checkpoint_find(ck, i, &source, &name, &dtypes[i]);
-    }
+    read_dtypes(ck, &c.shape, dtypes);
     llama_generator_need(&config, dtypes, &need);
     assert_true(need.device.device_bytes < need.device_all_bytes);
     if (little) {
@@ -326,6 +342,166 @@ static void whole_tensors(void **state)
     assert_int_equal(fixture_ctx_close(ctx), 0);
 }
 
+/* ---- adapters over them ------------------------------------------------------------ */
+
+struct trained {
+    double losses[STEPS], norms[STEPS];
+    float adapter[RANK * 64]; /* the last of them */
+};
+
+static void steps_of(struct ofl_ctx *ctx, const struct llama_trainer_config *config, struct trained *out)
+{
+    struct ofl_adamw settings = {
+        .size = sizeof settings, .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8};
+    int32_t tokens[2 * SEQ + 1];
+    struct llama_trainer *t;
+    struct ofl_tensor *last = NULL;
+    struct ofl_tensor_info info = {.size = sizeof info};
+    char error[ERROR] = "";
+
+    for (uint32_t i = 0; i < 2 * SEQ + 1; i++)
+        tokens[i] = (int32_t)(mixed(9, i) % 40);
+    if (llama_trainer_create(ctx, config, &t, error, sizeof error) < 0 ||
+        llama_trainer_adapters_init(t, error, sizeof error) < 0)
+        fail_msg("%s", error);
+    for (uint32_t i = 0; i < STEPS; i++) {
+        settings.step = i + 1;
+        if (llama_trainer_step(t, tokens, tokens + 1, &settings, &out->losses[i], &out->norms[i], error,
+                               sizeof error) < 0)
+            fail_msg("%s", error);
+    }
+    for (uint32_t i = 0; llama_trainer_adapter(t, i); i++)
+        last = llama_trainer_adapter(t, i);
+    assert_int_equal(ofl_tensor_info(last, &info), 0);
+    assert_true(info.bytes <= sizeof out->adapter);
+    assert_int_equal(ofl_tensor_read(last, 0, out->adapter, info.bytes), 0);
+    llama_trainer_destroy(t);
+}
+
+/* Over the model in dir; little: in the smallest device. */
+static void train(bool dora, bool little, struct trained *out)
+{
+    struct llama_trainer_config config = {.batch = 2, .seq = SEQ, .accum = 1, .seed = 3};
+    struct llama_trainer_need need;
+    struct llama_checkpoint *ck;
+    struct ofl_ctx *ctx = open_ctx(1 << 20);
+    struct llama_config c;
+    enum ofl_dtype dtypes[64];
+    char error[ERROR] = "";
+
+    memset(out, 0, sizeof *out);
+    for (int again = 0; again < 2; again++) {
+        if (llama_checkpoint_config(dir, &c, error, sizeof error) < 0 ||
+            llama_checkpoint_open(ctx, dir, &c.shape, &ck, error, sizeof error) < 0)
+            fail_msg("%s", error);
+        if (again)
+            break;
+        config.shape = c.shape;
+        config.lora = (struct llama_lora){.rank = RANK, .alpha = 8, .targets = 127, .dora = dora};
+        llama_checkpoint_packings(ck, &config.shape);
+        read_dtypes(ck, &c.shape, dtypes);
+        config.frozen = dtypes;
+        llama_trainer_need(&config, &need);
+        assert_true(need.device.device_bytes < need.device_all_bytes);
+        assert_int_equal(llama_checkpoint_close(ck), 0);
+        assert_int_equal(fixture_ctx_close(ctx), 0);
+        ctx = open_ctx(little ? need.device.device_bytes : need.device_all_bytes);
+    }
+    config.base = ck;
+    steps_of(ctx, &config, out);
+    assert_int_equal(llama_checkpoint_close(ck), 0);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
+}
+
+/* The model in dir with each matrix in F32. */
+static void unpack_model(void)
+{
+    struct ofl_ctx *ctx = open_ctx(1 << 20);
+    json_t *config = json_deep_copy(json_object_get(golden, "config")), *all = json_object();
+    char *path = files_path(dir, "model.safetensors"), error[ERROR] = "";
+    struct llama_checkpoint *ck;
+    struct llama_frozen f;
+    struct llama_config c;
+    struct llama_tensor_desc d;
+    float *values[64], ws[96 * 64 * 3 / 2];
+    unsigned char *file;
+    size_t count, at;
+
+    if (llama_checkpoint_config(dir, &c, error, sizeof error) < 0 ||
+        llama_checkpoint_open(ctx, dir, &c.shape, &ck, error, sizeof error) < 0 ||
+        llama_frozen_bind(ck, &c.shape, &f, error, sizeof error) < 0)
+        fail_msg("%s", error);
+    for (uint32_t i = 0; i < f.count; i++) {
+        uint64_t rows, columns;
+
+        llama_tensor_at(&c.shape, i, &d);
+        rows = d.dims == 1 ? 1 : d.shape[0];
+        columns = d.elems / rows;
+        values[i] = calloc(d.elems, sizeof(float));
+        for (uint64_t r = 0; d.dims > 1 && r < rows;) { /* in pieces of few rows, or one */
+            struct llama_rows piece;
+
+            assert_int_equal(llama_frozen_read(&f, i, r, 1000, &piece), 0);
+            memcpy(values[i] + r * columns, llama_weight_rows(piece.weight, 0, piece.count, columns, ws),
+                   piece.count * columns * sizeof(float));
+            r += piece.count;
+            free(piece.memory);
+        }
+        if (d.dims == 1)
+            assert_int_equal(ofl_tensor_read(f.parts[i * LLAMA_PARTS], 0, values[i], columns * 4), 0);
+        json_object_set_new(all, d.name, files_tensor("F32", d.dims, d.shape));
+    }
+    files_put_json(dir, "config.json", config);
+    files_put_safetensors(dir, "model.safetensors", all);
+    file = files_get(path, &count);
+    at = 8 + file[0] + ((size_t)file[1] << 8);
+    for (uint32_t i = 0; i < f.count; i++) {
+        llama_tensor_at(&c.shape, i, &d);
+        memcpy(file + at, values[i], d.elems * sizeof(float));
+        at += d.elems * sizeof(float);
+        free(values[i]);
+    }
+    assert_true(at == count);
+    llama_frozen_destroy(&f);
+    assert_int_equal(llama_checkpoint_close(ck), 0);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
+    put_old(path, file, count);
+    json_decref(all);
+    free(file);
+    free(path);
+}
+
+/* Adapters come to the bits that they come to over the same numbers in F32, in any budget. */
+static void adapters_over_packed(void **state)
+{
+    json_t *one;
+    size_t i;
+
+    (void)state;
+    json_array_foreach(json_object_get(golden, "cases"), i, one)
+    {
+        struct trained packed[2], little[2], plain[2];
+
+        if (getenv("OFL_TEST_LIGHT") && i % 3)
+            continue;
+        put_model(one, NULL, NULL, NULL);
+        for (int dora = 0; dora < 2; dora++) {
+            train(dora, false, &packed[dora]);
+            train(dora, true, &little[dora]);
+        }
+        unpack_model();
+        for (int dora = 0; dora < 2; dora++)
+            train(dora, false, &plain[dora]);
+        assert_true(isfinite(packed[0].losses[STEPS - 1]) &&
+                    packed[0].losses[STEPS - 1] < packed[0].losses[0]);
+        if (memcmp(packed, little, sizeof packed) != 0)
+            fail_msg("%s: the smallest budgets give other bits", text_of(one, "name"));
+        if (memcmp(packed, plain, sizeof packed) != 0)
+            fail_msg("%s: loss %.9g, unpacked %.9g", text_of(one, "name"), packed[0].losses[STEPS - 1],
+                     plain[0].losses[STEPS - 1]);
+    }
+}
+
 /* ---- slices ----------------------------------------------------------------------- */
 
 static void slices_have_all(void **state)
@@ -468,7 +644,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_of_transformers), cmocka_unit_test(every_part_counts),
         cmocka_unit_test(whole_tensors),          cmocka_unit_test(slices_have_all),
-        cmocka_unit_test(refused_by_name),
+        cmocka_unit_test(refused_by_name),        cmocka_unit_test(adapters_over_packed),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -4,11 +4,12 @@
     check_lora.py BUILD [CASE...]      CASE: part of a line's name; none: all
     check_lora.py BUILD --large        a model of 300 M parameters in 15 % of its BF16 size, without a store
 
-Small random models of tools/check_families.py, and Llamas in GGUF files of tools/check_gguf.py beside their dequantized
-weights. PEFT makes an adapter with random A and B and saves it; both sides go on with it for 20 steps of AdamW in F32.
+Small random models of tools/check_families.py, Llamas in GGUF files of tools/check_gguf.py and packed directories of
+tools/check_packed.py beside their dequantized weights. PEFT makes an adapter with random A and B and saves it; both sides go on with it for 20 steps of AdamW in F32.
 Largest difference of the losses, of the gradient norms (of their size); of the loss that PEFT has with the adapter that
 ofl-finetune has written; of that of the model that --merge has written; whether 48 tokens of greedy text of ofl-generate
---adapter are PEFT's. Needs torch, transformers, peft, gguf.
+--adapter are PEFT's. In packed directories the smallest budgets
+have to give the same losses and adapter. Needs torch, transformers, peft, gguf, compressed-tensors.
 """
 import json
 import os
@@ -24,6 +25,7 @@ warnings.filterwarnings("ignore")
 
 import check_families as families  # noqa: E402
 import check_gguf  # noqa: E402
+import check_packed  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
@@ -50,6 +52,13 @@ CASES = {
     "gguf q8_0": ("Q8_0", dict(r=8, lora_alpha=16, target_modules=ALL)),
     "gguf q4_0": ("Q4_0", dict(r=8, lora_alpha=16, target_modules=ALL)),
     "gguf q4_0 dora": ("Q4_0", dict(r=8, lora_alpha=16, target_modules=ALL, use_dora=True)),
+    "fp8": ("fp8 128 x 128", dict(r=8, lora_alpha=16, target_modules=ALL)),
+    "fp8 dora": ("fp8 128 x 128, qwen3", dict(r=8, lora_alpha=16, target_modules=ALL, use_dora=True)),
+    "int4": ("int4 groups", dict(r=8, lora_alpha=16, target_modules=ALL)),
+    "int4 zeros dora": ("int4 groups, zeros, phi3", dict(r=8, lora_alpha=16, target_modules=ALL, use_dora=True)),
+    "gptq": ("gptq, desc_act", dict(r=8, lora_alpha=16, target_modules=ALL)),
+    "gptq dora": ("gptq, phi3", dict(r=8, lora_alpha=16, target_modules=ALL, use_dora=True)),
+    "awq": ("awq", dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])),
 }
 
 
@@ -77,6 +86,10 @@ def bytes_only(directory):
 
 def base_of(work, kind):
     """The model that ofl reads, that transformers reads, and where the tokenizer is."""
+    if kind in check_packed.CASES:
+        plain, packed = os.path.join(work, "plain"), os.path.join(work, "packed")
+        check_packed.make(plain, packed, check_packed.CASES[kind])
+        return packed, plain, packed
     if kind not in check_gguf.SCALES:
         known = {n: c for family in families.CASES.values() for n, c in family.items()}
         directory = os.path.join(work, "base")
@@ -128,15 +141,27 @@ def theirs(directory, adapter, ids):
     return losses, norms
 
 
-def finetune(build, model, tokenizer, data, *more):
+def finetune(build, model, tokenizer, data, *more, budgets=("--in-memory",)):
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         done = subprocess.run(
             [f"{build}/ofl-finetune", "--device", "host", "--model", model, "--tokenizer", tokenizer, "--data", data, "--seq", str(SEQ),
-             "--batch", str(BATCH), "--in-memory", "--report", report.name, *more], capture_output=True, check=False)
+             "--batch", str(BATCH), *budgets, "--report", report.name, *more], capture_output=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr.decode().strip())
         with open(report.name, encoding="utf-8") as f:
             return json.load(f)
+
+
+def same_bits(build, ours, *args):
+    """In the smallest device budget, which a refusal names."""
+    host = ("--host-mem", "4M", "--device-mem")
+    try:
+        finetune(build, *args, budgets=(*host, "64K"))
+        return False
+    except RuntimeError as error:
+        least = str(error).split("smallest workable --device-mem is ")[1].split()[0]
+    tight = finetune(build, *args, budgets=(*host, least))
+    return all(ours[key] == tight[key] for key in ("loss", "grad_norm", "state_hash"))
 
 
 def merged(build, work, model, adapter, ids):
@@ -144,7 +169,7 @@ def merged(build, work, model, adapter, ids):
     out = os.path.join(work, "merged")
     done = subprocess.run([f"{build}/ofl-finetune", "--model", model, "--adapter", adapter, "--merge", "--out", out],
                           capture_output=True, check=False)
-    if model.endswith(".gguf") and done.returncode == 2:
+    if done.returncode == 2 and (model.endswith(".gguf") or b"quantization_config" in done.stderr):
         return None
     if done.returncode:
         raise RuntimeError(done.stderr.decode().strip())
@@ -174,8 +199,9 @@ def check(build, name, work, data, ids):
     adapter, out = os.path.join(work, "adapter"), os.path.join(work, "out")
     start(plain, settings, adapter)
     losses, norms = theirs(plain, adapter, ids)
-    ours = finetune(build, model, tokenizer, data, "--adapter", adapter, "--steps", str(STEPS), "--lr", "1e-3", "--weight-decay",
-                    "0.1", "--clip", "0", "--beta2", "0.95", "--out", out)
+    options = ["--adapter", adapter, "--steps", str(STEPS), "--lr", "1e-3", "--weight-decay", "0.1", "--clip", "0", "--beta2", "0.95"]
+    ours = finetune(build, model, tokenizer, data, *options, "--out", out)
+    bits = kind not in check_packed.CASES or same_bits(build, ours, model, tokenizer, data, *options)
     loss = families.largest(losses, ours["loss"])
     norm = families.largest(norms, ours["grad_norm"], True)
     again = finetune(build, model, tokenizer, data, "--adapter", out, "--steps", "1", "--lr", "0")["loss"][0]
@@ -185,9 +211,10 @@ def check(build, name, work, data, ids):
     one = merged(build, work, model, out, ids)
     one = None if one is None else abs(one - again)
     same = same_text(build, model, tokenizer, peft_model, out)
-    good = loss <= LOSS and norm <= NORM and written <= WRITTEN and (one is None or one <= (0.02 if "bf16" in name else WRITTEN)) and same
+    good = loss <= LOSS and norm <= NORM and written <= WRITTEN and (one is None or one <= (0.02 if "bf16" in name else WRITTEN)) and same and bits
     print(f"{name:16} loss {loss:.1e}  norm {norm:.1e}  written {written:.1e}  merged "
-          f"{'refused' if one is None else format(one, '.1e')}  text {'equal' if same else 'DIFFERS'}  {'' if good else 'FAILED'}",
+          f"{'refused' if one is None else format(one, '.1e')}  text {'equal' if same else 'DIFFERS'}  "
+          f"{'' if bits else 'other bits in the smallest budget '}{'' if good else 'FAILED'}",
           flush=True)
     return good
 

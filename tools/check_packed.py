@@ -3,7 +3,7 @@
 
     tools/check_packed.py BUILD [CASE...]     BUILD: the folder with ofl-generate; a case by the beginning of its name
 
-Small random Llamas and Phi-3, packed in each way that docs/families.md has, with and without groups, zeros and order; some
+Small random Llamas, Phi-3 and gpt_oss, packed in each way that docs/families.md has, with and without groups, zeros and order; some
 matrices stay as they are, as packers leave them. The other side is a transformers model in F32 with the weights that the
 packers' own packages unpack (torch for FP8 and AWQ, compressed-tensors, GPTQ's formula). Logits behind 100 tokens within 1e-4,
 64 tokens of greedy text equal, in memory and in the smallest budget. Needs torch, transformers, safetensors and
@@ -25,6 +25,7 @@ from compressed_tensors.compressors.pack_quantized import PackedQuantizationComp
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 STD, TOKENS = 0.05, 100
 SMALL = dict(hidden_size=256, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
@@ -122,6 +123,13 @@ def awq(rows, columns, group=64):
     return state, values.T.contiguous()
 
 
+def gpt_oss(experts, inputs, outputs):
+    """All experts of a layer as one; transformers unpacks them to [experts, inputs, outputs]."""
+    state = {"_blocks": torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8),
+             "_scales": torch.randint(119, 123, (experts, outputs, inputs // 32), dtype=torch.uint8)}
+    return state, convert_moe_packed_tensors(state["_blocks"], state["_scales"], dtype=torch.float32)
+
+
 def compressed(**weights):
     return dict(quant_method="compressed-tensors", config_groups=dict(group_0=dict(targets=["Linear"], weights=weights)),
                 ignore=["lm_head"])
@@ -130,6 +138,9 @@ def compressed(**weights):
 FP8 = dict(quant_method="fp8", weight_block_size=[128, 128])
 INT4 = compressed(num_bits=4, type="int")
 GPTQ = dict(quant_method="gptq", bits=4, group_size=128)
+OSS = dict(num_local_experts=4, num_experts_per_tok=2, head_dim=16, sliding_window=32, rope_parameters=dict(
+    rope_type="yarn", rope_theta=1.5e5, factor=8.0, beta_fast=32.0, beta_slow=1.0, truncate=False, original_max_position_embeddings=64))
+MXFP4 = dict(quant_method="mxfp4", modules_to_not_convert=["model.layers.*.self_attn", "model.layers.*.mlp.router"])
 # name: (family, what it has beside BASE, its packer, quantization_config)
 CASES = {
     "fp8 128 x 128": ("Llama", SMALL, fp8_blocks, FP8),
@@ -149,6 +160,8 @@ CASES = {
     "nvfp4": ("Llama", SMALL, nvfp4, compressed(num_bits=4, type="float", strategy="tensor_group", group_size=16)),
     "nvfp4, cut": ("Llama", WIDE, nvfp4, compressed(num_bits=4, type="float", strategy="tensor_group", group_size=16)),
     "mxfp4": ("Llama", SMALL, mxfp4, compressed(num_bits=4, type="float", strategy="group", group_size=32)),
+    "mxfp4 of gpt_oss": ("GptOss", {**SMALL, **OSS}, gpt_oss, MXFP4),
+    "mxfp4 of gpt_oss, cut": ("GptOss", {**SMALL, **OSS, "intermediate_size": 8192, "num_hidden_layers": 1}, gpt_oss, MXFP4),
     "gptq": ("Llama", SMALL, gptq(False), GPTQ),
     "gptq, desc_act": ("Llama", SMALL, gptq(True), dict(GPTQ, desc_act=True)),
     "gptq, desc_act, wide": ("Llama", WIDE, gptq(True), dict(GPTQ, desc_act=True)),
@@ -166,7 +179,8 @@ def make(plain, packed, case):
     families.make(plain, (family, {**over, "initializer_range": STD}, None))
     tensors, kept = load_file(f"{plain}/model.safetensors"), {}
     for name, values in list(tensors.items()):
-        left = values.dim() != 2 or "embed" in name or "lm_head" in name or name.endswith("layers.0.self_attn.o_proj.weight")
+        left = (values.dim() != 3 if family == "GptOss" else values.dim() != 2 or "embed" in name or "lm_head" in name
+                or name.endswith("layers.0.self_attn.o_proj.weight"))
         if left:
             kept[name] = tensors[name] = values
             if values.dim() == 2:  # as packers leave what they don't pack
@@ -175,7 +189,7 @@ def make(plain, packed, case):
             continue
         parts, dense = pack(*values.shape)
         assert dense.shape == values.shape, (name, dense.shape)
-        tensors[name] = dense.float()
+        tensors[name] = dense.float().contiguous()
         kept.update({name.removesuffix("weight") + part: value for part, value in parts.items()})
     shutil.copytree(plain, packed)
     save_file(tensors, f"{plain}/model.safetensors", metadata={"format": "pt"})

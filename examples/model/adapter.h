@@ -34,7 +34,7 @@ void llama_adapter_matmul_dx(float *dx, const float *dy, struct llama_weight w, 
 void llama_adapter_backward(const float *dy, const float *x, struct llama_weight w, size_t rows, size_t in,
                             size_t out, bool first, void *ws);
 
-/* norms[out] of the rows of W + scale * B A; row: [in] of scratch. */
+/* norms[out] of the rows of W + scale * B A; row: scratch of llama_wide_bytes(in), [in] at least. */
 void llama_adapter_norms(float *norms, const struct llama_adapter *ad, struct llama_weight w, size_t in,
                          size_t out, float *row);
 /* A's first values: uniform between -1 / sqrt(in) and that, by seed and number. */

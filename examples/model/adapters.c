@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "examples/model/files.h"
+#include "examples/model/frozen.h"
 #include "examples/model/lora_file.h"
 
 /* Of a layer's module, where its memory lies: A [rank, in], B [out, rank], and with DoRA the gains [out]. Elements. */
@@ -141,6 +142,21 @@ static int put(void *arg, uint32_t index, const struct llama_lora_tensor *t, flo
     return 0;
 }
 
+static int read_slice(const struct llama_slices *m, uint32_t tensor, uint32_t slice,
+                      const struct llama_cut *cut, uint64_t in, struct llama_rows *out)
+{
+    struct ofl_tensor *parts[LLAMA_PARTS] = {m->slices[slice]};
+    struct llama_packed place = {.columns = in};
+
+    if (llama_is_packed(m->dtypes[tensor])) {
+        for (size_t i = 1; i < LLAMA_PARTS; i++)
+            parts[i] = m->parts[(size_t)slice * LLAMA_PARTS + i];
+        place.packing = m->shape.packings[m->dtypes[tensor] - LLAMA_PACKED];
+        llama_slices_place(m, tensor, cut->rows, &place);
+    }
+    return llama_rows_read(parts, m->dtypes[tensor], &place, 0, cut->rows, out);
+}
+
 /* The gains of a matrix' rows from on: magnitudes by the norms of the adapted rows, a slice at a time. */
 static int gains_of(const struct filling *f, uint32_t tensor, const struct llama_adapter *ad, float *gain,
                     uint64_t in, float *row)
@@ -152,22 +168,21 @@ static int gains_of(const struct filling *f, uint32_t tensor, const struct llama
     for (uint32_t i = m->first[tensor]; i < m->first[tensor + 1] && err == 0; i++) {
         struct llama_cut cut = {0};
         struct llama_adapter part = *ad;
+        struct llama_rows rows;
         float *norms;
-        void *bytes;
 
         llama_cut_at(&m->shape, m->dtypes, m->limit, tensor, from, &cut);
-        bytes = malloc(cut.bytes);
         norms = malloc(cut.rows * sizeof *norms);
         part.b += from * ad->rank;
-        err = bytes && norms ? ofl_tensor_read(m->slices[i], 0, bytes, cut.bytes) : -ENOMEM;
+        err = read_slice(m, tensor, i, &cut, in, &rows);
+        if (err == 0 && !norms)
+            err = -ENOMEM;
         if (err == 0)
-            llama_adapter_norms(norms, &part,
-                                (struct llama_weight){.data = bytes, .dtype = m->dtypes[tensor]}, in,
-                                cut.rows, row);
+            llama_adapter_norms(norms, &part, rows.weight, in, cut.rows, row);
         for (uint64_t j = 0; j < cut.rows && err == 0; j++)
             gain[from + j] /= norms[j];
         from += cut.rows;
-        free(bytes);
+        free(rows.memory);
         free(norms);
     }
     return err;
@@ -189,7 +204,7 @@ static int gains(const struct filling *f)
             if (!llama_adapters_of(shape, f->s, f->memory, layer, matrix, &ad) || !ad.gain)
                 continue;
             llama_tensor_at(shape, tensor, &d);
-            row = malloc(d.shape[1] * sizeof *row);
+            row = malloc(llama_wide_bytes(d.shape[1], LLAMA_PACKED));
             err =
                 row ? gains_of(f, tensor, &ad, f->memory + (ad.gain - f->memory), d.shape[1], row) : -ENOMEM;
             free(row);

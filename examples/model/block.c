@@ -41,6 +41,7 @@ size_t block_wide_bytes(const struct block_inside *in, enum ofl_dtype dtype)
         bytes = max_size(bytes, llama_matmul_workspace(hidden, in->shape->experts, dtype));
         bytes = max_size(bytes, llama_matmul_workspace(hidden, expert, dtype));
         bytes = max_size(bytes, llama_matmul_workspace(expert, hidden, dtype));
+        bytes = max_size(bytes, llama_matmul_workspace(in->shape->expert_ffn, hidden, dtype));
     }
     bytes = max_size(bytes, llama_matmul_workspace(hidden, ffn, dtype));
     return max_size(bytes, llama_matmul_workspace(ffn, hidden, dtype));

@@ -249,7 +249,7 @@ static void add_down(const struct block_inside *in, const struct llama_extend *e
                          e->routes[c->places[i]].weight, slice->rows);
 }
 
-/* ---- gate and up in pairs, matrices as [inputs, outputs] ------------------- */
+/* ---- gate and up in pairs -------------------------------------------------- */
 
 /* Of the rows that use the expert, or of the first so many, inputs from .. from + n - 1. */
 static void gather_part(float *to, const float *from, const uint32_t *rows, size_t count, size_t width,
@@ -271,7 +271,24 @@ static void clamped_units(const struct llama_shape *s, float *act, const float *
     }
 }
 
-/* Each slice has some of the inputs: outputs add up over slices, in their order. */
+/* y[c->count, out], as far as the slice gives it. Matrices [inputs, outputs]: each slice has some of the inputs, and
+ * outputs add up over slices, in their order. */
+static void multiply_pairs(const struct block_inside *in, float *y, bool down, const struct llama_chosen *c,
+                           const struct llama_slice *slice, size_t width, size_t out)
+{
+    const float *x = down ? in->act : in->picked;
+
+    if (llama_experts_turned(in->shape)) {
+        gather_part(in->picked, down ? in->act : in->normed, down ? NULL : c->rows, c->count, width,
+                    slice->from, slice->rows);
+        llama_matmul_dx(y, in->picked, slice->weight, c->count, out, slice->rows, slice->from > 0, in->wide);
+        return;
+    }
+    if (!down)
+        llama_gather(in->picked, in->normed, c, width);
+    llama_matmul(y + slice->from, x, slice->weight, c->count, width, slice->rows, out, false, in->wide);
+}
+
 static void extend_pairs(const struct block_inside *in, const struct llama_extend *e,
                          enum llama_matrix matrix, const struct llama_chosen *c,
                          const struct llama_slice *slice)
@@ -283,10 +300,8 @@ static void extend_pairs(const struct block_inside *in, const struct llama_exten
 
     if (down && slice->from == 0)
         clamped_units(in->shape, in->act, in->gate, c->count * ffn);
-    gather_part(in->picked, down ? in->act : in->normed, down ? NULL : c->rows, c->count, width, slice->from,
-                slice->rows);
-    llama_matmul_dx(y, in->picked, slice->weight, c->count, out, slice->rows, slice->from > 0, in->wide);
-    if (slice->from + slice->rows < width)
+    multiply_pairs(in, y, down, c, slice, width, out);
+    if (slice->from + slice->rows < (llama_experts_turned(in->shape) ? width : out))
         return;
     llama_bias(y, slice->bias, c->count, out, in->wide);
     for (size_t i = 0; down && i < c->count; i++)

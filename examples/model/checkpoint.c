@@ -311,6 +311,14 @@ static int place_packed(const struct opening *o)
     return rc;
 }
 
+static bool is_expert_matrix(const struct llama_shape *shape, uint32_t tensor)
+{
+    struct llama_tensor_desc d;
+
+    llama_tensor_at(shape, tensor, &d);
+    return d.role >= LLAMA_ROLES && d.dims == 2;
+}
+
 /* A tied matrix may be stored under either name. */
 static int check_complete(const struct opening *o)
 {
@@ -328,6 +336,10 @@ static int check_complete(const struct opening *o)
         llama_stored_at(&ck->shape, i, &s);
         if (o->gguf)
             llama_gguf_name(&ck->shape, i, s.name, sizeof s.name);
+        if (ck->shape.scheme.packer == LLAMA_PACKER_MXFP4 && is_expert_matrix(&ck->shape, i) &&
+            !llama_is_packed(ck->places[i].dtype))
+            return REFUSE(o, "open %s: tensor %s: the configuration says mxfp4, but %s_blocks is missing",
+                          o->dir, s.name, s.name);
         if (!ck->places[i].source)
             return REFUSE(o, "open %s: tensor %s is missing%s", o->dir, s.name,
                           !ck->shape.tied && i == ck->place_count - 1

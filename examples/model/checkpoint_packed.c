@@ -62,33 +62,70 @@ static bool is_passed_over(const char *last)
     return false;
 }
 
+/* Rows and columns as of a matrix: they are the part's shape. */
+static int keep(struct packed_matrix *m, enum llama_part_kind kind, const char *path,
+                struct ofl_source *source, const struct ofl_source_entry *e, uint64_t rows, uint64_t columns,
+                char *error, size_t error_bytes)
+{
+    struct packed_part *part = &m->parts[kind];
+
+    if (part->source)
+        return REFUSE("open %s: tensor %s: it is there as %s too", path, e->name, part->name);
+    *part = (struct packed_part){source, e->name, e->dtype, e->dims < 2 ? e->dims : 2, {rows, columns}};
+    m->path = path;
+    return 1;
+}
+
+/* Of gpt_oss: all experts of a layer as one, NAME_blocks [experts, outputs, groups, 16] and NAME_scales [experts, outputs,
+ * groups], as transformers' Mxfp4HfQuantizer reads them. */
+static int put_experts(const struct llama_shape *shape, struct packed_matrix *matrices, const char *path,
+                       struct ofl_source *source, const struct ofl_source_entry *e, char *error,
+                       size_t error_bytes)
+{
+    static const char *const ends[] = {"_blocks", "_scales"};
+    size_t n = strlen(e->name), i = 0;
+    struct llama_stored s;
+    char name[256];
+
+    while (i < 2 && (n < 7 || strcmp(e->name + n - 7, ends[i]) != 0))
+        i++;
+    if (i == 2)
+        return 0;
+    snprintf(name, sizeof name, "%.*s", (int)(n - 7), e->name);
+    if (!llama_stored_find(shape, name, &s) || s.count != shape->experts || s.shape[0] == s.count)
+        return 0;
+    if (e->dims != 4 - i || e->shape[0] != s.count || e->shape[1] != s.shape[0] / s.count ||
+        e->shape[2] != s.shape[1] / 32 || s.shape[1] % 32 || (i == 0 && e->shape[3] != 16) ||
+        e->dtype != OFL_U8)
+        return REFUSE("open %s: tensor %s: not u8 of %" PRIu32 " experts of %" PRIu64 " rows of %" PRIu64
+                      " groups of 32",
+                      path, e->name, s.count, s.shape[0] / s.count, s.shape[1] / 32);
+    return keep(&matrices[s.first], i == 0 ? LLAMA_PART_NUMBERS : LLAMA_PART_SCALES, path, source, e,
+                s.shape[0], e->shape[2] * (i == 0 ? 16 : 1), error, error_bytes);
+}
+
 int packed_put(const struct llama_shape *shape, struct packed_matrix *matrices, const char *path,
                struct ofl_source *source, const struct ofl_source_entry *e, char *error, size_t error_bytes)
 {
     const char *dot = strrchr(e->name, '.'), *last = dot ? dot + 1 : e->name;
     const struct ending *ending = dot ? ending_of(shape->scheme.packer, e, last) : NULL;
-    struct packed_part *part;
     struct llama_stored s;
     char name[256];
 
     if (shape->scheme.packer == LLAMA_PACKER_NONE)
         return 0;
+    if (shape->scheme.packer == LLAMA_PACKER_MXFP4)
+        return put_experts(shape, matrices, path, source, e, error, error_bytes);
     if (!ending)
         return is_passed_over(last);
     snprintf(name, sizeof name, "%.*s.weight", (int)(dot - e->name), e->name);
     if (!llama_stored_find(shape, name, &s) || s.dims != 2)
         return 0;
-    part = &matrices[s.first].parts[ending->part];
-    if (part->source)
-        return REFUSE("open %s: tensor %s: it is there as %s too", path, e->name, part->name);
     if (e->dims > 2)
         return REFUSE("open %s: tensor %s: %" PRIu32 " dimensions, at most 2 are expected", path, e->name,
                       e->dims);
-    *part = (struct packed_part){source, e->name, e->dtype, e->dims, {e->shape[0], e->shape[1]}};
-    for (uint32_t i = e->dims; i < 2; i++)
-        part->shape[i] = 1;
-    matrices[s.first].path = path;
-    return 1;
+    return keep(&matrices[s.first], ending->part, path, source, e, e->dims > 0 ? e->shape[0] : 1,
+                e->dims > 1 ? e->shape[1] : 1, error, error_bytes);
 }
 
 /* ---- the format ------------------------------------------------------------- */

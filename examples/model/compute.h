@@ -66,6 +66,7 @@ struct llama_job {
     struct llama_block_grads grads;
     struct llama_adapter
         adapters[LLAMA_MATRICES]; /* that weights point to; their scratch is set by llama_compute_run */
+    struct llama_packed packed[LLAMA_MATRICES]; /* that weights point to */
     struct llama_head_weights head;
     struct llama_head_grads head_grads;
     struct llama_weight table;

@@ -95,10 +95,14 @@ static int read_scheme(const struct config_reader *r, struct llama_scheme *s)
         s->packer = LLAMA_PACKER_AWQ;
         return read_awq(r);
     }
+    if (strcmp(method, "mxfp4") == 0 && r->family->expert_pairs) {
+        s->packer = LLAMA_PACKER_MXFP4;
+        return 0;
+    }
     return CONFIG_REFUSE(r,
                          "read %s: " QUANT
                          ": quant_method \"%s\" is not supported, only fp8, compressed-tensors, "
-                         "gptq and awq",
+                         "gptq, awq, and mxfp4 of gpt_oss",
                          r->path, llama_quote(method).text);
 }
 

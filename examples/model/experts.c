@@ -101,7 +101,7 @@ void llama_expert_respell(const struct llama_shape *shape, char *name, size_t by
     snprintf(name + at, bytes - (size_t)at, "%s.%s", older, rest);
 }
 
-/* One behind the other, as [experts, outputs, inputs]. */
+/* One behind the other, as [experts, outputs, inputs]; packed ones as one matrix [experts * outputs, inputs]. */
 static void all_of(const struct llama_shape *shape, uint32_t layer, const struct group *g,
                    struct llama_stored *out)
 {
@@ -115,6 +115,11 @@ static void all_of(const struct llama_shape *shape, uint32_t layer, const struct
     out->shape[1] = g->count * d.shape[0];
     out->shape[2] = d.shape[1];
     out->elems = out->count * d.elems;
+    if (d.dims < 2 || !shape->expert_pairs || llama_experts_turned(shape))
+        return;
+    out->dims = 2;
+    out->shape[0] = out->count * d.shape[0];
+    out->shape[1] = d.shape[1];
 }
 
 void llama_expert_all(const struct llama_shape *shape, const struct llama_tensor_desc *d,

@@ -9,7 +9,7 @@ struct scratch {
     float *low, *dlow;  /* [rows, rank] */
     float *dropped;     /* [rows, in] */
     float *wide;        /* [rows, out] */
-    float *norms, *row; /* [out], [in] */
+    float *norms, *row; /* [out], [in], with room for unpacking */
 };
 
 static void lay_out(struct scratch *s, struct llama_arena *a, size_t rows, size_t in, size_t out, size_t rank,
@@ -24,7 +24,7 @@ static void lay_out(struct scratch *s, struct llama_arena *a, size_t rows, size_
         return;
     s->wide = llama_take_floats(a, rows * out);
     s->norms = llama_take_floats(a, out);
-    s->row = llama_take_floats(a, in);
+    s->row = llama_take(a, llama_wide_bytes(in, LLAMA_PACKED));
 }
 
 size_t llama_adapter_workspace(size_t rows, size_t in, size_t out, size_t rank, bool dora, bool dropout)
@@ -84,7 +84,10 @@ void llama_adapter_norms(float *norms, const struct llama_adapter *ad, struct ll
                          size_t out, float *row)
 {
     for (size_t j = 0; j < out; j++) {
-        llama_widen(row, (const char *)w.data + llama_dtype_bytes(w.dtype, j * in), w.dtype, in);
+        const float *base = llama_weight_rows(w, j, 1, in, row);
+
+        if (base != row)
+            memcpy(row, base, in * sizeof *row);
         for (size_t k = 0; k < ad->rank; k++)
             llama_add_scaled(row, ad->a + k * in, ad->scale * ad->b[j * ad->rank + k], in);
         norms[j] = sqrtf(llama_dot(row, row, in));

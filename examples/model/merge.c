@@ -197,6 +197,11 @@ int llama_merge(const struct llama_merge *m, char *error, size_t error_bytes)
     struct ofl_ctx *ctx;
     int err;
 
+    if (shape->scheme.packer != LLAMA_PACKER_NONE)
+        return llama_fail(-EINVAL, error, error_bytes,
+                          "--merge: the weights of %s are packed: an adapter is merged into plain ones (f32, "
+                          "bf16, f16): give the directory that they were made from",
+                          m->model);
     if (llama_gguf_is(m->model) || ofl_dtype_bytes(g.dtype) == 0 ||
         (g.dtype != OFL_F32 && g.dtype != OFL_BF16 && g.dtype != OFL_F16))
         return llama_fail(-EINVAL, error, error_bytes,

@@ -52,25 +52,6 @@ int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enu
     return 0;
 }
 
-int llama_model_bind(const struct llama_checkpoint *ck, const struct llama_shape *shape,
-                     struct llama_model *out, char *error, size_t error_bytes)
-{
-    int err = make_arrays(shape, out, error, error_bytes);
-
-    for (uint32_t i = 0; err == 0 && i < out->count; i++) {
-        struct llama_tensor_desc d;
-        struct ofl_source *source;
-        const char *name;
-
-        llama_tensor_at(shape, i, &d);
-        llama_checkpoint_find(ck, i, &source, &name, &out->dtypes[i]);
-        err = llama_checkpoint_bind(ck, i, 0, d.elems, &out->tensors[i]);
-        if (err < 0)
-            return fail_ofl(err, out, error, error_bytes);
-    }
-    return err;
-}
-
 void llama_model_destroy(struct llama_model *m)
 {
     for (uint32_t i = 0; m->tensors && i < m->count; i++)

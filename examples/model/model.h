@@ -27,9 +27,6 @@ struct llama_weight llama_weight_of(const struct llama_shape *shape, enum llama_
 int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enum ofl_dtype dtype,
                        enum ofl_kind kind, const char *suffix, struct llama_model *out, char *error,
                        size_t error_bytes);
-/* Tensors whose home is the checkpoint, with its dtypes: never written. ck must outlive them. So on failure. */
-int llama_model_bind(const struct llama_checkpoint *ck, const struct llama_shape *shape,
-                     struct llama_model *out, char *error, size_t error_bytes);
 /* Destroys the tensors too. A zeroed model is accepted. */
 void llama_model_destroy(struct llama_model *m);
 

@@ -22,7 +22,8 @@ enum llama_packer {
     LLAMA_PACKER_FP8,
     LLAMA_PACKER_COMPRESSED,
     LLAMA_PACKER_GPTQ,
-    LLAMA_PACKER_AWQ
+    LLAMA_PACKER_AWQ,
+    LLAMA_PACKER_MXFP4 /* the experts of gpt_oss, and nothing else of it */
 };
 
 struct llama_scheme {

@@ -62,7 +62,7 @@ struct llama_shape {
     bool router_normed; /* the weights of those that are used add up to 1 */
     bool router_bias;
     bool
-        expert_pairs; /* gate and up are one matrix, in turns, [inputs, outputs] as down is; biases; clamped units: */
+        expert_pairs; /* gate and up are one matrix, in turns (llama_experts_turned); biases; clamped units: */
     float unit_alpha, unit_limit; /* g = min(gate, limit), u within +-limit: g sigmoid(alpha g) (u + 1) */
     bool sinks;                   /* of attention */
 
@@ -98,6 +98,12 @@ static inline bool llama_layer_local(const struct llama_shape *s, uint32_t layer
 static inline bool llama_layer_mixed(const struct llama_shape *s, uint32_t layer)
 {
     return s->experts && !llama_layer_in(s->dense, layer);
+}
+
+/* Matrices of experts that are [inputs, outputs]: those of gpt_oss, but where they are packed. */
+static inline bool llama_experts_turned(const struct llama_shape *s)
+{
+    return s->expert_pairs && s->scheme.packer != LLAMA_PACKER_MXFP4;
 }
 
 /* Dimensions of a head that are rotated. */

@@ -173,8 +173,8 @@ uint32_t llama_tensor_index(const struct llama_shape *shape, enum llama_role rol
 static void set_shape(const struct llama_shape *s, struct llama_tensor_desc *d)
 {
     uint64_t hidden = s->hidden, heads = (uint64_t)s->heads * s->head_dim,
-             kv = (uint64_t)s->kv_heads * s->head_dim;
-    bool each = s->qk_norm == LLAMA_QK_NORM_HEAD;
+             kv = (uint64_t)s->kv_heads * s->head_dim, expert = s->expert_ffn;
+    bool each = s->qk_norm == LLAMA_QK_NORM_HEAD, turned = llama_experts_turned(s);
     const uint64_t of_role[LLAMA_ROLES_ALL][2] = {
         [LLAMA_EMBED] = {s->vocab, hidden},
         [LLAMA_INPUT_NORM] = {hidden, 0},
@@ -204,9 +204,8 @@ static void set_shape(const struct llama_shape *s, struct llama_tensor_desc *d)
         [LLAMA_HEAD] = {s->vocab, hidden},
         [LLAMA_EXPERT_GATE] = {s->expert_ffn, hidden},
         [LLAMA_EXPERT_UP] = {s->expert_ffn, hidden},
-        [LLAMA_EXPERT_DOWN] = {s->expert_pairs ? s->expert_ffn : hidden,
-                               s->expert_pairs ? hidden : s->expert_ffn},
-        [LLAMA_EXPERT_PAIRS] = {hidden, 2 * (uint64_t)s->expert_ffn},
+        [LLAMA_EXPERT_DOWN] = {turned ? expert : hidden, turned ? hidden : expert},
+        [LLAMA_EXPERT_PAIRS] = {turned ? hidden : 2 * expert, turned ? 2 * expert : hidden},
         [LLAMA_EXPERT_PAIRS_BIAS] = {2 * (uint64_t)s->expert_ffn, 0},
         [LLAMA_EXPERT_DOWN_BIAS] = {hidden, 0},
     };
@@ -321,6 +320,9 @@ uint64_t llama_stored_row(const struct llama_shape *shape, uint32_t index)
     uint64_t row = 0;
 
     llama_stored_at(shape, index, &s);
+    llama_tensor_at(shape, index, &d);
+    if (d.role == LLAMA_EXPERT_PAIRS || (d.role == LLAMA_EXPERT_DOWN && shape->expert_pairs))
+        return (index - s.first) * d.shape[0]; /* all of one size, and many */
     for (uint32_t i = s.first; i < index; i++) {
         llama_tensor_at(shape, i, &d);
         row += d.shape[0];

@@ -55,6 +55,12 @@ static struct llama_part part_of(const struct llama_trainer_config *c, const cha
     return part;
 }
 
+/* Of a weight's part, as leased; 0: there is none. */
+static uint64_t part_bytes(const struct llama_trainer_config *c, uint32_t index, int part)
+{
+    return llama_frozen_part(&c->shape, trainer_dtype_of(c, index), index, (enum llama_part_kind)part).bytes;
+}
+
 /* Adds a weight, and its gradient if wanted. */
 static void add_weight(struct llama_part *part, const struct llama_trainer_config *c, uint32_t index,
                        bool weight, bool grad)
@@ -64,8 +70,12 @@ static void add_weight(struct llama_part *part, const struct llama_trainer_confi
 
     llama_tensor_at(&c->shape, index, &d);
     snprintf(name, sizeof name, "%s.grad", d.name);
-    if (weight)
-        llama_part_add(part, d.name, llama_dtype_bytes(trainer_dtype_of(c, index), d.elems));
+    for (int i = 0; weight && i < LLAMA_PARTS; i++) {
+        uint64_t bytes = part_bytes(c, index, i);
+
+        if (bytes)
+            llama_part_add(part, d.name, bytes);
+    }
     if (grad && !c->lora.rank)
         llama_part_add(part, name, d.elems * sizeof(float));
 }
@@ -178,13 +188,10 @@ static void need_adapters(const struct llama_trainer_config *c, struct llama_tra
         need_tensor(out, l.elems * sizeof(float), 4); /* itself, gradient, two moments */
         out->state_bytes += 4 * l.elems * sizeof(float);
     }
-    for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++) {
-        struct llama_tensor_desc d;
-        uint64_t bytes;
+    for (uint32_t i = 0; i < LLAMA_PARTS * llama_tensor_count(&c->shape); i++) {
+        uint64_t bytes = part_bytes(c, i / LLAMA_PARTS, (int)(i % LLAMA_PARTS));
 
-        llama_tensor_at(&c->shape, i, &d);
-        bytes = llama_dtype_bytes(trainer_dtype_of(c, i), d.elems);
-        out->device_all_bytes += ofl_device_footprint(bytes);
+        out->device_all_bytes += bytes ? ofl_device_footprint(bytes) : 0;
         out->frozen_bytes += bytes;
     }
 }
@@ -288,7 +295,7 @@ static int make_weights(struct llama_trainer *t, char *error, size_t error_bytes
     int err;
 
     if (t->config.lora.rank)
-        return llama_model_bind(t->config.base, shape, &t->weights, error, error_bytes);
+        return llama_frozen_bind(t->config.base, shape, &t->base, error, error_bytes);
     err = llama_model_create(t->ctx, shape, t->config.dtype, OFL_KIND_WEIGHT, "", &t->weights, error,
                              error_bytes);
     return err < 0 ? err
@@ -361,6 +368,7 @@ void llama_trainer_destroy(struct llama_trainer *t)
     ofl_tensor_destroy(t->workspace.tensor);
     llama_model_destroy(&t->weights);
     llama_model_destroy(&t->grads);
+    llama_frozen_destroy(&t->base);
     trainer_lora_destroy(t);
     for (size_t i = 0; t->x && i < (t->config.shape.layers + 1) * t->config.accum; i++)
         ofl_tensor_destroy(t->x[i]);

@@ -23,7 +23,8 @@ struct llama_trainer_config {
     bool cuda;            /* the context's device is a GPU */
 
     /* With adapters (rank not 0) these alone are trained. The weights are frozen: they stay in the checkpoint, have
-     * neither gradients nor states, and are never written. Host device only. */
+     * neither gradients nor states, and are never written. Where they are packed, the shape has the checkpoint's packings.
+     * Host device only. */
     struct llama_lora lora;
     const enum ofl_dtype *frozen; /* of the weights, in the order of llama_tensor_at; outlives the trainer */
     const struct llama_checkpoint *base; /* outlives the trainer */

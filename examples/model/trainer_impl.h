@@ -3,6 +3,7 @@
 #define LLAMA_TRAINER_IMPL_H
 
 #include "examples/model/compute.h"
+#include "examples/model/frozen.h"
 #include "examples/model/trainer.h"
 
 struct llama_trainer {
@@ -11,6 +12,7 @@ struct llama_trainer {
     struct ofl_stream *stream;
     struct ofl_optimizer *optimizer;
     struct llama_model weights, grads;
+    struct llama_frozen base;  /* with adapters, in place of these two */
     struct ofl_tensor **x;     /* [layers + 1][accum]: inputs of layers, then the last one's output */
     struct ofl_tensor **dx;    /* [accum] */
     struct ofl_tensor **mixed; /* [accum]: of a layer with experts, llama_experts_state_bytes */
@@ -30,9 +32,11 @@ int trainer_fail(const struct llama_trainer *t, int err, char *error, size_t err
 
 /* ---- parts of a step -------------------------------------------------------- */
 
-/* Weights and gradients of a layer, or weights, adapters and their gradients; and what moves with a micro-batch. */
+/* Weights and gradients of a layer, or weights in parts, adapters and their gradients; and what moves with a
+ * micro-batch. */
 #define ADAPTERS_MAX (2 * LLAMA_MATRICES * LLAMA_LORA_PARTS)
-#define PART_MAX     (2 * LLAMA_LAYER_TENSORS_MAX + ADAPTERS_MAX + 3)
+#define PARTS_MAX    (LLAMA_MATRICES * (LLAMA_PARTS - 1))
+#define PART_MAX     (2 * LLAMA_LAYER_TENSORS_MAX + PARTS_MAX + ADAPTERS_MAX + 3)
 
 /* The leases of one part of the model, and of one micro-batch. */
 struct trainer_part {
@@ -59,6 +63,23 @@ uint32_t trainer_last_use(const struct llama_trainer *t);
 int trainer_run_part(struct trainer_part *p, uint32_t layer, trainer_moving_fn *moving,
                      trainer_describe_fn *describe);
 
+/* ---- weights: trainer_weights.c ------------------------------------------- */
+
+/* Of a weight on the device; and one that scratch for all of them suits. */
+enum ofl_dtype trainer_dtype_of(const struct llama_trainer_config *c, uint32_t index);
+enum ofl_dtype trainer_widest(const struct llama_trainer_config *c);
+/* Leases of a weight, to be read: how many. flags: of a trained one. */
+size_t trainer_weight_leases(const struct llama_trainer *t, uint32_t index, uint32_t flags,
+                             struct ofl_lease *leases);
+/* That whose leases begin at *next, which moves behind them. packed: written where it is packed. */
+struct llama_weight trainer_weight(const struct llama_trainer *t, uint32_t index,
+                                   const struct ofl_lease **next, struct llama_packed *packed);
+/* The same for a layer without its experts; the weights become the job's, and what is behind their leases is returned. */
+size_t trainer_layer_leases(const struct llama_trainer *t, uint32_t layer, uint32_t flags,
+                            struct ofl_lease *leases);
+const struct ofl_lease *trainer_layer_weights(const struct llama_trainer *t, uint32_t layer,
+                                              const struct ofl_lease *leases, struct llama_job *job);
+
 /* trainer_experts.c: a layer with experts. keep: its input is needed again. */
 int trainer_experts_forward(struct llama_trainer *t, uint32_t layer, bool keep);
 int trainer_experts_backward(struct llama_trainer *t, uint32_t layer);
@@ -67,9 +88,6 @@ int trainer_experts_backward(struct llama_trainer *t, uint32_t layer);
 
 /* A layer's tensors; 0: there are no adapters. */
 uint32_t trainer_lora_each(const struct llama_trainer_config *c);
-/* Of a weight on the device; and one that scratch for all of them suits. */
-enum ofl_dtype trainer_dtype_of(const struct llama_trainer_config *c, uint32_t index);
-enum ofl_dtype trainer_widest(const struct llama_trainer_config *c);
 /* The optimizer is there. */
 int trainer_lora_create(struct llama_trainer *t);
 void trainer_lora_destroy(struct llama_trainer *t);

@@ -14,19 +14,6 @@ uint32_t trainer_lora_each(const struct llama_trainer_config *c)
     return c->lora.rank ? llama_lora_layer_tensors(&c->shape, &c->lora) : 0;
 }
 
-enum ofl_dtype trainer_dtype_of(const struct llama_trainer_config *c, uint32_t index)
-{
-    return c->frozen ? c->frozen[index] : c->dtype;
-}
-
-enum ofl_dtype trainer_widest(const struct llama_trainer_config *c)
-{
-    for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++)
-        if (trainer_dtype_of(c, i) != OFL_F32)
-            return trainer_dtype_of(c, i);
-    return OFL_F32;
-}
-
 /* ---- life ---------------------------------------------------------------- */
 
 static int create(struct llama_trainer *t, uint32_t index, bool gradient, struct ofl_tensor **out)
@@ -158,37 +145,41 @@ struct ofl_tensor *llama_trainer_adapter(const struct llama_trainer *t, uint32_t
     return index < t->lora_count ? t->lora[index] : NULL;
 }
 
-/* The norms of a module's rows, without adapters, whole rows at a time. */
-static int row_norms(const struct llama_trainer *t, const struct llama_lora_tensor *l, float *norms)
+/* The norms of a matrix' rows, without adapters, a piece at a time. */
+static int matrix_norms(const struct llama_trainer *t, uint32_t index, uint64_t rows, uint64_t in,
+                        float *norms)
 {
-    const struct llama_lora_module *m = &t->modules[l->module];
     const struct llama_adapter none = {0};
-    float *row = malloc(m->in * sizeof *row);
-    char *piece = NULL;
+    float *row = malloc(llama_wide_bytes(in, LLAMA_PACKED));
     int err = row ? 0 : -ENOMEM;
+
+    for (uint64_t r = 0; r < rows && err == 0;) {
+        struct llama_rows piece;
+
+        err = llama_frozen_read(&t->base, index, r, PIECE_BYTES, &piece);
+        if (err == 0)
+            llama_adapter_norms(norms + r, &none, piece.weight, in, piece.count, row);
+        r += piece.count;
+        free(piece.memory);
+    }
+    free(row);
+    return err;
+}
+
+static int module_norms(const struct llama_trainer *t, const struct llama_lora_tensor *l, float *norms)
+{
+    const struct llama_shape *shape = &t->config.shape;
+    const struct llama_lora_module *m = &t->modules[l->module];
+    int err = 0;
 
     for (uint32_t i = 0; i < m->count && err == 0; i++) {
         enum llama_matrix matrix = (enum llama_matrix)(m->first + i);
-        uint32_t index = llama_tensor_index(&t->config.shape, llama_matrix_role(matrix), l->layer);
-        struct llama_weight w = {.dtype = t->weights.dtypes[index]};
-        uint64_t rows = llama_matrix_rows(&t->config.shape, matrix),
-                 bytes = llama_dtype_bytes(w.dtype, m->in);
-        uint64_t step = PIECE_BYTES / bytes ? PIECE_BYTES / bytes : 1;
+        uint64_t rows = llama_matrix_rows(shape, matrix);
 
-        free(piece);
-        w.data = piece = malloc(step * bytes);
-        err = piece ? 0 : -ENOMEM;
-        for (uint64_t r = 0; r < rows && err == 0; r += step) {
-            uint64_t n = rows - r < step ? rows - r : step;
-
-            err = ofl_tensor_read(t->weights.tensors[index], r * bytes, piece, n * bytes);
-            if (err == 0)
-                llama_adapter_norms(norms + r, &none, w, m->in, n, row);
-        }
+        err = matrix_norms(t, llama_tensor_index(shape, llama_matrix_role(matrix), l->layer), rows, m->in,
+                           norms);
         norms += rows;
     }
-    free(piece);
-    free(row);
     return err;
 }
 
@@ -208,7 +199,7 @@ static int init(struct llama_trainer *t, uint32_t index)
         llama_init_uniform(values, 0, l.elems, t->config.seed + 0x9E3779B97F4A7C15u * (index + 1),
                            1 / sqrtf((float)l.shape[1]));
     else
-        err = row_norms(t, &l, values);
+        err = module_norms(t, &l, values);
     if (err == 0)
         err = ofl_tensor_write(t->lora[index], 0, values, l.elems * sizeof *values);
     free(values);

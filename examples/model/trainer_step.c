@@ -60,16 +60,18 @@ static struct ofl_lease embed_activations(const struct llama_trainer *t, uint32_
 
 static void embed_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
+    const struct ofl_lease *next = p->leases;
+
     (void)layer;
-    job->table = (struct llama_weight){.data = p->leases[0].ptr, .dtype = p->t->weights.dtypes[0]};
-    job->y = p->leases[1].ptr;
+    job->table = trainer_weight(p->t, 0, &next, job->packed);
+    job->y = next->ptr;
 }
 
 static int embed(struct llama_trainer *t)
 {
-    struct trainer_part p = {.t = t, .run = LLAMA_RUN_EMBED, .held = 1, .moving = 1};
+    struct trainer_part p = {.t = t, .run = LLAMA_RUN_EMBED, .moving = 1};
 
-    p.leases[0] = trainer_lease(t->weights.tensors[0], OFL_READ, 0);
+    p.held = trainer_weight_leases(t, 0, 0, p.leases);
     return trainer_run_part(&p, 0, embed_activations, embed_describe);
 }
 
@@ -82,19 +84,18 @@ static struct ofl_lease forward_activations(const struct llama_trainer *t, uint3
 
 static void forward_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
-    llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
-    trainer_lora_describe(p->t, p->leases + llama_layer_tensors(&p->t->config.shape, layer), NULL, job);
+    const struct ofl_lease *adapters = trainer_layer_weights(p->t, layer, p->leases, job);
+
+    trainer_lora_describe(p->t, adapters, NULL, job);
     job->x = p->leases[p->held].ptr;
     job->y = p->leases[p->held + 1].ptr;
 }
 
 static void lease_layer(struct trainer_part *p, uint32_t layer)
 {
-    uint32_t count = llama_layer_tensors(&p->t->config.shape, layer);
-
-    llama_layer_leases(&p->t->weights, layer, OFL_READ, p->leases);
-    trainer_lora_leases(p->t, layer, false, p->leases + count);
-    p->held = count + trainer_lora_each(&p->t->config);
+    p->held = trainer_layer_leases(p->t, layer, 0, p->leases);
+    trainer_lora_leases(p->t, layer, false, p->leases + p->held);
+    p->held += trainer_lora_each(&p->t->config);
 }
 
 static int forward(struct llama_trainer *t, uint32_t layer)
@@ -131,10 +132,9 @@ static struct ofl_lease last_activations(const struct llama_trainer *t, uint32_t
 
 static void adapters_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
-    uint32_t count = llama_layer_tensors(&p->t->config.shape, layer), each = trainer_lora_each(&p->t->config);
+    const struct ofl_lease *adapters = trainer_layer_weights(p->t, layer, p->leases, job);
 
-    llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
-    trainer_lora_describe(p->t, p->leases + count, p->leases + count + each, job);
+    trainer_lora_describe(p->t, adapters, adapters + trainer_lora_each(&p->t->config), job);
     job->x = p->leases[p->held].ptr;
     job->dx = p->leases[p->held + 1].ptr;
 }
@@ -153,7 +153,7 @@ static int backward_adapters(struct llama_trainer *t, uint32_t layer)
 
 static void backward_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
-    llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
+    (void)trainer_layer_weights(p->t, layer, p->leases, job);
     llama_layer_grads(&p->t->config.shape, layer, p->leases + p->held / 2, &job->grads);
     job->x = p->leases[p->held].ptr;
     job->dx = p->leases[p->held + 1].ptr;
@@ -169,9 +169,7 @@ static int backward(struct llama_trainer *t, uint32_t layer)
     if (llama_layer_mixed(&t->config.shape, layer))
         return trainer_experts_backward(t, layer);
     p.held = 2 * (size_t)count;
-    llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
-    for (uint32_t i = 0; i < count; i++)
-        p.leases[i].flags = trainer_last_use(t);
+    (void)trainer_layer_leases(t, layer, trainer_last_use(t), p.leases);
     llama_layer_leases(&t->grads, layer, OFL_OVERWRITE, p.leases + count);
     err = trainer_run_part(&p, layer, backward_activations, backward_describe);
     for (uint32_t i = 0; i < count && err == 0; i++)
@@ -186,23 +184,32 @@ static struct ofl_lease head_activations(const struct llama_trainer *t, uint32_t
                       : trainer_lease(t->dx[micro], OFL_OVERWRITE, 0);
 }
 
-static struct llama_head_weights head_weights(const struct trainer_part *p)
+static size_t head_leases(const struct llama_trainer *t, uint32_t flags, struct ofl_lease *leases)
+{
+    const struct llama_shape *shape = &t->config.shape;
+    size_t n = trainer_weight_leases(t, llama_tensor_index(shape, LLAMA_NORM, 0), flags, leases);
+
+    return n + trainer_weight_leases(t, llama_tensor_index(shape, LLAMA_HEAD, 0), flags, leases + n);
+}
+
+/* Returns what is behind their leases. */
+static const struct ofl_lease *head_weights(const struct trainer_part *p, struct llama_job *job)
 {
     const struct llama_shape *shape = &p->t->config.shape;
-    const enum ofl_dtype *dtypes = p->t->weights.dtypes;
+    const struct ofl_lease *next = p->leases;
 
-    return (struct llama_head_weights){llama_weight_of(shape, LLAMA_NORM, p->leases[0].ptr,
-                                                       dtypes[llama_tensor_index(shape, LLAMA_NORM, 0)]),
-                                       llama_weight_of(shape, LLAMA_HEAD, p->leases[1].ptr,
-                                                       dtypes[llama_tensor_index(shape, LLAMA_HEAD, 0)])};
+    job->head.norm = trainer_weight(p->t, llama_tensor_index(shape, LLAMA_NORM, 0), &next, &job->packed[0]);
+    job->head.head = trainer_weight(p->t, llama_tensor_index(shape, LLAMA_HEAD, 0), &next, &job->packed[1]);
+    return next;
 }
 
 static void head_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
+    const struct ofl_lease *grads = head_weights(p, job);
+
     (void)layer;
-    job->head = head_weights(p);
     if (!p->t->config.lora.rank)
-        job->head_grads = (struct llama_head_grads){p->leases[2].ptr, p->leases[3].ptr};
+        job->head_grads = (struct llama_head_grads){grads[0].ptr, grads[1].ptr};
     job->x = p->leases[p->held].ptr;
     job->dx = p->leases[p->held + 1].ptr;
 }
@@ -213,17 +220,14 @@ static int head(struct llama_trainer *t)
     const struct llama_shape *shape = &t->config.shape;
     uint32_t norm = llama_tensor_index(shape, LLAMA_NORM, 0),
              matrix = llama_tensor_index(shape, LLAMA_HEAD, 0);
-    struct trainer_part p = {.t = t, .run = LLAMA_RUN_HEAD, .held = 4, .moving = 2};
+    struct trainer_part p = {.t = t, .run = LLAMA_RUN_HEAD, .moving = 2};
     int err;
 
-    p.leases[0] = trainer_lease(t->weights.tensors[norm], OFL_READ, trainer_last_use(t));
-    p.leases[1] = trainer_lease(t->weights.tensors[matrix], OFL_READ, trainer_last_use(t));
-    if (t->config.lora.rank) {
-        p.held = 2;
+    p.held = head_leases(t, trainer_last_use(t), p.leases);
+    if (t->config.lora.rank)
         return trainer_run_part(&p, shape->layers, head_activations, head_describe);
-    }
-    p.leases[2] = trainer_lease(t->grads.tensors[norm], OFL_OVERWRITE, 0);
-    p.leases[3] = trainer_lease(t->grads.tensors[matrix], OFL_OVERWRITE, 0);
+    p.leases[p.held++] = trainer_lease(t->grads.tensors[norm], OFL_OVERWRITE, 0);
+    p.leases[p.held++] = trainer_lease(t->grads.tensors[matrix], OFL_OVERWRITE, 0);
     err = trainer_run_part(&p, shape->layers, head_activations, head_describe);
     if (err == 0)
         err = ofl_optimizer_apply(t->optimizer, t->weights.tensors[norm]);
@@ -344,7 +348,7 @@ static struct ofl_lease eval_activations(const struct llama_trainer *t, uint32_t
 static void eval_describe(const struct trainer_part *p, uint32_t layer, struct llama_job *job)
 {
     (void)layer;
-    job->head = head_weights(p);
+    (void)head_weights(p, job);
     job->x = p->leases[p->held].ptr;
 }
 
@@ -352,7 +356,7 @@ static int eval_layers(struct llama_trainer *t)
 {
     const struct llama_shape *shape = &t->config.shape;
     struct trainer_part p = {.t = t, .run = LLAMA_RUN_FORWARD, .moving = 2};
-    struct trainer_part h = {.t = t, .run = LLAMA_RUN_HEAD, .held = 2, .moving = 1};
+    struct trainer_part h = {.t = t, .run = LLAMA_RUN_HEAD, .moving = 1};
     int err = embed(t);
 
     for (uint32_t layer = 0; layer < shape->layers && err == 0; layer++) {
@@ -363,8 +367,7 @@ static int eval_layers(struct llama_trainer *t)
         lease_layer(&p, layer);
         err = trainer_run_part(&p, layer, eval_activations, forward_describe);
     }
-    h.leases[0] = trainer_lease(t->weights.tensors[llama_tensor_index(shape, LLAMA_NORM, 0)], OFL_READ, 0);
-    h.leases[1] = trainer_lease(t->weights.tensors[llama_tensor_index(shape, LLAMA_HEAD, 0)], OFL_READ, 0);
+    h.held = head_leases(t, 0, h.leases);
     return err < 0 ? err : trainer_run_part(&h, shape->layers, eval_activations, eval_describe);
 }
 
