@@ -514,10 +514,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(writes_what_it_is_given), cmocka_unit_test(comparison_sees_a_byte),
         cmocka_unit_test(copies_the_tokenizer),    cmocka_unit_test(failures_leave_nothing),
-        cmocka_unit_test(left_overs_are_seen),
-        cmocka_unit_test(a_name_is_taken_once),
-        cmocka_unit_test(a_name_is_given_back),
-        cmocka_unit_test(a_whole_model_stays),     cmocka_unit_test(refuses_places),
+        cmocka_unit_test(left_overs_are_seen),     cmocka_unit_test(a_name_is_taken_once),
+        cmocka_unit_test(a_name_is_given_back),    cmocka_unit_test(a_whole_model_stays),
+        cmocka_unit_test(refuses_places),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

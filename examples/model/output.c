@@ -169,9 +169,8 @@ static int make_temporary(struct llama_output *o)
         }
         if (mkdir(o->temporary, mode) == 0)
             return 0;
-        rc = errno == EEXIST && i < NAME_TRIES - 1
-                 ? 0
-                 : fail_errno(o, "create directory", o->temporary, -errno);
+        rc = errno == EEXIST && i < NAME_TRIES - 1 ? 0
+                                                   : fail_errno(o, "create directory", o->temporary, -errno);
         free(o->temporary);
         o->temporary = NULL; /* not ours to remove */
         if (rc != 0)
@@ -354,8 +353,8 @@ int llama_output_publish(struct llama_output *o, char *error, size_t error_bytes
         rc = o->inside ? publish_inside(o) : publish_beside(o);
     if (rc != 0) {
         used = o->error_bytes ? strlen(error) : 0;
-        return llama_fail(rc, error + used, o->error_bytes - used, "; all of it lies in %s: move it from there",
-                          o->temporary);
+        return llama_fail(rc, error + used, o->error_bytes - used,
+                          "; all of it lies in %s: move it from there", o->temporary);
     }
     if (o->inside)
         rmdir(o->temporary);

@@ -226,7 +226,8 @@ static int write_small(struct llama_writing *x)
 
 static int add_files(struct llama_writing *x)
 {
-    int rc = x->w.add_files ? x->w.add_files(x->w.arg, llama_output_dir(x->output), x->error, x->error_bytes) : 0;
+    int rc =
+        x->w.add_files ? x->w.add_files(x->w.arg, llama_output_dir(x->output), x->error, x->error_bytes) : 0;
 
     if (rc != 0 && x->error_bytes && x->error[0] == '\0')
         fail_errno(x, "write files of", x->w.dir, rc);
