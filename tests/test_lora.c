@@ -589,6 +589,37 @@ static void first_values(void **state)
 
 /* ---- what is refused -------------------------------------------------------------- */
 
+/* A tensor without its kind in the first layer says what is wrong with it. */
+static void tensors_of_others(void **state)
+{
+    static const struct {
+        const char *name, *says;
+    } rows[] = {{"model.layers.1.self_attn.q_proj.lora_A.weight", "adapters of some layers only"},
+                {"model.layers.4000.self_attn.q_proj.lora_A.weight", "the model has "},
+                {"model.layers.0.mlp.other_proj.lora_A.weight", "not an adapter of a linear layer"},
+                {"lm_head.lora_A.weight", "not an adapter of a linear layer"}};
+    const json_t *c = case_at(0);
+    struct llama_config config;
+    char *dir = make_base(c, false, &config), error[ERROR_BYTES], name[160];
+    struct llama_lora lora;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char *adapter = make_adapter(c, &config.shape);
+        json_t *tensors = json_object();
+
+        snprintf(name, sizeof name, "base_model.model.%s", rows[i].name);
+        json_object_set_new(tensors, name, files_tensor("F32", 2, (const uint64_t[]){8, 64}));
+        files_put_safetensors(adapter, "adapter_model.safetensors", tensors);
+        json_decref(tensors);
+        assert_true(llama_lora_load(adapter, &config.shape, &lora, error, sizeof error) < 0);
+        if (!strstr(error, rows[i].says) || !strstr(error, name))
+            fail_msg("%s: \"%s\" is not in: %s", name, rows[i].says, error);
+        files_remove(adapter);
+    }
+    files_remove(dir);
+}
+
 static void refused(void **state)
 {
     static const struct {
@@ -645,6 +676,7 @@ int main(void)
         cmocka_unit_test(agree_with_peft),    cmocka_unit_test(paired_rows_agree_too),
         cmocka_unit_test(written_and_merged), cmocka_unit_test(dropout_is_the_steps),
         cmocka_unit_test(first_values),       cmocka_unit_test(refused),
+        cmocka_unit_test(tensors_of_others),
     };
 
     return cmocka_run_group_tests(tests, load_golden, free_golden);

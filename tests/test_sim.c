@@ -50,11 +50,11 @@ static void random_programs(void **state)
     run_seeds(1, seeds(SEEDS), &(struct sim_options){.verify_every = 16});
 }
 
-/* The same programs, with hints that are right or wrong, and with some that are taken back. */
+/* The same programs, with hints that are right or wrong, some that are taken back, and leases beside the plan. */
 static void random_programs_with_hints(void **state)
 {
     (void)state;
-    run_seeds(1, seeds(SEEDS / 2), &(struct sim_options){.verify_every = 16, .hints = 3});
+    run_seeds(1, seeds(SEEDS / 2), &(struct sim_options){.verify_every = 16, .hints = 3, .unplanned = 5});
 }
 
 /* Beyond those: programs that showed faults which few others show. */

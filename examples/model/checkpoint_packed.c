@@ -178,7 +178,9 @@ static int check_parts(const struct looking *l)
                                                     "global scale"};
     bool across = l->p->packing >= OFL_PACKING_GPTQ, fp4 = l->p->packing == OFL_PACKING_FP4,
          e4m3 = fp4 && l->m->parts[LLAMA_PART_SCALES].dtype == OFL_F8_E4M3;
-    const bool needs[LLAMA_PARTS] = {true, true, across, false, e4m3};
+    const struct llama_scheme *scheme = &l->shape->scheme;
+    const bool needs[LLAMA_PARTS] = {
+        true, true, across || (scheme->zeros && l->p->packing == OFL_PACKING_INT4), scheme->order, e4m3};
     const bool may[LLAMA_PARTS] = {true, true, across || l->p->packing == OFL_PACKING_INT4,
                                    across && l->p->packing != OFL_PACKING_AWQ, fp4};
 
@@ -226,27 +228,72 @@ static void find_groups(const struct looking *l)
         l->p->group_rows = 1;
 }
 
-/* Elements of each part are those that the rows need. */
+/* As packers write a part: whole words hold eight numbers, of a column (GPTQ) or a row. */
+static void shape_of(const struct looking *l, enum llama_part_kind part, uint64_t shape[2])
+{
+    uint64_t rows = l->stored->shape[0], columns = l->stored->shape[1], each = l->p->group_columns,
+             groups = each ? (columns + each - 1) / each : 1, words = (rows + 7) / 8,
+             tall = l->p->group_rows ? (rows + l->p->group_rows - 1) / l->p->group_rows : 1;
+    bool across = l->p->packing >= OFL_PACKING_GPTQ;
+
+    shape[0] = shape[1] = 1;
+    if (part == LLAMA_PART_NUMBERS) {
+        shape[0] = l->p->packing == OFL_PACKING_AWQ ? columns : across ? columns / 8 : rows;
+        shape[1] = l->p->packing == OFL_PACKING_AWQ      ? words
+                   : across                              ? rows
+                   : l->p->packing == OFL_PACKING_SCALED ? columns
+                   : l->p->packing == OFL_PACKING_FP4    ? columns / 2
+                                                         : columns / 8;
+    } else if (part == LLAMA_PART_SCALES || part == LLAMA_PART_ZEROS) {
+        uint64_t lines = part == LLAMA_PART_ZEROS ? words : tall;
+
+        shape[0] = across ? groups : lines;
+        shape[1] = across ? lines : groups;
+    } else if (part == LLAMA_PART_ORDER) {
+        shape[0] = columns;
+    }
+}
+
+/* Scales are of groups of equal size; of FP4's the dtype of the scales says which. */
+static int check_groups(const struct looking *l)
+{
+    const struct packed_part *scales = &l->m->parts[LLAMA_PART_SCALES];
+    uint64_t columns = l->stored->shape[1], each = l->p->group_columns,
+             fp4 = scales->dtype == OFL_F8_E4M3 ? 16 : 32;
+
+    if (l->p->packing == OFL_PACKING_FP4 && (each ? each : columns) != fp4)
+        return WRONG(l,
+                     "open %s: tensor %s: shape [%" PRIu64 ", %" PRIu64
+                     "], but scales of %s are each of %" PRIu64 " numbers of a row of %" PRIu64,
+                     l->m->path, scales->name, scales->shape[0], scales->shape[1],
+                     ofl_dtype_name(scales->dtype), fp4, columns);
+    if (l->p->packing != OFL_PACKING_SCALED && !l->p->there[LLAMA_PART_ORDER] && each && columns % each)
+        return WRONG(l,
+                     "open %s: tensor %s: shape [%" PRIu64 ", %" PRIu64 "], but %" PRIu64
+                     " columns are not as many groups of one size",
+                     l->m->path, scales->name, scales->shape[0], scales->shape[1], columns);
+    return 0;
+}
+
+/* Each part has the shape that its packer writes: the count alone would pass what is turned. */
 static int check_shapes(const struct looking *l)
 {
-    uint64_t rows = l->stored->shape[0], columns = l->stored->shape[1];
+    uint64_t rows = l->stored->shape[0], columns = l->stored->shape[1], is[2];
 
     if (l->p->packing != OFL_PACKING_SCALED && (columns % 8 || (llama_packing_step(l->p) == 0 && rows % 8)))
         return WRONG(l, "open %s: matrix %s: [%" PRIu64 ", %" PRIu64 "] is not whole words of eight numbers",
                      l->m->path, l->stored->name, rows, columns);
     for (int i = 0; i < LLAMA_PARTS; i++) {
         const struct packed_part *part = &l->m->parts[i];
-        struct llama_range r = llama_packing_range(l->p, (enum llama_part_kind)i, rows, columns, 0, rows);
-        uint64_t is = part->source ? part->shape[0] * part->shape[1] : 0;
 
-        if (is != r.elems)
+        shape_of(l, (enum llama_part_kind)i, is);
+        if (part->source && (part->shape[0] != is[0] || part->shape[1] != is[1]))
             return WRONG(l,
                          "open %s: tensor %s: shape [%" PRIu64 ", %" PRIu64 "], but a matrix [%" PRIu64
-                         ", %" PRIu64 "] needs %" PRIu64 " elements of it",
-                         l->m->path, part->source ? part->name : l->stored->name, part->shape[0],
-                         part->shape[1], rows, columns, r.elems);
+                         ", %" PRIu64 "] needs [%" PRIu64 ", %" PRIu64 "]",
+                         l->m->path, part->name, part->shape[0], part->shape[1], rows, columns, is[0], is[1]);
     }
-    return 0;
+    return check_groups(l);
 }
 
 /* Where several matrices are stored as one, each begins with a group of its own. */

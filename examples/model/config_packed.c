@@ -29,6 +29,7 @@ static int read_groups(const struct config_reader *r, struct llama_scheme *s)
 {
     json_t *groups = json_object_get(r->object, "config_groups"), *group;
     const char *name;
+    bool zeros = json_object_size(groups) > 0;
     int rc = 0;
 
     json_object_foreach(groups, name, group)
@@ -46,7 +47,9 @@ static int read_groups(const struct config_reader *r, struct llama_scheme *s)
                 bits);
         if (rc == 0)
             rc = read_block(&weights, "block_structure", s);
+        zeros = zeros && bits == 4 && json_is_false(json_object_get(weights.object, "symmetric"));
     }
+    s->zeros = zeros;
     return rc;
 }
 
@@ -71,10 +74,22 @@ static int read_awq(const struct config_reader *r)
     return read_bits(r);
 }
 
+static int read_gptq(const struct config_reader *r, struct llama_scheme *s)
+{
+    const char *format = json_string_value(config_get(r, "checkpoint_format"));
+
+    if (format && strcmp(format, "gptq") != 0 && strcmp(format, "gptq_v2") != 0)
+        return CONFIG_REFUSE(
+            r, "read %s: " QUANT ": checkpoint_format \"%s\" is not supported, only gptq and gptq_v2",
+            r->path, llama_quote(format).text);
+    s->gptq_v2 = format && strcmp(format, "gptq_v2") == 0;
+    s->order = json_is_true(config_get(r, "desc_act"));
+    return read_bits(r);
+}
+
 static int read_scheme(const struct config_reader *r, struct llama_scheme *s)
 {
-    const char *method = json_string_value(config_get(r, "quant_method")),
-               *format = json_string_value(config_get(r, "checkpoint_format"));
+    const char *method = json_string_value(config_get(r, "quant_method"));
 
     if (!method)
         return CONFIG_REFUSE(r, "read %s: " QUANT ".quant_method is missing", r->path);
@@ -88,8 +103,7 @@ static int read_scheme(const struct config_reader *r, struct llama_scheme *s)
     }
     if (strcmp(method, "gptq") == 0) {
         s->packer = LLAMA_PACKER_GPTQ;
-        s->gptq_v2 = format && strcmp(format, "gptq_v2") == 0;
-        return read_bits(r);
+        return read_gptq(r, s);
     }
     if (strcmp(method, "awq") == 0) {
         s->packer = LLAMA_PACKER_AWQ;

@@ -199,6 +199,25 @@ static bool is_known(const struct reading *r, const struct llama_lora *l, const 
     return false;
 }
 
+/* name is no tensor of l's. */
+static int refuse_tensor(const struct reading *r, const struct llama_lora *l, const char *name)
+{
+    struct llama_lora all = *l;
+    unsigned layer;
+
+    all.targets = (1u << LLAMA_MATRICES) - 1;
+    if (sscanf(name, PREFIX "model.layers.%9u.", &layer) == 1 && layer >= r->shape->layers)
+        return REFUSE(r, "open %s/%s: tensor %s: the model has %" PRIu32 " layers", r->dir, WEIGHTS,
+                      llama_quote(name).text, r->shape->layers);
+    if (is_known(r, &all, name))
+        return REFUSE(r,
+                      "open %s/%s: tensor %s: the first layer has none: adapters of some layers only are not "
+                      "supported, each layer needs the same",
+                      r->dir, WEIGHTS, llama_quote(name).text);
+    return REFUSE(r, "open %s/%s: tensor %s: not an adapter of a linear layer in this model's blocks", r->dir,
+                  WEIGHTS, llama_quote(name).text);
+}
+
 static int check_weights(const struct reading *r, struct llama_lora *l)
 {
     struct llama_lora_tensor t;
@@ -208,10 +227,7 @@ static int check_weights(const struct reading *r, struct llama_lora *l)
     find_targets(r, l);
     for (size_t i = 0; i < ofl_source_count(r->source) && rc == 0; i++)
         if (ofl_source_entry(r->source, i, &e) == 0 && !is_known(r, l, e.name))
-            rc = REFUSE(r,
-                        "open %s/%s: tensor %s: not an adapter of this model's linear layers, which its "
-                        "first layer has too",
-                        r->dir, WEIGHTS, llama_quote(e.name).text);
+            rc = refuse_tensor(r, l, e.name);
     if (rc == 0 && l->targets == 0)
         rc = REFUSE(r, "open %s/%s: there are no adapters in it", r->dir, WEIGHTS);
     for (uint32_t i = 0; rc == 0 && llama_lora_tensor_at(r->shape, l, i, &t) == 0; i++)

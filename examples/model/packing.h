@@ -30,6 +30,7 @@ struct llama_scheme {
     enum llama_packer packer;
     uint32_t block_rows, block_columns; /* FP8, with block scales; 0: there are none */
     bool gptq_v2;
+    bool zeros, order; /* each packed matrix has them: INT4 that is not symmetric, GPTQ with desc_act */
 };
 
 /* In the order in which they are leased. */

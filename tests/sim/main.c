@@ -24,6 +24,7 @@ enum {
     OPT_STEPS,
     OPT_PARTS,
     OPT_HINTS,
+    OPT_UNPLANNED,
     OPT_VERIFY,
     OPT_TRACE,
     OPT_KEEP,
@@ -42,6 +43,7 @@ static const struct option long_options[] = {
     {"no-steps", no_argument, NULL, OPT_STEPS},
     {"no-parts", no_argument, NULL, OPT_PARTS},
     {"hints", required_argument, NULL, OPT_HINTS},
+    {"unplanned", required_argument, NULL, OPT_UNPLANNED},
     {"verify-every", required_argument, NULL, OPT_VERIFY},
     {"trace", no_argument, NULL, OPT_TRACE},
     {"keep-going", no_argument, NULL, OPT_KEEP},
@@ -62,6 +64,7 @@ static const char usage[] =
     "  --no-steps            no recorded steps: no prefetch\n"
     "  --no-parts            no leases of parts\n"
     "  --hints N             hints before one of N statements (0: none)\n"
+    "  --unplanned N         one of N leases is no part of its step's record (0: none)\n"
     "  --verify-every N      balance the books after every N events (16; 0: only at rest)\n"
     "  --keep-going          go on after a violation; count them\n"
     "  --no-shrinking        print the program as it was\n"
@@ -169,6 +172,9 @@ static int parse(int argc, char **argv, struct sim_options *options, struct job 
             break;
         case OPT_HINTS:
             options->hints = (uint32_t)number(optarg);
+            break;
+        case OPT_UNPLANNED:
+            options->unplanned = (uint32_t)number(optarg);
             break;
         case OPT_VERIFY:
             options->verify_every = (uint32_t)number(optarg);

@@ -262,8 +262,11 @@ static bool conflicts(const struct sim *s, const struct sim_batch *own, const st
 /* Fills b with what of the statement can be leased. */
 static bool batch_of(struct sim *s, const struct sim_stmt *st, struct sim_batch *b)
 {
+    struct sim_random aside = {.state = st->id ^ 0x41534944};
+
     *b = (struct sim_batch){.stream = st->stream};
     for (uint32_t i = 0; i < st->count; i++) {
+        bool unplanned = s->options->unplanned && sim_below(&aside, s->options->unplanned) == 0;
         struct sim_tensor *x = &s->tensors[st->tensor[i]];
         struct ofl_lease l = {.tensor = x->t, .mode = x->spec.source ? OFL_READ : st->mode[i]};
         uint32_t from, to;
@@ -272,6 +275,7 @@ static bool batch_of(struct sim *s, const struct sim_stmt *st, struct sim_batch 
             continue;
         sim_part(x, st->part[i], &from, &to);
         l.flags = st->drop[i] && !x->spec.source ? OFL_LEASE_DROP : 0;
+        l.flags |= unplanned ? OFL_LEASE_UNPLANNED : 0;
         l.offset_elems = from / x->spec.each;
         l.count_elems = st->part[i] ? (to - from) / x->spec.each : 0;
         if (conflicts(s, b, x, &l))

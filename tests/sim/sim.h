@@ -101,6 +101,7 @@ struct sim_options {
     bool no_faults, no_alloc_failures, no_streams, no_optimizers, no_steps, no_parts;
     uint32_t
         hints; /* before one of so many statements the program hints at what comes, right or wrong; 0: never */
+    uint32_t unplanned;             /* one of so many leases is no part of its step's record; 0: none */
     bool (*spoil)(struct pager *p); /* tests: makes a book wrong, true once it could */
     uint32_t verify_every;          /* books are balanced after so many events; 0: only at rest */
     bool trace, dump;
