@@ -148,6 +148,14 @@ io-cancel-forgotten|io/queue.c|    if (!r->live \|\| r->cancelled)|    if (1)|te
 io-drives-not-apart|io/queue.c|return path->inflight < sure \|\| q->transfer_count - q->inflight > owed;|return true;|test_io_paths
 io-parts-stop-together|io/queue.c|(verdict == IO_PIECE_END \&\& r->share_count == 1)|verdict == IO_PIECE_END|test_io_fuzz test_io_paths test_io_stripe
 io-wake-up-lost|io/queue.c|    n = io_requests_take(q, done, max);\n    io_queue_announce(q);|    n = io_requests_take(q, done, max);|test_io_queue test_io_paths
+output-name-not-locked|examples/model/output.c|flock(o->lock, LOCK_EX \| LOCK_NB) != 0 \&\& errno == EWOULDBLOCK|0|test_writer
+output-not-reserved|examples/model/output.c|        rc = fallocate(fd, 0, 0, (off_t)bytes) == 0 ? 0 : -errno;|        rc = 0;|test_writer
+whole-output-removed|examples/model/output.c|    if (o->temporary \&\& !o->whole)|    if (o->temporary)|test_writer
+given-up-output-left|examples/model/output.c|    if (o->created \&\& !o->whole)|    if (0)|test_writer
+experts-in-the-plan|examples/model/generator_experts.c|.flags = OFL_LEASE_UNPLANNED;|.flags = 0;|test_experts
+idle-expert-keeps-gradient|examples/model/block_experts.c|    memset(g->down, 0, bytes);|    ;|test_experts
+adapter-not-scaled|examples/model/adapters.c|= scale * values[j * rank + k];|= values[j * rank + k];|test_lora
+template-speaks-raw|examples/model/template_text.c|        plain(s->error + used);|        ;|test_template
 '
 
 # A mutant that does not compile proves nothing.
