@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -175,4 +176,15 @@ void files_put_safetensors(const char *dir, const char *name, json_t *tensors)
     assert_int_equal(ftruncate(fd, (off_t)(8 + strlen(text) + offset)), 0);
     close(fd);
     free(text);
+}
+
+float largest_difference(const float *a, const float *b, size_t n)
+{
+    float most = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        assert_true(isfinite(a[i]) && isfinite(b[i]));
+        most = fmaxf(most, fabsf(a[i] - b[i]));
+    }
+    return most;
 }

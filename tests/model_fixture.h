@@ -26,4 +26,7 @@ void files_change(json_t *object, const char *text);
 /* A safetensors file of these tensors, one after the other in the order of the object. */
 void files_put_safetensors(const char *dir, const char *name, json_t *tensors);
 
+/* The largest difference of two vectors, all of whose numbers must be finite. */
+float largest_difference(const float *a, const float *b, size_t n);
+
 #endif

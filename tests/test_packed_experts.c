@@ -226,17 +226,6 @@ static void logits_of(const char *dir, bool little, float *logits)
     assert_int_equal(fixture_ctx_close(ctx), 0);
 }
 
-static float apart(const float *a, const float *b)
-{
-    float most = 0;
-
-    for (int i = 0; i < VOCAB; i++) {
-        assert_true(isfinite(a[i]) && isfinite(b[i]));
-        most = fmaxf(most, fabsf(a[i] - b[i]));
-    }
-    return most;
-}
-
 static void logits_of_the_same_numbers(void **state)
 {
     static const uint32_t sizes[][2] = {{64, 32},
@@ -253,8 +242,9 @@ static void logits_of_the_same_numbers(void **state)
         put_model(dir, sizes[i][0], sizes[i][1], true, NULL);
         logits_of(dir, false, packed);
         logits_of(dir, true, little);
-        if (!(apart(plain, packed) < TOLERANCE * (1 + fabsf(plain[0]))))
-            fail_msg("%u, %u: logits are off by %g", sizes[i][0], sizes[i][1], (double)apart(plain, packed));
+        if (!(largest_difference(plain, packed, VOCAB) < TOLERANCE * (1 + fabsf(plain[0]))))
+            fail_msg("%u, %u: logits are off by %g", sizes[i][0], sizes[i][1],
+                     (double)largest_difference(plain, packed, VOCAB));
         assert_memory_equal(packed, little, sizeof packed);
     }
     files_remove(dir);
@@ -272,7 +262,7 @@ static void every_part_counts(void **state)
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         put_model(dir, 64, 32, true, parts[i]);
         logits_of(dir, false, changed);
-        if (!(apart(right, changed) > 0))
+        if (!(largest_difference(right, changed, VOCAB) > 0))
             fail_msg("%s does not count", parts[i]);
     }
     files_remove(dir);
