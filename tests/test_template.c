@@ -192,6 +192,18 @@ static void what_is_not_covered_is_named(void **state)
     json_decref(variables);
 }
 
+static void bytes_that_are_no_text_are_refused(void **state)
+{
+    static const char source[] = "{{ 'a\x80\x80' | tojson }}";
+    struct template *t;
+    char error[512] = "";
+
+    (void)state;
+    assert_int_equal(template_compile(source, sizeof source - 1, "x.jinja", &t, error, sizeof error),
+                     -EINVAL);
+    assert_string_equal(error, "x.jinja: the template is no UTF-8");
+}
+
 /* ---- limits ----------------------------------------------------------------------------- */
 
 static char *repeated(const char *head, const char *part, size_t times, const char *tail)
@@ -321,6 +333,7 @@ int main(void)
         cmocka_unit_test(goldens_agree),
         cmocka_unit_test(goldens_notice),
         cmocka_unit_test(what_is_not_covered_is_named),
+        cmocka_unit_test(bytes_that_are_no_text_are_refused),
         cmocka_unit_test(limits_hold),
         cmocka_unit_test(a_long_source_is_refused),
         cmocka_unit_test(damaged_templates_do_no_harm),

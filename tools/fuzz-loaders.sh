@@ -24,12 +24,17 @@ export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 trap 'kill $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM
 
 fuzz() {
-    local target=$1 corpus=$build/corpus/$1 count
+    local target=$1 corpus=$build/corpus/$1 count child
     mkdir -p "$corpus" "$build/tmp"
     export OFL_FUZZ=$target TMPDIR=$build/tmp
     OFL_FUZZ_SEEDS=$corpus "$program" >/dev/null
-    if ! "$program" "$corpus" -runs="$runs" -seed="${OFL_FUZZ_SEED:-1}" -dict=tests/fuzz/words.dict -max_len=16384 \
-        -timeout=20 -rss_limit_mb=4096 -artifact_prefix="$corpus/found-" -print_final_stats=1 >"$corpus.log" 2>&1; then
+    # In the background, so that a signal to this script ends it.
+    "$program" "$corpus" -runs="$runs" -seed="${OFL_FUZZ_SEED:-1}" -dict=tests/fuzz/words.dict -max_len=16384 \
+        -timeout=20 -rss_limit_mb=4096 -artifact_prefix="$corpus/found-" -print_final_stats=1 >"$corpus.log" 2>&1 &
+    child=$!
+    # shellcheck disable=SC2064  # this child
+    trap "kill $child 2>/dev/null; exit 130" INT TERM
+    if ! wait "$child"; then
         echo "$target: FAILED, see $corpus.log"
         grep -aE 'ERROR|fuzz:|SUMMARY|runtime error|Test unit written' "$corpus.log" | head -n 5
         return 1

@@ -32,6 +32,14 @@ static bool take_source(struct template_state *s, const char *source, size_t byt
     return true;
 }
 
+static bool is_utf8(const char *text, size_t bytes)
+{
+    json_t *s = json_stringn(text, bytes); /* takes nothing else */
+
+    json_decref(s);
+    return s != NULL;
+}
+
 int template_compile(const char *source, size_t bytes, const char *name, struct template **out, char *error,
                      size_t error_bytes)
 {
@@ -43,6 +51,10 @@ int template_compile(const char *source, size_t bytes, const char *name, struct 
     *out = NULL;
     if (!t)
         return llama_fail(-ENOMEM, error, error_bytes, "%s: out of memory", name);
+    if (!is_utf8(source, bytes)) {
+        free(t);
+        return llama_fail(-EINVAL, error, error_bytes, "%s: the template is no UTF-8", name);
+    }
     if (bytes > TEMPLATE_SOURCE_MAX) {
         free(t);
         return llama_fail(-E2BIG, error, error_bytes, "%s: %zu bytes: a template has at most %u", name, bytes,
