@@ -350,9 +350,9 @@ enum ofl_mode {
 
 enum {
     OFL_LEASE_DROP = 1u << 0, /* done with at release: contents undefined after it, never written back */
-    OFL_LEASE_UNPLANNED =
-        1u << 1, /* no part of the step's record: another step will lease others. What is leased so
-                                      leaves before what the plan needs again, the least recently used first */
+    /* No part of the step's record: another step will lease others. What is leased so leaves before what the plan
+     * needs again, the least recently used first. */
+    OFL_LEASE_UNPLANNED = 1u << 1,
 };
 
 /* Leases of a batch stand in an array and have the same size, which is that from one to the next. */

@@ -47,7 +47,7 @@ static void enter_describe(const struct trainer_part *p, uint32_t layer, struct 
 {
     const struct ofl_lease *moving = p->leases + p->held;
 
-    llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
+    trainer_layer_weights(p->t, layer, p->leases, job);
     job->x = moving[0].ptr;
     job->state = moving[1].ptr;
     job->y = p->moving > 2 ? moving[2].ptr : NULL;
@@ -57,8 +57,7 @@ static int enter(struct llama_trainer *t, uint32_t layer, size_t moving, trainer
 {
     struct trainer_part p = {.t = t, .run = LLAMA_RUN_ENTER_EXPERTS, .moving = moving};
 
-    p.held = llama_layer_tensors(&t->config.shape, layer);
-    llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
+    p.held = trainer_layer_leases(t, layer, 0, p.leases);
     return trainer_run_part(&p, layer, fn, enter_describe);
 }
 
@@ -153,7 +152,7 @@ static void leave_describe(const struct trainer_part *p, uint32_t layer, struct 
 {
     const struct ofl_lease *moving = p->leases + p->held;
 
-    llama_layer_weights(&p->t->weights, layer, p->leases, &job->weights);
+    trainer_layer_weights(p->t, layer, p->leases, job);
     llama_layer_grads(&p->t->config.shape, layer, p->leases + p->held / 2, &job->grads);
     job->x = moving[0].ptr;
     job->dx = moving[1].ptr;
@@ -168,9 +167,7 @@ static int leave(struct llama_trainer *t, uint32_t layer)
     int err;
 
     p.held = 2 * (size_t)count;
-    llama_layer_leases(&t->weights, layer, OFL_READ, p.leases);
-    for (uint32_t i = 0; i < count; i++)
-        p.leases[i].flags = trainer_last_use(t);
+    trainer_layer_leases(t, layer, trainer_last_use(t), p.leases);
     llama_layer_leases(&t->grads, layer, OFL_OVERWRITE, p.leases + count);
     err = trainer_run_part(&p, layer, leave_moving, leave_describe);
     for (uint32_t i = 0; i < count && err == 0; i++)

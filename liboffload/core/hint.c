@@ -122,8 +122,7 @@ static int check(const struct pager *p, const struct ofl_lease *l)
     uint64_t from, to;
     int err;
 
-    if (!l->tensor || l->mode < OFL_READ || l->mode > OFL_OVERWRITE ||
-        (l->flags & ~(OFL_LEASE_DROP | OFL_LEASE_UNPLANNED)))
+    if (!hold_known(l))
         return base_fail(-EINVAL, "hint: no tensor, or unknown mode %d or flags 0x%x", (int)l->mode,
                          l->flags);
     err = hold_bytes(l, &from, &to);

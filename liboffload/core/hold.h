@@ -6,6 +6,13 @@
 #include "liboffload/core/pager.h"
 
 const char *hold_mode(enum ofl_mode mode); /* "read" */
+/* It has a tensor, and a mode and flags that there are. */
+static inline bool hold_known(const struct ofl_lease *l)
+{
+    return l->tensor && l->mode >= OFL_READ && l->mode <= OFL_OVERWRITE &&
+           (l->flags & ~(OFL_LEASE_DROP | OFL_LEASE_UNPLANNED)) == 0;
+}
+
 /* The bytes that l names. -EINVAL with the sentence: its tensor has none such. */
 int hold_part(const struct ofl_lease *l, uint64_t *from, uint64_t *to);
 static inline int hold_bytes(const struct ofl_lease *l, uint64_t *from, uint64_t *to)

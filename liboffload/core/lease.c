@@ -81,8 +81,7 @@ static int check_lease(const struct ofl_lease *l, size_t i, struct lease_item *i
     int err;
 
     *item = (struct lease_item){.lease = (uint32_t)i};
-    if (!t || l->mode < OFL_READ || l->mode > OFL_OVERWRITE ||
-        (l->flags & ~(OFL_LEASE_DROP | OFL_LEASE_UNPLANNED)))
+    if (!hold_known(l))
         return base_fail(-EINVAL, "acquire: lease %zu: no tensor, or unknown mode %d or flags 0x%x", i,
                          (int)l->mode, l->flags);
     err = hold_bytes(l, &item->from, &item->to);
