@@ -40,6 +40,14 @@ const char *base_strerror(int code)
     return text ? text : "unknown error";
 }
 
+/* Names come from files of others, and sentences go to terminals. */
+static void make_printable(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7F)
+            *text = '?';
+}
+
 int base_fail(int code, const char *fmt, ...)
 {
     va_list ap;
@@ -47,6 +55,7 @@ int base_fail(int code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(slot, sizeof slot, fmt, ap);
     va_end(ap);
+    make_printable(slot);
     return code;
 }
 
@@ -60,6 +69,7 @@ int base_fail_errno(int code, const char *fmt, ...)
     va_end(ap);
     if (used >= 0 && (size_t)used < sizeof slot)
         snprintf(slot + used, sizeof slot - (size_t)used, ": %s", base_strerror(code));
+    make_printable(slot);
     return code;
 }
 
@@ -71,6 +81,7 @@ void base_error_set(struct base_error *err, int code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(err->text, sizeof err->text, fmt, ap);
     va_end(ap);
+    make_printable(err->text);
 }
 
 void base_error_save(struct base_error *err, int code)

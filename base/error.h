@@ -4,6 +4,7 @@
  * A function that fails returns a negative code (an errno value, or one of
  * enum ofl_code, which lies outside errno) and leaves a sentence in this
  * thread's slot, worded "what failed: object, numbers with units: cause".
+ * Control characters in it, which names may have, become question marks.
  * Asynchronous work carries its own struct base_error, and hands it to the
  * slot of the thread that collects the result.
  */

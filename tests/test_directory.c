@@ -86,6 +86,7 @@ static void kinds_are_named(void **state)
     }
     check("models--o--n/snapshots/0123", NULL);
     check("absent", "No such file or directory");
+    check("ab\x7Fs\x1B]e\nnt", "/ab?s?]e?nt"); /* a name from a file, which the terminal is not to obey */
     snprintf(path, sizeof path, "%s/x.gguf", root);
     assert_int_equal(llama_directory_check(path, true, error, sizeof error), 0); /* where such are read */
     assert_true(llama_directory_check("no-such-org/no-such-name", false, error, sizeof error) < 0);

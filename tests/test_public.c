@@ -52,6 +52,20 @@ static struct ofl_tensor *make_tensor(struct ofl_ctx *ctx, const char *name, uin
 
 /* ---- texts ---------------------------------------------------------------- */
 
+/* Names are often those of somebody's file; what a terminal obeys does not reach it. */
+static void sentences_are_printable(void **state)
+{
+    struct ofl_tensor_desc desc = {.size = sizeof desc, .name = "a\x1B[2Jb\x7F\n\xC3\xA9", .dtype = OFL_F32};
+    struct ofl_ctx *ctx = open_context(*state, MIB);
+    struct ofl_tensor *t;
+
+    assert_int_equal(ofl_tensor_create(ctx, &desc, &t), -EINVAL);
+    assert_non_null(strstr(ofl_error(), "a?[2Jb??\xC3\xA9"));
+    assert_int_equal(ofl_source_open(ctx, "no\x7Fsuch", &(struct ofl_source *){0}), -ENOENT);
+    assert_non_null(strstr(ofl_error(), "no?such"));
+    assert_int_equal(ofl_close(ctx), 0);
+}
+
 static void texts(void **state)
 {
     char version[32];
@@ -214,6 +228,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(texts),
+        cmocka_unit_test(sentences_are_printable),
         cmocka_unit_test(facts_of_a_tensor),
         cmocka_unit_test(facts_of_a_source),
         cmocka_unit_test(facts_of_a_drive),

@@ -25,6 +25,9 @@ int llama_fail(int code, char *error, size_t error_bytes, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(error, error_bytes, fmt, ap);
     va_end(ap);
+    for (char *at = error; *at; at++) /* names come from files of others, and sentences go to terminals */
+        if ((unsigned char)*at < 0x20 || *at == 0x7F)
+            *at = '?';
     return code;
 }
 
