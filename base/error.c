@@ -24,6 +24,7 @@ static const struct {
     {OFL_EURING, "io_uring is not available"},
     {OFL_ESTATE, "call is out of order"},
     {OFL_ECHANGED, "file was written while it was open"},
+    {OFL_ETORN, "no generation of the kept store is whole"},
 };
 
 const char *base_strerror(int code)

@@ -12,6 +12,7 @@
 #include "bench/probe.h"
 #include "bench/simulate.h"
 #include "bench/step.h"
+#include "bench/store.h"
 #include "bench/unpack.h"
 
 static const struct command {
@@ -35,6 +36,8 @@ static const struct command {
      "what a model's step will take of a machine: this one, a known one, or one to be bought"},
     {"unpack", "ofl-bench unpack", bench_unpack_main,
      "how fast packed weights become numbers, beside the memory bound of their bytes"},
+    {"store", "ofl-bench store", bench_store_main,
+     "looks whether a kept store is whole, and falls back where it is not"},
     {"plot", "ofl-bench plot", bench_plot_main, "draws a report that `ofl-bench nvme --json` has written"},
 };
 

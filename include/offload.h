@@ -33,7 +33,8 @@
  *    fit is refused at once (-OFL_EBUDGET), with the numbers.
  *  - All tensors together must fit the tiers: see "Homes". Without expected_bytes, and without an NVMe
  *    directory, a device_bytes larger than host_bytes must hold all of them.
- *  - The store is scratch: it vanishes with the context. Read out what is to be kept.
+ *  - The store is scratch: it vanishes with the context. What is to outlive it goes to a kept store, by
+ *    commits: see "Kept stores". Or read it out.
  *  - Devices: "host", an emulated accelerator in RAM with an arena, streams and copy threads
  *    of its own; "cuda" (the first GPU) and "cuda:N", through NVIDIA's driver, which is found
  *    at run time (libcuda.so.1, or the file that OFL_CUDA_DRIVER names). On both: tensors,
@@ -71,6 +72,7 @@ enum ofl_code {
     OFL_EURING,         /* io_uring refused by the system and OFL_FORBID_THREADS is set */
     OFL_ESTATE,         /* a call out of order, or on a tensor in the wrong state */
     OFL_ECHANGED,       /* a source file was written while it was open */
+    OFL_ETORN,          /* a kept store has no generation that is whole */
 };
 
 enum ofl_tier { OFL_DEVICE, OFL_HOST, OFL_NVME, OFL_TIERS };
@@ -178,6 +180,7 @@ enum {
     OFL_USE_THREADS = 1u << 3,     /* use the thread engine even where io_uring works */
     OFL_USE_BUFFERED = 1u << 4,    /* use buffered I/O even where direct I/O works */
     OFL_NO_MEASURE = 1u << 6,      /* take drives as they are: no measurement where no profile is kept */
+    OFL_KEEP_IN_PLACE = 1u << 7,   /* a kept store of half the size, which a crash between commits loses */
     OFL_POISON = 1u << 5,          /* debug: fill device memory with 0xFF when its bytes become undefined */
 };
 
@@ -216,6 +219,9 @@ struct ofl_config {
     uint64_t expected_bytes; /* of all tensors together, each rounded up to 4096; 0: unknown */
     uint64_t leased_bytes;   /* device memory that no tensor may live in, since leases will hold so much
                                 at once; at most device_bytes (-EINVAL); 0: half of device_bytes */
+    const char
+        *keep_dir; /* directory of a kept store, made if it is not there; NULL: none. See "Kept stores" */
+    uint64_t keep_bytes; /* its budget; 0: what is free there, less 5 % */
 };
 
 /*
@@ -242,7 +248,8 @@ struct ofl_config {
 /* any. Fails at once, with the numbers, if a budget can't work on this machine. */
 OFL_API int ofl_open(const struct ofl_config *config, struct ofl_ctx **out);
 /* any, once nothing else uses ctx: waits for work in flight, frees everything of ctx,
- * tensors and streams too. Returns the context's first asynchronous error. */
+ * tensors and streams too. Returns the context's first asynchronous error. A commit that was not waited for may never
+ * become durable. */
 OFL_API int ofl_close(struct ofl_ctx *ctx);
 
 /* ---- tensors ----------------------------------------------------------- */
@@ -258,6 +265,7 @@ struct ofl_tensor_desc {
 
 enum {
     OFL_TENSOR_TRANSIENT = 1u << 0, /* has bytes only while leased: takes device memory, no room below */
+    OFL_TENSOR_KEPT = 1u << 1,      /* its bytes are part of each commit: see "Kept stores" */
 };
 
 struct ofl_tensor_info {
@@ -285,6 +293,62 @@ OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *
  * when done, in order with releases already made. -OFL_ESTATE while t is leased. */
 OFL_API int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes);
 OFL_API int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes);
+
+/* ---- kept stores --------------------------------------------------------- */
+
+/*
+ * A kept store is a directory that outlives the context, and the process (format: docs/format.md). Tensors with
+ * OFL_TENSOR_KEPT live in it, each with room for its bytes twice: what is written after a commit goes where the
+ * commit's bytes are not. So the last commit stays whole until the next one is, whatever happens in between.
+ *
+ *     config.keep_dir = "/mnt/run";
+ *     ofl_open(&config, &ctx);
+ *     err = ofl_resume(ctx, &was);          0: tensors come back by name; -ENOENT: nothing was committed yet
+ *     ... create tensors, OFL_TENSOR_KEPT; write what is new where nothing came back ...
+ *     for (step = ...) {
+ *         ... a step ...
+ *         ofl_commit(ctx, &step, sizeof step);        returns at once
+ *     }
+ *     ofl_commit_wait(ctx, NULL);
+ *
+ *  - Optimizer states are kept if their weight is: "<weight>.exp_avg" and so on. Gradients, activations and
+ *    sources need not be.
+ *  - Names of kept tensors are theirs alone (-EEXIST), since they come back by them, and have no control characters.
+ *  - Budgets, devices and the number of cores may be others at each resume; bytes are the same. Tiles are at most as
+ *    large as those that the store was made with; with smaller ones each tensor is read once when it is created.
+ *  - One context at a time has the store (-EBUSY). What is read from it is compared with its seal: what is torn, stale
+ *    or changed is -OFL_ECHECKSUM, and never used.
+ *  - ofl_config.expected_bytes, and the budgets of homes, are without kept tensors. Without an NVMe directory,
+ *    keep_dir serves as one.
+ *  - OFL_KEEP_IN_PLACE: room for the bytes once. Writes go over the commit's, so a run that ends between two
+ *    commits leaves nothing whole (-OFL_ETORN at ofl_resume).
+ */
+
+struct ofl_resumed {
+    size_t size;
+    uint64_t generation;     /* of the commit: 1 and up */
+    uint64_t tensors, bytes; /* that it has; bytes without those that were never written */
+    const void *note;        /* the program's own words; valid until the first commit that comes after */
+    uint64_t note_bytes;
+};
+
+/* step thread, before any kept tensor is created. Takes up what was committed last. -ENOENT: nothing was;
+ * -OFL_ETORN; -OFL_ESTATE: there are kept tensors already, or no kept store. A store that has a commit, and is not
+ * resumed, refuses kept tensors (-EEXIST). */
+OFL_API int ofl_resume(struct ofl_ctx *ctx, struct ofl_resumed *out);
+/* any. 1: what t holds came back at its creation; 0: it is new, and zeros. */
+OFL_API int ofl_tensor_resumed(const struct ofl_tensor *t);
+/* step thread, while no kept tensor is leased, and no optimizer step is open (-OFL_ESTATE). What kept tensors
+ * hold by all that was released, applied and written before this call is to be durable, together with a note of the
+ * program's (at most OFL_NOTE_MAX bytes). Returns at once; what is not in the store yet is written beside what comes
+ * next, and only writes of kept tensors wait for it, where they would have to overwrite it. Waits for the commit
+ * before, and returns its error, if there was one; then nothing new was begun.
+ * -OFL_ESTATE without a kept store; the first error of a tensor that is lost. */
+OFL_API int ofl_commit(struct ofl_ctx *ctx, const void *note, uint64_t note_bytes);
+#define OFL_NOTE_MAX (16u << 20)
+/* step thread. Waits until the commit that was begun last is durable; its error, if it is not to be. *generation, which
+ * may be NULL: of the last one that is durable; 0: none. */
+OFL_API int ofl_commit_wait(struct ofl_ctx *ctx, uint64_t *generation);
 
 /* ---- sources: files (safetensors, GGUF) read in place ------------------ */
 
@@ -528,6 +592,10 @@ struct ofl_stats {
     /* What a steady step of the name that ended last moves, as its plan has it: HOST <-> DEVICE, and drives, sources
      * included. 0: it is not planned yet, or nothing has to move. */
     uint64_t planned_in_bytes, planned_out_bytes, planned_read_bytes, planned_write_bytes;
+    uint64_t commits;      /* durable ones, since ofl_open */
+    uint64_t commit_bytes; /* written for them alone: what would have stayed above the store */
+    uint64_t commit_ns;    /* from ofl_commit until durable, summed */
+    uint64_t kept_bytes, kept_reserved_bytes; /* of kept tensors; of disk space taken for them */
 };
 
 /* any. Fields beyond *out's size are left out. */
@@ -560,6 +628,7 @@ enum ofl_stall_reason {
     OFL_STALL_OFF_PLAN,     /* no recorded step said that it would be needed */
     OFL_STALL_HOST_WORK,    /* an optimizer update, or a write by the host, was to be done first */
     OFL_STALL_OTHER_STREAM, /* work of another stream with it was to end first */
+    OFL_STALL_COMMIT,       /* host work was to be done first, and that waited for a commit to be durable */
     OFL_STALL_REASONS
 };
 

@@ -112,6 +112,28 @@ int io_file_open_read(const char *path, unsigned flags, struct io_file **out)
     return rc;
 }
 
+int io_file_open_named(const char *path, bool create, unsigned flags, struct io_file **out)
+{
+    struct io_file *f;
+    int rc = check_flags("open", path, flags);
+
+    *out = NULL;
+    if (rc < 0)
+        return rc;
+    if (!(f = file_create(1)))
+        return base_fail_errno(-ENOMEM, "open %s", path);
+    f->writable = true;
+    rc = io_member_open_named(&f->member[0], path, create, flags);
+    if (rc == 0)
+        rc = file_settle(f, flags);
+    f->bytes = f->member[0].bytes;
+    if (rc < 0)
+        io_file_close(f);
+    else
+        *out = f;
+    return rc;
+}
+
 int io_file_open_striped(const struct io_stripe *stripes, unsigned count, unsigned flags,
                          struct io_file **out)
 {

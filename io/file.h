@@ -61,6 +61,7 @@ static inline uint32_t io_member_block(const struct io_member *m, enum io_op op)
 /* m is as file_create made it; whatever they return, member_close follows. 0 or -errno with the sentence. */
 int io_member_open_read(struct io_member *m, const char *path, unsigned flags);
 int io_member_open_scratch(struct io_member *m, const char *dir, unsigned flags);
+int io_member_open_named(struct io_member *m, const char *path, bool create, unsigned flags);
 int io_member_limit_block(struct io_member *m, uint32_t most,
                           bool require_direct); /* as io_file_limit_block */
 /* A descriptor for writes of parts of pages, or -errno. */

@@ -56,6 +56,14 @@ int io_file_open_striped(const struct io_stripe *stripes, unsigned count, unsign
  * moved. -OFL_EDIRECT with the sentence if direct I/O is required. */
 int io_file_limit_block(struct io_file *f, uint32_t most);
 
+/*
+ * A file with a name, for reading and writing: one that is there (no link, nothing but a regular file), or with
+ * `create` a new one (-EEXIST if there is one), mode 0600, made as a scratch file is. What its file system does is
+ * tried in a scratch file beside it: nothing is written to it. Holes of one that is there are backed by space, as far
+ * as there is some: io_file_reserved says.
+ */
+int io_file_open_named(const char *path, bool create, unsigned flags, struct io_file **out);
+
 void io_file_close(struct io_file *f); /* NULL accepted */
 
 /* Grows the file so that [0, bytes) is backed by disk space; -ENOSPC if the

@@ -1,5 +1,5 @@
 /*
- * Opening: one descriptor, to read a file or as scratch space (see io.h). Owns whether it is direct, what
+ * Opening: one descriptor, to read a file, as scratch space, or to keep bytes under a name (see io.h). Owns whether it is direct, what
  * alignment it asks for, and what is said of its space and of what it lies on. Says only what was seen: what a
  * file system promises is believed where the kernel vouches for it, else it is tried (trial.c).
  */
@@ -277,6 +277,128 @@ int io_member_open_scratch(struct io_member *m, const char *dir, unsigned flags)
     refused = look_at_scratch(m, refused);
     take_drive(m, dir);
     return settle_direct(m, what, flags, refused);
+}
+
+/* ---- files with names, of our own ------------------------------------------- */
+
+static bool copies_forbidden(int fd)
+{
+    int flags = 0;
+
+    return ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0 && (flags & FS_NOCOW_FL);
+}
+
+/* What a scratch file beside it has shown, for m, which is open: less, if m itself is not as that was. */
+static const char *take_over(struct io_member *m, const struct io_member *trial)
+{
+    struct io_alignment alignment;
+
+    io_alignment_get(m->fd, &alignment);
+    m->block = alignment.write;
+    m->read_block = alignment.read;
+    m->reserved = trial->reserved;
+    m->in_memory = trial->in_memory;
+    m->cached = trial->cached;
+    m->touch_first = trial->touch_first;
+    memcpy(m->space_note, trial->space_note, sizeof m->space_note);
+    memcpy(m->drive_note, trial->drive_note, sizeof m->drive_note);
+    if (copies_forbidden(trial->fd) && !copies_forbidden(m->fd)) {
+        m->reserved = false;
+        snprintf(m->space_note, sizeof m->space_note,
+                 "space is not really reserved: the file system copies this file on write, as it was not "
+                 "made here");
+        return "the file system copies it on write, as it was not made here";
+    }
+    if (!trial->direct)
+        return "as files in its directory are";
+    if (!alignment.write)
+        return impossible_text;
+    if (!alignment.told && m->bytes && io_layout_encoded(m->fd))
+        return "parts of it are compressed, or lie in the file system's records";
+    return NULL;
+}
+
+/* A copy of the file may have holes where it has not been written yet. */
+static void back_holes(struct io_member *m)
+{
+    struct io_sigxfsz guard;
+    int rc;
+
+    if (m->bytes == 0 || lseek(m->fd, 0, SEEK_HOLE) >= (off_t)m->bytes)
+        return;
+    io_sigxfsz_block(&guard);
+    rc = fallocate(m->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)m->bytes) < 0 ? -errno : 0;
+    io_sigxfsz_restore(&guard);
+    if (rc == 0 || !m->reserved)
+        return;
+    m->reserved = false;
+    snprintf(m->space_note, sizeof m->space_note, "space is not really reserved: back holes: %s",
+             base_strerror(rc));
+}
+
+/* Nothing is followed, waited for or changed. */
+static int open_regular(struct io_member *m, const char *what, const char *path, bool create)
+{
+    const int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+    struct stat st;
+
+    if (!create) {
+        if (lstat(path, &st) < 0)
+            return base_fail_errno(-errno, "%s %s", what, path);
+        if (!S_ISREG(st.st_mode))
+            return base_fail(S_ISLNK(st.st_mode)   ? -ELOOP
+                             : S_ISDIR(st.st_mode) ? -EISDIR
+                                                   : -EINVAL,
+                             "%s %s: not a regular file", what, path);
+    }
+    m->fd = open(path, flags | (create ? O_CREAT | O_EXCL : 0), 0600);
+    if (m->fd < 0)
+        return base_fail_errno(-errno, "%s %s", what, path);
+    if (create)
+        forbid_copies(m->fd);
+    return take_size(m, what);
+}
+
+/* The directory that path's last name is in; for free(). */
+static char *directory_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    if (!slash)
+        return strdup(".");
+    return slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
+}
+
+int io_member_open_named(struct io_member *m, const char *path, bool create, unsigned flags)
+{
+    const char *what = create ? "create" : "open", *refused = NULL;
+    struct io_member trial = {.fd = -1, .cached_fd = -1};
+    char *dir = directory_of(path);
+    int rc;
+
+    m->path = strdup(path);
+    if (!dir || !m->path)
+        rc = base_fail_errno(-ENOMEM, "%s %s", what, path);
+    else
+        rc = io_member_open_scratch(&trial, dir, flags);
+    if (rc == 0)
+        rc = open_regular(m, what, path, create);
+    if (rc == 0) {
+        refused = take_over(m, &trial);
+        if (!refused && set_direct(m->fd, true) < 0)
+            refused = "the file system refuses O_DIRECT";
+        back_holes(m);
+        rc = settle_direct(m, what, flags, refused);
+        if (rc == 0 && trial.note[0])
+            memcpy(m->note, trial.note, sizeof m->note);
+    }
+    if (rc < 0 && create && m->fd >= 0)
+        (void)unlink(path);
+    if (trial.fd >= 0)
+        close(trial.fd);
+    free(trial.path);
+    free(dir);
+    return rc;
 }
 
 int io_member_limit_block(struct io_member *m, uint32_t most, bool require_direct)

@@ -37,7 +37,7 @@ missing() {
 }
 
 for program in ofl-finetune ofl-generate 'ofl-bench nvme' 'ofl-bench link' 'ofl-bench probe' 'ofl-bench step' \
-    'ofl-bench decode' 'ofl-bench plan' 'ofl-bench simulate' 'ofl-bench unpack' 'ofl-bench plot'; do
+    'ofl-bench decode' 'ofl-bench plan' 'ofl-bench simulate' 'ofl-bench unpack' 'ofl-bench store' 'ofl-bench plot'; do
     [ -x "$bin/${program%% *}" ] || { echo "$bin/${program%% *} is not built"; exit 1; }
     page=docs/man/${program%% *}.1
     [ "$(in_help "$program" | wc -l)" -ge 3 ] || complain "$program --help lists no options"

@@ -18,11 +18,11 @@ allowed() {
     local io='io/io.h io/histogram.h io/drive.h io/profile.h' # what the room shows; the rest is its own
     local store="$base $io scheduler/ liboffload/mem/ liboffload/device/ liboffload/store/"
     local core="$store liboffload/source/ liboffload/timeline/ liboffload/core/"
-    # Inside core, from the ground up; side by side: lease, work, home, ahead.
+    # Inside core, from the ground up; side by side: lease, work, home, ahead, commit.
     local c=liboffload/core/
     local ground="$store ${c}update.h ${c}pager.h" copy pump
     copy="$ground ${c}tile.h ${c}part.h ${c}place.h ${c}blame.h ${c}copy.h"
-    pump="$copy ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}hint.h ${c}ahead.h ${c}pump.h"
+    pump="$copy ${c}slot.h ${c}wait.h ${c}lease.h ${c}work.h ${c}home.h ${c}hint.h ${c}ahead.h ${c}commit.h ${c}pump.h"
     case "$1" in
     include/*) echo include/ offload.h ;; # beside itself, as installed
     base/*) echo "$base" ;;
@@ -36,7 +36,8 @@ allowed() {
     liboffload/landing/*) echo "$base liboffload/device/device.h ${c}core.h ${c}update.h liboffload/landing/" ;;
     liboffload/core/update.h) echo 'include/' ;;
     liboffload/core/pager.h | liboffload/core/op.c) echo "$ground" ;;
-    liboffload/core/tile.[ch] | liboffload/core/tile_*.c) echo "$ground ${c}tile.h" ;;
+    liboffload/core/slot.[ch]) echo "$ground ${c}slot.h" ;;
+    liboffload/core/tile.[ch] | liboffload/core/tile_*.c) echo "$ground ${c}slot.h ${c}tile.h" ;;
     liboffload/core/part.[ch]) echo "$ground ${c}tile.h ${c}part.h" ;;
     liboffload/core/place.[ch] | liboffload/core/place_*) echo "$ground ${c}tile.h ${c}part.h ${c}place.h ${c}place_impl.h" ;;
     liboffload/core/blame.[ch]) echo "$ground ${c}blame.h" ;;
@@ -47,8 +48,9 @@ allowed() {
     liboffload/core/work.[ch]) echo "$copy ${c}work.h" ;;
     liboffload/core/hint.[ch]) echo "$copy ${c}hold.h ${c}hint.h" ;;
     liboffload/core/ahead.[ch]) echo "$copy ${c}hint.h ${c}ahead.h" ;;
-    liboffload/core/home.[ch]) echo "$copy ${c}home.h" ;;
-    liboffload/core/shape.[ch]) echo "$ground ${c}tile.h ${c}shape.h" ;;
+    liboffload/core/home.[ch]) echo "$copy ${c}slot.h ${c}home.h" ;;
+    liboffload/core/commit.[ch]) echo "$copy ${c}slot.h ${c}commit.h" ;;
+    liboffload/core/shape.[ch]) echo "$ground ${c}slot.h ${c}tile.h ${c}shape.h" ;;
     liboffload/core/pump.[ch]) echo "$pump" ;;
     liboffload/core/verify.[ch]) echo "$pump ${c}verify.h" ;;
     liboffload/core/record.[ch]) echo "$ground liboffload/timeline/ ${c}record.h" ;;
@@ -65,7 +67,7 @@ allowed() {
         echo "include/offload.h include/offload_estimate.h include/offload_landing.h examples/common.h examples/common_bound.h" \
             "examples/common_budget.h examples/common_memory.h examples/common_options.h examples/common_predict.h" \
             "examples/model/ bench/ $io" \
-            'liboffload/device/device.h liboffload/mem/mem.h liboffload/plan/'
+            'liboffload/device/device.h liboffload/mem/mem.h liboffload/plan/ liboffload/store/kept.h'
         ;;
     tests/test_io* | tests/io_* | tests/mem_engine.*) echo '*' ;;
     tests/*) echo "$base $io scheduler/ liboffload/ examples/ bench/ tests/" ;;

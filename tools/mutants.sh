@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Negative controls of the core, of the I/O room and of the cuda device: takes one wait, fence, check or limit out of the code at a time, and
+# Negative controls of the core, of the I/O room, of kept stores and of the cuda device: takes one wait, fence, check or limit out of the code at a time, and
 # requires that the tests notice. A mutant that survives is a test that can't fail.
 #   tools/mutants.sh [NAME...]      all, or those named
 set -euo pipefail
@@ -35,7 +35,7 @@ stream-of-marks-forgotten|liboffload/core/lease.c|c->mark_stream = c->marks == 0
 marks-not-counted|liboffload/core/wait.c|        if (--cond->count) {|        if (0) {|sim
 obsolete-dropped-for-newer|liboffload/core/copy_below.c|return version == newest \&\& |return |sim
 obsolete-dropped-before-work|liboffload/core/copy_below.c|t->host_issued == t->host_done \&\& !t->source|!t->source|sim
-obsolete-dropped-before-fill|liboffload/core/copy_below.c|           !copy_fill_older(c);|           1;|sim
+obsolete-dropped-before-fill|liboffload/core/copy_below.c|c->drain_next == c->first \&\& !copy_fill_older(c);|c->drain_next == c->first;|sim
 work-out-of-order|liboffload/core/work.c|if (t->turns != (r->update ? \&r->update->turn[i] : \&r->turn) \|\||if (|sim
 work-before-drain|liboffload/core/work.c| \|\|\n        !copy_drained(t, from, from + tile_count_bytes(t, ref->tile), r->seq))|)|sim
 work-before-older-fill|liboffload/core/work.c|return ref->access == HOST_READ \|\| !copy_fill_before(t, r->ordinal[i], ref->tile);|return true;|sim
@@ -97,6 +97,19 @@ homes-no-memory-for-moves|liboffload/core/home.c|return store ? tiles * tile_byt
 homes-shares-reversed|liboffload/core/home.c|h->share[OFL_HOST] = e - h->share[OFL_NVME];|h->share[OFL_HOST] = h->share[OFL_NVME];|test_core_homes
 homes-fill-in-turn|liboffload/core/home.c|return h->expected_bytes ? (uint64_t)|return 0 ? (uint64_t)|test_core_homes
 homes-evicted|liboffload/core/place_find.c|if (c == \&s->p->live \|\| c->leases \|\| c->home)|if (c == \&s->p->live \|\| c->leases)|sim test_core_homes
+commit-passed-by-host-work|liboffload/core/work.c|        (writes(ref->access) \&\& commit_bars(p, t, r->seq)) \|\||        0 \|\||commits
+commit-passed-by-drains|liboffload/core/copy.c|        commit_bars(p, t, c->write_seq) \|\| ||commits
+commit-dropped-below|liboffload/core/copy_below.c|!t->source \&\& !commit_open(t) \&\&|!t->source \&\&|commits
+commit-let-go|liboffload/core/copy_below.c|        !commit_open(c->tensor) \&\& ||commits
+commit-before-host-work|liboffload/core/commit.c|    if (t->host_done < k->ordinal)|    if (0)|commits
+commit-before-drains|liboffload/core/commit.c|    if (!copy_drained(t, from, from + bytes, p->commit.seq) \|\| x->writing|    if (x->writing|commits
+commit-of-a-write-under-way|liboffload/core/commit.c|        if (!t->tiles[i].writing) {|        if (1) {|commits
+commit-of-the-device-forgotten|liboffload/core/commit.c|        send_down(p, t);|        ;|commits
+commit-over-the-last-one|liboffload/core/slot.c|    slot = k->whole[tile].there \&\& !k->whole[tile].slot;|    slot = 0;|commits
+commit-never-settled|liboffload/core/commit.c|            slot_settle(t);|            ;|commits
+commit-of-what-was-lost|liboffload/core/copy.c|        t->keep->spoilt = true; /* also|        ; /* also|commits
+commit-of-what-was-ruined|liboffload/core/copy.c|        t->keep->spoilt = true; /* it is|        ; /* it is|commits
+commit-of-a-destroyed-tensor|liboffload/core/pump.c|    if (t->keep \&\& t->keep->part)|    if (0)|commits
 homes-without-leases-room|liboffload/core/home.c|uint64_t kept = p->homes.leased_bytes;|uint64_t kept = 0;|test_core_homes
 homes-tail-at-the-front|liboffload/core/tile.c| + tile_start(t, tile) - tile_start(t, t->home_tiles)| + tile_start(t, tile)|sim test_core_homes
 cuda-runs-into-a-full-queue|liboffload/device/cuda_lane.c|while (l->queued > CUDA_AHEAD)|while (0)|test_core_cuda
@@ -155,6 +168,32 @@ given-up-output-left|examples/model/output.c|    if (o->created \&\& !o->whole)|
 experts-in-the-plan|examples/model/generator_experts.c|.flags = OFL_LEASE_UNPLANNED;|.flags = 0;|test_experts
 idle-expert-keeps-gradient|examples/model/block_experts.c|    memset(g->down, 0, bytes);|    ;|test_experts
 adapter-not-scaled|examples/model/adapters.c|= scale * values[j * rank + k];|= values[j * rank + k];|test_lora
+kept-data-not-flushed|liboffload/store/kept.c|        err = sync_data(k);|        err = 0;|test_kept_crash
+kept-root-before-data|liboffload/store/kept.c|    if (err == 0)\n        err = sync_data(k);\n    if (err == 0) {\n        root.manifest_hash = store_seal(manifest, root.manifest_bytes);\n        err = write_manifest(k, \&root, manifest);\n    }\n    if (err == 0)\n        err = write_root(k, \&root);|    if (err == 0) {\n        root.manifest_hash = store_seal(manifest, root.manifest_bytes);\n        err = write_manifest(k, \&root, manifest);\n    }\n    if (err == 0)\n        err = write_root(k, \&root);\n    if (err == 0)\n        err = sync_data(k);|test_kept_crash
+kept-manifest-not-flushed|liboffload/store/kept.c|        err = kept_calls.sync(index ? KEPT_MANIFEST_1 : KEPT_MANIFEST_0, k->files.manifest[index]);|        ;|test_kept_crash
+kept-root-not-flushed|liboffload/store/kept_dir.c|        err = kept_calls.sync(KEPT_ROOTS, f->roots);|        ;|test_kept_crash
+kept-failed-root-left|liboffload/store/kept.c|    if (kept_block_write(\&k->files, block, bytes) < 0)|    if (0)|test_kept_crash
+kept-lost-data-forgotten|liboffload/store/kept.c|    if (k->dead.code)\n        return base_error_restore(\&k->dead);|    ;|test_kept_failures
+kept-room-given-early|liboffload/store/kept.c|if (r->taken \|\| r->last \|\| r->next)|if (r->taken \|\| r->next)|test_kept
+kept-room-given-in-a-commit|liboffload/store/kept.c|if (r->taken \|\| r->last \|\| r->next)|if (r->taken \|\| r->last)|test_kept
+kept-room-of-a-resumed-one-given|liboffload/store/kept.c|            r->last = true;|            ;|test_kept
+kept-room-given-in-doubt|liboffload/store/kept.c|            r->last \|= r->next;|            ;|test_kept_failures
+kept-manifest-sum-ignored|liboffload/store/kept_load.c|    else if (store_seal(bytes, root->manifest_bytes) != root->manifest_hash)|    else if (0)|test_kept_flips
+kept-block-sum-ignored|liboffload/store/kept_format.c|    if (kept_get(block + AT_CHECKSUM, 8) != store_seal(block, AT_CHECKSUM))|    if (0)|test_kept_flips
+kept-older-root-first|liboffload/store/kept_load.c|out->named[1].root.generation > out->named[0].root.generation|out->named[1].root.generation < out->named[0].root.generation|test_kept_crash
+kept-none-for-torn|liboffload/store/kept_load.c|    else if (!out->image \&\& found.count + found.bad_count)|    else if (0)|test_kept_flips test_kept_verify
+kept-tiles-not-looked-at|liboffload/store/kept_load.c|            if (same == 1)|            if (1)|test_kept_verify
+kept-mark-believed-for-ever|liboffload/store/kept.c|return k->head.in_place ? kept_block_write(\&k->files, KEPT_CLEAN, block) : 0;|return 0;|test_kept
+kept-in-place-not-looked-through|liboffload/store/kept_load.c|        err = check_in_place(f, out->image);|        ;|test_kept test_kept_crash
+kept-not-locked|liboffload/store/kept_dir.c|    if (rc == -EWOULDBLOCK)\n        return|    if (rc == -EWOULDBLOCK)\n        return 0;\n    if (0)\n        return|test_kept
+kept-lock-left-to-a-child|liboffload/store/kept_dir.c|        (void)flock(f->roots, LOCK_UN);|        ;|test_kept
+kept-foreign-directory-taken|liboffload/store/kept_dir.c|        if (!own)|        if (0)|test_kept
+kept-link-followed|liboffload/store/kept_dir.c|O_CLOEXEC \| O_NOFOLLOW \| O_NONBLOCK, 0600)|O_CLOEXEC \| O_NONBLOCK, 0600)|test_kept
+kept-rooms-overlap|liboffload/store/kept_manifest.c|t[order[i - 1]].offset < room_of|t[order[i - 1]].offset < 0 * room_of|test_kept_manifest
+kept-names-twice|liboffload/store/kept_manifest.c|        if (strcmp(t[order[i]].name, t[order[i - 1]].name) == 0)|        if (0)|test_kept_manifest
+kept-room-beyond-the-end|liboffload/store/kept_manifest.c|if (t->offset > j->frame->data_bytes \|\| |if (0 \&\& |test_kept_manifest
+kept-tiles-more-than-there-are|liboffload/store/kept_manifest.c|    if (t->tiles_count > s->tiles - *tile \|\| |    if (|test_kept_manifest
+kept-repair-leaves-what-is-torn|liboffload/store/kept_verify.c|        if (l->found.named[i].root.generation <= l->report->newest_whole)|        if (1)|test_kept_verify
 template-speaks-raw|examples/model/template_text.c|        plain(s->error + used);|        ;|test_template
 '
 
@@ -162,13 +201,18 @@ template-speaks-raw|examples/model/template_text.c|        plain(s->error + used
 build() { # test
     local goal=build/tests/$1
     [ "$1" != programs.sh ] || goal=all
-    [ "$1" != sim ] || goal=build/tests/sim/sim
+    case $1 in sim | commits) goal=build/tests/sim/sim ;; esac
     (cd "$work/tree" && make -s WITH_CUDA=0 B=build CFLAGS='-O1 -g -w' "$goal" >"$work/log" 2>&1)
 }
 
 run() { # test -> 0 if it passes
     if [ "$1" = sim ]; then # the core in a simulation: a seed gives the same run every time
         (cd "$work/tree" && timeout 300 build/tests/sim/sim --no-shrinking --seeds "$sim_seeds" >"$work/log" 2>&1)
+        return
+    fi
+    if [ "$1" = commits ]; then # the same, with kept tensors
+        (cd "$work/tree" && timeout 300 build/tests/sim/sim --no-shrinking --seeds "$sim_seeds" --from 100000 \
+            --commits 2 --hints 3 --unplanned 4 >"$work/log" 2>&1)
         return
     fi
     if [ "$1" = programs.sh ]; then
@@ -211,13 +255,13 @@ P
                 seen=$t
                 break 2
             fi
-            [ "$t" != sim ] || break
+            case $t in sim | commits) break ;; esac
         done
     done
     cp "$root/${f[1]}" "$work/tree/${f[1]}"
     if [ -n "$seen" ]; then
         killed=$((killed + 1))
-        [ "$seen" != sim ] || seen="sim: $(sed 's/^seed \([0-9]*\): statement [0-9]*, time [0-9]*: /seed \1, /;q' "$work/log" | cut -c1-110)"
+        case $seen in sim | commits) seen="$seen: $(sed 's/^seed \([0-9]*\): statement [0-9]*, time [0-9]*: /seed \1, /;q' "$work/log" | cut -c1-110)" ;; esac
         echo "$name: noticed by $seen"
     else
         survivors=$((survivors + 1))

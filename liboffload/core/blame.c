@@ -52,7 +52,10 @@ enum ofl_stall_reason blame_bytes(const struct core_copy *c)
 
 enum ofl_stall_reason blame_settled(const struct core_copy *c, enum ofl_stall_reason why)
 {
+    const struct core_keep *k = c->tensor->keep;
     bool begun = why == OFL_STALL_LATE_START || why == OFL_STALL_DRIVE_BUSY || why == OFL_STALL_LINK_BUSY;
 
+    if (why == OFL_STALL_HOST_WORK && k && k->barred && k->barred == c->after_host)
+        return OFL_STALL_COMMIT;
     return begun && c->crowded ? OFL_STALL_NO_ROOM : why;
 }

@@ -79,7 +79,7 @@ static void env_log(void *arg, enum ofl_log_level level, const char *text)
 static int check_config(const struct ofl_config *c)
 {
     const uint32_t known = OFL_FORBID_BUFFERED | OFL_FORBID_THREADS | OFL_FORBID_PAGEABLE | OFL_USE_THREADS |
-                           OFL_USE_BUFFERED | OFL_POISON | OFL_NO_MEASURE;
+                           OFL_USE_BUFFERED | OFL_POISON | OFL_NO_MEASURE | OFL_KEEP_IN_PLACE;
 
     if (c->flags & ~known)
         return base_fail(-EINVAL, "open context: unknown flags 0x%x", c->flags & ~known);
@@ -101,7 +101,9 @@ static int check_config(const struct ofl_config *c)
     for (uint32_t i = 0; i < c->nvme_count; i++)
         if (!c->nvme || !c->nvme[i].dir || !c->nvme[i].dir[0])
             return base_fail(-EINVAL, "open context: NVMe directory %u has no name", i);
-    if (c->nvme_count && c->host_bytes == 0)
+    if (c->keep_dir && !c->keep_dir[0])
+        return base_fail(-EINVAL, "open context: the kept store's directory has no name");
+    if ((c->nvme_count || c->keep_dir) && c->host_bytes == 0)
         return base_fail(
             -OFL_EBUDGET,
             "open context: an NVMe tier needs host memory to move bytes through: the smallest workable "
@@ -171,7 +173,9 @@ static int open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t 
     p->device_bytes = c->device_bytes / CORE_DEVICE_ALIGN * CORE_DEVICE_ALIGN;
     p->host = ctx->arena.base;
     p->host_bytes = c->host_bytes / CORE_HOST_ALIGN * CORE_HOST_ALIGN;
-    p->tile_bytes = home_tile_bytes(c, ctx->store ? store_budget(ctx->store) : 0);
+    p->kept = core_kept(ctx);
+    p->kept_in_place = c->flags & OFL_KEEP_IN_PLACE;
+    p->tile_bytes = home_tile_bytes_kept(c, ctx->store ? store_budget(ctx->store) : 0, p->kept);
     p->store = ctx->store;
     p->poison = c->flags & OFL_POISON;
     p->active_max = 2 * workers + 2;
@@ -184,6 +188,7 @@ static void ctx_free(struct ofl_ctx *ctx)
     pager_close(&ctx->engine.pager);
     base_pool_destroy(ctx->engine.pool);
     io_queue_close(ctx->engine.io);
+    core_keep_close(ctx);
     store_close(ctx->store);
     dev_close(ctx->engine.dev);
     mem_arena_destroy(&ctx->arena);

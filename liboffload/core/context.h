@@ -24,6 +24,7 @@ struct ofl_ctx {
     struct core_engine engine;
     struct mem_arena arena;
     struct store *store;
+    struct core_keeper *keeper; /* NULL: there is no kept store */
     unsigned file_flags;
     uint64_t memory_left;  /* of what the process may have, beside the arenas */
     char memory_text[160]; /* what was subtracted from what */
@@ -64,6 +65,14 @@ int core_leases_in(struct ofl_lease *from, size_t n, const char *what, struct of
 int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, const uint64_t *file_off,
                      struct ofl_tensor **out);
 int core_tensor_add(struct ofl_tensor *t);
+/* keep.c: the kept store of a context: part of opening, and of closing. */
+int core_keep_open(struct ofl_ctx *ctx, const struct ofl_config *c);
+void core_keep_close(struct ofl_ctx *ctx);
+struct kept *core_kept(const struct ofl_ctx *ctx); /* NULL: there is none */
+void core_keep_stats(struct ofl_ctx *ctx, struct ofl_stats *s);
+/* Whether t can be made, under the engine's lock; before that, and without it: what was kept of it is cut as t is. */
+int core_keep_check(struct ofl_ctx *ctx, const struct ofl_tensor *t);
+int core_keep_prepare(struct ofl_tensor *t);
 /* watch.c: closes the timeline, if one is open. Nothing may be under way. */
 void core_timeline_end(struct ofl_ctx *ctx);
 /* source.c */

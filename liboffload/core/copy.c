@@ -309,7 +309,7 @@ static bool drain_advance(struct pager *p, struct core_copy *c)
     struct ofl_tensor *t = c->tensor;
 
     if (c->drop || c->marks || c->waiting || copy_filling(c) || t->host_done < c->drain_after ||
-        copy_fill_older(c) || drain_older(c))
+        commit_bars(p, t, c->write_seq) || copy_fill_older(c) || drain_older(c))
         return true;
     while (c->drain_next < c->end && drain_may(&t->tiles[c->drain_next]))
         if (!drain_tile(p, c, c->drain_next))
@@ -475,6 +475,8 @@ void copy_lose(struct ofl_tensor *t, const struct base_error *error)
     if (!t->lost) /* the first error counts */
         t->lost = pager_error_copy(error);
     t->gone = true;
+    if (commit_open(t))
+        t->keep->spoilt = true; /* also if it is found again before the commit looks */
 }
 
 void copy_found(struct ofl_tensor *t)
@@ -535,6 +537,8 @@ static void ruin_superseded(struct pager *p, struct core_copy *c, const struct b
     }
     ruin_works(c, t->whole_seq, error);
     t->gone |= c->wrote; /* what lay below was dropped for it */
+    if (commit_open(t) && c->write_seq < p->commit.seq)
+        t->keep->spoilt = true; /* it is to have what lay between the two */
     spoil(p, c, error);
 }
 

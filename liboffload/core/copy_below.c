@@ -14,8 +14,8 @@ static bool below_is_idle(const struct core_copy *c, uint64_t version)
     /* Who writes to bytes of a live copy has its lease, or makes a ghost of it. */
     uint64_t newest = c->ghost ? t->version : c->version;
 
-    return version == newest && t->host_issued == t->host_done && !t->source && c->drain_next == c->first &&
-           !copy_fill_older(c);
+    return version == newest && t->host_issued == t->host_done && !t->source && !commit_open(t) &&
+           c->drain_next == c->first && !copy_fill_older(c);
 }
 
 static void drop_below(struct pager *p, struct core_copy *c)
@@ -61,7 +61,7 @@ static bool made_anew(const struct core_copy *c)
 void copy_let_go(struct pager *p, struct core_copy *c)
 {
     if (c->done && !copy_filling(c) && !c->error && c->drain_next == c->first && !c->tensor->source &&
-        !copy_fill_older(c) && made_anew(c))
+        !commit_open(c->tensor) && !copy_fill_older(c) && made_anew(c))
         drop_below(p, c);
 }
 

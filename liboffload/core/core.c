@@ -34,6 +34,11 @@ bool core_tensor_fixed(const struct ofl_tensor *t)
     return t->source || (t->flags & OFL_TENSOR_TRANSIENT);
 }
 
+bool core_tensor_kept(const struct ofl_tensor *t)
+{
+    return t->keep != NULL;
+}
+
 bool core_tensor_on_device(const struct ofl_tensor *t)
 {
     return t->device_home;

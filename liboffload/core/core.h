@@ -13,6 +13,7 @@
 /* Run by ofl_close before anything is torn down. */
 struct core_hook {
     void (*close)(struct core_hook *h);
+    bool (*open)(const struct core_hook *h); /* step thread: something of it is begun, and not ended */
     struct core_hook *next;
 };
 
@@ -35,6 +36,8 @@ void core_settle(struct ofl_ctx *ctx);
 struct ofl_ctx *core_tensor_ctx(const struct ofl_tensor *t);
 /* Its bytes are a file's, or only there while it is leased: it can't be updated. */
 bool core_tensor_fixed(const struct ofl_tensor *t);
+/* OFL_TENSOR_KEPT. */
+bool core_tensor_kept(const struct ofl_tensor *t);
 /* t lives on the device: host-side work can't reach it. */
 bool core_tensor_on_device(const struct ofl_tensor *t);
 /* -ENOTSUP unless all of these live on the device, or none: updates work on them together. NULLs are left out. */

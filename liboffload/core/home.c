@@ -14,6 +14,7 @@
 
 #include "liboffload/core/home.h"
 #include "liboffload/core/place.h"
+#include "liboffload/core/slot.h"
 #include "liboffload/core/tile.h"
 
 #define TILE_MIN_BYTES (64ull << 10)
@@ -62,6 +63,14 @@ static bool tile_fits(const struct ofl_config *c, uint64_t store_bytes, uint64_t
            (store_bytes ? STAGE_TILES_WIDE : STAGE_TILES) * tile +
                    less(below, less(c->device_bytes, leased)) <=
                c->host_bytes;
+}
+
+/* Seals of a kept store are of its own tiles: larger ones can't be made of them. */
+uint64_t home_tile_bytes_kept(const struct ofl_config *c, uint64_t store_bytes, const struct kept *kept)
+{
+    uint64_t tile = home_tile_bytes(c, store_bytes), was = kept ? kept_state(kept)->tile_bytes : 0;
+
+    return was && was < tile ? was : tile;
 }
 
 uint64_t home_tile_bytes(const struct ofl_config *c, uint64_t store_bytes)
@@ -387,6 +396,23 @@ static bool needs_none(const struct ofl_tensor *t)
     return t->source || (t->flags & OFL_TENSOR_TRANSIENT);
 }
 
+static uint64_t kept_room(const struct ofl_tensor *t)
+{
+    return round_up(t->bytes, KEPT_BLOCK);
+}
+
+/* Where it was, or a new place in the kept store. Other tiers keep no room for it. */
+static int take_kept(struct pager *p, struct ofl_tensor *t)
+{
+    int err = t->keep->resumed ? 0 : kept_take(p->kept, kept_room(t), t->name, &t->file_off);
+
+    if (err < 0)
+        return err;
+    t->file = kept_file(p->kept);
+    p->stats.kept_bytes += t->bytes;
+    return 0;
+}
+
 int home_take(struct pager *p, struct ofl_tensor *t)
 {
     struct choice c;
@@ -394,6 +420,8 @@ int home_take(struct pager *p, struct ofl_tensor *t)
 
     if (needs_none(t))
         return 0;
+    if (t->keep)
+        return take_kept(p, t);
     err = place_reserve(
         p, 1); /* so that there is no other reason than room for which the device can't take it */
     if (err < 0)
@@ -414,6 +442,11 @@ void home_give(struct pager *p, struct ofl_tensor *t)
 {
     if (t->device_home)
         p->homes.bytes[OFL_DEVICE] -= place_footprint(t->bytes);
+    if (t->keep) {
+        kept_give(p->kept, t->file_off, kept_room(t));
+        p->stats.kept_bytes -= t->bytes;
+        return;
+    }
     if (t->file && !t->source) {
         p->homes.bytes[OFL_NVME] -= store_bytes_of(t);
         store_give(p->store, t->file_off, store_bytes_of(t));
@@ -440,7 +473,7 @@ int home_try(struct pager *p, const struct ofl_tensor *t)
     if (footprint > p->device_bytes)
         return base_fail(-OFL_EBUDGET, "create %s: a lease of it takes %llu bytes of device memory, of %llu",
                          t->name, (ull)footprint, (ull)p->device_bytes);
-    if (!needs_none(t)) {
+    if (!needs_none(t) && !(t->flags & OFL_TENSOR_KEPT)) {
         c = choose(p, t);
         if (h->device_only ? h->bytes[OFL_DEVICE] + footprint <= p->device_bytes : c.device) {
             h->bytes[OFL_DEVICE] += footprint; /* side by side from the start of the arena */

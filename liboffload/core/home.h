@@ -6,6 +6,8 @@
 
 /* The tile that config's budgets are served best with. store_bytes: the store's budget, 0: none. */
 uint64_t home_tile_bytes(const struct ofl_config *config, uint64_t store_bytes);
+/* The same with a kept store, NULL: none. */
+uint64_t home_tile_bytes_kept(const struct ofl_config *config, uint64_t store_bytes, const struct kept *kept);
 /* After pager_open. */
 int home_open(struct pager *p, const struct ofl_config *config);
 void home_close(struct pager *p);

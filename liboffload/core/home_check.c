@@ -12,6 +12,8 @@ static uint64_t store_bytes(const struct ofl_config *c)
 {
     uint64_t unit = c->nvme_count > 1 ? IO_STRIPE_BYTES : CORE_HOST_ALIGN, sum = 0;
 
+    if (c->keep_dir && c->nvme_count == 0)
+        return UINT64_MAX / 4;
     for (uint32_t i = 0; i < c->nvme_count; i++) {
         if (c->nvme[i].bytes == 0)
             return UINT64_MAX / 4;
@@ -55,7 +57,7 @@ int ofl_homes_check(const struct ofl_config *config, const struct ofl_tensor_des
     if (c.device_bytes == 0 || c.leased_bytes > c.device_bytes || c.nvme_count > OFL_NVME_MAX)
         return base_fail(-EINVAL, "check homes: device %llu bytes, leased %llu, %u directories: not a config",
                          (ull)c.device_bytes, (ull)c.leased_bytes, c.nvme_count);
-    if (c.host_bytes < OFL_HOST_MIN_BYTES && (c.host_bytes || c.nvme_count))
+    if (c.host_bytes < OFL_HOST_MIN_BYTES && (c.host_bytes || c.nvme_count || c.keep_dir))
         return base_fail(-OFL_EBUDGET,
                          "check homes: the host budget is %llu bytes: the smallest workable is %u",
                          (ull)c.host_bytes, OFL_HOST_MIN_BYTES);

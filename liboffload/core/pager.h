@@ -11,9 +11,11 @@
  *     blame.c  why what a stream waits for is not there
  *     copy.c   device copies: bytes in (fill), bytes out (drain), the end of a ghost; copy_below.c: when what lies
  *              below them goes
+ *     slot.c   of kept tensors, which slot of a tile has what
  *     wait.c   what a stream waits for
  *     hold.c   who may lease which bytes together
  *     lease.c  acquire and release      work.c  host-side work on tiles      home.c  where tensors live
+ *     commit.c what a commit is still to write
  *     pump.c   life, inputs, and what starts when
  *     verify.c balances all books, for tests
  *
@@ -35,6 +37,9 @@
  *     copies or host works are still to read it: tiles and ghosts of which the copy has all bytes. So it is when
  *     the plan has a copy stand alone, and when its last use was for good and the next host work overwrites all.
  *  6. What became a ghost for an update is drained in the update's turn: who waits for its range came later.
+ *  7. A commit takes a tile when all writes issued before it have reached the tile. Host works that write kept
+ *     tensors, and drains of them, wait until commits issued before them are over; what lies below is not dropped
+ *     while a commit is still to take tiles of it.
  */
 #ifndef OFL_CORE_PAGER_H
 #define OFL_CORE_PAGER_H
@@ -50,6 +55,7 @@
 #include "io/io.h"
 #include "liboffload/core/update.h"
 #include "liboffload/device/device.h"
+#include "liboffload/store/kept.h"
 #include "liboffload/store/store.h"
 #include "scheduler/order.h"
 #include "scheduler/plan.h"
@@ -77,6 +83,7 @@ struct core_tile {
     bool writing;    /* write-back in flight: the range must not change */
     bool stale;      /* dropped while in use: freed with the last use */
     bool fetched;    /* read, and nobody has used it since */
+    uint8_t slot;    /* of a kept tensor: where its bytes below are */
 };
 
 /* ---- device copies ----------------------------------------------------- */
@@ -164,6 +171,24 @@ struct core_cond {
 
 /* ---- tensors ----------------------------------------------------------- */
 
+/* Of a kept tensor: what the last commit has of it, and what the one in flight will have. */
+struct core_keep {
+    struct kept_tile *whole, *next; /* by tile. next: generation 0: not taken yet */
+    struct base_bits written; /* tiles that are being written for the commit: taken when that has ended */
+    uint64_t slot_bytes;
+    uint64_t ordinal; /* host works issued before the commit */
+    uint64_t barred;  /* the last host work that had to wait for a commit; 0: none */
+    uint32_t cursor;  /* the tiles before it are taken, or are being written */
+    bool resumed;     /* its bytes came back at its creation */
+    bool part;        /* the commit in flight has it */
+    bool open;        /* and is still to take tiles of it */
+    bool spoilt;      /* bytes that it was to take are gone */
+    bool queued;      /* in commit.ready */
+    struct ofl_tensor *ready_next;
+    struct base_node by_name; /* of pager.kept_names */
+    struct ofl_tensor *tensor;
+};
+
 struct ofl_tensor {
     struct ofl_ctx *ctx;
     struct ofl_tensor *prev, *next;
@@ -184,6 +209,7 @@ struct ofl_tensor {
     struct io_file *file; /* the store's, or the source's; NULL: no tile has its home below HOST */
     uint64_t file_off;    /* of tile home_tiles */
     struct ofl_source *source;
+    struct core_keep *keep;   /* NULL: it is not kept */
     struct base_node by_size; /* of pager.sizes, unless device_home */
     bool added;
     bool leaving;           /* being destroyed: nothing is fetched for it */
@@ -243,6 +269,7 @@ struct core_op {
     void *env;                       /* whoever performs it */
     bool sealing;                    /* OP_READ, OP_WRITE: a worker has it */
     bool late;                       /* its deadline has passed; it is still to come back */
+    uint8_t slot;                    /* OP_WRITE of a kept tensor: where to */
     uint64_t orphan_off, orphan_len; /* of a late read: its range, which is no tile's any more */
     struct core_op *orphan_next;
     const void *seal_bytes;
@@ -295,6 +322,9 @@ struct core_env {
     /* gate, which is opened next, was closed for t, and why. NULL: nobody wants to know. */
     void (*blame)(void *arg, struct dev_gate *gate, struct ofl_tensor *t, enum ofl_stall_reason why);
     const char *(*why)(void *arg, int code); /* a device operation failed: its cause, in words */
+    /* All that the commit in flight has is in the store: makes it durable. op is an OP_CALL; commit.error is
+     * set before it comes back. */
+    void (*commit)(void *arg, struct core_op *op);
     void (*log)(void *arg, enum ofl_log_level level, const char *text);
 };
 
@@ -310,6 +340,21 @@ struct core_homes {
     uint64_t share[OFL_TIERS]; /* of the bytes announced; all 0: tiers are filled one after another */
     uint64_t bytes[OFL_TIERS]; /* of homes, as allocated */
     struct base_extents *host; /* ranges of homes in HOST, counted from the arena's end down */
+};
+
+/* The commit in flight: see commit.c. */
+struct core_commit {
+    uint64_t seq;            /* commands before it count; 0: there is none */
+    uint64_t generation;     /* that it will be */
+    uint64_t durable;        /* of the last one that is whole; 0: none */
+    uint32_t tensors, left;  /* that it has; those of them of which tiles are to be taken */
+    uint64_t writing;        /* bytes being written for it */
+    bool flushing;           /* all is in the store, and is being made durable */
+    bool failed;             /* error is to be told */
+    bool dirty;              /* something was written to kept tensors since the last one */
+    struct base_error error; /* of the last one that failed */
+    struct ofl_tensor *ready,
+        **ready_tail; /* those that may go on as soon as fewer bytes are being written */
 };
 
 /* A stream that failed, and why: what was released on it afterwards has no good bytes. */
@@ -381,6 +426,10 @@ struct pager {
     struct core_update *ready, *ready_last;     /* those whose turn has come, in order */
     /* nvme */
     struct store *store;
+    struct kept *kept;           /* the kept store; NULL: there is none */
+    bool kept_in_place;          /* it has one slot of each tile */
+    struct base_tree kept_names; /* of kept tensors */
+    struct core_commit commit;
     struct core_homes homes;
     /* operations */
     struct core_op *free_ops, *orphans;
@@ -397,6 +446,18 @@ static inline uint32_t tile_of(const struct ofl_tensor *t, uint64_t byte)
 static inline uint64_t tile_start(const struct ofl_tensor *t, uint32_t tile)
 {
     return tile ? tile * t->tile_bytes - t->lead : 0;
+}
+
+/* What was issued as command seq, and writes t, waits for the commit in flight. */
+static inline bool commit_bars(const struct pager *p, const struct ofl_tensor *t, uint64_t seq)
+{
+    return t->keep && p->commit.seq && seq > p->commit.seq;
+}
+
+/* A commit is still to take tiles of t. */
+static inline bool commit_open(const struct ofl_tensor *t)
+{
+    return t->keep && t->keep->open;
 }
 
 /* c's bytes are to come. */

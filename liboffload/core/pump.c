@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "liboffload/core/commit.h"
 #include "liboffload/core/copy.h"
 #include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
@@ -33,6 +34,7 @@ int pager_open(struct pager *p)
     p->hints_tail = &p->hints;
     p->sizes = (struct base_tree){.before = size_before};
     place_open(p);
+    commit_open_books(p);
     err = sched_create(&p->sched);
     if (err == 0)
         err = base_extents_create(p->host_bytes, &p->host_ranges);
@@ -117,6 +119,8 @@ static void unadmit(struct pager *p, struct ofl_tensor *t)
     unlook(p, t);
     if (t->homed)
         home_give(p, t);
+    if (t->homed && t->keep)
+        commit_leave(p, t);
     t->homed = false;
     if (t->id == UINT32_MAX)
         return;
@@ -142,6 +146,8 @@ int pager_tensor_add(struct pager *p, struct ofl_tensor *t)
         if (err == 0)
             err = home_take(p, t);
         t->homed = err == 0;
+        if (t->homed && t->keep)
+            commit_admit(p, t);
     }
     if (err == 0 && t->home_tiles && !tile_vacate(p))
         return -EAGAIN;
@@ -170,6 +176,8 @@ int pager_tensor_remove(struct pager *p, struct ofl_tensor *t)
 
     if (t->leased)
         return base_fail(-OFL_ESTATE, "destroy %s: it is leased", t->name);
+    if (t->keep && t->keep->part)
+        return -EAGAIN; /* a commit is to have its bytes */
     t->leaving = true;
     hint_forget(p, t);
     if (copy_in_use(t))
@@ -295,6 +303,7 @@ static void look_at(struct pager *p, struct ofl_tensor *t)
         next = copy_after(c);
         look_at_copy(p, c);
     }
+    commit_look(p, t);
 }
 
 static void look_at_all(struct pager *p)
@@ -326,11 +335,13 @@ static bool pump(struct pager *p)
         if (p->broken.code) {
             wait_fail_all(p);
             work_fail_all(p);
+            commit_fail_all(p);
             continue;
         }
         if (p->stuck.root)
             copy_advance_stuck(p);
         work_advance(p);
+        commit_start(p);
         ahead_start(p);
         tile_write_behind(p);
     } while (p->changes != before && ++rounds < PUMP_ROUNDS);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/dtype.h"
+#include "liboffload/core/slot.h"
 #include "liboffload/core/tile.h"
 
 #define SOURCE_TILE_LEAST (64u << 10)
@@ -47,12 +48,14 @@ static void cut_source(struct ofl_tensor *t, uint64_t tile_bytes, uint64_t file_
 int pager_tensor_make(uint64_t tile_bytes, const struct ofl_tensor_desc *desc, const uint64_t *file_off,
                       struct ofl_tensor **out)
 {
+    const uint32_t flags = OFL_TENSOR_TRANSIENT | OFL_TENSOR_KEPT; /* not both */
     const struct base_dtype *d = base_dtype(desc->dtype);
     uint64_t bytes = 0, tiles;
     struct ofl_tensor *t;
 
     *out = NULL;
-    if (!d || desc->elems == 0 || (unsigned)desc->kind >= OFL_KINDS || (desc->flags & ~OFL_TENSOR_TRANSIENT))
+    if (!d || desc->elems == 0 || (unsigned)desc->kind >= OFL_KINDS || (desc->flags & ~flags) ||
+        (desc->flags & flags) == flags)
         return base_fail(-EINVAL, "create %s: dtype %d, kind %d, %llu elements, flags 0x%x: not a tensor",
                          desc->name, (int)desc->dtype, (int)desc->kind, (ull)desc->elems, desc->flags);
     switch (base_dtype_bytes(d, desc->elems, &bytes)) {
@@ -87,6 +90,10 @@ int pager_tensor_make(uint64_t tile_bytes, const struct ofl_tensor_desc *desc, c
         pager_tensor_free(t);
         return base_fail(-ENOMEM, "create %s: %llu tiles: out of memory", desc->name, (ull)tiles);
     }
+    if ((t->flags & OFL_TENSOR_KEPT) && slot_make(t) < 0) {
+        pager_tensor_free(t);
+        return -ENOMEM;
+    }
     *out = t;
     return 0;
 }
@@ -97,6 +104,7 @@ void pager_tensor_free(struct ofl_tensor *t)
         return;
     pager_error_free(t->lost);
     pager_error_free(t->ruin);
+    slot_free(t);
     free(t->tiles);
     free(t->name);
     free(t);

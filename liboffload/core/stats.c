@@ -40,6 +40,7 @@ static int stats_run(struct ofl_ctx *ctx, void *arg)
         s->direct = io_file_direct(store_file(p->store));
         s->nvme_reserved = io_file_reserved(store_file(p->store));
     }
+    core_keep_stats(ctx, s);
     pthread_mutex_lock(&ctx->lists_lock);
     if (!p->store)
         s->direct = ctx->sources != NULL;

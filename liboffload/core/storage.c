@@ -75,15 +75,41 @@ static void log_parts(struct ofl_ctx *ctx, struct io_file *f)
     }
 }
 
+/* What it is to be before anything is moved, and what is said of it. */
+static int settle_file(struct ofl_ctx *ctx, struct io_file *f)
+{
+    int err = io_file_limit_block(f, STORE_BLOCK);
+
+    if (err < 0)
+        return err;
+    log_parts(ctx, f);
+    if (io_queue_attach(ctx->engine.io, f) < 0)
+        core_log(ctx, OFL_LOG_INFO, "%s", base_error_text()); /* costs a look-up a transfer */
+    return 0;
+}
+
+static int open_kept(struct ofl_ctx *ctx, const struct ofl_config *c)
+{
+    int err = core_keep_open(ctx, c);
+
+    if (err < 0)
+        return err;
+    err = settle_file(ctx, kept_file(core_kept(ctx)));
+    if (err == 0)
+        tune(ctx, c, c->keep_dir, kept_budget(core_kept(ctx)));
+    return err;
+}
+
+/* A kept store has room for what is not kept, too. */
 static int open_store(struct ofl_ctx *ctx, const struct ofl_config *c)
 {
-    struct store_path paths[OFL_NVME_MAX];
+    uint32_t count = c->nvme_count ? c->nvme_count : 1;
+    struct store_path paths[OFL_NVME_MAX] = {{c->keep_dir, 0}};
     struct store_config store = {.paths = paths,
-                                 .count = c->nvme_count,
+                                 .count = count,
                                  .file_flags = ctx->file_flags,
                                  .memory_bytes = ctx->memory_left,
                                  .memory_text = ctx->memory_text};
-    struct io_file *f;
     int err;
 
     for (uint32_t i = 0; i < c->nvme_count; i++)
@@ -91,16 +117,10 @@ static int open_store(struct ofl_ctx *ctx, const struct ofl_config *c)
     err = store_open(&store, &ctx->store);
     if (err < 0)
         return err;
-    f = store_file(ctx->store);
-    err = io_file_limit_block(f, STORE_BLOCK);
-    if (err < 0)
-        return err;
-    log_parts(ctx, f);
-    for (uint32_t i = 0; i < c->nvme_count; i++)
-        tune(ctx, c, c->nvme[i].dir, store_budget(ctx->store) / c->nvme_count);
-    if (io_queue_attach(ctx->engine.io, f) < 0)
-        core_log(ctx, OFL_LOG_INFO, "%s", base_error_text()); /* costs a look-up a transfer */
-    return 0;
+    err = settle_file(ctx, store_file(ctx->store));
+    for (uint32_t i = 0; i < c->nvme_count && err == 0; i++)
+        tune(ctx, c, c->nvme[i].dir, store_budget(ctx->store) / count);
+    return err;
 }
 
 /* Host memory moves to and from drives only: registered, it is pinned once instead of each time. */
@@ -136,7 +156,9 @@ int core_io_open(struct ofl_ctx *ctx, const struct ofl_config *c)
         core_log(ctx, OFL_LOG_WARNING, "I/O by threads: %s", io_queue_note(ctx->engine.io));
     if (err == 0)
         register_memory(ctx, c);
-    if (err == 0 && c->nvme_count)
+    if (err == 0 && c->keep_dir)
+        err = open_kept(ctx, c);
+    if (err == 0 && (c->nvme_count || c->keep_dir))
         err = open_store(ctx, c);
     return err;
 }

@@ -25,8 +25,10 @@ int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, co
 static int add_run(struct ofl_ctx *ctx, void *arg)
 {
     struct ofl_tensor *t = arg;
-    int err;
+    int err = t->keep && !t->homed ? core_keep_check(ctx, t) : 0;
 
+    if (err < 0)
+        return err;
     pthread_mutex_lock(&ctx->engine.io_lock); /* the store's file may grow, which the queue reads */
     err = pager_tensor_add(&ctx->engine.pager, t);
     pthread_mutex_unlock(&ctx->engine.io_lock);
@@ -53,7 +55,9 @@ int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, s
     err = core_tensor_make(ctx, &d, NULL, &t);
     if (err < 0)
         return err;
-    err = core_tensor_add(t);
+    err = t->keep ? core_keep_prepare(t) : 0;
+    if (err == 0)
+        err = core_tensor_add(t);
     if (err < 0) {
         pager_tensor_free(t);
         return err;

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "liboffload/core/slot.h"
+
 /* ---- geometry ---------------------------------------------------------- */
 
 static uint64_t round_up(uint64_t n, uint64_t to)
@@ -56,9 +58,9 @@ void *tile_ptr(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
 }
 
 /* Tiles at home in HOST have no room in the store: it begins with the first tile behind them. */
-static uint64_t file_offset(const struct ofl_tensor *t, uint32_t tile)
+static uint64_t file_offset(const struct ofl_tensor *t, uint32_t tile, uint8_t slot)
 {
-    return t->file_off + tile_start(t, tile) - tile_start(t, t->home_tiles);
+    return t->file_off + slot_start(t, slot) + tile_start(t, tile) - tile_start(t, t->home_tiles);
 }
 
 /* ---- states ------------------------------------------------------------ */
@@ -296,17 +298,6 @@ bool tile_claim_range(struct pager *p, struct ofl_tensor *t, uint32_t tile, stru
     return true;
 }
 
-uint64_t tile_host_used(const struct pager *p)
-{
-    return p->host_bytes - base_extents_free_bytes(p->host_ranges) - base_extents_free_bytes(p->homes.host);
-}
-
-void tile_note_peak(struct pager *p)
-{
-    if (tile_host_used(p) > p->host_peak)
-        p->host_peak = tile_host_used(p);
-}
-
 /* ---- reads ------------------------------------------------------------- */
 
 static void seal_start(struct pager *p, struct core_op *op)
@@ -360,7 +351,7 @@ bool tile_read_start(struct pager *p, struct ofl_tensor *t, uint32_t tile, struc
     op->io.class = class;
     op->io.file = t->file;
     op->io.buf = p->host + x->off;
-    op->io.offset = file_offset(t, tile) - skew(t, tile);
+    op->io.offset = file_offset(t, tile, x->slot) - skew(t, tile);
     op->io.bytes = range_bytes(t, tile);
     op->io.need_bytes = skew(t, tile) + tile_count_bytes(t, tile);
     p->env.io(p->env.arg, op);
@@ -384,7 +375,7 @@ static void check_seal(struct core_op *op)
         base_error_set(&op->io.error, -OFL_ECHECKSUM,
                        "read %s: tile %u of %s, file offset %llu, %llu bytes: other bytes than when it was "
                        "first read: the file was written meanwhile, or the drive is at fault",
-                       io_file_path(t->file), op->tile, t->name, (ull)file_offset(t, op->tile),
+                       io_file_path(t->file), op->tile, t->name, (ull)file_offset(t, op->tile, x->slot),
                        (ull)op->seal_count);
     else
         base_error_set(&op->io.error, -OFL_ECHECKSUM,
@@ -467,7 +458,7 @@ static enum tile_io read_done(struct pager *p, struct core_op *op, struct base_e
 
 /* ---- write-backs ------------------------------------------------------- */
 
-static bool write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
+bool tile_write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
 {
     struct core_tile *x = &t->tiles[tile];
     struct core_op *op = pager_op(p, OP_WRITE, t, tile);
@@ -483,7 +474,9 @@ static bool write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
     op->io.class = IO_WRITEBACK;
     op->io.file = t->file;
     op->io.buf = p->host + x->off;
-    op->io.offset = file_offset(t, tile);
+    op->slot = slot_to_write(p, t, tile);
+    p->commit.dirty |= t->keep != NULL;
+    op->io.offset = file_offset(t, tile, op->slot);
     op->io.bytes = op->io.need_bytes = range_bytes(t, tile);
     seal_start(p, op);
     return true;
@@ -509,6 +502,7 @@ static enum tile_io write_done(struct pager *p, struct core_op *op, struct base_
         p->stats.nvme_write_bytes += op->io.done_bytes; /* moved, whether or not anybody wants it any more */
     if (!sealed && op->io.error.code == 0 && !x->stale) {
         x->stored = true;
+        x->slot = op->slot;
         set_dirty(p, t, op->tile, false);
     }
     tile_unpin(p, t, op->tile);
@@ -545,7 +539,7 @@ static void write_some(struct pager *p, enum sched_set set, uint64_t ready, uint
     while (ready + p->writing_bytes < enough) {
         struct ofl_tensor *t = choose(&s, set);
 
-        if (!t || !write_start(p, t, s.tile))
+        if (!t || !tile_write_start(p, t, s.tile))
             return; /* out of memory for an operation: later */
     }
 }
@@ -592,7 +586,7 @@ bool tile_vacate(struct pager *p)
                 continue;
             }
             if (base_bits_has(&t->dirty, i))
-                write_start(p, t, i);
+                tile_write_start(p, t, i);
             clear = false;
         }
     }

@@ -60,6 +60,8 @@ void tile_pin(struct pager *p, struct ofl_tensor *t, uint32_t tile);
 void tile_unpin(struct pager *p, struct ofl_tensor *t, uint32_t tile);
 void tile_want(struct pager *p, struct ofl_tensor *t, uint32_t tile, int by);
 void tile_write_behind(struct pager *p);
+/* Writes the tile, which is dirty and in no write, to the store. False: no memory for it now. */
+bool tile_write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile);
 uint64_t tile_host_used(const struct pager *p);
 void tile_note_peak(struct pager *p);
 /* Nothing but homes lies beyond stage_bytes; false: something still does, and is on its way out. */

@@ -1,6 +1,6 @@
 /*
  * tile_sets: the sets of a tensor's tiles by which what could leave, and what is missing, is found, and what the
- * scheduler is told of them. See tile.h.
+ * scheduler is told of them; and how much of the arena is taken. See tile.h.
  */
 #include "liboffload/core/tile.h"
 
@@ -144,4 +144,17 @@ void tile_ahead_all(struct pager *p, struct ofl_tensor *t, uint32_t from, uint32
         return;
     for (uint32_t i = from < t->home_tiles ? t->home_tiles : from; i < end; i++)
         tile_ahead(p, t, i, ahead);
+}
+
+/* ---- what is taken ----------------------------------------------------- */
+
+uint64_t tile_host_used(const struct pager *p)
+{
+    return p->host_bytes - base_extents_free_bytes(p->host_ranges) - base_extents_free_bytes(p->homes.host);
+}
+
+void tile_note_peak(struct pager *p)
+{
+    if (tile_host_used(p) > p->host_peak)
+        p->host_peak = tile_host_used(p);
 }

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "liboffload/core/commit.h"
 #include "liboffload/core/copy.h"
 #include "liboffload/core/hint.h"
 #include "liboffload/core/part.h"
@@ -604,7 +605,7 @@ static int check_tensor(const struct pager *p, const struct ofl_tensor *t, struc
     s->edges += wants(t);
     s->moving += t->moving;
     s->sizes += !t->device_home && place_footprint(t->bytes) <= p->device_bytes;
-    if (t->file && !t->source)
+    if (t->file && !t->source && !t->keep)
         s->home_nvme += round_up(t->bytes, CORE_HOST_ALIGN) - t->home_tiles * t->tile_bytes;
     return check_moving(p, t, &b, why);
 }
@@ -789,6 +790,8 @@ int pager_verify(const struct pager *p, struct base_error *why)
         err = check_requests(p, sums.wanted - sums.edges, why);
     if (err == 0)
         err = check_updates(p, why);
+    if (err == 0)
+        err = commit_verify(p, why);
     if (err == 0 && !hint_verify(p))
         err = FAIL(why, "a hint is of a tensor that is not there, or the end of their queue is another one");
     free(sums.pages);

@@ -96,13 +96,14 @@ static void turn_over(struct pager *p, struct ofl_tensor *t)
 /* ---- tiles of a request ------------------------------------------------ */
 
 /* May the tile be touched for this request at all, as far as order goes? */
-static bool in_order(const struct core_request *r, uint32_t i)
+static bool in_order(const struct pager *p, const struct core_request *r, uint32_t i)
 {
     const struct core_tileref *ref = &r->refs[i];
     const struct ofl_tensor *t = ref->tensor;
     uint64_t from = tile_start(t, ref->tile);
 
     if (t->turns != (r->update ? &r->update->turn[i] : &r->turn) ||
+        (writes(ref->access) && commit_bars(p, t, r->seq)) ||
         !copy_drained(t, from, from + tile_count_bytes(t, ref->tile), r->seq))
         return false;
     return ref->access == HOST_READ || !copy_fill_before(t, r->ordinal[i], ref->tile);
@@ -140,7 +141,7 @@ static void advance_ref(struct pager *p, struct core_request *r, uint32_t i)
     struct core_tileref *ref = &r->refs[i];
     struct core_tile *x = &ref->tensor->tiles[ref->tile];
 
-    if (ref->held || !in_order(r, i) || x->state == TILE_ARRIVING)
+    if (ref->held || !in_order(p, r, i) || x->state == TILE_ARRIVING)
         return;
     if (x->state == TILE_VALID) {
         /* A writer is alone: neither the drive nor the link may be reading the range. */
@@ -224,11 +225,22 @@ static bool may_activate(const struct pager *p, const struct core_update *u)
     return p->claims == 0 || p->claims + claims_of(u) + kept <= claims_most(p, oldest);
 }
 
+/* A commit is to be durable before u: in a request it would stand, and hold what others need. */
+static bool barred(const struct pager *p, const struct core_update *u)
+{
+    for (uint32_t i = 0; i < u->count; i++)
+        if (commit_bars(p, u->tensors[i], u->seq)) {
+            u->tensors[i]->keep->barred = u->ordinal[i];
+            return true;
+        }
+    return false;
+}
+
 /* Turns the next tiles of updates whose turn has come into requests, as many as may be in flight: held tiles
  * must always leave a hole for one more (see "The host arena" in docs/design.md). */
 static void activate(struct pager *p)
 {
-    while (p->ready && may_activate(p, p->ready)) {
+    while (p->ready && !barred(p, p->ready) && may_activate(p, p->ready)) {
         struct core_update *u = p->ready;
         struct core_request *r = calloc(1, sizeof *r);
 
@@ -459,11 +471,12 @@ static void request_fail(struct pager *p, struct core_request *r, const struct b
         request_finish(p, r);
 }
 
-static bool waits_for(const struct core_request *r, const struct ofl_tensor *t, uint32_t tile)
+static bool waits_for(const struct pager *p, const struct core_request *r, const struct ofl_tensor *t,
+                      uint32_t tile)
 {
     for (uint32_t i = 0; i < r->count; i++)
         if (r->refs[i].tensor == t && r->refs[i].tile == tile && r->refs[i].access != HOST_OVERWRITE &&
-            !r->refs[i].held && in_order(r, i))
+            !r->refs[i].held && in_order(p, r, i))
             return true;
     return false;
 }
@@ -475,7 +488,7 @@ void work_fail_tile(struct pager *p, struct ofl_tensor *t, uint32_t tile, const 
 
     for (; r != &p->requests; r = next) {
         next = r->next;
-        if (!waits_for(r, t, tile))
+        if (!waits_for(p, r, t, tile))
             continue;
         if (r->update)
             pager_break(p, error);

@@ -14,6 +14,11 @@ static void close_hook(struct core_hook *h)
     ofl_optimizer_destroy((struct ofl_optimizer *)((char *)h - offsetof(struct ofl_optimizer, hook)));
 }
 
+static bool open_hook(const struct core_hook *h)
+{
+    return ((const struct ofl_optimizer *)((const char *)h - offsetof(struct ofl_optimizer, hook)))->in_step;
+}
+
 /* What both ends of its life have in common; the stream is idle. */
 static void optimizer_free(struct ofl_optimizer *o)
 {
@@ -51,6 +56,7 @@ int ofl_optimizer_create(struct ofl_ctx *ctx, struct ofl_optimizer **out)
     }
     dev_stream_uncounted(core_stream_device(o->stream));
     o->hook.close = close_hook;
+    o->hook.open = open_hook;
     core_hook_add(ctx, &o->hook);
     *out = o;
     return 0;
@@ -107,8 +113,11 @@ struct optim_binding *optim_find(const struct ofl_optimizer *o, const struct ofl
 static int create_state(const struct ofl_tensor *weight, const struct ofl_tensor_info *info,
                         const char *suffix, struct ofl_tensor **out)
 {
-    struct ofl_tensor_desc d = {
-        .size = sizeof d, .kind = OFL_KIND_OPTIMIZER, .dtype = OFL_F32, .elems = info->elems};
+    struct ofl_tensor_desc d = {.size = sizeof d,
+                                .kind = OFL_KIND_OPTIMIZER,
+                                .dtype = OFL_F32,
+                                .elems = info->elems,
+                                .flags = core_tensor_kept(weight) ? OFL_TENSOR_KEPT : 0};
     size_t length = strlen(info->name) + strlen(suffix) + 1;
     char *name = malloc(length);
     int err;

@@ -38,8 +38,9 @@ static int free_space(const char *dir, uint64_t *bytes, dev_t *device)
     return 0;
 }
 
-/* What each path may hold. Paths on one file system without a budget share what is free there. */
-static int settle_budgets(const struct store_config *config, uint64_t *budgets)
+/* What each path may hold. Paths on one file system without a budget share what is free there. held: what the first
+ * one's file has of it already. */
+static int settle_budgets(const struct store_config *config, uint64_t held, uint64_t *budgets)
 {
     uint64_t available[IO_STRIPE_MAX] = {0};
     dev_t device[IO_STRIPE_MAX] = {0};
@@ -47,6 +48,7 @@ static int settle_budgets(const struct store_config *config, uint64_t *budgets)
 
     for (unsigned i = 0; i < config->count && err == 0; i++)
         err = free_space(config->paths[i].dir, &available[i], &device[i]);
+    available[0] += held;
     for (unsigned i = 0; i < config->count && err == 0; i++) {
         const struct store_path *path = &config->paths[i];
         unsigned sharers = 0;
@@ -65,9 +67,11 @@ static int settle_budgets(const struct store_config *config, uint64_t *budgets)
 
 /*
  * Bytes on tmpfs and the like are memory: who takes more of it than there is gets no error but is killed. So
- * budgets that were asked for have to fit, and those that were not are cut to what is left.
+ * budgets that were asked for have to fit, and those that were not are cut to what is left. file: of the one path, if it
+ * is open already.
  */
-static int settle_memory(const struct store_config *config, uint64_t *budgets, uint64_t *memory)
+static int settle_memory(const struct store_config *config, const struct io_file *file, uint64_t *budgets,
+                         uint64_t *memory)
 {
     const uint64_t unit = config->count > 1 ? IO_STRIPE_BYTES : STORE_BLOCK;
     uint64_t left = config->memory_text ? config->memory_bytes : UINT64_MAX;
@@ -77,8 +81,8 @@ static int settle_memory(const struct store_config *config, uint64_t *budgets, u
     *memory = 0;
     for (unsigned i = 0; i < config->count; i++) {
         const struct store_path *path = &config->paths[i];
-        struct io_place place;
-        int err = io_place_get(path->dir, &place);
+        struct io_place place = {.in_memory = file && io_file_in_memory(file)};
+        int err = file ? 0 : io_place_get(path->dir, &place);
 
         if (err < 0)
             return err;
@@ -133,10 +137,10 @@ static int open_file(struct store *s, const struct store_config *config)
 {
     struct io_stripe stripes[IO_STRIPE_MAX] = {0};
     uint64_t budgets[IO_STRIPE_MAX] = {0};
-    int err = settle_budgets(config, budgets);
+    int err = settle_budgets(config, 0, budgets);
 
     if (err == 0)
-        err = settle_memory(config, budgets, &s->memory);
+        err = settle_memory(config, NULL, budgets, &s->memory);
     if (err < 0)
         return err;
     for (unsigned i = 0; i < config->count; i++) {
@@ -164,6 +168,30 @@ int store_open(const struct store_config *config, struct store **out)
     else
         *out = s;
     return err;
+}
+
+int store_open_over(const struct store_config *config, struct io_file *file, struct store **out)
+{
+    struct store *s = calloc(1, sizeof *s);
+    uint64_t held = io_file_bytes(file) / STORE_BLOCK * STORE_BLOCK;
+    int err;
+
+    *out = NULL;
+    if (!s)
+        return base_fail(-ENOMEM, "open store in %s: out of memory", config->paths[0].dir);
+    err = settle_budgets(config, held, &s->budget);
+    if (err == 0)
+        err = settle_memory(config, file, &s->budget, &s->memory);
+    if (err == 0)
+        err = base_extents_create(held, &s->ranges);
+    if (err < 0) {
+        store_close(s);
+        return err;
+    }
+    s->file = file;
+    s->reserved = held;
+    *out = s;
+    return 0;
 }
 
 int store_open_space(uint64_t bytes, struct io_file *file, struct store **out)
@@ -204,6 +232,16 @@ static int reserve(struct store *s, uint64_t bytes)
     return s->space ? 0 : io_file_reserve(s->file, bytes);
 }
 
+static int over_budget(const struct store *s, uint64_t bytes, uint64_t more, const char *what)
+{
+    return base_fail(
+        -OFL_EBUDGET,
+        "reserve NVMe space for %s: %llu bytes needed, %llu of %llu bytes in use: raise the NVMe "
+        "budget by at least %llu bytes",
+        what, (unsigned long long)bytes, (unsigned long long)s->used, (unsigned long long)s->budget,
+        (unsigned long long)more);
+}
+
 static int grow(struct store *s, uint64_t bytes, const char *what)
 {
     uint64_t missing = bytes - base_extents_tail(s->ranges);
@@ -213,12 +251,7 @@ static int grow(struct store *s, uint64_t bytes, const char *what)
     if (wanted > s->budget)
         wanted = s->budget;
     if (wanted < s->reserved + missing)
-        return base_fail(
-            -OFL_EBUDGET,
-            "reserve NVMe space for %s: %llu bytes needed, %llu of %llu bytes in use: raise the NVMe "
-            "budget by at least %llu bytes",
-            what, (unsigned long long)bytes, (unsigned long long)s->used, (unsigned long long)s->budget,
-            (unsigned long long)(s->reserved + missing - s->budget));
+        return over_budget(s, bytes, s->reserved + missing - s->budget, what);
     err = reserve(s, wanted);
     if ((err == -ENOSPC || err == -EFBIG || err == -EDQUOT) && wanted > s->reserved + missing) {
         wanted = s->reserved + missing;
@@ -237,6 +270,48 @@ static int grow(struct store *s, uint64_t bytes, const char *what)
     return err;
 }
 
+/* The span grows to each range in turn, and what lies before it is taken meanwhile: so a range is all that is free. */
+static int hold_each(struct store *s, const struct store_range *ranges, uint64_t count)
+{
+    uint64_t end = 0;
+
+    for (uint64_t i = 0; i < count; i++) {
+        const uint64_t tops[2] = {ranges[i].offset, ranges[i].offset + ranges[i].bytes};
+
+        for (int k = 0; k < 2; k++) {
+            if (tops[k] == end)
+                continue;
+            if (base_extents_grow(s->ranges, tops[k]) < 0 || !base_extents_ready(s->ranges))
+                return -ENOMEM;
+            (void)base_extents_take(s->ranges, tops[k] - end);
+            end = tops[k];
+        }
+        s->used += ranges[i].bytes;
+    }
+    s->peak = s->used;
+    return base_extents_grow(s->ranges, s->reserved);
+}
+
+int store_hold(struct store *s, const struct store_range *ranges, uint64_t count)
+{
+    uint64_t end = 0;
+    int err;
+
+    base_extents_destroy(s->ranges);
+    err = base_extents_create(0, &s->ranges);
+    if (err == 0)
+        err = hold_each(s, ranges, count);
+    if (err < 0)
+        return base_fail(-ENOMEM, "open store in %s: %llu ranges: out of memory", io_file_path(s->file),
+                         (unsigned long long)count);
+    for (uint64_t i = 0; i < count; i++) {
+        if (ranges[i].offset > end)
+            base_extents_give(s->ranges, end, ranges[i].offset - end);
+        end = ranges[i].offset + ranges[i].bytes;
+    }
+    return 0;
+}
+
 int store_take(struct store *s, uint64_t bytes, const char *what, uint64_t *offset)
 {
     int err;
@@ -244,6 +319,8 @@ int store_take(struct store *s, uint64_t bytes, const char *what, uint64_t *offs
     if (!base_extents_ready(s->ranges))
         return base_fail(-ENOMEM, "reserve NVMe space for %s: out of memory", what);
     bytes = round_up(bytes);
+    if (s->reserved > s->budget && (s->used > s->budget || bytes > s->budget - s->used))
+        return over_budget(s, bytes, s->used + bytes - s->budget, what);
     *offset = base_extents_take(s->ranges, bytes);
     if (*offset == BASE_EXTENT_NONE) {
         err = grow(s, bytes, what);

@@ -38,6 +38,9 @@ int store_open(const struct store_config *config, struct store **out);
 /* Space alone, for a simulation: ranges of a store of so many bytes, and no disk behind them. file: what
  * store_file() gives out; it stays its owner's, and nobody may use it. */
 int store_open_space(uint64_t bytes, struct io_file *file, struct store **out);
+/* Over a file that is there, of one directory: the budget counts what the file holds as free. The file is the store's
+ * from now on, if this succeeds. */
+int store_open_over(const struct store_config *config, struct io_file *file, struct store **out);
 void store_close(struct store *s); /* NULL accepted */
 struct io_file *store_file(struct store *s);
 
@@ -45,6 +48,14 @@ struct io_file *store_file(struct store *s);
  * -OFL_EBUDGET beyond the budget, -ENOSPC if the file system is full: what names the purpose. */
 int store_take(struct store *s, uint64_t bytes, const char *what, uint64_t *offset);
 void store_give(struct store *s, uint64_t offset, uint64_t bytes);
+
+struct store_range {
+    uint64_t offset, bytes;
+};
+
+/* Before anything else is taken, of a store over a file: what is taken already. Whole blocks inside the file, in the
+ * order of their offsets, that don't overlap. They may be more than the budget. -ENOMEM. */
+int store_hold(struct store *s, const struct store_range *ranges, uint64_t count);
 
 /* XXH3-64 of the bytes: kept by the owner of the range when it writes them, compared
  * when they come back. */

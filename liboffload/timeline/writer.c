@@ -50,6 +50,7 @@ static const char *const reasons[OFL_STALL_REASONS] = {
     [OFL_STALL_DRIVE_BUSY] = "drive busy", [OFL_STALL_LINK_BUSY] = "link busy",
     [OFL_STALL_NO_ROOM] = "no room",       [OFL_STALL_OFF_PLAN] = "off plan",
     [OFL_STALL_HOST_WORK] = "host work",   [OFL_STALL_OTHER_STREAM] = "other stream",
+    [OFL_STALL_COMMIT] = "commit",
 };
 
 const char *timeline_reason(enum ofl_stall_reason reason)

@@ -25,6 +25,10 @@ extern const struct fuzz_seed fuzz_seeds[];
 /* A model file, whole; for free(). */
 unsigned char *fuzz_gguf(size_t *bytes);
 
+/* A manifest of a kept store, or its files, in dir (kept.c); and inputs to begin with, for free(). */
+void fuzz_kept(const char *dir, const uint8_t *data, size_t bytes);
+unsigned char *fuzz_kept_seed(bool store, size_t *bytes);
+
 /* A value of the text is replaced, removed, doubled or moved; returns the bytes, 0 where it is no JSON. */
 size_t fuzz_mutate_json(uint8_t *data, size_t bytes, size_t room, unsigned seed);
 

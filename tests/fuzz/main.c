@@ -328,6 +328,11 @@ static void chat(const uint8_t *data, size_t bytes)
     json_decref(line);
 }
 
+static void kept(const uint8_t *data, size_t bytes)
+{
+    fuzz_kept(dir, data, bytes);
+}
+
 static const struct target {
     const char *name;
     void (*run)(const uint8_t *data, size_t bytes);
@@ -345,6 +350,7 @@ static const struct target {
     {"regex", regex, false},
     {"template", template, false},
     {"chat", chat, true},
+    {"kept", kept, false},
 };
 
 static const struct target *target;
@@ -368,6 +374,13 @@ static void write_seeds(const char *to)
         put("seed-gguf", file, bytes);
         free(file);
     }
+    for (int i = 0; i < 2 && target->run == kept; i++) {
+        size_t bytes;
+        unsigned char *file = fuzz_kept_seed(i, &bytes);
+
+        put(i ? "seed-store" : "seed-manifest", file, bytes);
+        free(file);
+    }
     exit(0);
 }
 
@@ -381,7 +394,11 @@ static void remove_dir(void)
                                         "tokenizer.json",
                                         "tokenizer_config.json",
                                         "adapter_config.json",
-                                        "adapter_model.safetensors"};
+                                        "adapter_model.safetensors",
+                                        "store.ofl",
+                                        "data.ofl",
+                                        "manifest-0.ofl",
+                                        "manifest-1.ofl"};
 
     ofl_close(ctx);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

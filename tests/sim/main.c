@@ -25,6 +25,7 @@ enum {
     OPT_PARTS,
     OPT_HINTS,
     OPT_UNPLANNED,
+    OPT_COMMITS,
     OPT_VERIFY,
     OPT_TRACE,
     OPT_KEEP,
@@ -44,6 +45,7 @@ static const struct option long_options[] = {
     {"no-parts", no_argument, NULL, OPT_PARTS},
     {"hints", required_argument, NULL, OPT_HINTS},
     {"unplanned", required_argument, NULL, OPT_UNPLANNED},
+    {"commits", required_argument, NULL, OPT_COMMITS},
     {"verify-every", required_argument, NULL, OPT_VERIFY},
     {"trace", no_argument, NULL, OPT_TRACE},
     {"keep-going", no_argument, NULL, OPT_KEEP},
@@ -65,6 +67,7 @@ static const char usage[] =
     "  --no-parts            no leases of parts\n"
     "  --hints N             hints before one of N statements (0: none)\n"
     "  --unplanned N         one of N leases is no part of its step's record (0: none)\n"
+    "  --commits N           tensors are kept, and a commit begins before one of N statements (0: none)\n"
     "  --verify-every N      balance the books after every N events (16; 0: only at rest)\n"
     "  --keep-going          go on after a violation; count them\n"
     "  --no-shrinking        print the program as it was\n"
@@ -96,7 +99,8 @@ static void report(struct sim_program *prog, const struct sim_options *options, 
 }
 
 struct totals {
-    uint64_t violations, events, checks, statements, evictions, misses, prefetches, read, written, updates;
+    uint64_t violations, events, checks, statements, evictions, misses, prefetches, read, written, updates,
+        commits;
 };
 
 static bool one(uint64_t seed, const struct sim_options *options, bool shrink, struct totals *totals)
@@ -115,6 +119,7 @@ static bool one(uint64_t seed, const struct sim_options *options, bool shrink, s
     totals->read += result.read;
     totals->written += result.written;
     totals->updates += result.updates;
+    totals->commits += result.commits;
     if (!result.failed)
         return true;
     totals->violations++;
@@ -176,6 +181,9 @@ static int parse(int argc, char **argv, struct sim_options *options, struct job 
         case OPT_UNPLANNED:
             options->unplanned = (uint32_t)number(optarg);
             break;
+        case OPT_COMMITS:
+            options->commits = (uint32_t)number(optarg);
+            break;
         case OPT_VERIFY:
             options->verify_every = (uint32_t)number(optarg);
             break;
@@ -205,10 +213,12 @@ static void print_totals(const struct job *job, const struct totals *totals, dou
            (unsigned long long)job->from, (unsigned long long)(job->from + job->seeds - 1),
            (unsigned long long)totals->violations, (unsigned long long)totals->statements,
            (unsigned long long)totals->events, (unsigned long long)totals->checks, seconds);
-    printf("evictions %llu, misses %llu, prefetches %llu, pages read %llu, written %llu, updates %llu\n",
+    printf("evictions %llu, misses %llu, prefetches %llu, pages read %llu, written %llu, updates %llu, "
+           "commits %llu\n",
            (unsigned long long)totals->evictions, (unsigned long long)totals->misses,
            (unsigned long long)totals->prefetches, (unsigned long long)totals->read,
-           (unsigned long long)totals->written, (unsigned long long)totals->updates);
+           (unsigned long long)totals->written, (unsigned long long)totals->updates,
+           (unsigned long long)totals->commits);
 }
 
 int main(int argc, char **argv)

@@ -374,6 +374,22 @@ static void add_training(struct maker *m)
     }
 }
 
+/* Of a group all but the gradient, or nothing. */
+static void make_kept(struct sim_program *prog)
+{
+    struct sim_random random = {prog->seed ^ 0x4B455054};
+
+    for (uint32_t i = 0; i < SIM_TENSORS; i++) {
+        struct sim_spec *spec = &prog->specs[i];
+        uint32_t at = i % CORE_UPDATE_TENSORS;
+
+        if (i >= SIM_GROUPS * CORE_UPDATE_TENSORS || at == 0)
+            spec->kept = !spec->source && !spec->transient && sim_below(&random, 4);
+        else
+            spec->kept = at != 1 && prog->specs[i - at].kept;
+    }
+}
+
 void sim_program_make(struct sim_program *prog, uint64_t seed, const struct sim_options *options)
 {
     struct sim_random random = {seed * 0x2545F4914F6CDD1Dull + 1};
@@ -386,6 +402,8 @@ void sim_program_make(struct sim_program *prog, uint64_t seed, const struct sim_
     tiles = ONE_OF(&random, 1, 2, 4, SIM_TILES, SIM_TILES); /* of the larger tensors */
     make_groups(prog, &random, tiles);
     make_others(prog, &random, tiles);
+    if (options->commits)
+        make_kept(prog);
     make_budgets(prog, &random, options);
     choose_weights(&m);
     for (uint32_t i = 0; i < SIM_TENSORS; i++)

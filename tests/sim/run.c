@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "liboffload/core/slot.h"
 #include "tests/sim/sim.h"
 
 /* ---- errors ------------------------------------------------------------ */
@@ -310,6 +311,7 @@ static void tensor_free(struct ofl_tensor *t)
 {
     pager_error_free(t->lost);
     pager_error_free(t->ruin);
+    slot_free(t);
     free(t->tiles);
     free(t->name);
     free(t);
@@ -338,6 +340,8 @@ static struct ofl_tensor *tensor_make(struct sim *s, struct sim_tensor *x)
     if (!t->tiles)
         abort();
     tile_sets_init(t, (uint64_t *)(t->tiles + t->tiles_count));
+    if (x->spec.kept && s->kept.bytes && slot_make(t) < 0)
+        abort();
     return t;
 }
 
@@ -448,7 +452,8 @@ static bool at_rest(struct sim *s, void *arg)
     const struct pager *p = &s->pager;
 
     (void)arg;
-    return p->waits.next == &p->waits && p->requests.next == &p->requests && !p->updates && p->inflight == 0;
+    return p->waits.next == &p->waits && p->requests.next == &p->requests && !p->updates &&
+           p->inflight == 0 && p->commit.seq == 0;
 }
 
 static void rest(struct sim *s)
@@ -699,6 +704,8 @@ static void open_all(struct sim *s)
     s->source = (struct io_file){.bytes = calloc(1, SOURCE_BYTES), .size = SOURCE_BYTES};
     if (c->store_bytes && sim_store_open(s) < 0)
         abort();
+    if (c->store_bytes && s->options->commits)
+        sim_kept_open(s);
     for (uint32_t i = 0; i < SIM_QUEUES; i++)
         sim_stream_open(s, i);
     sim_env(s, &p->env);
@@ -713,6 +720,7 @@ static void open_all(struct sim *s)
         memset(p->host, 0xA5, c->host_bytes);
     p->tile_bytes = c->tile_bytes;
     p->store = c->store_bytes ? &s->store : NULL;
+    p->kept = s->kept.bytes ? (struct kept *)&s->kept : NULL;
     p->poison = c->poison;
     p->active_max = c->active_max;
     if (pager_open(p) < 0 || home_open(p, &config) < 0)
@@ -767,6 +775,7 @@ static void free_all(struct sim *s)
             tensor_free(s->tensors[i].t);
     pager_close(&s->pager);
     sim_store_close(s);
+    sim_kept_close(s);
     free(s->source.bytes);
     free(s->pager.device);
     free(s->pager.host);
@@ -798,6 +807,8 @@ static void run(struct sim *s)
     for (s->stmt = 0; s->stmt < s->prog->count && !sim_failed(s); s->stmt++) {
         if (s->options->hints)
             hint(s);
+        if (s->options->commits)
+            sim_commit(s);
         s->random.state = s->prog->stmts[s->stmt].id;
         statement(s, &s->prog->stmts[s->stmt]);
     }

@@ -11,6 +11,7 @@
  *  - run.c      the calls, as the public functions make them; host.c, optim.c: those on the host
  *  - alloc.c    failing allocations
  *  - store.c    the store, in memory
+ *  - commit.c   the kept store, and commits
  */
 #ifndef OFL_TESTS_SIM_H
 #define OFL_TESTS_SIM_H
@@ -74,7 +75,7 @@ struct sim_stmt {
 struct sim_spec {
     uint32_t words, each; /* of 8 bytes; bytes per element */
     enum ofl_kind kind;
-    bool transient, source;
+    bool transient, source, kept;
 };
 
 struct sim_config {
@@ -101,7 +102,8 @@ struct sim_options {
     bool no_faults, no_alloc_failures, no_streams, no_optimizers, no_steps, no_parts;
     uint32_t
         hints; /* before one of so many statements the program hints at what comes, right or wrong; 0: never */
-    uint32_t unplanned;             /* one of so many leases is no part of its step's record; 0: none */
+    uint32_t unplanned; /* one of so many leases is no part of its step's record; 0: none */
+    uint32_t commits;   /* before one of so many statements the program commits; 0: nothing is kept */
     bool (*spoil)(struct pager *p); /* tests: makes a book wrong, true once it could */
     uint32_t verify_every;          /* books are balanced after so many events; 0: only at rest */
     bool trace, dump;
@@ -116,7 +118,7 @@ struct sim_result {
     bool failed;
     const char *kind; /* the sentence without its numbers */
     char what[SIM_TEXT];
-    uint64_t events, checks, evictions, misses, prefetches, read, written, updates;
+    uint64_t events, checks, evictions, misses, prefetches, read, written, updates, commits;
 };
 
 void sim_run(const struct sim_program *prog, const struct sim_options *options, struct sim_result *out);
@@ -148,9 +150,9 @@ struct sim_tensor {
     uint32_t readers, writers; /* leases of all or a part */
     bool hurt;                 /* an injected failure met it: errors are to be expected */
     uint32_t hurt_at;          /* writes when it was */
-    int lost;         /* the error by which it is refused until it is overwritten whole; 0: it is not */
-    uint32_t updates; /* pending */
-    bool source;
+    int lost;            /* the error by which it is refused until it is overwritten whole; 0: it is not */
+    uint32_t updates;    /* pending */
+    bool source, spoilt; /* spoilt: the file has other bytes than were written */
     struct sim_write writes[SIM_WRITES];
     uint32_t count;
 };
@@ -212,6 +214,21 @@ struct io_file {
     uint64_t size;
 };
 
+/* A tensor, as a commit has it. */
+struct sim_snap {
+    uint32_t uid;  /* 0: none */
+    uint32_t upto; /* writes before it */
+    uint32_t slots, there;
+    bool spoilt;
+    uint64_t offset, at[SIM_TILES]; /* of the tensor, and its tiles, in the file */
+    uint32_t word[SIM_TILES * SIM_SLOTS];
+    uint64_t words[SIM_TILES * SIM_SLOTS];
+};
+
+struct sim_range {
+    uint64_t offset, bytes;
+};
+
 struct store {
     struct io_file file;
     struct base_extents *ranges;
@@ -228,6 +245,7 @@ enum sim_event_type {
     EVENT_HOST,
     EVENT_SEAL,
     EVENT_ZERO,
+    EVENT_COMMIT,
     EVENT_TICK
 };
 
@@ -273,7 +291,12 @@ struct sim {
     struct sim_result *result;
     struct pager pager;
     struct store store;
-    struct io_file source;
+    struct io_file source, kept;
+    struct base_extents *kept_ranges;
+    struct sim_snap taken[SIM_TENSORS], whole[SIM_TENSORS]; /* by the commit in flight, and the last one */
+    struct sim_range gone[SIM_TENSORS];                     /* free once the next commit is whole */
+    uint32_t gone_count;
+    bool commit_failed; /* an injected failure is still to be told */
     uint64_t source_used;
     struct sim_random random;
     uint64_t now, events_run;
@@ -377,6 +400,14 @@ void *sim_take(size_t bytes); /* for the simulation itself: never fails */
 
 /* dump.c: prints the pager's state. */
 void sim_dump(const struct sim *s);
+
+/* commit.c */
+void sim_kept_open(struct sim *s);
+void sim_kept_close(struct sim *s);
+void sim_commit(struct sim *s);
+void sim_check_whole(struct sim *s);
+void sim_env_commit(void *arg, struct core_op *op);
+void sim_commit_event(struct sim *s, struct core_op *op);
 
 /* store.c */
 int sim_store_open(struct sim *s);

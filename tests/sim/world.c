@@ -164,7 +164,7 @@ static void env_io(void *arg, struct core_op *op)
 }
 
 /* A byte that somebody looks at comes back changed; in the file, too, if it is for good. */
-static void spoil_byte(struct sim *s, struct sim_move *m, const struct sim_tensor *x)
+static void spoil_byte(struct sim *s, struct sim_move *m, struct sim_tensor *x)
 {
     const struct core_op *op = m->op;
     uint32_t slot = op->tile * SIM_SLOTS + sim_below(&s->random, SIM_SLOTS);
@@ -172,6 +172,12 @@ static void spoil_byte(struct sim *s, struct sim_move *m, const struct sim_tenso
     uint32_t at = sim_slot_offset(x, slot) - op->tile * x->tile_bytes;
 
     ptr[at] ^= 0x10;
+    if (m->fault == FAULT_BAD_FOR_GOOD)
+        x->spoilt = true;
+    for (int i = 0; i < SIM_TENSORS && m->fault == FAULT_BAD_FOR_GOOD; i++) {
+        s->whole[i].spoilt |= s->whole[i].uid == x->uid;
+        s->taken[i].spoilt |= s->taken[i].uid == x->uid;
+    }
     if (m->fault == FAULT_BAD_FOR_GOOD)
         op->io.file->bytes[op->io.offset + (uint64_t)(ptr - (uint8_t *)op->io.buf) + at] ^= 0x10;
 }
@@ -385,6 +391,7 @@ void sim_env(struct sim *s, struct core_env *env)
                              .gate_create = sim_gate_create,
                              .gate_open = sim_gate_open,
                              .why = env_why,
+                             .commit = sim_env_commit,
                              .log = env_log};
 }
 
@@ -396,6 +403,7 @@ static void verify(struct sim *s)
         sim_fail(s, "a book was made wrong, and nobody noticed");
     if (pager_verify(&s->pager, &why) < 0)
         sim_fail(s, "books: %s", why.text);
+    sim_check_whole(s);
 }
 
 static void tick(struct sim *s)
@@ -463,6 +471,9 @@ bool sim_step(struct sim *s)
         break;
     case EVENT_SEAL:
         seal_event(s, e.what);
+        break;
+    case EVENT_COMMIT:
+        sim_commit_event(s, e.what);
         break;
     case EVENT_ZERO:
         zero_event(s, e.what);
