@@ -31,7 +31,7 @@ trap 'kill $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM
 # Its output is in $output, the reasons of what it skipped in $reasons; $work/NAME.text is what will be
 # printed of it, and $work/NAME.counts, written last, the numbers passed, failed and skipped.
 
-# Runs "$@" under the limit; sets status and seconds. In the background, so that a signal
+# Runs "$@" under the limit; sets status, seconds and processor. In the background, so that a signal
 # to this script is acted on at once.
 limited() {
     local start=${EPOCHREALTIME/./} ms child
@@ -43,6 +43,21 @@ limited() {
     wait "$child" || status=$?
     ms=$(((${EPOCHREALTIME/./} - start) / 1000))
     printf -v seconds '%d.%02d s' $((ms / 1000)) $((ms % 1000 / 10))
+    processor
+}
+
+# Sets processor to what the children of this subshell took of it: the test, and its limit. In a $(...) the shell
+# would begin to count anew.
+processor() {
+    local word rest ms=0
+    times >"$output.times"
+    # The second line, as in "0m1.234s 0m0.567s".
+    for word in $(tail -n 1 "$output.times"); do
+        rest=${word#*m} rest=${rest%s}
+        ms=$((ms + ${word%m*} * 60000 + 10#${rest/./}))
+    done
+    rm -f "$output.times"
+    printf -v processor '%d.%02d s' $((ms / 1000)) $((ms % 1000 / 10))
 }
 
 # Reads the output of a cmocka program; prints the numbers of tests announced, passed, failed
@@ -68,7 +83,7 @@ report() {
     [ "$p" -gt 0 ] || [ "$s" -eq 0 ] || verdict=skipped
     [ "$f" -eq 0 ] || verdict=FAILED
     {
-        printf '%5d %9s  %s%s\n' $((p + f + s)) "$seconds" "$verdict" "${remark:+: $remark}"
+        printf '%5d %9s %9s  %s%s\n' $((p + f + s)) "$seconds" "$processor" "$verdict" "${remark:+: $remark}"
         [ ! -s "$reasons" ] || sed 's/^/    skipped /' "$reasons"
         [ "$f" -eq 0 ] || sed "s/^/    $name: /" "$output"
     } >"$work/$name.text"
