@@ -147,13 +147,27 @@ run() {
 
 # ---- all of them -------------------------------------------------------------------
 
+# Those that take longest, so that at the end no core waits for one of them.
+longest='cuda.sh programs.sh programs_cuda.sh test_families bench.sh test_optimizer test_cuda_attention data.sh memory.sh
+    scripts.sh prompts.sh sources.sh test_simulate test_device_cuda plan.sh adapters.sh test_cuda_kernels test_cuda_head
+    test_estimate'
+
 passed=0 failed=0 skipped=0 shown=0 named=-1
 all=()
-for source in tests/test_*.c tests/*.sh; do
-    name=${source#tests/} name=${name%.c}
-    if [ -e "$source" ] && [[ $name == *"$pattern"* ]] && { [ "$names" = '  ' ] || [[ $names == *" $name "* ]]; }; then
-        all+=("$name")
+take() {
+    if [[ $1 == *"$pattern"* ]] && { [ "$names" = '  ' ] || [[ $names == *" $1 "* ]]; } && [[ " ${all[*]-} " != *" $1 "* ]]; then
+        all+=("$1")
     fi
+}
+
+for name in $longest; do
+    # One that is renamed is missed here, not skipped.
+    [ -e "tests/$name" ] || [ -e "tests/$name.c" ] || { echo "run-tests: $name, of the longest, is not there" >&2; exit 1; }
+    [ "$jobs" -eq 1 ] || take "$name"
+done
+for source in tests/test_*.c tests/*.sh; do
+    name=${source#tests/}
+    [ ! -e "$source" ] || take "${name%.c}"
 done
 
 # Prints what has ended, in the order of their start, and the name of the first that has not.
