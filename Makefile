@@ -122,7 +122,8 @@ SAN_fuzzer := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=
 # 12 fills with aligned stores of 64 bytes, which the frames of its detect_stack_use_after_return are not.
 SAN_FILL = $(shell $(CC) -ftrivial-auto-var-init=pattern -E -x c /dev/null >/dev/null 2>&1 && \
     echo -ftrivial-auto-var-init=pattern)
-SAN_FLAGS := $(if $(SAN),$(SAN_$(SAN)) $(if $(filter address,$(SAN)),,$(SAN_FILL)) -O1 -g -fno-omit-frame-pointer)
+# -g1: lines, all that a report names; whole debug information is a third of the time that these builds take.
+SAN_FLAGS := $(if $(SAN),$(SAN_$(SAN)) $(if $(filter address,$(SAN)),,$(SAN_FILL)) -O1 -g1 -fno-omit-frame-pointer)
 
 # How tests run under them. OFL_TEST_LIGHT lets tests do with fewer rounds: sanitizers cost
 # 2 to 15 times. OpenBLAS is not instrumented, so ThreadSanitizer can't see how its threads
@@ -157,7 +158,7 @@ EMULATE := -x c++ -DCUDA_EMULATE -include tests/cuda_emulate.h
 
 NVCC_FLAGS := -fatbin -std=c++17 -O3 -I. $(foreach a,$(NVCC_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
     -gencode arch=compute_$(NVCC_PTX)$(comma)code=compute_$(NVCC_PTX) \
-    $(if $(WERROR),-Werror all-warnings)
+    -Xptxas -v --keep $(if $(WERROR),-Werror all-warnings)
 # As MATH_FLAGS: the bits that the CPU computes.
 NVCC_MATH_FLAGS := -fmad=false -prec-div=true -prec-sqrt=true -ftz=false
 
@@ -339,11 +340,15 @@ $(B)/cuda_flags: FORCE
 $(patsubst %.cu,$(B)/%.fatbin,$(LIB_CU)): NVCC_EXTRA = $(NVCC_MATH_FLAGS)
 
 # Without nvcc a text takes the kernels' place, which no driver takes for a module: C needs no #if.
+# What the compiler says of each architecture, and its PTX, are kept for tools/gpu_resources.mk: nothing is compiled twice.
 $(B)/%.fatbin: %.cu $(B)/cuda_flags
 	@mkdir -p $(@D)
 ifeq ($(CUDA),1)
 	$(call say,NVCC,$<)
-	$(Q)$(NVCC) $(NVCC_FLAGS) $(NVCC_EXTRA) -MMD -MP -MF $@.d -MT $@ -o $@ $<
+	@rm -rf $@.kept && mkdir $@.kept
+	$(Q)$(NVCC) $(NVCC_FLAGS) $(NVCC_EXTRA) --keep-dir $@.kept -MMD -MP -MF $@.d -MT $@ -o $@ $< \
+	    2>$@.said || { cat $@.said >&2; exit 1; }
+	@grep -vE '^ptxas info|^    [0-9]+ bytes stack frame' $@.said >&2; find $@.kept -type f ! -name '*.ptx' -delete
 else
 	@printf 'no CUDA kernels: built without nvcc\0' >$@
 endif

@@ -239,6 +239,11 @@ run ofl-finetune "${options[@]}" --in-memory --timeline "$work/absent/run.json"
 [ "$status" -eq 2 ] || complain "--timeline in no directory: exit status $status"
 says 'absent/run.json: No such file' "$work/err" --timeline
 
+# As many threads of OpenBLAS as cores, where suites have one: sums of another order, and nearly the same loss.
+limited env -u OPENBLAS_NUM_THREADS "$bin/ofl-finetune" --device host "${tiny[@]}" --steps 1 --in-memory
+wanted 'a thread for each core'
+grep -q '^step 1/1 loss 5\.[0-9]* ' "$work/err" || complain 'a thread for each core: no loss of a first step'
+
 # Another seed is another run: the comparison sees it.
 run ofl-finetune "${options[@]}" --seed 2 --in-memory --report "$work/placed.json"
 ! cmp -s <(essence "$work/memory.json") <(essence "$work/placed.json") || complain "a seed changes nothing"

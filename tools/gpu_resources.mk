@@ -6,7 +6,15 @@ GPU_CU := $(LIB_CU) $(SHARED_CU)
 GPU_REPORTS := $(foreach a,$(GPU_ARCHS),$(GPU_CU:%.cu=$(B)/%.sm_$(a).txt))
 GPU_RESOURCES := docs/gpu-resources.md
 
-# The PTX has the bounds; what ptxas makes of it, the rest.
+# The PTX has the bounds; what ptxas makes of it, the rest. Both are left by the rule that makes the fatbin, for the
+# architectures that it is of; for others the kernels are compiled here.
+# One alone has no name of its own there.
+GPU_KEPT := $(if $(word 2,$(NVCC_ARCHS)),$(NVCC_ARCHS))
+define gpu_report_kept
+$$(B)/%.sm_$(1).txt: $$(B)/%.fatbin
+	$$(Q)grep -ohE '\.(entry|maxntid|minnctapersm) [^(]*' $$<.kept/*.compute_$(1).ptx >$$@.part
+	$$(Q)awk '/Compiling entry function/ { of = / .sm_$(1).$$$$/ } of' $$<.said >>$$@.part && mv $$@.part $$@
+endef
 define gpu_report
 $$(B)/%.sm_$(1).txt: %.cu $$(B)/cuda_flags
 	$$(call say,PTXAS,$$<:sm_$(1))
@@ -16,7 +24,7 @@ $$(B)/%.sm_$(1).txt: %.cu $$(B)/cuda_flags
 	$$(Q)$$(NVCC) -cubin -arch=sm_$(1) $$(NVCC_EXTRA) -Xptxas -v -o $$@.cubin $$@.ptx >>$$@.part 2>&1
 	$$(Q)rm -f $$@.ptx $$@.cubin && mv $$@.part $$@
 endef
-$(foreach a,$(GPU_ARCHS),$(eval $(call gpu_report,$(a))))
+$(foreach a,$(GPU_ARCHS),$(eval $(call $(if $(filter $(a),$(GPU_KEPT)),gpu_report_kept,gpu_report),$(a))))
 $(foreach a,$(GPU_ARCHS),$(LIB_CU:%.cu=$(B)/%.sm_$(a).txt)): NVCC_EXTRA = $(NVCC_MATH_FLAGS)
 
 # The launchers themselves, with a list in the place of a GPU.
@@ -26,7 +34,7 @@ $(B)/tools/gpu_launches: $(B)/tools/gpu_launches.o $(B)/libexamples.a $(STATIC)
 
 .PHONY: gpu-reports gpu-resources gpu-resources-check
 
-# Minutes of compiling on a busy machine: make check does it before its tests, which have a limit.
+# Where kernels are compiled for it, minutes: make check does it before its tests, which have a limit.
 gpu-reports: $(if $(GPU_ARCHS),$(B)/tools/gpu_launches $(GPU_REPORTS))
 
 gpu-resources: ## what the kernels take of a GPU, into docs/gpu-resources.md; fails where launch bounds disagree

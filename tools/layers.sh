@@ -80,36 +80,41 @@ scheduler_forbidden='pthread.h threads.h stdatomic.h time.h unistd.h fcntl.h sys
 
 # Prints one line for each offending include under $1.
 offences() {
-    local root=$1 file number name open may prefix ok
-    while IFS= read -r file; do
-        may=$(allowed "$file")
-        while IFS=$'\t' read -r number open name; do
-            ok=
-            if [ "$open" = '<' ]; then
-                ok=1
-                for prefix in include/ base/ io/ scheduler/ liboffload/ examples/ bench/ tests/; do
-                    [[ $name != "$prefix"* ]] || ok=
-                done
-                for prefix in $scheduler_forbidden; do
-                    [[ $file != scheduler/* || $name != "$prefix"* ]] || ok=
-                done
-            else
-                for prefix in $may; do
-                    if [ "$prefix" = '*' ] || [[ $name == "$prefix"* && $name != *..* ]]; then
-                        ok=1
-                    fi
-                done
-                # Helpers that show what the io room keeps to itself.
-                case "$may:$name" in
-                '*:'*) ;;
-                *:tests/mem_engine.h | *:tests/io_model.h | *:tests/io_fake.h) ok= ;;
-                esac
-            fi
-            [ -n "$ok" ] || echo "$file:$number: may not include $name (allowed here: ${may:-nothing of ours})"
-        done < <(sed -n -E '/^[[:space:]]*#[[:space:]]*include[[:space:]]*["<]/{=;s/^[^"<]*(["<])([^">]*).*/\1\t\2/p}' \
-            "$root/$file" | paste - -)
-    done < <(cd "$root" && find include base io scheduler liboffload examples bench tests \
-        -regex '.*\.\(c\|h\|cc\|cu\|cuh\)' -type f 2>/dev/null | sort)
+    local file last='' number open name may prefix ok
+    while IFS=$'\t' read -r file number open name; do
+        [ "$file" = "$last" ] || may=$(allowed "$file")
+        last=$file
+        ok=
+        if [ "$open" = '<' ]; then
+            ok=1
+            for prefix in include/ base/ io/ scheduler/ liboffload/ examples/ bench/ tests/; do
+                [[ $name != "$prefix"* ]] || ok=
+            done
+            for prefix in $scheduler_forbidden; do
+                [[ $file != scheduler/* || $name != "$prefix"* ]] || ok=
+            done
+        else
+            for prefix in $may; do
+                if [ "$prefix" = '*' ] || [[ $name == "$prefix"* && $name != *..* ]]; then
+                    ok=1
+                fi
+            done
+            # Helpers that show what the io room keeps to itself.
+            case "$may:$name" in
+            '*:'*) ;;
+            *:tests/mem_engine.h | *:tests/io_model.h | *:tests/io_fake.h) ok= ;;
+            esac
+        fi
+        [ -n "$ok" ] || echo "$file:$number: may not include $name (allowed here: ${may:-nothing of ours})"
+    done < <(includes "$1")
+}
+
+# Prints file, line, '"' or '<' and name of each include under $1, with tabs between.
+includes() {
+    (cd "$1" && find include base io scheduler liboffload examples bench tests \
+        -regex '.*\.\(c\|h\|cc\|cu\|cuh\)' -type f -print0 2>/dev/null | LC_ALL=C sort -z |
+        xargs -0 -r grep -HnE '^[[:space:]]*#[[:space:]]*include[[:space:]]*["<]' |
+        sed -E 's/^([^:]*):([0-9]*):[^"<]*(["<])([^">]*).*/\1\t\2\t\3\t\4/')
 }
 
 # Plants one include in a tree of its own, and expects it to be found (bad) or not (good).
