@@ -44,6 +44,7 @@ int common_status(int code)
     case OFL_EBROKEN:
     case OFL_ECHECKSUM:
     case OFL_ECHANGED:
+    case OFL_ETORN:
     case OFL_EDEADLINE:
         return EXIT_RUNTIME;
     case ECANCELED:
@@ -181,12 +182,32 @@ uint64_t common_device_memory(const struct common_budget *b)
 
 static volatile sig_atomic_t stopping;
 
+/* Whole at every moment: a new text is made in the other one. */
+static char answers[2][160];
+static char *volatile answer;
+
 static void on_signal(int number)
 {
+    const char *text = answer;
+    int before = errno;
+
     /* The second signal, of either kind, ends at once. */
-    if (stopping)
+    if (stopping && number != SIGHUP)
         _exit(128 + number);
-    stopping = 1;
+    if (!stopping && text && write(STDERR_FILENO, text, strlen(text)) < 0)
+        errno = before; /* nobody reads: the terminal has gone */
+    errno = before;
+    stopping = stopping ? stopping : number;
+}
+
+void common_stop_text(const char *text)
+{
+    char *next = answers[answer == answers[0]];
+
+    if (text)
+        snprintf(next, sizeof answers[0], "%s%s: %s\n", isatty(STDERR_FILENO) ? "\r\033[K" : "",
+                 program_invocation_short_name, text);
+    answer = text ? next : NULL;
 }
 
 void common_signals(void)
@@ -199,7 +220,47 @@ void common_signals(void)
     signal(SIGXFSZ, SIG_IGN);
 }
 
+void common_signals_hangup(bool lasting)
+{
+    struct sigaction stop = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, was;
+
+    sigemptyset(&stop.sa_mask);
+    if (sigaction(SIGHUP, NULL, &was) == 0 && was.sa_handler != SIG_IGN)
+        sigaction(SIGHUP, &stop, NULL);
+    if (lasting)
+        signal(SIGPIPE, SIG_IGN);
+}
+
+static volatile sig_atomic_t asked;
+
+static void on_ask(int number)
+{
+    (void)number;
+    asked = 1;
+}
+
+void common_signals_ask(void)
+{
+    struct sigaction ask = {.sa_handler = on_ask, .sa_flags = SA_RESTART};
+
+    sigemptyset(&ask.sa_mask);
+    sigaction(SIGUSR1, &ask, NULL);
+}
+
+bool common_asked(void)
+{
+    bool was = asked;
+
+    asked = 0;
+    return was;
+}
+
 bool common_stopping(void)
 {
     return stopping != 0;
+}
+
+int common_stop_signal(void)
+{
+    return stopping;
 }

@@ -48,6 +48,9 @@ struct common_text common_bytes(uint64_t bytes);
 
 /* One OpenBLAS thread per core, unless OPENBLAS_NUM_THREADS says otherwise. Results depend on it. */
 void common_blas_threads(void);
+int common_blas_count(void);
+/* So many, as a run that goes on had. False: OPENBLAS_NUM_THREADS says otherwise. */
+bool common_blas_use(int threads);
 
 double common_seconds(void); /* of a clock that never goes back */
 
@@ -59,6 +62,7 @@ struct common_budget {
     uint64_t device_bytes, host_bytes;  /* 0: not given */
     struct ofl_nvme nvme[OFL_NVME_MAX]; /* as given; the directories are owned */
     uint32_t nvme_count;
+    struct ofl_nvme store; /* a kept store; dir owned, NULL: none. It need not be there yet */
     bool in_memory;
     const char *report, *timeline;
 };
@@ -74,7 +78,17 @@ uint64_t common_device_memory(const struct common_budget *b);
 /* SIGINT and SIGTERM ask for an end, and the second one ends at once; a file that grows
  * past a limit gives an error. */
 void common_signals(void);
+/* SIGHUP asks for an end, too, unless it is ignored (nohup). It never ends at once: a terminal that goes sends it twice.
+ * lasting: the end has still work to do, so what is written to nobody gives an error, and no signal. */
+void common_signals_hangup(bool lasting);
+/* SIGUSR1 asks for something between two steps; whether it came since the last call. */
+void common_signals_ask(void);
+bool common_asked(void);
+/* What the first signal is answered with, at once, on stderr; NULL: nothing. */
+void common_stop_text(const char *text);
 bool common_stopping(void);
+/* The first signal; 0: none came. */
+int common_stop_signal(void);
 
 /* ---- progress ----------------------------------------------------------- */
 

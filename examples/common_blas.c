@@ -16,3 +16,18 @@ void common_blas_threads(void)
         cores = CPU_COUNT(&set);
     openblas_set_num_threads(cores < 64 ? cores : 64);
 }
+
+int common_blas_count(void)
+{
+    return openblas_get_num_threads();
+}
+
+bool common_blas_use(int threads)
+{
+    if (threads == common_blas_count())
+        return true;
+    if (getenv("OPENBLAS_NUM_THREADS") || threads < 1)
+        return false;
+    openblas_set_num_threads(threads);
+    return threads == common_blas_count();
+}

@@ -21,10 +21,17 @@ static uint64_t at_least(uint64_t a, uint64_t b)
 
 /* ---- memory ------------------------------------------------------------------- */
 
-/* Of a store that holds so much, the part that takes RAM, and one of its directories there. */
+/* Of a store that holds so much, the part that takes RAM, and one of its directories there. Without --nvme a kept store
+ * holds all. */
 static uint64_t store_in_memory(const struct common_budget *b, uint64_t bytes, const char **dir)
 {
     uint64_t total = 0;
+    char place[4096];
+
+    if (!b->nvme_count && b->store.dir && common_dir_in_memory(common_keep_place(b, place))) {
+        *dir = b->store.dir;
+        return bytes;
+    }
 
     for (uint32_t i = 0; i < b->nvme_count; i++) {
         if (!common_dir_in_memory(b->nvme[i].dir))
@@ -33,6 +40,17 @@ static uint64_t store_in_memory(const struct common_budget *b, uint64_t bytes, c
         total += b->nvme[i].bytes && b->nvme[i].bytes < bytes ? b->nvme[i].bytes : bytes;
     }
     return total < bytes ? total : bytes;
+}
+
+/* Of what is kept, with room for it twice. */
+static uint64_t kept_in_memory(const struct common_budget *b, uint64_t kept_bytes, const char **dir)
+{
+    char place[4096];
+
+    if (!b->store.dir || !kept_bytes || !common_dir_in_memory(common_keep_place(b, place)))
+        return 0;
+    *dir = b->store.dir;
+    return 2 * kept_bytes;
 }
 
 /* What to do instead: the end of a refusal. most: what budgets may come to. */
@@ -112,7 +130,8 @@ int common_budget_fits(const struct common_budget *b, const struct ofl_config *c
     if (status)
         return status;
     common_room(&room);
-    n.store_bytes = store_in_memory(b, tensor_bytes, &dir);
+    n.store_bytes = store_in_memory(b, tensor_bytes, &dir) + kept_in_memory(b, ways->kept_bytes, &dir);
+    n.tensor_bytes += ways->kept_bytes;
     total = common_need_bytes(&n);
     if (total <= room.bytes)
         return 0;
@@ -138,6 +157,12 @@ int common_budget_fits(const struct common_budget *b, const struct ofl_config *c
 #define BLOCK_BYTES    4096ull
 #define MOVES_BYTES    (32 * TILE_BYTES)
 #define MOVES_NO_STORE (4 * (TILE_BYTES + 2 * BLOCK_BYTES))
+
+/* Tensors that memory can't hold have somewhere to go. */
+static bool has_drive(const struct common_budget *b)
+{
+    return b->nvme_count || b->store.dir;
+}
 
 /* The host memory that holds all tensors. */
 static uint64_t host_all_bytes(const struct llama_trainer_need *need)
@@ -175,7 +200,7 @@ static int refuse_device(const struct common_budget *b, const struct llama_train
 
     bool chosen = need->frozen_bytes && !b->host_bytes; /* choose_host takes what is needed */
 
-    if (!b->nvme_count && !chosen && b->host_bytes < host_all_bytes(need))
+    if (!has_drive(b) && !chosen && b->host_bytes < host_all_bytes(need))
         return common_fail(EXIT_INPUT,
                            "--device-mem of %llu bytes: %s needs %llu bytes at once, and without --nvme one "
                            "memory has to hold all "
@@ -236,9 +261,11 @@ static int check_nvme(const struct common_budget *b, const struct llama_trainer_
                       uint64_t host_bytes)
 {
     uint64_t least = store_least_bytes(need, host_bytes), total = 0, bytes[OFL_NVME_MAX];
-    int status = common_budget_store(b, bytes);
+    int status = b->store.dir ? common_budget_keep(b, need, b->nvme_count ? 0 : least) : 0;
 
-    if (status)
+    if (status == 0)
+        status = common_budget_store(b, bytes);
+    if (status || !b->nvme_count)
         return status;
     for (uint32_t i = 0; i < b->nvme_count; i++)
         total += bytes[i];
@@ -324,8 +351,12 @@ static int check_all(const struct common_budget *b, const struct llama_trainer_n
 static struct common_ways ways_of(const struct common_budget *b, const struct llama_trainer_need *need,
                                   const struct ofl_config *c)
 {
-    struct common_ways w = {.device_least = need->device.device_bytes, .host_least = OFL_HOST_MIN_BYTES};
+    struct common_ways w = {.device_least = need->device.device_bytes,
+                            .host_least = OFL_HOST_MIN_BYTES,
+                            .kept_bytes = need->kept_bytes};
 
+    if (b->store.dir && !b->nvme_count)
+        return w;
     if (b->nvme_count) {
         uint64_t store = 0;
 
@@ -348,32 +379,62 @@ static struct common_ways ways_of(const struct common_budget *b, const struct ll
 static uint64_t choose_host(const struct common_budget *b, const struct llama_trainer_need *need,
                             uint64_t array_bytes)
 {
-    uint64_t wanted = b->nvme_count        ? HOST_BYTES
+    uint64_t wanted = has_drive(b)         ? HOST_BYTES
                       : need->frozen_bytes ? host_all_bytes(need) /* adapters: the weights need none of it */
                                            : STAGING_BYTES,
              most, beside;
-    struct common_need n = {
-        .tensor_bytes = need->store_bytes, .array_bytes = array_bytes, .gpu = b->chosen.gpu};
+    struct common_need n = {.tensor_bytes = need->store_bytes + need->kept_bytes,
+                            .array_bytes = array_bytes,
+                            .gpu = b->chosen.gpu};
     struct common_room room;
     const char *dir;
 
     common_room(&room);
     most = common_need_most(&n, &room);
-    beside = (b->chosen.gpu ? 0 : b->device_bytes) + store_in_memory(b, need->store_bytes, &dir);
+    beside = (b->chosen.gpu ? 0 : b->device_bytes) + store_in_memory(b, need->store_bytes, &dir) +
+             kept_in_memory(b, need->kept_bytes, &dir);
     if (most >= beside + wanted)
         return wanted;
     return at_least(most > beside ? (most - beside) / BLOCK_BYTES * BLOCK_BYTES : 0, OFL_HOST_MIN_BYTES);
 }
 
+/* --store alone: memory for all that is trained, if a third of what can be had is enough; else what is left of that third
+ * beside the smallest host memory, but not less than has to be. */
+static void choose_kept(const struct llama_trainer_need *need, uint64_t array_bytes, struct common_budget *b)
+{
+    struct common_need n = {.tensor_bytes = need->store_bytes + need->kept_bytes,
+                            .array_bytes = array_bytes,
+                            .gpu = b->chosen.gpu};
+    uint64_t device = device_all_bytes(need), host = need->store_bytes + need->kept_bytes + MOVES_BYTES, most;
+    struct common_room room;
+
+    common_room(&room);
+    most = common_need_most(&n, &room) / 3;
+    if (b->chosen.gpu)
+        b->device_bytes = device < common_device_memory(b) ? device : common_device_memory(b);
+    else
+        b->device_bytes = device < most / 2 ? device : at_least(most / 2, need->device.device_bytes);
+    most = b->chosen.gpu || most > b->device_bytes ? most - (b->chosen.gpu ? 0 : b->device_bytes) : 0;
+    b->host_bytes = at_least(host < most ? host : most / BLOCK_BYTES * BLOCK_BYTES, OFL_HOST_MIN_BYTES);
+}
+
 int common_budget_training(const struct common_budget *b, const struct llama_trainer_need *need,
                            uint64_t array_bytes, struct ofl_config *out)
 {
+    struct common_budget with;
     struct common_ways ways;
     int status;
 
     *out = (struct ofl_config){.size = sizeof *out, .device = b->chosen.device, .log = common_log};
-    if (b->in_memory || (!b->device_bytes && !b->host_bytes && !b->nvme_count))
+    if (b->in_memory || (!b->device_bytes && !b->host_bytes && !has_drive(b)))
         return check_all(b, need, array_bytes, out);
+    if (b->store.dir && !b->device_bytes && !b->host_bytes && !b->nvme_count) {
+        with = *b;
+        choose_kept(need, array_bytes, &with);
+        status = common_budget_training(&with, need, array_bytes, out);
+        out->device = b->chosen.device;
+        return status;
+    }
     if (!b->device_bytes)
         return common_fail(EXIT_INPUT,
                            "--device-mem is needed beside --host-mem and --nvme; the smallest workable is "
@@ -384,11 +445,13 @@ int common_budget_training(const struct common_budget *b, const struct llama_tra
     out->device_bytes = b->device_bytes;
     out->host_bytes = b->host_bytes ? b->host_bytes : choose_host(b, need, array_bytes);
     /* The library measures for stores of 4 GiB; without a SIZE it can't know that so little is needed. */
-    if (need->store_bytes < 4ull << 30)
+    if (need->store_bytes + need->kept_bytes < 4ull << 30)
         out->flags |= OFL_NO_MEASURE;
-    out->nvme = b->nvme;
+    out->nvme = b->nvme_count ? b->nvme : NULL;
     out->nvme_count = b->nvme_count;
-    if (b->nvme_count) {
+    out->keep_dir = b->store.dir;
+    out->keep_bytes = b->store.bytes;
+    if (has_drive(b)) {
         out->expected_bytes = need->store_bytes;
         out->leased_bytes = out->device_bytes; /* updates can't reach what lives on the device */
         status = check_nvme(b, need, out->host_bytes);

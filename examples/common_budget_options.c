@@ -1,5 +1,7 @@
 /* common: the options of budgets. See common_budget.h. */
 #include <errno.h>
+#include <libgen.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,16 +18,12 @@ static bool is_directory(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-/* "DIR" or "DIR:SIZE", into the next place of a struct common_budget. A directory of the whole name is one. */
-static bool set_nvme(void *field, const char *text, struct common_complaint *c)
+bool common_set_directory(void *field, const char *text, struct common_complaint *c)
 {
-    struct common_budget *b = field;
+    struct ofl_nvme *n = field;
     const char *colon = strrchr(text, ':');
-    struct ofl_nvme *n = &b->nvme[b->nvme_count];
     size_t length = strlen(text);
 
-    if (b->nvme_count == OFL_NVME_MAX)
-        return common_complain(c, "one more than the %d directories that can be striped", OFL_NVME_MAX);
     if (colon && strchr(colon, '/') == NULL && !is_directory(text)) {
         length = (size_t)(colon - text);
         if (common_parse_bytes(colon + 1, &n->bytes) < 0 || n->bytes == 0)
@@ -33,9 +31,20 @@ static bool set_nvme(void *field, const char *text, struct common_complaint *c)
     }
     if (length == 0)
         return common_complain(c, "no directory");
+    free((char *)n->dir);
     n->dir = strndup(text, length);
-    if (!n->dir)
-        return common_complain(c, "out of memory");
+    return n->dir || common_complain(c, "out of memory");
+}
+
+/* Into the next place of a struct common_budget. */
+static bool set_nvme(void *field, const char *text, struct common_complaint *c)
+{
+    struct common_budget *b = field;
+
+    if (b->nvme_count == OFL_NVME_MAX)
+        return common_complain(c, "one more than the %d directories that can be striped", OFL_NVME_MAX);
+    if (!common_set_directory(&b->nvme[b->nvme_count], text, c))
+        return false;
     b->nvme_count++;
     return true;
 }
@@ -73,7 +82,7 @@ static bool set_nvme(void *field, const char *text, struct common_complaint *c)
              .name = "in-memory",                                                                            \
              .field = FIELD(in_memory),                                                                      \
              .text = "Everything in device memory, as much as that takes: the reference"},                   \
-            {.kind = COMMON_GROUP, .least = 5},                                                              \
+            {.kind = COMMON_GROUP, .least = 6},                                                              \
             {.kind = COMMON_TEXT,                                                                            \
              .name = "report",                                                                               \
              .value = "FILE",                                                                                \
@@ -97,6 +106,8 @@ void common_budget_free(struct common_budget *b)
 {
     while (b->nvme_count)
         free((char *)b->nvme[--b->nvme_count].dir);
+    free((char *)b->store.dir);
+    b->store.dir = NULL;
 }
 
 /* What follows a colon was taken for a size: it may have been meant as a part of the name. */
@@ -111,10 +122,38 @@ static int refuse_directory(const struct ofl_nvme *n)
     return common_fail(EXIT_INPUT, "--nvme %s: %s", n->dir, strerror(errno));
 }
 
+/* It is made by the first run: then what it is made in has to allow that. */
+static int check_keep(const struct common_budget *b)
+{
+    const char *dir = b->store.dir, *parent;
+    char above[4096];
+
+    if (b->in_memory)
+        return common_fail(
+            EXIT_INPUT,
+            "--in-memory and --store: what is kept lives in the store, not in device memory; leave "
+            "--in-memory out: without budgets memory holds all that it can");
+    if (access(dir, F_OK) == 0) {
+        if (is_directory(dir) && access(dir, R_OK | W_OK | X_OK) == 0)
+            return 0;
+        return common_fail(EXIT_INPUT, "--store %s: %s", dir,
+                           is_directory(dir) ? strerror(errno) : "not a directory");
+    }
+    if (snprintf(above, sizeof above, "%s", dir) >= (int)sizeof above)
+        return common_fail(EXIT_INPUT, "--store %s: %s", dir, strerror(ENAMETOOLONG));
+    parent = dirname(above);
+    if (access(parent, W_OK | X_OK) == 0)
+        return 0;
+    return common_fail(EXIT_INPUT, "--store %s: it is not there, and can't be made in %s: %s", dir, parent,
+                       strerror(errno));
+}
+
 int common_budget_check(const struct common_budget *b)
 {
     int err;
 
+    if (b->store.dir && (err = check_keep(b)))
+        return err;
     if (b->in_memory && (b->device_bytes || b->host_bytes || b->nvme_count))
         return common_fail(EXIT_INPUT,
                            "--in-memory takes what it needs: it excludes --device-mem, --host-mem and "

@@ -67,7 +67,7 @@ struct common_table {
     size_t at;
 };
 
-#define COMMON_TABLES 4
+#define COMMON_TABLES 5
 
 struct common_command {
     const char *title;       /* "ofl-bench nvme": the program's name is its first word */

@@ -40,11 +40,13 @@ static int open_in(const char *dir)
 /* The first directory of them that is not in memory, else the first that is. */
 static int open_file(struct common_spool *s)
 {
-    const char *dirs[OFL_NVME_MAX + 3];
+    const char *dirs[OFL_NVME_MAX + 4];
     size_t count = 0;
 
     for (uint32_t i = 0; s->budget && i < s->budget->nvme_count; i++)
         dirs[count++] = s->budget->nvme[i].dir;
+    if (s->budget && s->budget->store.dir && access(s->budget->store.dir, F_OK) == 0)
+        dirs[count++] = s->budget->store.dir;
     if (getenv("TMPDIR") && *getenv("TMPDIR"))
         dirs[count++] = getenv("TMPDIR");
     dirs[count++] = "/var/tmp";

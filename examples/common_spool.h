@@ -14,7 +14,7 @@
 
 struct common_spool {
     const char *what;                   /* "tokens", for sentences */
-    const struct common_budget *budget; /* its --nvme directories are looked at first for room; NULL: none */
+    const struct common_budget *budget; /* its directories are looked at first for room; NULL: none */
     size_t each;                        /* bytes of an item */
     uint64_t count;                     /* items */
     char *buffer;

@@ -1,6 +1,6 @@
 /*
  * ofl-finetune: fine-tunes all parameters of a language model inside hard budgets of device memory,
- * host memory and NVMe. This file runs the steps and reports them.
+ * host memory and NVMe. This file sets a run up.
  */
 #include "examples/finetune.h"
 
@@ -16,159 +16,12 @@
 #include "examples/model/directory.h"
 #include "examples/model/writer.h"
 
-struct run {
-    const struct options *options;
-    const struct data *data, *eval; /* eval without rows: there is none */
-    struct state *state;
-    int32_t *inputs, *targets; /* of one step */
-    json_t *loss, *grad_norm, *step_s, *evals;
-    struct common_meter meter;
-    struct common_bound bound;
-    uint64_t tokens, learned;
-};
-
 static int setup_failed(int err, const char *sentence)
 {
     return common_fail(common_status(err), "%s", sentence);
 }
 
-/* ---- steps ---------------------------------------------------------------- */
-
-static double rate(const struct options *o, uint64_t step)
-{
-    struct schedule s = {.kind = o->schedule,
-                         .rate = o->lr,
-                         .end = o->lr_end,
-                         .steps = o->steps,
-                         .warmup = o->warmup,
-                         .decay = decay_steps(o)};
-
-    return schedule_rate(&s, step);
-}
-
-static void print_step(const struct run *r, uint64_t step, double tokens, double loss, double norm,
-                       double seconds)
-{
-    const struct options *o = r->options;
-    struct ofl_stats s = {.size = sizeof s};
-
-    if (!isatty(STDERR_FILENO)) {
-        common_line("step %llu/%llu loss %.5f norm %.5f lr %.4g %.0f tokens/s %.3f s",
-                    (unsigned long long)step, (unsigned long long)o->steps, loss, norm, rate(o, step),
-                    tokens / seconds, seconds);
-        return;
-    }
-    if (!common_progress_due() || ofl_stats_get(r->state->ctx, &s) < 0)
-        return;
-    common_progress(
-        "step %llu/%llu loss %.4f norm %.3f lr %.3g %.0f tokens/s | D %s H %s N %s | stall %.1f s",
-        (unsigned long long)step, (unsigned long long)o->steps, loss, norm, rate(o, step), tokens / seconds,
-        common_bytes(s.used_bytes[OFL_DEVICE]).text, common_bytes(s.used_bytes[OFL_HOST]).text,
-        common_bytes(s.used_bytes[OFL_NVME]).text, (double)s.stall_ns * 1e-9);
-}
-
-static int run_step(struct run *r, uint64_t step)
-{
-    const struct options *o = r->options;
-    struct ofl_adamw settings = {.size = sizeof settings,
-                                 .lr = rate(o, step),
-                                 .beta1 = o->beta1,
-                                 .beta2 = o->beta2,
-                                 .eps = o->eps,
-                                 .weight_decay = o->weight_decay,
-                                 .clip = o->clip,
-                                 .step = step};
-    uint64_t rows = o->accum * o->batch, tokens;
-    double start = common_seconds(), seconds, loss, norm;
-    char error[COMMON_ERROR_BYTES];
-
-    tokens = data_rows(r->data, (step - 1) * rows, rows, r->inputs, r->targets);
-    if (llama_trainer_step(r->state->trainer, r->inputs, r->targets, &settings, &loss, &norm, error,
-                           sizeof error) < 0)
-        return common_fail(EXIT_RUNTIME, "step %llu: %s", (unsigned long long)step, error);
-    seconds = common_seconds() - start;
-    if (!isfinite(loss) || !isfinite(norm))
-        return common_fail(EXIT_INPUT,
-                           "step %llu: the loss is %g, the gradient norm %g: stopped; try a smaller --lr, "
-                           "or --clip and --warmup",
-                           (unsigned long long)step, loss, norm);
-    r->tokens += tokens;
-    for (uint64_t i = 0; i < rows * o->seq; i++)
-        r->learned += r->targets[i] >= 0;
-    if (json_array_append_new(r->loss, json_real(loss)) < 0 ||
-        json_array_append_new(r->grad_norm, json_real(norm)) < 0 ||
-        json_array_append_new(r->step_s, json_real(seconds)) < 0)
-        return common_fail(EXIT_RUNTIME, "step %llu: out of memory", (unsigned long long)step);
-    print_step(r, step, (double)tokens, loss, norm, seconds);
-    return 0;
-}
-
-static bool is_eval_step(const struct run *r, uint64_t step)
-{
-    const struct options *o = r->options;
-
-    return r->eval->rows && (step == o->steps || (o->eval_every && step % o->eval_every == 0));
-}
-
-static int run_eval(struct run *r, uint64_t step)
-{
-    double loss;
-    int status = eval_run(r->state, r->eval, r->inputs, r->targets, &loss);
-
-    if (status)
-        return status;
-    common_line("eval at step %llu: loss %.5f over %llu tokens", (unsigned long long)step, loss,
-                (unsigned long long)r->eval->learned);
-    if (json_array_append_new(r->evals, json_pack("{s:I, s:f, s:I}", "step", (json_int_t)step, "loss", loss,
-                                                  "tokens", (json_int_t)r->eval->learned)) < 0)
-        return common_fail(EXIT_RUNTIME, "step %llu: out of memory", (unsigned long long)step);
-    return common_meter_skip(&r->meter, r->state->ctx);
-}
-
-static int run_steps(struct run *r)
-{
-    const struct options *o = r->options;
-    int status = common_meter_start(&r->meter, r->state->ctx, COMMON_SETTLE);
-
-    for (uint64_t step = 1; step <= o->steps && status == 0; step++) {
-        status = run_step(r, step);
-        if (status == 0)
-            status = common_meter_step(&r->meter, r->state->ctx);
-        if (status == 0 && is_eval_step(r, step) && !common_stopping())
-            status = run_eval(r, step);
-        if (status == 0 && common_stopping())
-            status = common_fail(EXIT_INTERRUPTED, "interrupted after step %llu of %llu: nothing written",
-                                 (unsigned long long)step, (unsigned long long)o->steps);
-    }
-    return status;
-}
-
-/* ---- the end --------------------------------------------------------------- */
-
-static void print_summary(const struct run *r, const struct ofl_stats *s)
-{
-    size_t steps = json_array_size(r->loss);
-    double seconds = 0;
-
-    for (size_t i = 0; i < steps; i++)
-        seconds += json_real_value(json_array_get(r->step_s, i));
-    common_line("%zu steps, loss %.5f -> %.5f, %llu tokens, %.0f tokens/s, stall %.1f of %.1f s", steps,
-                json_real_value(json_array_get(r->loss, 0)),
-                json_real_value(json_array_get(r->loss, steps - 1)), (unsigned long long)r->tokens,
-                (double)r->tokens / seconds, (double)s->stall_ns * 1e-9, seconds);
-    if (r->learned < r->tokens)
-        common_line("learned: %llu of these tokens", (unsigned long long)r->learned);
-    common_line("peak of budget: device %s of %s, host %s of %s, NVMe %s of %s",
-                common_bytes(s->peak_bytes[OFL_DEVICE]).text, common_bytes(s->budget_bytes[OFL_DEVICE]).text,
-                common_bytes(s->peak_bytes[OFL_HOST]).text, common_bytes(s->budget_bytes[OFL_HOST]).text,
-                common_bytes(s->peak_bytes[OFL_NVME]).text, common_bytes(s->budget_bytes[OFL_NVME]).text);
-    common_line("moved: device in %s, out %s; NVMe read %s, written %s; checkpoint read %s",
-                common_bytes(s->device_in_bytes).text, common_bytes(s->device_out_bytes).text,
-                common_bytes(s->nvme_read_bytes).text, common_bytes(s->nvme_write_bytes).text,
-                common_bytes(s->source_read_bytes).text);
-    common_bound_print(&r->bound, "step");
-    common_predict_end(r->state->predicted, "step", r->bound.step_s);
-}
+/* ---- the run ------------------------------------------------------------------ */
 
 static struct llama_trainer_config trainer_config(const struct options *o, const struct llama_shape *shape,
                                                   const struct lora *lora)
@@ -179,123 +32,10 @@ static struct llama_trainer_config trainer_config(const struct options *o, const
                                          .accum = o->accum,
                                          .dtype = o->dtype,
                                          .cuda = o->budget.chosen.gpu,
+                                         .keep = o->budget.store.dir != NULL,
                                          .lora = lora->config,
                                          .frozen = lora->dtypes,
                                          .seed = o->seed};
-}
-
-static uint64_t trained(const struct llama_trainer_config *c)
-{
-    return c->lora.rank ? llama_lora_params(&c->shape, &c->lora) : llama_param_count(&c->shape);
-}
-
-static json_t *model_json(const struct run *r)
-{
-    const struct llama_shape *shape = &r->state->config->shape;
-    const struct llama_trainer_config *config = r->state->trainer_config;
-    struct llama_trainer_need need;
-
-    llama_trainer_need(config, &need);
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:I}",
-                     "parameters", (json_int_t)llama_param_count(shape), "trained_parameters",
-                     (json_int_t)trained(config), "frozen_parameters",
-                     (json_int_t)(config->lora.rank ? llama_param_count(shape) : 0), "frozen_bytes",
-                     (json_int_t)need.frozen_bytes, "layers", (json_int_t)shape->layers, "hidden",
-                     (json_int_t)shape->hidden, "heads", (json_int_t)shape->heads, "kv_heads",
-                     (json_int_t)shape->kv_heads, "head_dim", (json_int_t)shape->head_dim, "ffn",
-                     (json_int_t)shape->ffn, "vocab", (json_int_t)shape->vocab, "tied", shape->tied,
-                     "state_bytes", (json_int_t)need.state_bytes, "activation_bytes",
-                     (json_int_t)need.activation_bytes, "workspace_bytes", (json_int_t)need.workspace_bytes);
-}
-
-/* Takes drives and stalls. */
-static int write_report(struct run *r, const struct ofl_stats *stats, json_t *drives, json_t *stalls,
-                        const char *hash)
-{
-    json_t *j =
-        json_pack("{s:s, s:s, s:O, s:O, s:O, s:I, s:I, s:O, s:s, s:o, s:o, s:o}", "program", "ofl-finetune",
-                  "version", ofl_version(), "loss", r->loss, "grad_norm", r->grad_norm, "eval", r->evals,
-                  "tokens", (json_int_t)r->tokens, "learned_tokens", (json_int_t)r->learned, "step_s",
-                  r->step_s, "state_hash", hash, "model", model_json(r), "settings", options_json(r->options),
-                  "bound", common_bound_json(&r->bound));
-    int status = j ? common_report_stats(j, stats, drives, stalls)
-                   : common_fail(EXIT_RUNTIME, "make the report: out of memory");
-
-    if (status == 0)
-        status = common_report_write(r->options->budget.report, j);
-    json_decref(j);
-    return status;
-}
-
-static int finish(struct run *r)
-{
-    const struct options *o = r->options;
-    struct ofl_stats stats = {.size = sizeof stats};
-    json_t *drives = NULL, *stalls = NULL;
-    struct common_stall worst[COMMON_STALLS];
-    unsigned worst_count = common_stalls(r->state->ctx, worst);
-    char hash[33];
-    int status = 0;
-
-    /* The training's figures: saving and hashing come after. */
-    if (ofl_stats_get(r->state->ctx, &stats) < 0)
-        return common_fail_ofl(EXIT_RUNTIME, "get statistics");
-    common_bound_get(&r->meter, &(struct common_least){.known = false}, &r->bound);
-    if (o->budget.report) {
-        drives = common_drives_json(r->state->ctx);
-        stalls = common_stalls_json(r->state->ctx);
-    }
-    if (o->out) /* first: the weights wait for nothing that they do not need */
-        status = state_save(r->state);
-    if (status == 0 && o->budget.report)
-        status = state_hash(r->state, hash);
-    if (status == 0 && o->budget.report) {
-        status = write_report(r, &stats, drives, stalls, hash);
-        drives = stalls = NULL;
-    }
-    json_decref(drives);
-    json_decref(stalls);
-    if (status)
-        return status;
-    print_summary(r, &stats);
-    for (unsigned i = 0; i < worst_count; i++)
-        common_line("%s", worst[i].text);
-    if (o->budget.report)
-        common_line("state hash %s", hash);
-    return 0;
-}
-
-/* ---- set-up ----------------------------------------------------------------- */
-
-static int train(struct state *s, const struct data *data, const struct data *eval)
-{
-    const struct options *o = s->options;
-    uint64_t tokens = o->accum * o->batch * o->seq;
-    struct run r = {.options = o,
-                    .data = data,
-                    .eval = eval,
-                    .evals = json_array(),
-                    .state = s,
-                    .inputs = calloc(tokens, sizeof *r.inputs),
-                    .targets = calloc(tokens, sizeof *r.targets),
-                    .loss = json_array(),
-                    .grad_norm = json_array(),
-                    .step_s = json_array()};
-    int status = 0;
-
-    if (!r.inputs || !r.targets || !r.loss || !r.grad_norm || !r.step_s || !r.evals)
-        status = common_fail(EXIT_RUNTIME, "train: out of memory");
-    if (status == 0)
-        status = run_steps(&r);
-    if (status == 0)
-        status = finish(&r);
-    json_decref(r.loss);
-    json_decref(r.grad_norm);
-    json_decref(r.step_s);
-    json_decref(r.evals);
-    free(r.inputs);
-    free(r.targets);
-    return status;
 }
 
 static int run_trainer(struct state *s, const struct data *data, const struct data *eval)
@@ -305,11 +45,13 @@ static int run_trainer(struct state *s, const struct data *data, const struct da
 
     if (err < 0)
         return setup_failed(err, error);
-    status = state_fill(s);
+    status = s->keep ? keep_check(s->keep, s) : 0;
+    if (status == 0 && !(s->keep && s->keep->resuming))
+        status = state_fill(s);
     if (status == 0)
         status = state_out_open(s);
     if (status == 0)
-        status = train(s, data, eval);
+        status = run_steps(s, data, eval);
     state_out_close(s);
     llama_trainer_destroy(s->trainer);
     return status;
@@ -318,11 +60,16 @@ static int run_trainer(struct state *s, const struct data *data, const struct da
 /* Frozen weights stay in the checkpoint, which stays open. */
 static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const struct llama_config *config,
                           const struct llama_trainer_config *trainer, const struct data *data,
-                          const struct data *eval, const struct common_prediction *predicted)
+                          const struct data *eval, const struct common_prediction *predicted,
+                          struct keep *keep)
 {
     struct llama_trainer_config with = *trainer;
-    struct state s = {
-        .ctx = ctx, .options = o, .config = config, .trainer_config = &with, .predicted = predicted};
+    struct state s = {.ctx = ctx,
+                      .options = o,
+                      .config = config,
+                      .trainer_config = &with,
+                      .predicted = predicted,
+                      .keep = keep};
     struct llama_checkpoint *ck = NULL;
     char error[COMMON_ERROR_BYTES];
     int err = trainer->lora.rank
@@ -335,7 +82,7 @@ static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const st
     with.base = ck;
     if (trainer->lora.rank)
         common_line("training %llu parameters of adapters over %llu that are frozen, in %s",
-                    (unsigned long long)trained(trainer),
+                    (unsigned long long)lora_trained(trainer),
                     (unsigned long long)llama_param_count(&config->shape), o->model);
     status = run_trainer(&s, data, eval);
     if (llama_checkpoint_close(ck) < 0 && status == 0)
@@ -343,7 +90,7 @@ static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const st
     return status;
 }
 
-static int load_config(const struct options *o, struct llama_config *config)
+int config_load(const struct options *o, struct llama_config *config)
 {
     char error[COMMON_ERROR_BYTES];
     int err;
@@ -427,9 +174,19 @@ static void predict(const struct options *o, const struct llama_trainer_config *
                                            .batch = t->batch,
                                            .seq = t->seq,
                                            .accum = t->accum};
+    char place[4096];
+    struct ofl_nvme store = {.dir = o->budget.store.dir ? common_keep_place(&o->budget, place) : NULL};
+    struct ofl_config with;
     struct common_plan plan = {
         .budget = &o->budget, .compute = &compute, .open = open, .clip = o->clip > 0, .what = "step"};
 
+    /* Without --nvme a kept store's directory serves as one. */
+    if (!open->nvme_count && open->keep_dir) {
+        with = *open;
+        with.nvme = &store;
+        with.nvme_count = 1;
+        plan.open = &with;
+    }
     common_predict(&plan, out);
 }
 
@@ -445,29 +202,26 @@ static int load_data(const struct options *o, const struct llama_config *config,
     return status ? status : check_budgets(o, trainer, open);
 }
 
-static int run_training(const struct options *o, const struct llama_config *config, const struct lora *lora,
-                        struct data *data, struct data *eval)
+/* keep NULL: no --store. */
+static int run_opened(const struct options *o, const struct llama_config *config,
+                      const struct llama_trainer_config *trainer, const struct ofl_config *open,
+                      const struct data *data, const struct data *eval, struct keep *keep)
 {
     struct common_prediction predicted = {0};
-    struct ofl_config open;
     struct ofl_ctx *ctx;
-    struct llama_trainer_config trainer;
     int status, err;
 
-    trainer = trainer_config(o, &config->shape, lora);
-    status = check_budgets(o, &trainer, &open);
-    if (status == 0)
-        status = load_data(o, config, &trainer, &open, data, eval);
-    if (status || o->show)
-        return status ? status : data_show(o, data);
-    if (!lora->config.rank) /* estimates know no frozen weights yet */
-        predict(o, &trainer, &open, &predicted);
-    err = ofl_open(&open, &ctx);
+    /* Estimates know no frozen weights yet; and what steps take, a run that goes on has said. */
+    if (!trainer->lora.rank && !(keep && keep->resuming))
+        predict(o, trainer, open, &predicted);
+    err = ofl_open(open, &ctx);
     if (err < 0)
         return setup_failed(err, ofl_error());
-    status = common_timeline_open(ctx, o->budget.timeline);
+    status = keep ? keep_open(keep, ctx) : 0;
+    if (status == 0)
+        status = common_timeline_open(ctx, o->budget.timeline);
     if (status == 0) {
-        status = run_in_context(ctx, o, config, &trainer, data, eval, &predicted);
+        status = run_in_context(ctx, o, config, trainer, data, eval, &predicted, keep);
         err = common_timeline_close(ctx, o->budget.timeline);
         status = status ? status : err;
     }
@@ -477,14 +231,39 @@ static int run_training(const struct options *o, const struct llama_config *conf
     return status;
 }
 
+/* What is in a store is looked at before data is read: that may take long. */
+static int run_training(const struct options *o, const struct llama_config *config, const struct lora *lora,
+                        struct data *data, struct data *eval)
+{
+    struct llama_trainer_config trainer = trainer_config(o, &config->shape, lora);
+    bool kept = o->budget.store.dir && !o->show;
+    struct keep keep = {0};
+    struct ofl_config open;
+    int status = check_budgets(o, &trainer, &open);
+
+    if (status == 0 && kept)
+        status = keep_look(&keep, o, lora);
+    if (status == 0)
+        status = load_data(o, config, &trainer, &open, data, eval);
+    if (status == 0 && kept)
+        status = keep_look_data(&keep, data);
+    if (status == 0)
+        status = o->show ? data_show(o, data)
+                         : run_opened(o, config, &trainer, &open, data, eval, kept ? &keep : NULL);
+    keep_free(&keep);
+    return status;
+}
+
 static int run_all(const struct options *o, struct data *data, struct data *eval)
 {
     struct llama_config config;
     struct lora lora = {0};
     int status = common_budget_check(&o->budget);
 
+    if (status == 0 && o->export_store)
+        return export_run(o);
     if (status == 0)
-        status = load_config(o, &config);
+        status = config_load(o, &config);
     if (status == 0 && o->merge)
         return lora_merge(o, &config);
     if (status == 0 && lora_is_wanted(o))
@@ -505,9 +284,14 @@ int main(int argc, char **argv)
         status = common_device_choose(&options.budget);
     if (status == 0) {
         common_signals();
+        common_signals_hangup(options.budget.store.dir != NULL);
+        common_signals_ask();
+        common_stop_text("stopping after this piece; again to end now");
         common_blas_threads();
         status = run_all(&options, &data, &eval);
     }
+    if (status == EXIT_INTERRUPTED && common_stop_signal())
+        status = 128 + common_stop_signal();
     data_free(&data);
     data_free(&eval);
     options_free(&options);

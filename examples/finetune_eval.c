@@ -20,7 +20,7 @@ int eval_run(struct state *s, const struct data *data, int32_t *inputs, int32_t 
         common_progress("evaluating: %llu of %llu rows", (unsigned long long)(first + n),
                         (unsigned long long)data->rows);
         if (common_stopping())
-            return common_fail(EXIT_INTERRUPTED, "interrupted: nothing written");
+            return EXIT_INTERRUPTED;
     }
     *loss /= (double)data->learned;
     common_progress_clear();

@@ -132,6 +132,11 @@ void lora_free(struct lora *l)
     *l = (struct lora){0};
 }
 
+uint64_t lora_trained(const struct llama_trainer_config *c)
+{
+    return c->lora.rank ? llama_lora_params(&c->shape, &c->lora) : llama_param_count(&c->shape);
+}
+
 /* ---- values ------------------------------------------------------------------ */
 
 static int put(void *arg, uint32_t index, const struct llama_lora_tensor *t, float *values, char *error,

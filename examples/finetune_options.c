@@ -18,6 +18,19 @@ static const struct common_word schedules[] = {{"constant", SCHEDULE_CONSTANT},
 
 #define FIELD(name) .field = offsetof(struct options, name)
 
+static bool set_commit_every(void *field, const char *text, struct common_complaint *c)
+{
+    uint64_t *steps = field;
+
+    if (strcmp(text, "auto") == 0) {
+        *steps = 0;
+        return true;
+    }
+    if (common_parse_count(text, 1, 1u << 30, steps) == 0)
+        return true;
+    return common_complain(c, "not auto, nor a whole number from 1 to %u", 1u << 30);
+}
+
 /* clang-format off */
 static const struct common_option what_options[] = {
     {COMMON_GROUP, .text = "Model and data:", .least = 1},
@@ -59,6 +72,18 @@ static const struct common_option lora_options[] = {
      FIELD(tokenizer)},
     {.kind = COMMON_END}};
 
+static const struct common_option store_options[] = {
+    {COMMON_GROUP, .text = "Going on after an end (kept stores):", .least = 5},
+    {COMMON_CALL, "store", "DIR[:SIZE]", "Keep what is trained in this directory, on a drive, with room for it twice: a run "
+     "that ends, however it does, goes on from its last commit", FIELD(budget.store), .set = common_set_directory},
+    {COMMON_CALL, "commit-every", "N|auto", "Steps from one commit to the next; auto: as often as 2 % of the time allows. The "
+     "last step, and a signal, commit in any case", FIELD(commit_every), "auto", .set = set_commit_every},
+    {COMMON_FLAG, "resume", NULL, "Go on from the last commit in --store; begin where there is none", FIELD(resume)},
+    {COMMON_FLAG, "adjust", NULL, "With --resume: take rates, schedule, decay, betas, eps and --clip as they are given now",
+     FIELD(adjust)},
+    {COMMON_TEXT, "export-store", "DIR", "Train nothing: write the last commit in DIR as --out", FIELD(export_store)},
+    {.kind = COMMON_END}};
+
 static const struct common_option training_options[] = {
     {COMMON_GROUP, .text = "Training:", .least = 3},
     {COMMON_COUNT, "steps", "N", "Optimizer steps", FIELD(steps), "100", 1, 1u << 30},
@@ -85,6 +110,11 @@ static const struct common_option training_options[] = {
     {.kind = COMMON_END}};
 /* clang-format on */
 
+const char *schedule_name(const struct options *o)
+{
+    return schedules[o->schedule].name;
+}
+
 uint64_t decay_steps(const struct options *o)
 {
     return o->decay ? o->decay : (o->steps + 9) / 10;
@@ -110,10 +140,16 @@ static const char after[] =
     "  ofl-finetune --model llama --adapter adapter --merge --out merged\n"
     "  ofl-finetune --preset 20m --data text.txt --device-mem 64M --host-mem 32M --steps 5 \\\n"
     "      --nvme /mnt/scratch --timeline run.json   (open run.json in https://ui.perfetto.dev)\n"
+    "  ofl-finetune --preset 300m --data text.txt --device-mem 512M --host-mem 256M \\\n"
+    "      --store /mnt/run --resume --out tuned   (the same again, after whatever ended it)\n"
+    "  ofl-finetune --export-store /mnt/run --out sofar\n"
     "\n"
     "Exit status: 0 done; 1 something failed on the way; 2 options, budgets or data that can't work, or a "
-    "loss that is not a number; 130 ended by SIGINT or SIGTERM after the current step (the second one ends "
-    "at once). After 2 and 130 neither --out nor --report is written; after 1, neither is half-written.";
+    "loss that is not a number (with --store 1); 128 and the signal's number: ended by SIGINT, SIGTERM or "
+    "SIGHUP "
+    "after the current step, which --store keeps (a second SIGINT or SIGTERM ends at once). But after 0 and "
+    "1 "
+    "neither --out nor --report is written; after 1, neither is half-written.";
 
 static bool check_schedule(const struct options *o, struct common_complaint *c)
 {
@@ -132,17 +168,56 @@ static bool check_schedule(const struct options *o, struct common_complaint *c)
     return true;
 }
 
+static bool check_export(const struct options *o, struct common_complaint *c)
+{
+    if (!o->out)
+        return common_complain(c, "--export-store needs --out DIR");
+    if (o->budget.store.dir || o->data.count || o->eval.count || lora_is_wanted(o) || o->merge)
+        return common_complain(
+            c, "--export-store trains nothing: of --store, --data, --eval, --lora, --adapter and "
+               "--merge it takes none; the run's own are in the store");
+    if (o->model && o->preset)
+        return common_complain(c, "--model and --preset exclude each other");
+    return true;
+}
+
+static bool check_store(const struct options *o, struct common_complaint *c)
+{
+    const char *dir = o->budget.store.dir;
+
+    if (!dir && (o->resume || o->commit_every))
+        return common_complain(c, "%s goes with --store DIR", o->resume ? "--resume" : "--commit-every");
+    if (o->adjust && !o->resume)
+        return common_complain(c, "--adjust goes with --resume");
+    if (dir && o->merge)
+        return common_complain(c, "--merge trains nothing: leave --store out");
+    if (dir && o->steps > NOTE_STEPS_MAX)
+        return common_complain(
+            c, "--steps %llu: with --store %u at most, since a commit has the numbers of each",
+            (unsigned long long)o->steps, NOTE_STEPS_MAX);
+    if (dir && o->eval_every && o->steps / o->eval_every > NOTE_EVALS_MAX)
+        return common_complain(
+            c,
+            "--eval-every %llu: with --store and --steps %llu at least %llu, since a commit has "
+            "the loss of each evaluation",
+            (unsigned long long)o->eval_every, (unsigned long long)o->steps,
+            (unsigned long long)o->steps / NOTE_EVALS_MAX + 1);
+    return true;
+}
+
 static bool check(void *options, struct common_complaint *c)
 {
     const struct options *o = options;
 
+    if (o->export_store)
+        return check_export(o, c);
     if (!o->model == !o->preset)
         return common_complain(c, "%s",
                                o->model ? "--model and --preset exclude each other"
                                         : "--model DIR or --preset NAME is needed");
     if (o->data.count == 0 && !o->merge)
         return common_complain(c, "--data FILE is needed");
-    return check_schedule(o, c) && lora_check(o, c);
+    return check_schedule(o, c) && lora_check(o, c) && check_store(o, c);
 }
 
 /* Files of text may follow the first. */
@@ -169,7 +244,8 @@ static struct common_command command = {.title = "ofl-finetune",
                                         .tables = {{what_options, 0},
                                                    {common_budget_options, offsetof(struct options, budget)},
                                                    {training_options, 0},
-                                                   {lora_options, 0}}};
+                                                   {lora_options, 0},
+                                                   {store_options, 0}}};
 
 int options_parse(int argc, char **argv, struct options *o)
 {
@@ -212,7 +288,8 @@ json_t *options_json(const struct options *o)
                   {"seed", o->seed},
                   {"decay_steps", o->schedule == SCHEDULE_WSD ? decay_steps(o) : 0},
                   {"eval_every", o->eval_every},
-                  {"lora", o->lora}};
+                  {"lora", o->lora},
+                  {"commit_every", o->commit_every}};
     const struct {
         const char *name;
         double value;
@@ -237,7 +314,7 @@ json_t *options_json(const struct options *o)
     json_object_set_new(j, "preset", text_or_null(o->preset));
     json_object_set_new(j, "data", files);
     json_object_set_new(j, "eval", evals);
-    json_object_set_new(j, "schedule", json_string(schedules[o->schedule].name));
+    json_object_set_new(j, "schedule", json_string(schedule_name(o)));
     json_object_set_new(j, "out", text_or_null(o->out));
     json_object_set_new(j, "tokenizer", text_or_null(o->tokenizer));
     json_object_set_new(j, "adapter", text_or_null(o->adapter));
@@ -255,5 +332,7 @@ json_t *options_json(const struct options *o)
     json_object_set_new(j, "device_mem", json_integer((json_int_t)o->budget.device_bytes));
     json_object_set_new(j, "host_mem", json_integer((json_int_t)o->budget.host_bytes));
     json_object_set_new(j, "nvme", nvme);
+    json_object_set_new(j, "store", text_or_null(o->budget.store.dir));
+    json_object_set_new(j, "resume", json_boolean(o->resume));
     return j;
 }

@@ -192,6 +192,41 @@ static int hash_tensor(XXH3_state_t *x, const struct named *n, void *piece, uint
     return 0;
 }
 
+/* Weights only: a moment that is not finite makes its weight so, or has no effect. */
+static int look_at(struct state *s, struct ofl_tensor *tensor, void *piece)
+{
+    struct ofl_tensor_info info = {.size = sizeof info};
+
+    if (ofl_tensor_info(tensor, &info) < 0)
+        return common_fail_ofl(EXIT_RUNTIME, "look at the weights");
+    for (uint64_t at = 0; at < info.bytes && info.kind == OFL_KIND_WEIGHT; at += PIECE_BYTES) {
+        uint64_t bytes = info.bytes - at < PIECE_BYTES ? info.bytes - at : PIECE_BYTES;
+
+        if (ofl_tensor_read(tensor, at, piece, bytes) < 0)
+            return common_fail_ofl(EXIT_RUNTIME, "look at the weights");
+        if (!state_all_finite(info.dtype, piece, bytes))
+            return s->keep ? common_fail(
+                                 EXIT_RUNTIME,
+                                 "%s holds a value that is not a finite number: stopped, and not committed; "
+                                 "go on with --resume --adjust and a smaller --lr, or --clip",
+                                 info.name)
+                           : common_fail(EXIT_INPUT, STATE_NOT_FINITE, info.name);
+    }
+    return 0;
+}
+
+int state_finite(struct state *s)
+{
+    void *piece = malloc(PIECE_BYTES);
+    struct ofl_tensor *tensor;
+    int status = piece ? 0 : common_fail(EXIT_RUNTIME, "look at the weights: out of memory");
+
+    for (uint32_t i = 0; status == 0 && (tensor = llama_trainer_state(s->trainer, i)); i++)
+        status = look_at(s, tensor, piece);
+    free(piece);
+    return status;
+}
+
 int state_hash(struct state *s, char hex[33])
 {
     XXH3_state_t *x = XXH3_createState();
@@ -255,8 +290,8 @@ static int write_text(const char *path, const char *text)
     return err;
 }
 
-/* A preset's tokenizer: bytes. */
-static int save_tokenizer(void *arg, const char *dir, char *error, size_t error_bytes)
+/* Of bytes. */
+int state_save_tokenizer(void *arg, const char *dir, char *error, size_t error_bytes)
 {
     static const char settings[] = "{\n"
                                    "  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n"
@@ -289,7 +324,7 @@ int state_out_open(struct state *s)
                              .copy_from_dir = o->model,
                              .read = save_read,
                              .progress = save_progress,
-                             .add_files = o->model ? NULL : save_tokenizer,
+                             .add_files = o->model ? NULL : state_save_tokenizer,
                              .arg = s};
     char error[COMMON_ERROR_BYTES] = "";
     int err;

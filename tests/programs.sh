@@ -356,7 +356,8 @@ until_true "$child" grep -q '^step 2/' "$work/err" || complain "it ended before 
 kill -TERM "$child"
 status=0
 wait "$child" || status=$?
-[ "$status" -eq 130 ] || complain "SIGTERM: exit status $status"
+[ "$status" -eq 143 ] || complain "SIGTERM: exit status $status"
+says 'stopping after this step; again to end now' "$work/err" SIGTERM
 judged "$work/cut.json"
 [ -z "$(compgen -G "$work/ended*")" ] || complain "SIGTERM left $(compgen -G "$work/ended*")"
 

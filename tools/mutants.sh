@@ -195,12 +195,21 @@ kept-room-beyond-the-end|liboffload/store/kept_manifest.c|if (t->offset > j->fra
 kept-tiles-more-than-there-are|liboffload/store/kept_manifest.c|    if (t->tiles_count > s->tiles - *tile \|\| |    if (|test_kept_manifest
 kept-repair-leaves-what-is-torn|liboffload/store/kept_verify.c|        if (l->found.named[i].root.generation <= l->report->newest_whole)|        if (1)|test_kept_verify
 template-speaks-raw|examples/model/template_text.c|        plain(s->error + used);|        ;|test_template
+keep-head-dropped|examples/model/trainer_step.c|t->at_loss ? 0 : trainer_last_use(t)|trainer_last_use(t)|keep.sh
+keep-before-loss|examples/finetune_store.c|    if (!isfinite(loss))\n        return;|    ;|keep.sh
+keep-weights-unseen|examples/finetune_store.c|status = state_finite(k->state);|status = 0;|keep.sh
+keep-hangup-twice|examples/common.c|if (stopping \&\& number != SIGHUP)|if (stopping)|keep.sh
+keep-pipe-ends|examples/common.c|        signal(SIGPIPE, SIG_IGN);|        ;|keep.sh
+keep-other-threads|examples/finetune_note.c|\&\& !common_blas_use(threads)|\&\& threads != common_blas_count()|kill.sh
+keep-other-data|examples/finetune_note.c|if (!json_equal((json_t *)(uintptr_t)before, (json_t *)(uintptr_t)after)) {|if (0) {|keep.sh
+keep-free-of-cost|examples/common_pace.c|    p->spent_s += cost;|    ;|test_pace
+keep-first-never|examples/common_pace.c|p->commits == 0 \&\& p->elapsed_s >= COMMON_PACE_FIRST_S|0|test_pace
 '
 
 # A mutant that does not compile proves nothing.
 build() { # test
     local goal=build/tests/$1
-    [ "$1" != programs.sh ] || goal=all
+    case $1 in programs.sh) goal=all ;; *.sh) goal=build/ofl-finetune ;; esac
     case $1 in sim | commits) goal=build/tests/sim/sim ;; esac
     (cd "$work/tree" && make -s WITH_CUDA=0 B=build CFLAGS='-O1 -g -w' "$goal" >"$work/log" 2>&1)
 }
@@ -215,10 +224,11 @@ run() { # test -> 0 if it passes
             --commits 2 --hints 3 --unplanned 4 >"$work/log" 2>&1)
         return
     fi
-    if [ "$1" = programs.sh ]; then
-        (cd "$work/tree" && timeout 200 bash tests/programs.sh >"$work/log" 2>&1)
+    case $1 in *.sh)
+        (cd "$work/tree" && timeout 600 bash "tests/$1" >"$work/log" 2>&1) || [ $? -eq 77 ]
         return
-    fi
+        ;;
+    esac
     (cd "$work/tree" && OFL_TEST_LIGHT=1 timeout 60 "build/tests/$1" >"$work/log" 2>&1)
 }
 

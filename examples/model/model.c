@@ -28,8 +28,8 @@ static int fail_ofl(int err, struct llama_model *m, char *error, size_t error_by
 }
 
 int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enum ofl_dtype dtype,
-                       enum ofl_kind kind, const char *suffix, struct llama_model *out, char *error,
-                       size_t error_bytes)
+                       enum ofl_kind kind, uint32_t flags, const char *suffix, struct llama_model *out,
+                       char *error, size_t error_bytes)
 {
     int err = make_arrays(shape, out, error, error_bytes);
 
@@ -37,7 +37,7 @@ int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enu
         return err;
     for (uint32_t i = 0; i < out->count; i++) {
         struct llama_tensor_desc d;
-        struct ofl_tensor_desc t = {.size = sizeof t, .kind = kind, .dtype = dtype};
+        struct ofl_tensor_desc t = {.size = sizeof t, .kind = kind, .dtype = dtype, .flags = flags};
         char name[sizeof d.name + 32];
 
         llama_tensor_at(shape, i, &d);

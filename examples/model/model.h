@@ -22,11 +22,11 @@ struct llama_model {
 struct llama_weight llama_weight_of(const struct llama_shape *shape, enum llama_role role, const void *data,
                                     enum ofl_dtype dtype);
 
-/* Makes tensors of that dtype and kind, named as in llama_tensor_at with suffix behind. The shape
+/* Makes tensors of that dtype, kind and flags (OFL_TENSOR_), named as in llama_tensor_at with suffix behind. The shape
  * must outlive the model. On failure *out is zeroed. */
 int llama_model_create(struct ofl_ctx *ctx, const struct llama_shape *shape, enum ofl_dtype dtype,
-                       enum ofl_kind kind, const char *suffix, struct llama_model *out, char *error,
-                       size_t error_bytes);
+                       enum ofl_kind kind, uint32_t flags, const char *suffix, struct llama_model *out,
+                       char *error, size_t error_bytes);
 /* Destroys the tensors too. A zeroed model is accepted. */
 void llama_model_destroy(struct llama_model *m);
 

@@ -157,25 +157,28 @@ static void need_device(const struct llama_trainer_config *c, struct llama_need 
     llama_part_close(&part, need);
 }
 
-static void need_tensor(struct llama_trainer_need *need, uint64_t bytes, uint64_t count)
+static void need_tensor(struct llama_trainer_need *need, uint64_t bytes, uint64_t count, bool kept)
 {
+    uint64_t room = count * ((bytes + 4095) / 4096 * 4096);
+
     need->device_all_bytes += count * ofl_device_footprint(bytes);
-    need->store_bytes += count * ((bytes + 4095) / 4096 * 4096);
+    *(kept ? &need->kept_bytes : &need->store_bytes) += room;
 }
 
 /* All of them are trained. */
 static void need_weights(const struct llama_trainer_config *c, struct llama_trainer_need *out)
 {
     uint64_t each = ofl_dtype_bytes(c->dtype);
-    uint64_t wide = c->dtype == OFL_F32 ? 3 : 4; /* gradient, two moments, a separate master */
+    uint64_t wide = c->dtype == OFL_F32 ? 2 : 3; /* two moments, a separate master */
 
     for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++) {
         struct llama_tensor_desc d;
 
         llama_tensor_at(&c->shape, i, &d);
-        need_tensor(out, d.elems * each, 1);
-        need_tensor(out, d.elems * sizeof(float), wide);
-        out->state_bytes += d.elems * (each + wide * sizeof(float));
+        need_tensor(out, d.elems * each, 1, c->keep);
+        need_tensor(out, d.elems * sizeof(float), wide, c->keep);
+        need_tensor(out, d.elems * sizeof(float), 1, false); /* gradient */
+        out->state_bytes += d.elems * (each + (wide + 1) * sizeof(float));
     }
 }
 
@@ -185,7 +188,8 @@ static void need_adapters(const struct llama_trainer_config *c, struct llama_tra
     struct llama_lora_tensor l;
 
     for (uint32_t i = 0; llama_lora_tensor_at(&c->shape, &c->lora, i, &l) == 0; i++) {
-        need_tensor(out, l.elems * sizeof(float), 4); /* itself, gradient, two moments */
+        need_tensor(out, l.elems * sizeof(float), 3, c->keep); /* itself, two moments */
+        need_tensor(out, l.elems * sizeof(float), 1, false);   /* gradient */
         out->state_bytes += 4 * l.elems * sizeof(float);
     }
     for (uint32_t i = 0; i < LLAMA_PARTS * llama_tensor_count(&c->shape); i++) {
@@ -208,10 +212,10 @@ void llama_trainer_need(const struct llama_trainer_config *c, struct llama_train
     else
         need_weights(c, out);
     out->activation_bytes = checkpoints * activation_bytes(c);
-    need_tensor(out, activation_bytes(c), checkpoints);
+    need_tensor(out, activation_bytes(c), checkpoints, false);
     if (c->shape.experts) {
         out->activation_bytes += c->accum * mixed_bytes(c);
-        need_tensor(out, mixed_bytes(c), c->accum);
+        need_tensor(out, mixed_bytes(c), c->accum, false);
     }
 }
 
@@ -296,11 +300,11 @@ static int make_weights(struct llama_trainer *t, char *error, size_t error_bytes
 
     if (t->config.lora.rank)
         return llama_frozen_bind(t->config.base, shape, &t->base, error, error_bytes);
-    err = llama_model_create(t->ctx, shape, t->config.dtype, OFL_KIND_WEIGHT, "", &t->weights, error,
-                             error_bytes);
+    err = llama_model_create(t->ctx, shape, t->config.dtype, OFL_KIND_WEIGHT, trainer_keep_flag(&t->config),
+                             "", &t->weights, error, error_bytes);
     return err < 0 ? err
-                   : llama_model_create(t->ctx, shape, OFL_F32, OFL_KIND_GRADIENT, ".grad", &t->grads, error,
-                                        error_bytes);
+                   : llama_model_create(t->ctx, shape, OFL_F32, OFL_KIND_GRADIENT, 0, ".grad", &t->grads,
+                                        error, error_bytes);
 }
 
 static int create_all(struct llama_trainer *t, char *error, size_t error_bytes)
@@ -441,4 +445,20 @@ struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index)
     if (kind == 0)
         return weight;
     return ofl_optimizer_state(t->optimizer, weight, states[kind - 1], &state) < 0 ? NULL : state;
+}
+
+int llama_trainer_resumed(struct llama_trainer *t, char *error, size_t error_bytes)
+{
+    struct ofl_tensor_info there = {.size = sizeof there}, absent = {.size = sizeof absent};
+    struct ofl_tensor *tensor, *back = NULL, *fresh = NULL;
+
+    for (uint32_t i = 0; (tensor = llama_trainer_state(t, i)); i++)
+        *(ofl_tensor_resumed(tensor) ? &back : &fresh) = tensor;
+    if (!back || !fresh)
+        return back != NULL;
+    ofl_tensor_info(back, &there);
+    ofl_tensor_info(fresh, &absent);
+    return llama_fail(-OFL_EFORMAT, error, error_bytes,
+                      "the kept store has tensor %s, and no %s: it is another model's", there.name,
+                      absent.name);
 }

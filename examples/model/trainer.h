@@ -21,6 +21,7 @@ struct llama_trainer_config {
     size_t accum;         /* micro-batches of a step */
     enum ofl_dtype dtype; /* of the weights on the device: OFL_F32 or OFL_BF16 */
     bool cuda;            /* the context's device is a GPU */
+    bool keep;            /* what training changes is kept: see "Kept stores" in offload.h */
 
     /* With adapters (rank not 0) these alone are trained. The weights are frozen: they stay in the checkpoint, have
      * neither gradients nor states, and are never written. Where they are packed, the shape has the checkpoint's packings.
@@ -34,8 +35,9 @@ struct llama_trainer_config {
 struct llama_trainer_need {
     struct llama_need device;  /* the smallest device budget, where the tensors live below it */
     uint64_t device_all_bytes; /* the smallest that holds all tensors */
-    uint64_t store_bytes;      /* of all tensors, in blocks of 4096 bytes: ofl_config.expected_bytes */
-    uint64_t state_bytes;      /* weights, gradients, masters and moments; of adapters */
+    uint64_t store_bytes;  /* of all tensors but kept ones, in blocks of 4096: ofl_config.expected_bytes */
+    uint64_t kept_bytes;   /* of these, once */
+    uint64_t state_bytes;  /* weights, gradients, masters and moments; of adapters */
     uint64_t frozen_bytes; /* of weights that stay in the checkpoint; device_all_bytes has room for them */
     uint64_t activation_bytes, workspace_bytes;
 };
@@ -67,6 +69,8 @@ int llama_trainer_adapters_init(struct llama_trainer *t, char *error, size_t err
 struct ofl_tensor *llama_trainer_adapter(const struct llama_trainer *t, uint32_t index);
 /* The index-th of all tensors that training changes: weights, separate masters, moments. NULL after the last. */
 struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index);
+/* Of those, how many came back with ofl_resume: all (1), none (0), or, with the sentence, only some (-OFL_EFORMAT). */
+int llama_trainer_resumed(struct llama_trainer *t, char *error, size_t error_bytes);
 
 /*
  * One step. inputs and targets: [accum][batch * seq], alive until it returns. A negative target is left out. loss:
@@ -76,6 +80,10 @@ struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index);
 int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets,
                        const struct ofl_adamw *settings, double *loss, double *norm, char *error,
                        size_t error_bytes);
+/* fn is called in the next step, once, when its loss is known and before any update of it: what training changes is what
+ * the step before left, and no lease on it is held. Waits for the stream. */
+typedef void llama_trainer_loss_fn(void *arg, double loss);
+void llama_trainer_at_loss(struct llama_trainer *t, llama_trainer_loss_fn *fn, void *arg);
 /* The sum of the losses, and nothing else: no weight changes. */
 int llama_trainer_eval(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets, double *sum,
                        char *error, size_t error_bytes);

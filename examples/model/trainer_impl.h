@@ -23,9 +23,18 @@ struct llama_trainer {
     struct ofl_tensor **lora, **lora_grads; /* in the order of llama_lora_tensor_at */
     uint32_t lora_count, module_count;
     struct llama_lora_module modules[LLAMA_MATRICES];
-    uint64_t step;   /* the last that began */
+    uint64_t step;                  /* the last that began */
+    double learned;                 /* targets of it */
+    llama_trainer_loss_fn *at_loss; /* of the next one */
+    void *at_loss_arg;
     bool evaluating; /* nothing is dropped */
 };
+
+/* OFL_TENSOR_ flags of what is trained. */
+static inline uint32_t trainer_keep_flag(const struct llama_trainer_config *c)
+{
+    return c->keep ? OFL_TENSOR_KEPT : 0;
+}
 
 /* Copies the sentence of what failed. Returns err. */
 int trainer_fail(const struct llama_trainer *t, int err, char *error, size_t error_bytes);

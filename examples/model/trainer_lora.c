@@ -23,7 +23,8 @@ static int create(struct llama_trainer *t, uint32_t index, bool gradient, struct
     struct ofl_tensor_desc d = {.size = sizeof d,
                                 .name = name,
                                 .kind = gradient ? OFL_KIND_GRADIENT : OFL_KIND_WEIGHT,
-                                .dtype = OFL_F32};
+                                .dtype = OFL_F32,
+                                .flags = gradient ? 0 : trainer_keep_flag(&t->config)};
 
     llama_lora_tensor_at(&t->config.shape, &t->config.lora, index, &l);
     snprintf(name, sizeof name, "%s%s", l.name, gradient ? ".grad" : "");

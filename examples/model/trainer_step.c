@@ -221,18 +221,27 @@ static int head(struct llama_trainer *t)
     uint32_t norm = llama_tensor_index(shape, LLAMA_NORM, 0),
              matrix = llama_tensor_index(shape, LLAMA_HEAD, 0);
     struct trainer_part p = {.t = t, .run = LLAMA_RUN_HEAD, .moving = 2};
-    int err;
 
-    p.held = head_leases(t, trainer_last_use(t), p.leases);
+    /* Who is told of the loss may want all weights. */
+    p.held = head_leases(t, t->at_loss ? 0 : trainer_last_use(t), p.leases);
     if (t->config.lora.rank)
         return trainer_run_part(&p, shape->layers, head_activations, head_describe);
     p.leases[p.held++] = trainer_lease(t->grads.tensors[norm], OFL_OVERWRITE, 0);
     p.leases[p.held++] = trainer_lease(t->grads.tensors[matrix], OFL_OVERWRITE, 0);
-    err = trainer_run_part(&p, shape->layers, head_activations, head_describe);
-    if (err == 0)
-        err = ofl_optimizer_apply(t->optimizer, t->weights.tensors[norm]);
+    return trainer_run_part(&p, shape->layers, head_activations, head_describe);
+}
+
+static int head_apply(struct llama_trainer *t)
+{
+    const struct llama_shape *shape = &t->config.shape;
+    struct ofl_tensor **weights = t->weights.tensors;
+    int err;
+
+    if (t->config.lora.rank)
+        return 0;
+    err = ofl_optimizer_apply(t->optimizer, weights[llama_tensor_index(shape, LLAMA_NORM, 0)]);
     if (err == 0 && !shape->tied)
-        err = ofl_optimizer_apply(t->optimizer, t->weights.tensors[matrix]);
+        err = ofl_optimizer_apply(t->optimizer, weights[llama_tensor_index(shape, LLAMA_HEAD, 0)]);
     return err;
 }
 
@@ -264,26 +273,6 @@ static int embed_backward(struct llama_trainer *t)
 
 /* ---- the step ------------------------------------------------------------- */
 
-static int run_step(struct llama_trainer *t, const struct ofl_adamw *settings)
-{
-    uint32_t layers = t->config.shape.layers;
-    int err = embed(t);
-
-    for (uint32_t layer = 0; layer < layers && err == 0; layer++)
-        err = forward(t, layer);
-    if (err == 0)
-        err = ofl_optimizer_begin(t->optimizer, settings);
-    if (err == 0)
-        err = head(t);
-    for (uint32_t layer = layers; layer-- > 0 && err == 0;)
-        err = t->config.lora.rank ? backward_adapters(t, layer) : backward(t, layer);
-    if (err == 0 && !t->config.lora.rank)
-        err = embed_backward(t);
-    if (err == 0)
-        err = ofl_optimizer_end(t->optimizer);
-    return err;
-}
-
 /* Targets that are not left out; 1 where all are, since something is divided by it. */
 static double count_targets(const int32_t *targets, size_t tokens)
 {
@@ -304,18 +293,61 @@ static double sum_losses(struct llama_trainer *t)
     return sum;
 }
 
+void llama_trainer_at_loss(struct llama_trainer *t, llama_trainer_loss_fn *fn, void *arg)
+{
+    t->at_loss = fn;
+    t->at_loss_arg = arg;
+}
+
+static int tell_loss(struct llama_trainer *t)
+{
+    llama_trainer_loss_fn *fn = t->at_loss;
+    int err = llama_compute_end(t->compute);
+
+    t->at_loss = NULL;
+    if (err == 0)
+        err = ofl_stream_sync(t->stream);
+    if (err == 0)
+        fn(t->at_loss_arg, sum_losses(t) / t->learned);
+    return err;
+}
+
+static int run_step(struct llama_trainer *t, const struct ofl_adamw *settings)
+{
+    uint32_t layers = t->config.shape.layers;
+    int err = embed(t);
+
+    for (uint32_t layer = 0; layer < layers && err == 0; layer++)
+        err = forward(t, layer);
+    if (err == 0)
+        err = head(t);
+    if (err == 0 && t->at_loss)
+        err = tell_loss(t);
+    if (err == 0)
+        err = ofl_optimizer_begin(t->optimizer, settings);
+    if (err == 0)
+        err = head_apply(t);
+    for (uint32_t layer = layers; layer-- > 0 && err == 0;)
+        err = t->config.lora.rank ? backward_adapters(t, layer) : backward(t, layer);
+    if (err == 0 && !t->config.lora.rank)
+        err = embed_backward(t);
+    if (err == 0)
+        err = ofl_optimizer_end(t->optimizer);
+    return err;
+}
+
 int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets,
                        const struct ofl_adamw *settings, double *loss, double *norm, char *error,
                        size_t error_bytes)
 {
     size_t tokens = t->config.accum * t->config.batch * t->config.seq;
-    double count = count_targets(targets, tokens);
     int err = ofl_step_begin(t->ctx, "train");
 
     *loss = *norm = 0;
+    t->learned = count_targets(targets, tokens);
     t->step = settings->step;
     if (err == 0)
-        err = llama_compute_begin(t->compute, inputs, targets, tokens, (float)(1.0 / count));
+        err = llama_compute_begin(t->compute, inputs, targets, tokens, (float)(1.0 / t->learned));
     if (err == 0)
         err = run_step(t, settings);
     if (err == 0)
@@ -331,7 +363,7 @@ int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int
         (void)ofl_stream_sync(t->stream); /* what was queued before reads the caller's tokens */
         return err;
     }
-    *loss = sum_losses(t) / count;
+    *loss = sum_losses(t) / t->learned;
     return 0;
 }
 
