@@ -49,6 +49,7 @@ two_steps() { [ "$(grep -c '^step ' "$log")" -ge 2 ]; }
 log=$work/err
 begin() {
     ran="$* (in the background)"
+    : >"$log" # what is awaited is not the one before's
     env --default-signal "${program[@]}" "$@" >"$work/out" 2>"$log" &
     child=$!
     until_true $child two_steps || complain "it ended before its second step"

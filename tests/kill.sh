@@ -77,6 +77,7 @@ go() {
     declare -n options=$name
     choose "$name"
     ran="${command[*]} ${options[*]}, a go until $from $ms"
+    : >"$work/err" # what is awaited is not the one before's
     "${command[@]}" "${options[@]}" --store "$work/store" --resume --commit-every "$((1 + RANDOM % 3))" --report "$work/done.json" \
         >"$work/out" 2>"$work/err" &
     child=$!
