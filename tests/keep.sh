@@ -308,6 +308,7 @@ cat >"$work/fill.sh" <<'END'
 volume=$1 err=$2
 shift 2
 mount -t tmpfs -o size=160M tmpfs "$volume" || exit 99
+: >"$err" # what is awaited is not the log of the run before
 "$@" --store "$volume/store" --resume --commit-every 1 2>"$err" &
 child=$!
 until grep -q '^committed step' "$err" || ! kill -0 $child 2>/dev/null; do sleep 0.05; done

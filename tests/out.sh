@@ -34,10 +34,16 @@ else
     ! grep -q '^step 1/' "$work/err" || complain "a full file system is found after the work"
 fi
 
+# A run without end, once it has done a step.
+begin() {
+    : >"$work/first" # what is awaited is not the log of the run before
+    "${train[@]}" --steps 1000000 --out "$work/m" >"$work/first" 2>&1 &
+    first=$!
+    until_true $first grep -q '^step 1/' "$work/first" || complain "it ended before its first step"
+}
+
 # Two runs with one name: the first is stopped before its end.
-"${train[@]}" --steps 1000000 --out "$work/m" >"$work/first" 2>&1 &
-first=$!
-until grep -q '^step 1/' "$work/first" || ! kill -0 $first 2>/dev/null; do sleep 0.1; done
+begin
 limited "${train[@]}" --steps 2 --out "$work/m"
 [ "$status" -eq 2 ] || complain "a name that is taken: exit status $status, not 2"
 grep -q "$work/m: another run is about to write there" "$work/err" || complain "the other run is not named"
@@ -46,9 +52,7 @@ wait $first
 [ ! -e "$work/m" ] || complain "an interrupted run leaves its directory"
 [ -z "$(find "$work" -name 'm.partial-*')" ] || complain "an interrupted run leaves what it began"
 
-"${train[@]}" --steps 1000000 --out "$work/m" >"$work/first" 2>&1 &
-first=$!
-until grep -q '^step 1/' "$work/first" || ! kill -0 $first 2>/dev/null; do sleep 0.1; done
+begin
 kill -KILL $first
 wait $first 2>/dev/null
 [ "$(find "$work" -name 'm.partial-*' | wc -l)" -eq 1 ] || complain "no sign of a killed run"
