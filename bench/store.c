@@ -135,6 +135,7 @@ static int write_json(const struct options *o, const struct kept_report *r, cons
                       bool whole)
 {
     json_t *generations = json_array(), *report;
+    int status;
 
     for (int i = 0; i < 2 && r->generations[i]; i++)
         json_array_append_new(generations,
@@ -147,7 +148,9 @@ static int write_json(const struct options *o, const struct kept_report *r, cons
                        "findings", s->list);
     if (!report)
         return common_fail(EXIT_RUNTIME, "make the report: out of memory");
-    return common_report_write(o->json, report);
+    status = common_report_write(o->json, report);
+    json_decref(report);
+    return status;
 }
 
 /* ---- main --------------------------------------------------------------------- */
