@@ -148,7 +148,7 @@ run() {
 # ---- all of them -------------------------------------------------------------------
 
 # Those that take longest, so that at the end no core waits for one of them.
-longest='cuda.sh programs.sh programs_cuda.sh test_families bench.sh test_optimizer test_cuda_attention data.sh memory.sh
+longest='cuda.sh programs.sh programs_cuda.sh keep.sh kill.sh test_families bench.sh test_optimizer test_cuda_attention data.sh memory.sh
     scripts.sh prompts.sh sources.sh test_simulate test_device_cuda plan.sh adapters.sh test_cuda_kernels test_cuda_head
     test_estimate'
 
