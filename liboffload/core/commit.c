@@ -74,8 +74,7 @@ static void over(struct pager *p)
             continue;
         if (k->part && !m->failed)
             slot_settle(t);
-        for (uint32_t i = base_bits_next(&k->written, 0); i != BASE_BITS_NONE;
-             i = i + 1 < t->tiles_count ? base_bits_next(&k->written, i + 1) : BASE_BITS_NONE)
+        for (uint32_t i; (i = base_bits_next(&k->written, 0)) != BASE_BITS_NONE;)
             base_bits_put(&k->written, i, false);
         k->part = k->open = k->queued = false;
         pager_look(p, t); /* what waited for the commit goes on */
