@@ -121,7 +121,9 @@ says '--lr is 0.0001 from step 13 on, it was 0.001' "$work/err" "--adjust"
 says '"option": "--clip"' "$work/kept.json" "--adjust"
 
 # A commit in the middle of a run, where BF16 weights are dropped when they have served: killed behind it.
-half=(--preset tiny --data "$work/text" --seq 32 --batch 4 --accum 2 --lr 1e-3 --dtype bf16 --steps 30)
+bf16_steps=30
+[ -z "${OFL_TEST_LIGHT-}" ] || bf16_steps=14
+half=(--preset tiny --data "$work/text" --seq 32 --batch 4 --accum 2 --lr 1e-3 --dtype bf16 --steps $bf16_steps)
 run "${half[@]}" --in-memory --report "$work/half.json"
 wanted "BF16"
 for memory in "${budgets[*]}" ''; do
@@ -299,11 +301,13 @@ else
     skipped+=("prlimit, for limits that come in the middle")
 fi
 
-# A file system that is full from some step on, and not any more.
-mkdir "$work/volume"
-as_root=(unshare -m)
-[ "$(id -u)" -eq 0 ] || as_root=(unshare -rm)
-cat >"$work/fill.sh" <<'END'
+# A file system that is full from some step on, and not any more. Not under ThreadSanitizer: it needs 120 steps, and does
+# what is done without a descriptor, too.
+if [ -z "${TSAN_OPTIONS-}" ]; then
+    mkdir "$work/volume"
+    as_root=(unshare -m)
+    [ "$(id -u)" -eq 0 ] || as_root=(unshare -rm)
+    cat >"$work/fill.sh" <<'END'
 # fill.sh VOLUME ERR COMMAND...: in a mount namespace.
 volume=$1 err=$2
 shift 2
@@ -320,22 +324,23 @@ wait $child || status=$?
 cp -r "$volume/store" "$volume/../after"
 exit $status
 END
-# A note that grows with each step, by its evaluation, needs a block more from time to time.
-head -n 2 "$work/text" >"$work/held"
-growing=(--preset tiny --data "$work/text" --seq 16 --steps 120 --eval "$work/held" --eval-every 1)
-limited "${as_root[@]}" bash "$work/fill.sh" "$work/volume" "$work/filled" "${program[@]}" "${growing[@]}" "${budgets[@]}" --report "$work/kept.json"
-if [ "$status" -eq 99 ] || grep -q 'unshare failed' "$work/err"; then
-    skipped+=("mounts in a namespace, for a full file system")
-else
-    cat "$work/filled" >>"$work/err"
-    wanted "a full file system that is not full any more"
-    says 'warning: the commit of step [0-9]* failed: .*No space left' "$work/filled" "a full file system"
-    says '^committed step 120' "$work/filled" "a full file system that is not full any more"
-    says 'commits failed' "$work/filled" "a full file system"
-    run "${growing[@]}" --report "$work/never.json"
-    same "$work/never.json" "$work/kept.json" "a full file system"
-    run "${growing[@]}" "${budgets[@]}" --store "$work/after" --resume --report "$work/kept.json"
-    wanted "the store of a full file system"
-    same "$work/never.json" "$work/kept.json" "the store of a full file system"
+    # A note that grows with each step, by its evaluation, needs a block more from time to time.
+    head -n 2 "$work/text" >"$work/held"
+    growing=(--preset tiny --data "$work/text" --seq 16 --steps 120 --eval "$work/held" --eval-every 1)
+    limited "${as_root[@]}" bash "$work/fill.sh" "$work/volume" "$work/filled" "${program[@]}" "${growing[@]}" "${budgets[@]}" --report "$work/kept.json"
+    if [ "$status" -eq 99 ] || grep -q 'unshare failed' "$work/err"; then
+        skipped+=("mounts in a namespace, for a full file system")
+    else
+        cat "$work/filled" >>"$work/err"
+        wanted "a full file system that is not full any more"
+        says 'warning: the commit of step [0-9]* failed: .*No space left' "$work/filled" "a full file system"
+        says '^committed step 120' "$work/filled" "a full file system that is not full any more"
+        says 'commits failed' "$work/filled" "a full file system"
+        run "${growing[@]}" --report "$work/never.json"
+        same "$work/never.json" "$work/kept.json" "a full file system"
+        run "${growing[@]}" "${budgets[@]}" --store "$work/after" --resume --report "$work/kept.json"
+        wanted "the store of a full file system"
+        same "$work/never.json" "$work/kept.json" "the store of a full file system"
+    fi
 fi
 finish

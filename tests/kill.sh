@@ -15,7 +15,8 @@ cd "$(dirname "$0")/.." || exit 1
 [ -x "$bin/ofl-finetune" ] || { complain "$bin/ofl-finetune is not built"; finish; }
 
 kills=${OFL_KILLS:-$([ -n "${OFL_TEST_FULL-}" ] && echo 200 || echo 12)}
-[ -z "${OFL_TEST_LIGHT-}" ] || kills=3
+steps=24
+[ -z "${OFL_TEST_LIGHT-}" ] || kills=3 steps=12
 seed=${OFL_SEED:-$(($(date +%s) % 30000))}
 RANDOM=$seed
 echo "seed $seed, $kills kills"
@@ -35,7 +36,7 @@ limited "${program[@]}" --preset tiny --data "$work/text" --seq 16 --steps 1 --o
 wanted "a model for adapters"
 
 names=(f32 bf16 lora)
-common=(--data "$work/text" --seq 32 --batch 2 --accum 2 --steps 24 --lr 1e-3)
+common=(--data "$work/text" --seq 32 --batch 2 --accum 2 --steps $steps --lr 1e-3)
 f32=(--preset tiny "${common[@]}" --clip 0.5 --schedule cosine --warmup 3)
 # shellcheck disable=SC2034  # by name
 bf16=(--preset tiny "${common[@]}" --dtype bf16 --clip 1 --shuffle --eval "$work/held" --eval-every 5)

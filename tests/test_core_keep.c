@@ -221,56 +221,152 @@ static void nothing(void *arg)
     (void)arg;
 }
 
-/* Reads go on while a commit is being made durable; an update waits for it, and who waits for that is told so. */
-static void who_waits_for_a_commit_is_told_so(void **state)
+struct trained {
+    struct ofl_ctx *ctx;
+    struct ofl_stream *stream;
+    struct ofl_optimizer *optimizer;
+    struct ofl_tensor *w[6];
+    uint32_t count, steps;
+};
+
+/* Weights of a MiB each that are kept, with their gradients and an optimizer. */
+static void train_open(struct trained *t, uint32_t count)
 {
     struct ofl_tensor_desc d = {
-        .size = sizeof d, .name = "g", .kind = OFL_KIND_GRADIENT, .dtype = OFL_F32, .elems = MIB / 4};
-    struct ofl_adamw settings = {.size = sizeof settings, .lr = 1e-3, .eps = 1e-8, .step = 1};
-    struct ofl_stall stall = {.size = sizeof stall};
-    struct ofl_lease l = {.size = sizeof l, .mode = OFL_READ};
-    struct ofl_optimizer *o;
-    struct ofl_tensor *g;
-    struct ofl_stream *s;
-    struct ofl_ctx *ctx;
-    bool seen = false;
+        .size = sizeof d, .kind = OFL_KIND_GRADIENT, .dtype = OFL_F32, .elems = MIB / 4};
 
-    keep_set_dir(state, "waits");
-    ctx = keep_open(&keep_usual);
-    l.tensor = keep_make(ctx, "w", OFL_F32, MIB / 4);
-    assert_int_equal(ofl_tensor_create(ctx, &d, &g), 0);
-    assert_int_equal(ofl_stream_create(ctx, &s), 0);
-    assert_int_equal(ofl_optimizer_create(ctx, &o), 0);
-    assert_int_equal(ofl_optimizer_bind(o, l.tensor, g), 0);
+    *t = (struct trained){.ctx = keep_open(&keep_usual), .count = count};
+    assert_int_equal(ofl_stream_create(t->ctx, &t->stream), 0);
+    assert_int_equal(ofl_optimizer_create(t->ctx, &t->optimizer), 0);
+    for (uint32_t i = 0; i < count; i++) {
+        struct ofl_tensor *g;
+        char name[16];
+
+        snprintf(name, sizeof name, "w%u", i);
+        t->w[i] = keep_make(t->ctx, name, OFL_F32, MIB / 4);
+        keep_write(t->w[i], i + 1, MIB);
+        snprintf(name, sizeof name, "g%u", i);
+        d.name = name;
+        assert_int_equal(ofl_tensor_create(t->ctx, &d, &g), 0);
+        assert_int_equal(ofl_optimizer_bind(t->optimizer, t->w[i], g), 0);
+    }
+}
+
+static void train_step(struct trained *t)
+{
+    struct ofl_adamw settings = {
+        .size = sizeof settings, .lr = 1e-3, .eps = 1e-8, .weight_decay = 0.5, .step = ++t->steps};
+
+    assert_int_equal(ofl_optimizer_begin(t->optimizer, &settings), 0);
+    for (uint32_t i = 0; i < t->count; i++)
+        assert_int_equal(ofl_optimizer_apply(t->optimizer, t->w[i]), 0);
+    assert_int_equal(ofl_optimizer_end(t->optimizer), 0);
+}
+
+static void train_close(struct trained *t)
+{
+    assert_int_equal(ofl_optimizer_destroy(t->optimizer), 0);
+    assert_int_equal(fixture_ctx_close(t->ctx), 0);
+}
+
+static bool is_written(struct ofl_tensor *t, uint32_t seed)
+{
+    uint32_t word;
+
+    assert_int_equal(ofl_tensor_read(t, 0, &word, sizeof word), 0);
+    return word == seed * 2654435761u;
+}
+
+/* Reads go on while a commit is being made durable, and so do updates of what it has: what they write waits in host
+ * memory for that. */
+static void updates_go_on_while_a_commit_is_made_durable(void **state)
+{
+    struct ofl_stats stats = {.size = sizeof stats};
+    struct ofl_ctx *ctx;
+    struct trained t;
+
+    keep_set_dir(state, "beside");
+    train_open(&t, 2);
     sem_init(&flush_begun, 0, 0);
     sem_init(&flush_may, 0, 0);
     real_sync = kept_calls.sync_data;
     kept_calls.sync_data = held_sync;
-    for (unsigned tries = 0; tries < 12 && !seen; tries++) {
-        keep_write(l.tensor, 5, MIB);
-        assert_int_equal(ofl_stall_clear(ctx), 0);
-        assert_int_equal(ofl_commit(ctx, NULL, 0), 0);
-        while (sem_wait(&flush_begun) < 0)
-            ;
-        keep_check(l.tensor, 5, MIB); /* a read does not wait */
-        assert_int_equal(ofl_optimizer_begin(o, &settings), 0);
-        assert_int_equal(ofl_optimizer_apply(o, l.tensor), 0);
-        assert_int_equal(ofl_optimizer_end(o), 0);
-        assert_int_equal(ofl_acquire(ctx, &l, 1, s), 0);
-        assert_int_equal(ofl_stream_launch(s, nothing, NULL), 0);
-        assert_int_equal(ofl_release(ctx, &l, 1, s), 0);
-        usleep(1000u << (tries > 6 ? 6 : tries)); /* until the stream stands at its gate */
-        sem_post(&flush_may);
-        assert_int_equal(ofl_stream_sync(s), 0);
-        assert_int_equal(ofl_commit_wait(ctx, NULL), 0);
-        for (uint32_t i = 0; ofl_stall_get(ctx, i, &stall) == 0; i++)
-            seen |= strcmp(stall.tensor, "w") == 0 && stall.reason == OFL_STALL_COMMIT;
-    }
+    assert_int_equal(ofl_commit(t.ctx, NULL, 0), 0);
+    while (sem_wait(&flush_begun) < 0)
+        ;
+    assert_true(is_written(t.w[0], 1));
+    train_step(&t);
+    for (uint32_t i = 0; i < t.count; i++)
+        assert_false(is_written(t.w[i], i + 1)); /* which waits for the update */
+    ofl_stats_get(t.ctx, &stats);
+    assert_true(stats.commits == 0 && stats.updates == 2);
+    sem_post(&flush_may);
+    assert_int_equal(ofl_commit_wait(t.ctx, NULL), 0);
     kept_calls.sync_data = real_sync;
-    assert_true(seen);
-    assert_string_equal(stall.text, "commit");
-    assert_int_equal(ofl_optimizer_destroy(o), 0);
+    train_close(&t);
+
+    ctx = keep_open(&keep_usual);
+    keep_resume(ctx, 1, 6);
+    keep_check(keep_make(ctx, "w0", OFL_F32, MIB / 4), 1, MIB);
+    keep_check(keep_make(ctx, "w1", OFL_F32, MIB / 4), 2, MIB);
     assert_int_equal(fixture_ctx_close(ctx), 0);
+}
+
+static sem_t kernel_may;
+
+static void wait_on_stream(void *arg)
+{
+    (void)arg;
+    while (sem_wait(&kernel_may) < 0)
+        ;
+}
+
+/* What a commit is to have is still on its way: an update that came later would dirty host memory until there is none
+ * for it. So it waits, and who waits for the update is told what for. */
+static void who_waits_for_a_commit_is_told_so(void **state)
+{
+    struct ofl_stats stats = {.size = sizeof stats};
+    struct ofl_stall stall = {.size = sizeof stall};
+    struct ofl_lease x = {.size = sizeof x, .mode = OFL_UPDATE}, l = {.size = sizeof l, .mode = OFL_READ};
+    struct ofl_stream *slow;
+    struct trained t;
+    uint64_t updates;
+    bool seen = false;
+
+    keep_set_dir(state, "waits");
+    train_open(&t, 6);
+    x.tensor = keep_make(t.ctx, "x", OFL_F32, MIB / 4);
+    keep_write(x.tensor, 9, MIB);
+    assert_int_equal(ofl_stream_create(t.ctx, &slow), 0);
+    sem_init(&kernel_may, 0, 0);
+    train_step(&t);
+    keep_commit(t.ctx, 1);
+    for (unsigned tries = 0; tries < 12 && !seen; tries++) {
+        assert_int_equal(ofl_stall_clear(t.ctx), 0);
+        assert_int_equal(ofl_acquire(t.ctx, &x, 1, slow), 0);
+        assert_int_equal(ofl_stream_launch(slow, wait_on_stream, NULL), 0);
+        assert_int_equal(ofl_release(t.ctx, &x, 1, slow), 0);
+        assert_int_equal(ofl_commit(t.ctx, NULL, 0), 0);
+        ofl_stats_get(t.ctx, &stats);
+        updates = stats.updates;
+        train_step(&t);
+        l.tensor = t.w[0]; /* of the update that is first in the queue */
+        assert_int_equal(ofl_acquire(t.ctx, &l, 1, t.stream), 0);
+        assert_int_equal(ofl_stream_launch(t.stream, nothing, NULL), 0);
+        assert_int_equal(ofl_release(t.ctx, &l, 1, t.stream), 0);
+        usleep(2000u << (tries > 6 ? 6 : tries)); /* until the stream stands at its gate */
+        ofl_stats_get(t.ctx, &stats);
+        assert_true(stats.updates == updates);
+        sem_post(&kernel_may);
+        assert_int_equal(ofl_stream_sync(slow), 0);
+        assert_int_equal(ofl_stream_sync(t.stream), 0);
+        assert_int_equal(ofl_commit_wait(t.ctx, NULL), 0);
+        for (uint32_t i = 0; ofl_stall_get(t.ctx, i, &stall) == 0; i++)
+            seen |= strcmp(stall.tensor, "w0") == 0 && stall.reason == OFL_STALL_COMMIT &&
+                    strcmp(stall.text, "commit") == 0;
+    }
+    assert_true(seen);
+    train_close(&t);
 }
 
 /* ---- what is refused, and what is found ---------------------------------- */
@@ -452,6 +548,8 @@ int main(void)
         cmocka_unit_test(unchanged_tiles_are_not_written_again),
         cmocka_unit_test(tiles_of_another_size),
         cmocka_unit_test(commits_have_the_bytes_of_their_moment),
+        cmocka_unit_test(updates_go_on_while_a_commit_is_made_durable),
+        cmocka_unit_test(updates_go_on_while_a_commit_is_made_durable),
         cmocka_unit_test(who_waits_for_a_commit_is_told_so),
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(destroyed_tensors_are_gone),

@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 
 #include "examples/model/tokenizer.h"
@@ -218,6 +219,8 @@ static void characters_agree(void **state)
     (void)state;
     json_array_foreach(json_object_get(parts, "codes"), i, item)
     {
+        if (getenv("TSAN_OPTIONS") && i % 8) /* of one thread */
+            continue;
         struct tokenizer *t = open_changed(parts, json_object_get(item, "change"));
         uint64_t hash = 0xCBF29CE484222325u;
         assert_int_equal(tokenizer_encode(t, text, bytes, &ids, &count), 0);

@@ -24,7 +24,7 @@ def train(runner, build, case, every, work, args):
     store = os.path.join(work, "store")
     shutil.rmtree(store, ignore_errors=True)
     report = runner.run(build, "ofl-finetune", "--device", "host", "--preset", args.preset, "--dtype", case["dtype"],
-                        "--data", os.path.join(work, "text"), "--seq", "256", "--batch", "2", "--steps", str(args.steps),
+                        "--data", os.path.join(work, "text"), "--seq", "256", "--batch", "2", "--accum", str(args.accum), "--steps", str(args.steps),
                         "--clip", str(case["clip"]), "--device-mem", str(case["device"]), "--host-mem",
                         str(case["host"]), "--store", store, "--commit-every", str(every))
     steps = report["step_s"][FIRST:-1]  # the last one waits for its commit
@@ -53,6 +53,9 @@ def main():
     p.add_argument("--dir", default=".")
     p.add_argument("--preset", default="20m")
     p.add_argument("--steps", type=int, default=9)
+    p.add_argument("--accum", type=int, default=1)
+    p.add_argument("--dtype", default="f32,bf16")
+    p.add_argument("--rests", default="all,half,a quarter")
     args = p.parse_args()
     work = tempfile.mkdtemp(prefix="commit-cost-", dir=args.dir)
     runner = Runner(work)
@@ -62,9 +65,9 @@ def main():
                 f.write(f"{i * 2654435761 % 1000003} ")
         print(f"{'dtype clip rests':24} {'every step':>10} {'at the end':>10}  {'ratio':22} {'written per step':>24} "
               f"{'commit':>9}")
-        for dtype in ("f32", "bf16"):
+        for dtype in args.dtype.split(","):
             device, state = least(args.build, args, dtype, work)
-            for share, name in ((2.0, "all"), (0.5, "half"), (0.25, "a quarter")):
+            for share, name in [x for x in ((2.0, "all"), (0.5, "half"), (0.25, "a quarter")) if x[1] in args.rests.split(",")]:
                 for clip in (0, 1):
                     case = {"dtype": dtype, "clip": clip, "device": device + int(share * state / 4),
                             "host": max(64 << 20, int(share * state * 3 / 4))}

@@ -97,15 +97,20 @@ homes-no-memory-for-moves|liboffload/core/home.c|return store ? tiles * tile_byt
 homes-shares-reversed|liboffload/core/home.c|h->share[OFL_HOST] = e - h->share[OFL_NVME];|h->share[OFL_HOST] = h->share[OFL_NVME];|test_core_homes
 homes-fill-in-turn|liboffload/core/home.c|return h->expected_bytes ? (uint64_t)|return 0 ? (uint64_t)|test_core_homes
 homes-evicted|liboffload/core/place_find.c|if (c == \&s->p->live \|\| c->leases \|\| c->home)|if (c == \&s->p->live \|\| c->leases)|sim test_core_homes
-commit-passed-by-host-work|liboffload/core/work.c|        (writes(ref->access) \&\& commit_bars(p, t, r->seq)) \|\||        0 \|\||commits
-commit-passed-by-drains|liboffload/core/copy.c|        commit_bars(p, t, c->write_seq) \|\| ||commits
+commit-passed-by-host-work|liboffload/core/work.c|        (writes(ref->access) \&\& commit_bars(p, t, ref->tile, r->seq)) \|\||        0 \|\||commits
+commit-passed-by-requests|liboffload/core/work.c|        if (writes(u->access[i]) \&\& commit_bars|        if (0 \&\& commit_bars|test_core_keep
+commit-unsettled|liboffload/core/pager.h|(p->commit.unsettled \|\| !k|(!k|test_core_keep
+commit-untaken|liboffload/core/pager.h|(p->commit.unsettled \|\| !k->next[tile].generation)|p->commit.unsettled|commits
+commit-held-written|liboffload/core/slot.h|    return k \&\& k->part|    return 0 \&\& k->part|commits
+commit-held-for-ever|liboffload/core/commit.c|            tile_let_go(p, t);|            ;|commits
+commit-passed-by-drains|liboffload/core/copy.c|!commit_bars(p, t, c->drain_next, c->write_seq) \&\&||commits
 commit-dropped-below|liboffload/core/copy_below.c|!t->source \&\& !commit_open(t) \&\&|!t->source \&\&|commits
 commit-let-go|liboffload/core/copy_below.c|        !commit_open(c->tensor) \&\& ||commits
 commit-before-host-work|liboffload/core/commit.c|    if (t->host_done < k->ordinal)|    if (0)|commits
 commit-before-drains|liboffload/core/commit.c|    if (!copy_drained(t, from, from + bytes, p->commit.seq) \|\| x->writing|    if (x->writing|commits
 commit-of-a-write-under-way|liboffload/core/commit.c|        if (!t->tiles[i].writing) {|        if (1) {|commits
 commit-of-the-device-forgotten|liboffload/core/commit.c|        send_down(p, t);|        ;|commits
-commit-over-the-last-one|liboffload/core/slot.c|    slot = k->whole[tile].there \&\& !k->whole[tile].slot;|    slot = 0;|commits
+commit-over-the-last-one|liboffload/core/slot.c|    return k \&\& !p->kept_in_place \&\& k->whole[tile].there \&\& !k->whole[tile].slot;|    return 0;|commits
 commit-never-settled|liboffload/core/commit.c|            slot_settle(t);|            ;|commits
 commit-of-what-was-lost|liboffload/core/copy.c|        t->keep->spoilt = true; /* also|        ; /* also|commits
 commit-of-what-was-ruined|liboffload/core/copy.c|        t->keep->spoilt = true; /* it is|        ; /* it is|commits

@@ -77,11 +77,15 @@ static void over(struct pager *p)
         for (uint32_t i; (i = base_bits_next(&k->written, 0)) != BASE_BITS_NONE;)
             base_bits_put(&k->written, i, false);
         k->part = k->open = k->queued = false;
+        if (k->held)
+            tile_let_go(p, t);
         pager_look(p, t); /* what waited for the commit goes on */
     }
     m->ready = NULL;
     m->ready_tail = &m->ready;
     m->seq = m->writing = 0;
+    m->unsettled = 0;
+    m->wanted = NULL;
     m->flushing = false;
     p->changes++;
 }
@@ -133,6 +137,35 @@ static void fail_tensor(struct pager *p, const struct ofl_tensor *t)
     fail(p, &why);
 }
 
+/* All that is older is in its tiles: what lies in these can be written without room of the arena. So host works and
+ * drains that came later may dirty what has been taken, which is not written before the commit is over. */
+static void all_settled(struct pager *p)
+{
+    for (struct ofl_tensor *t = p->tensors; t; t = t->next)
+        if (t->keep && t->keep->part)
+            pager_look(p, t);
+    p->changes++;
+}
+
+static void settle(struct pager *p, struct ofl_tensor *t)
+{
+    struct core_keep *k = t->keep;
+
+    if (k->settled || t->host_done < k->ordinal || !copy_settled(t, p->commit.seq))
+        return;
+    k->settled = true;
+    if (--p->commit.unsettled == 0)
+        all_settled(p);
+}
+
+static void taken(struct pager *p, struct ofl_tensor *t, uint32_t tile)
+{
+    slot_take(p, t, tile);
+    p->changes++; /* for who waits to write it */
+    if (t->dirty_ghosts)
+        pager_look(p, t);
+}
+
 /* Tiles whose write has ended. */
 static void take_written(struct pager *p, struct ofl_tensor *t)
 {
@@ -141,7 +174,7 @@ static void take_written(struct pager *p, struct ofl_tensor *t)
 
     while (i != BASE_BITS_NONE) {
         if (!t->tiles[i].writing) {
-            slot_take(p, t, i);
+            taken(p, t, i);
             base_bits_put(written, i, false);
             p->commit.writing -= tile_count_bytes(t, i);
             p->stats.commit_bytes += tile_count_bytes(t, i);
@@ -163,7 +196,7 @@ static enum take take_next(struct pager *p, struct ofl_tensor *t)
         return TAKE_WAITS;
     assert(x->state != TILE_ARRIVING || x->stored); /* else a drain is under way */
     if (!x->dirty) {
-        slot_take(p, t, i);
+        taken(p, t, i);
     } else {
         if (p->commit.writing && p->commit.writing + bytes > WRITING_MOST)
             return TAKE_FULL;
@@ -195,6 +228,7 @@ static void take(struct pager *p, struct ofl_tensor *t)
         fail_tensor(p, t);
         return;
     }
+    settle(p, t);
     if (t->host_done < k->ordinal)
         return;
     take_written(p, t);
@@ -204,6 +238,7 @@ static void take(struct pager *p, struct ofl_tensor *t)
         put_off(p, t);
     if (k->cursor < t->tiles_count || k->written.count)
         return;
+    assert(k->settled);
     k->open = false;
     p->commit.left--;
     p->changes++;
@@ -217,10 +252,28 @@ void commit_look(struct pager *p, struct ofl_tensor *t)
         take_written(p, t);
 }
 
+/* What the oldest host work waits for comes first. */
+static void hurry(struct core_commit *m)
+{
+    struct ofl_tensor *t = m->wanted, **at = &m->ready;
+
+    m->wanted = NULL;
+    if (!t || !t->keep->queued || m->ready == t)
+        return;
+    while (*at != t)
+        at = &(*at)->keep->ready_next;
+    *at = t->keep->ready_next;
+    if (m->ready_tail == &t->keep->ready_next)
+        m->ready_tail = at;
+    t->keep->ready_next = m->ready;
+    m->ready = t;
+}
+
 void commit_start(struct pager *p)
 {
     struct core_commit *m = &p->commit;
 
+    hurry(m);
     while (m->ready && m->writing < WRITING_MOST) {
         struct ofl_tensor *t = m->ready;
         uint32_t before = t->keep->cursor;
@@ -292,7 +345,7 @@ int pager_commit(struct pager *p)
     if (err < 0)
         return err;
     m->generation = m->durable + 1;
-    m->tensors = m->left = 0;
+    m->tensors = m->left = m->unsettled = 0;
     for (struct ofl_tensor *t = p->tensors; t; t = t->next) {
         struct core_keep *k = t->keep;
 
@@ -301,11 +354,12 @@ int pager_commit(struct pager *p)
         send_down(p, t);
         slot_forget(t);
         k->part = k->open = true;
-        k->spoilt = false;
+        k->spoilt = k->settled = false;
         k->cursor = 0;
         k->ordinal = t->host_issued;
         m->tensors++;
         m->left++;
+        m->unsettled++;
         pager_look(p, t);
     }
     m->seq = ++p->seq;
@@ -341,7 +395,7 @@ static int verify_part(const struct ofl_tensor *t, uint64_t *writing, struct bas
 int commit_verify(const struct pager *p, struct base_error *why)
 {
     const struct core_commit *m = &p->commit;
-    uint32_t parts = 0, open = 0, queued = 0, names = 0;
+    uint32_t parts = 0, open = 0, unsettled = 0, queued = 0, names = 0;
     uint64_t writing = 0;
     int err = 0;
 
@@ -354,6 +408,7 @@ int commit_verify(const struct pager *p, struct base_error *why)
         names -= 1;
         parts += k->part;
         open += k->open;
+        unsettled += k->part && !k->settled;
         queued += k->queued;
         if (k->part)
             err = verify_part(t, &writing, why);
@@ -362,8 +417,8 @@ int commit_verify(const struct pager *p, struct base_error *why)
         queued--;
     if (err < 0)
         return err;
-    if (parts != (m->seq ? m->tensors : 0) || open != (m->seq ? m->left : 0) || queued || names ||
-        writing != m->writing || (m->flushing && (!m->seq || m->left))) {
+    if (parts != (m->seq ? m->tensors : 0) || open != (m->seq ? m->left : 0) || unsettled != m->unsettled ||
+        queued || names || writing != m->writing || (m->flushing && (!m->seq || m->left))) {
         base_error_set(why, -EINVAL,
                        "commit: %u tensors, %u open, %llu bytes being written; counted are %u, %u, %llu%s",
                        parts, open, (ull)writing, m->tensors, m->left, (ull)m->writing,

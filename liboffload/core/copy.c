@@ -97,6 +97,18 @@ bool copy_drained(const struct ofl_tensor *t, uint64_t from, uint64_t to, uint64
     return true;
 }
 
+bool copy_settled(const struct ofl_tensor *t, uint64_t seq)
+{
+    for (const struct core_copy *c = part_find(t, 0, t->bytes); c; c = part_behind(c))
+        if (c->dirty && c->write_seq < seq)
+            return false;
+    if (t->dirty_ghosts)
+        for (const struct core_copy *c = t->ghosts; c; c = c->next)
+            if (!c->drop && c->write_seq < seq && c->drain_done < c->end)
+                return false;
+    return true;
+}
+
 /* ---- who waits --------------------------------------------------------- */
 
 static struct core_copy *of_turn(struct base_node *n)
@@ -309,9 +321,10 @@ static bool drain_advance(struct pager *p, struct core_copy *c)
     struct ofl_tensor *t = c->tensor;
 
     if (c->drop || c->marks || c->waiting || copy_filling(c) || t->host_done < c->drain_after ||
-        commit_bars(p, t, c->write_seq) || copy_fill_older(c) || drain_older(c))
+        copy_fill_older(c) || drain_older(c))
         return true;
-    while (c->drain_next < c->end && drain_may(&t->tiles[c->drain_next]))
+    while (c->drain_next < c->end && !commit_bars(p, t, c->drain_next, c->write_seq) &&
+           drain_may(&t->tiles[c->drain_next]))
         if (!drain_tile(p, c, c->drain_next))
             return false;
     return true;

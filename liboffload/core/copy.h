@@ -44,6 +44,8 @@ void copy_forget(struct pager *p, struct core_copy *c, uint64_t version);
 bool copy_fill_before(const struct ofl_tensor *t, uint64_t ordinal, uint32_t tile);
 /* Work on streams has still to pass a use of t. */
 bool copy_in_use(const struct ofl_tensor *t);
+/* All that was written to t as a command before seq is below the device. */
+bool copy_settled(const struct ofl_tensor *t, uint64_t seq);
 /* The newest of these bytes of a tile are below the device, as far as copies older than seq are concerned. */
 bool copy_drained(const struct ofl_tensor *t, uint64_t from, uint64_t to, uint64_t seq);
 

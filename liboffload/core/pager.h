@@ -37,9 +37,10 @@
  *     copies or host works are still to read it: tiles and ghosts of which the copy has all bytes. So it is when
  *     the plan has a copy stand alone, and when its last use was for good and the next host work overwrites all.
  *  6. What became a ghost for an update is drained in the update's turn: who waits for its range came later.
- *  7. A commit takes a tile when all writes issued before it have reached the tile. Host works that write kept
- *     tensors, and drains of them, wait until commits issued before them are over; what lies below is not dropped
- *     while a commit is still to take tiles of it.
+ *  7. A commit takes a tile when all writes issued before it have reached the tile. Host works and drains issued
+ *     after it write a tile when it has been taken, and when all writes issued before the commit have reached their
+ *     tiles, so that it needs no more room. What they wrote is held: it goes to the store when the commit is over.
+ *     What lies below is not dropped while a commit is still to take tiles of it.
  */
 #ifndef OFL_CORE_PAGER_H
 #define OFL_CORE_PAGER_H
@@ -182,6 +183,8 @@ struct core_keep {
     bool resumed;     /* its bytes came back at its creation */
     bool part;        /* the commit in flight has it */
     bool open;        /* and is still to take tiles of it */
+    bool settled;     /* what was written before it has reached the tiles */
+    bool held;        /* a tile of it may have been held: see slot_held */
     bool spoilt;      /* bytes that it was to take are gone */
     bool queued;      /* in commit.ready */
     struct ofl_tensor *ready_next;
@@ -348,6 +351,7 @@ struct core_commit {
     uint64_t generation;     /* that it will be */
     uint64_t durable;        /* of the last one that is whole; 0: none */
     uint32_t tensors, left;  /* that it has; those of them of which tiles are to be taken */
+    uint32_t unsettled;      /* those that are not settled */
     uint64_t writing;        /* bytes being written for it */
     bool flushing;           /* all is in the store, and is being made durable */
     bool failed;             /* error is to be told */
@@ -355,6 +359,8 @@ struct core_commit {
     struct base_error error; /* of the last one that failed */
     struct ofl_tensor *ready,
         **ready_tail; /* those that may go on as soon as fewer bytes are being written */
+    struct ofl_tensor
+        *wanted; /* the oldest host work waits for tiles of it. NULL: of none, or nobody said so */
 };
 
 /* A stream that failed, and why: what was released on it afterwards has no good bytes. */
@@ -448,10 +454,12 @@ static inline uint64_t tile_start(const struct ofl_tensor *t, uint32_t tile)
     return tile ? tile * t->tile_bytes - t->lead : 0;
 }
 
-/* What was issued as command seq, and writes t, waits for the commit in flight. */
-static inline bool commit_bars(const struct pager *p, const struct ofl_tensor *t, uint64_t seq)
+/* What was issued as command seq, and writes the tile, waits for the commit in flight. */
+static inline bool commit_bars(const struct pager *p, const struct ofl_tensor *t, uint32_t tile, uint64_t seq)
 {
-    return t->keep && p->commit.seq && seq > p->commit.seq;
+    const struct core_keep *k = t->keep;
+
+    return k && k->part && seq > p->commit.seq && (p->commit.unsettled || !k->next[tile].generation);
 }
 
 /* A commit is still to take tiles of t. */

@@ -45,14 +45,8 @@ void slot_resume(struct ofl_tensor *t)
 uint8_t slot_to_write(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
 {
     const struct core_keep *k = t->keep;
-    uint8_t slot;
 
-    if (!k || p->kept_in_place)
-        return 0;
-    slot = k->whole[tile].there && !k->whole[tile].slot;
-    /* What the commit in flight has is not written before it is over. */
-    assert(!k->part || !slot_taken(t, tile) || !k->next[tile].there || k->next[tile].slot != slot);
-    return slot;
+    return k && !p->kept_in_place && k->whole[tile].there && !k->whole[tile].slot;
 }
 
 void slot_take(struct pager *p, struct ofl_tensor *t, uint32_t tile)

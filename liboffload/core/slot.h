@@ -21,6 +21,14 @@ static inline uint64_t slot_start(const struct ofl_tensor *t, uint8_t slot)
 
 /* Where the tile's bytes may go. 0 for a tensor that is not kept. */
 uint8_t slot_to_write(const struct pager *p, const struct ofl_tensor *t, uint32_t tile);
+/* Not before the commit in flight is over: it, or the last one, has what lies there. */
+static inline bool slot_held(const struct pager *p, const struct ofl_tensor *t, uint32_t tile)
+{
+    const struct core_keep *k = t->keep;
+
+    return k && k->part && k->next[tile].generation && k->next[tile].there &&
+           k->next[tile].slot == slot_to_write(p, t, tile);
+}
 /* The commit in flight has the tile as it is below now: stored, or never written. */
 void slot_take(struct pager *p, struct ofl_tensor *t, uint32_t tile);
 bool slot_taken(const struct ofl_tensor *t, uint32_t tile);

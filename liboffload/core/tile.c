@@ -463,7 +463,8 @@ bool tile_write_start(struct pager *p, struct ofl_tensor *t, uint32_t tile)
     struct core_tile *x = &t->tiles[tile];
     struct core_op *op = pager_op(p, OP_WRITE, t, tile);
 
-    assert(x->state == TILE_VALID && x->dirty && !x->writing && tile >= t->home_tiles);
+    assert(x->state == TILE_VALID && x->dirty && !x->writing && tile >= t->home_tiles &&
+           !slot_held(p, t, tile));
     if (!op)
         return false;
     x->writing = true;

@@ -37,6 +37,8 @@ static inline uint32_t tile_rest_of(const struct ofl_tensor *t, uint32_t tile)
 uint32_t tile_rest_planned(const struct pager *p, const struct ofl_tensor *t);
 /* So many rest now. */
 void tile_rest(struct pager *p, struct ofl_tensor *t, uint32_t rest);
+/* What a commit held is held no more. */
+void tile_let_go(struct pager *p, struct ofl_tensor *t);
 /* The first host work in t's queue is done with so many; 0: it is over. */
 void tile_served(struct pager *p, struct ofl_tensor *t, uint32_t tiles);
 /* Somebody is about to use the tile, or tiles [from, end); or nobody any more. */

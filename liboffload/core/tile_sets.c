@@ -4,6 +4,8 @@
  */
 #include "liboffload/core/tile.h"
 
+#include "liboffload/core/slot.h"
+
 /* ---- who could leave --------------------------------------------------- */
 
 #define TILE_SETS 6u
@@ -49,17 +51,20 @@ static unsigned members(const struct ofl_tensor *t)
            (t->passing.count ? 8u : 0);
 }
 
-static void sort_tile(struct ofl_tensor *t, uint32_t tile)
+static void sort_tile(const struct pager *p, struct ofl_tensor *t, uint32_t tile)
 {
     const struct core_tile *x = &t->tiles[tile];
     bool idle = x->state == TILE_VALID && !x->pins && !x->writing;
     bool kept = tile < tile_rest_of(t, tile) || base_bits_has(&t->ahead, tile) || x->wanted;
+    bool held = x->dirty && slot_held(p, t, tile);
 
     base_bits_put(&t->clean, tile, idle && !x->wanted && !x->dirty);
-    base_bits_put(&t->dirty, tile, idle && x->dirty);
+    base_bits_put(&t->dirty, tile, idle && x->dirty && !held);
     base_bits_put(&t->missing, tile, x->state == TILE_NONE && x->stored);
     base_bits_put(&t->spent, tile, idle && !x->dirty && !kept);
-    base_bits_put(&t->passing, tile, idle && x->dirty && !kept);
+    base_bits_put(&t->passing, tile, idle && x->dirty && !kept && !held);
+    if (held)
+        t->keep->held = true;
 }
 
 void tile_touched(struct pager *p, struct ofl_tensor *t, uint32_t tile)
@@ -69,7 +74,7 @@ void tile_touched(struct pager *p, struct ofl_tensor *t, uint32_t tile)
     pager_look(p, t);
     if (tile < t->home_tiles)
         return;
-    sort_tile(t, tile);
+    sort_tile(p, t, tile);
     if (members(t) != before)
         tile_offer(p, t);
 }
@@ -91,7 +96,7 @@ static void sort_tiles(struct pager *p, struct ofl_tensor *t, uint32_t from, uin
     if (from >= to)
         return;
     for (uint32_t i = from; i < to; i++)
-        sort_tile(t, i);
+        sort_tile(p, t, i);
     tile_offer(p, t);
     pager_look(p, t);
 }
@@ -110,6 +115,12 @@ void tile_served(struct pager *p, struct ofl_tensor *t, uint32_t tiles)
 
     t->served = tiles;
     sort_tiles(p, t, low, high);
+}
+
+void tile_let_go(struct pager *p, struct ofl_tensor *t)
+{
+    t->keep->held = false;
+    sort_tiles(p, t, 0, t->tiles_count);
 }
 
 void tile_set_fetched(struct pager *p, struct core_tile *x, bool fetched)

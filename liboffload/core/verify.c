@@ -13,6 +13,7 @@
 #include "liboffload/core/hint.h"
 #include "liboffload/core/part.h"
 #include "liboffload/core/place.h"
+#include "liboffload/core/slot.h"
 #include "liboffload/core/tile.h"
 
 #define FAIL(why, ...) (base_error_set((why), -EINVAL, __VA_ARGS__), -EINVAL)
@@ -423,21 +424,23 @@ static int check_tile_state(const struct pager *p, const struct ofl_tensor *t, u
 }
 
 /* The sets by which what could leave, and what is missing, is found. */
-static int check_bits(const struct ofl_tensor *t, uint32_t tile, struct base_error *why)
+static int check_bits(const struct pager *p, const struct ofl_tensor *t, uint32_t tile,
+                      struct base_error *why)
 {
     const struct core_tile *x = &t->tiles[tile];
     bool idle = x->state == TILE_VALID && !x->pins && !x->writing;
+    bool held = x->dirty && slot_held(p, t, tile);
     bool kept = tile < tile_rest_of(t, tile) || base_bits_has(&t->ahead, tile) || x->wanted;
 
     if (base_bits_has(&t->spent, tile) != (idle && !x->dirty && !kept) ||
-        base_bits_has(&t->passing, tile) != (idle && x->dirty && !kept))
+        base_bits_has(&t->passing, tile) != (idle && x->dirty && !kept && !held))
         return FAIL(why, "%s: tile %u is counted as%s%s: %u rest%s%s", t->name, tile,
                     base_bits_has(&t->spent, tile) ? " spent" : "",
                     base_bits_has(&t->passing, tile) ? " passing" : "", tile_rest_of(t, tile),
                     base_bits_has(&t->ahead, tile) ? ", somebody is about to use it" : "",
                     x->dirty ? ", dirty" : "");
     if (base_bits_has(&t->clean, tile) != (idle && !x->wanted && !x->dirty) ||
-        base_bits_has(&t->dirty, tile) != (idle && x->dirty) ||
+        base_bits_has(&t->dirty, tile) != (idle && x->dirty && !held) ||
         base_bits_has(&t->missing, tile) != (x->state == TILE_NONE && x->stored))
         return FAIL(why, "%s: tile %u is counted as%s%s%s: state %d, pins %u, wanted %u%s%s", t->name, tile,
                     base_bits_has(&t->clean, tile) ? " clean" : "",
@@ -484,7 +487,7 @@ static int check_tile(const struct pager *p, const struct ofl_tensor *t, uint32_
     int err = check_tile_state(p, t, i, why);
 
     if (err == 0 && !home)
-        err = check_bits(t, i, why);
+        err = check_bits(p, t, i, why);
     if (err == 0 && here)
         err = take_pages(p, t->name, x->off, x->len, s, why);
     if (err < 0)

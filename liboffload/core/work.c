@@ -103,7 +103,7 @@ static bool in_order(const struct pager *p, const struct core_request *r, uint32
     uint64_t from = tile_start(t, ref->tile);
 
     if (t->turns != (r->update ? &r->update->turn[i] : &r->turn) ||
-        (writes(ref->access) && commit_bars(p, t, r->seq)) ||
+        (writes(ref->access) && commit_bars(p, t, ref->tile, r->seq)) ||
         !copy_drained(t, from, from + tile_count_bytes(t, ref->tile), r->seq))
         return false;
     return ref->access == HOST_READ || !copy_fill_before(t, r->ordinal[i], ref->tile);
@@ -225,12 +225,13 @@ static bool may_activate(const struct pager *p, const struct core_update *u)
     return p->claims == 0 || p->claims + claims_of(u) + kept <= claims_most(p, oldest);
 }
 
-/* A commit is to be durable before u: in a request it would stand, and hold what others need. */
-static bool barred(const struct pager *p, const struct core_update *u)
+/* A commit is to take u's next tiles before u: in a request it would stand, and hold what others need. */
+static bool barred(struct pager *p, const struct core_update *u)
 {
     for (uint32_t i = 0; i < u->count; i++)
-        if (commit_bars(p, u->tensors[i], u->seq)) {
+        if (writes(u->access[i]) && commit_bars(p, u->tensors[i], u->tiles_next, u->seq)) {
             u->tensors[i]->keep->barred = u->ordinal[i];
+            p->commit.wanted = u->tensors[i];
             return true;
         }
     return false;
