@@ -123,7 +123,7 @@ says '"option": "--clip"' "$work/kept.json" "--adjust"
 # A commit in the middle of a run, where BF16 weights are dropped when they have served: killed behind it.
 bf16_steps=30
 [ -z "${OFL_TEST_LIGHT-}" ] || bf16_steps=14
-half=(--preset tiny --data "$work/text" --seq 32 --batch 4 --accum 2 --lr 1e-3 --dtype bf16 --steps $bf16_steps)
+half=(--preset tiny --data "$work/text" --seq 32 --batch 4 --accum 2 --lr 1e-3 --dtype bf16 --steps "$bf16_steps")
 run "${half[@]}" --in-memory --report "$work/half.json"
 wanted "BF16"
 for memory in "${budgets[*]}" ''; do

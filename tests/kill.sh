@@ -36,7 +36,7 @@ limited "${program[@]}" --preset tiny --data "$work/text" --seq 16 --steps 1 --o
 wanted "a model for adapters"
 
 names=(f32 bf16 lora)
-common=(--data "$work/text" --seq 32 --batch 2 --accum 2 --steps $steps --lr 1e-3)
+common=(--data "$work/text" --seq 32 --batch 2 --accum 2 --steps "$steps" --lr 1e-3)
 f32=(--preset tiny "${common[@]}" --clip 0.5 --schedule cosine --warmup 3)
 # shellcheck disable=SC2034  # by name
 bf16=(--preset tiny "${common[@]}" --dtype bf16 --clip 1 --shuffle --eval "$work/held" --eval-every 5)
