@@ -12,6 +12,7 @@ SOVERSION := 0
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 AR ?= ar
 PKG_CONFIG ?= pkg-config
+PYTHON ?= python3
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 DESTDIR ?=
@@ -92,6 +93,9 @@ CUDA_MISSING := $(if $(shell command -v $(NVCC)),,nvidia-cuda-toolkit) $(if $(sh
 CUDA := $(if $(filter 0,$(WITH_CUDA)),0,$(if $(strip $(CUDA_MISSING)),0$(if $(filter 1,$(WITH_CUDA)),$(eval MISSING += $(CUDA_MISSING))),1))
 # A C++ compiler is for tests alone: kernels run on the CPU there. Without one these tests are skipped.
 HAVE_CXX := $(if $(shell command -v $(firstword $(CXX))),1)
+# The Python package: see python/README.md. Not with sanitizers: the interpreter has none.
+PYTHON_INCLUDE := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)
+HAVE_PYTHON := $(if $(SAN),,$(wildcard $(PYTHON_INCLUDE)/Python.h))
 
 # Goals that build nothing themselves work without the packages.
 BUILDING := $(filter-out gpu-check gpu-bench gpu-help help config check fuzz sim demo show layers tidy sources format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
@@ -184,7 +188,7 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
-C_FILES := $(wildcard include/*.h tools/*.c $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz,$(addprefix $(d)/*.,c h cc cu cuh)))
+C_FILES := $(wildcard include/*.h tools/*.c python/offload/*.c $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz,$(addprefix $(d)/*.,c h cc cu cuh)))
 SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
@@ -208,11 +212,17 @@ OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC)
 
 # ---- targets ---------------------------------------------------------------
 
-.PHONY: help config all tests check fuzz sim demo show layers tidy sources format format-fix shellcheck install uninstall clean FORCE
+.PHONY: help config all tests python wheel check fuzz sim demo show layers tidy sources format format-fix shellcheck install uninstall clean FORCE
 
 all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(HELLO) ## the library, static and shared, and the programs (default)
 
-tests: $(TESTS) ## the test programs, not run
+tests: $(TESTS) $(if $(HAVE_PYTHON),python) ## the test programs, not run
+
+PYTHON_FILES := $(patsubst %,$(B)/%,$(wildcard python/offload/*.py) python/offload/py.typed python/offload/_core.pyi)
+python: $(PYTHON_FILES) $(B)/python/offload/_core.abi3.so ## the Python package, for PYTHONPATH=build/python
+
+wheel: all ## a wheel of the Python package, in the build folder; needs pip, setuptools, wheel
+	OFL_BUILD_DIR=$(B) $(PYTHON) -m pip wheel --no-deps --no-build-isolation -w $(B) ./python
 
 check: ## install what is missing, build all, run the tests; CHECK=pattern runs some
 	$(Q)tools/setup.sh
@@ -429,6 +439,14 @@ $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
 	$(call say,LD,$@)
 	$(Q)$(LINK) -o $@ $< $(TEST_EXTRA) $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
 	    $(if $(filter %/libexamples.a,$^),$(EXAMPLE_LIBS)) $(LIB_LIBS) $(call pkg,--libs,cmocka)
+
+$(B)/python/%: python/%
+	$(Q)mkdir -p $(@D) && cp $< $@
+
+$(B)/python/offload/_core.abi3.so: python/offload/_core.c include/offload.h $(SHARED)
+	$(call say,LD,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -O2 $(WARNINGS) -fPIC -shared -Iinclude -isystem $(PYTHON_INCLUDE) -o $@ $< -Wl,-rpath,'$$ORIGIN/../..' $(SHARED)
 
 # The core in a simulation. Allocations of the whole program pass through tests/sim/alloc.c.
 SIM := $(B)/tests/sim/sim

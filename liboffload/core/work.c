@@ -249,11 +249,8 @@ static void activate(struct pager *p)
             p->hungry = true;
             return;
         }
-        r->claims = claims_of(u);
+        *r = (struct core_request){.claims = claims_of(u), .count = u->count, .update = u, .seq = u->seq};
         p->claims += r->claims;
-        r->count = u->count;
-        r->update = u;
-        r->seq = u->seq;
         for (uint32_t i = 0; i < u->count; i++) {
             r->refs[i] =
                 (struct core_tileref){.tensor = u->tensors[i], .tile = u->tiles_next, .access = u->access[i]};

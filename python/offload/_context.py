@@ -1,0 +1,108 @@
+"""Contexts: budgets, statistics, commits."""
+import json
+import re
+
+from . import _core
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def size(value):
+    """Bytes of 8192, "512K", "8GiB" or "1.5T": units are powers of 1024."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise ValueError(f"a size of {value} bytes")
+        return value
+    m = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(value), re.IGNORECASE)
+    if not m:
+        raise ValueError(f"{value!r} is no size: a number of bytes, or one with K, M, G or T, as in '8GiB'")
+    return int(float(m[1]) * _UNITS[m[2].upper()])
+
+
+def _directories(nvme):
+    if nvme is None:
+        return []
+    return [(str(d[0]), size(d[1])) if isinstance(d, tuple) else (str(d), 0)
+            for d in (nvme if isinstance(nvme, list) else [nvme])]
+
+
+class Context:
+    """Budgets, and what lives in them. One thread at a time uses a context; see offload.open."""
+
+    def __init__(self, core, kept):
+        self.core = core
+        self.kept = kept
+        self.models = []  # managers, to be told of the end
+        self.optimizers = {}  # by name: what a commit's note has of each
+        was = core.resume() if kept else None
+        self.generation, self.note = (was[0], json.loads(was[1])) if was else (0, None)
+
+    @property
+    def resumed(self):
+        """The name of the commit that this context goes on from; None: it begins anew."""
+        return self.note["name"] if self.note else None
+
+    def commit(self, name):
+        """Makes weights, masters and optimizer states as they are now durable, under a name; returns at once. Needs
+        keep=; between optimizer steps. What is written after it does not touch what was committed."""
+        note = {"name": str(name), "optimizers": {k: o.count for k, o in self.optimizers.items()}}
+        for model in self.models:
+            model.rest()
+        self.core.commit(json.dumps(note).encode())
+
+    def commit_wait(self):
+        """Waits until the last commit is durable; returns its generation, from 1. Raises what it failed with."""
+        return self.core.commit_wait()
+
+    def stats(self):
+        """Counters as a dict: budgets, use and peaks of each tier, bytes moved on each link, hits, misses, stall_ns."""
+        return self.core.stats()
+
+    def stalls(self):
+        """What was waited for longest: a list of (tensor, reason, count, ns)."""
+        return self.core.stalls()
+
+    def timeline(self, path):
+        """A context manager: what happens inside is written to a file for https://ui.perfetto.dev."""
+        return _Timeline(self.core, str(path))
+
+    def close(self):
+        """Ends it, and all of its tensors. Parameters of its models can't be used any more."""
+        for model in self.models:
+            model.close()
+        self.models = []
+        self.core.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class _Timeline:
+    def __init__(self, core, path):
+        self.core, self.path = core, path
+
+    def __enter__(self):
+        self.core.timeline_open(self.path)
+        return self
+
+    def __exit__(self, *_):
+        self.events, self.dropped = self.core.timeline_close()
+
+
+def open(device, host=0, nvme=None, *, keep=None, keep_bytes=0, workers=0, expected=0):  # noqa: A001
+    """A context with hard budgets.
+
+    device: bytes of the arena that modules compute in ("8GiB"); on CPU torch that is RAM, too.
+    host: bytes of RAM that everything passes through; at least 2 MiB, or 0 for none.
+    nvme: a directory, a (directory, bytes) pair, or a list of those: scratch space, gone with the context.
+    keep: a directory that outlives the process, for commit(): see Context.commit and Context.resumed.
+    expected: bytes of all weights, gradients and states together, if known: tiers are then shared out evenly.
+
+    Raises BudgetError where a budget can't work on this machine, Error for all else, each with the reason.
+    """
+    core = _core.open("host", size(device), size(host), _directories(nvme), str(keep) if keep else None,
+                      size(keep_bytes), workers, 0, size(expected), size(device), 0)  # no homes on the device
+    return Context(core, bool(keep))
