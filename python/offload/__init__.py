@@ -15,4 +15,13 @@ from ._files import load, save
 from ._model import attach, lease
 from ._optimizer import AdamW
 
+
+
+def __getattr__(name):
+    if name == "Trainer":  # needs transformers
+        from ._trainer import Trainer
+        return Trainer
+    raise AttributeError(f"module 'offload' has no attribute {name!r}")
+
+
 __all__ = ["AdamW", "BudgetError", "Context", "Error", "activations", "attach", "lease", "load", "open", "save"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from . import _core
-from ._model import Manager, _manager
+from ._model import Manager, _manager, _mark
 from ._parameters import DTYPES, Error
 
 _FORMAT = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -82,7 +82,7 @@ def load(cls, directory, ctx, *, dtype=None, trainable=True, blocks=None, prefix
         found(name, tuple(p.shape)), _core.KIND_WEIGHT)
     manager = Manager(ctx, model, blocks, prefix, bind)
     manager.take(lambda name, p: _read(files, found(name, tuple(p.shape)), p))
-    object.__setattr__(model, "offload_manager", manager)
+    _mark(model, manager)
     return model
 
 

@@ -269,7 +269,21 @@ def attach(model, ctx, *, blocks=None, prefix=""):
         raise Error("the model is offloaded already")
     manager = Manager(ctx, model, blocks, prefix)
     manager.take(lambda name, p: p.data)
+    _mark(model, manager)
+    return model
+
+
+def _mark(model, manager):
     object.__setattr__(model, "offload_manager", manager)
+    # Its parameters are where their context has them. Trainers move models to the device that they are on.
+    object.__setattr__(model, "to", lambda *args, **kw: _stay(model, *args, **kw))
+
+
+def _stay(model, *args, **kw):
+    device, dtype, _, _ = torch._C._nn._parse_to(*args, **kw)
+    if (device is not None and device.type != "cpu") or dtype is not None:
+        raise Error(f"an offloaded model is not moved or converted by to({', '.join(map(str, args))}): its parameters live in "
+                    "the context; convert it before offload takes it, or give dtype= to offload.load")
     return model
 
 

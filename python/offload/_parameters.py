@@ -28,6 +28,8 @@ class Away(Parameter):
         if func in _KNOWN:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **(kwargs or {}))
+        if func is torch.Tensor.detach:  # state dicts have what is away, too: who wants its values is refused
+            return args[0]
         names = sorted({a.offload_held.name for a in _flat((args, kwargs or {})) if isinstance(a, Away)})
         raise Error(f"{', '.join(names)}: {_name_of(func)} needs its values, and nothing leases it: "
                     "use it inside its module's forward, or in `with offload.lease(module):`")

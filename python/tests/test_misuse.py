@@ -23,7 +23,8 @@ def works(model):
 def test_touched_outside(model):
     w = model.model.layers[0].mlp.up_proj.weight
     for touch in (lambda: w + 1, lambda: w.data, lambda: w.tolist(), lambda: w.sum(), lambda: w[0], lambda: torch.stack([w]),
-                  lambda: w.detach(), lambda: w.numpy(), lambda: float(w[0, 0]), lambda: w.copy_(w), lambda: model.state_dict()):
+                  lambda: w.numpy(), lambda: float(w[0, 0]), lambda: w.copy_(w), lambda: w.detach() + 1,
+                  lambda: model.state_dict()["model.norm.weight"].clone(), lambda: model.save_pretrained("/nowhere")):
         with pytest.raises(offload.Error, match="with offload.lease") as e:
             touch()
         assert "weight" in str(e.value)

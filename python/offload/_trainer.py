@@ -1,0 +1,34 @@
+"""Hugging Face's Trainer over an offloaded model."""
+import transformers
+
+from ._files import save
+from ._optimizer import AdamW
+
+
+class Trainer(transformers.Trainer):
+    """transformers.Trainer whose model offload.load or offload.attach gave: its optimizer is offload.AdamW with the
+    arguments' rates and clipping, and checkpoints hold the model. What a run needs to go on lies in the context's kept
+    store (offload.open(keep=...), ctx.commit), not in checkpoints. `grad_norm` in its logs is 0: clipping happens in the
+    optimizer; see AdamW.norm."""
+
+    def create_optimizer(self, *more):
+        if self.optimizer is None:
+            a = self.args
+            self.optimizer = AdamW(self.model, lr=a.learning_rate, betas=(a.adam_beta1, a.adam_beta2), eps=a.adam_epsilon,
+                                   weight_decay=a.weight_decay, clip=a.max_grad_norm or 0.0)
+        return self.optimizer
+
+    def _move_model_to_device(self, model, device):
+        return model
+
+    def _save(self, output_dir=None, state_dict=None):
+        output_dir = output_dir or self.args.output_dir
+        save(self.model, output_dir)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        pass  # in the kept store
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        pass
