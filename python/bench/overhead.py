@@ -36,8 +36,8 @@ def run(way, args):
         import offload
 
         state = 16 * count
-        ctx = offload.open(device=5 * count if way == "resident" else state // 8,
-                           host=17 * count if way == "resident" else state // 8,
+        ctx = offload.open(device=17 * count if way == "resident" else state // 8,
+                           host=0 if way == "resident" else state // 8,
                            nvme=None if way == "resident" else args.dir, expected=state)
         opt = offload.AdamW(offload.attach(model, ctx), lr=1e-4)
     times, losses = [], []

@@ -96,13 +96,16 @@ def open(device, host=0, nvme=None, *, keep=None, keep_bytes=0, workers=0, expec
     """A context with hard budgets.
 
     device: bytes of the arena that modules compute in ("8GiB"); on CPU torch that is RAM, too.
-    host: bytes of RAM that everything passes through; at least 2 MiB, or 0 for none.
+    host: bytes of RAM that everything passes through; at least 2 MiB, or 0: everything
+    lives on the device, and its budget has to hold all of it.
     nvme: a directory, a (directory, bytes) pair, or a list of those: scratch space, gone with the context.
     keep: a directory that outlives the process, for commit(): see Context.commit and Context.resumed.
     expected: bytes of all weights, gradients and states together, if known: tiers are then shared out evenly.
 
     Raises BudgetError where a budget can't work on this machine, Error for all else, each with the reason.
     """
-    core = _core.open("host", size(device), size(host), _directories(nvme), str(keep) if keep else None,
-                      size(keep_bytes), workers, 0, size(expected), size(device), 0)  # no homes on the device
+    # Without host memory everything lives on the device; else nothing does, so that leases have all of it.
+    leased = size(device) if size(host) else 0
+    core = _core.open("host", size(device), size(host), _directories(nvme), str(keep) if keep else None, size(keep_bytes),
+                      workers, 0, size(expected), leased, 0)
     return Context(core, bool(keep))

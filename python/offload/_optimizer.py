@@ -42,12 +42,16 @@ class AdamW(torch.optim.Optimizer):
     None. Or parameters that are in memory, and ctx: those keep their gradients, and the states alone are offloaded.
     clip: the global norm that gradients are scaled down to; 0: none. torch.nn.utils.clip_grad_norm_ sees no gradients of
     an offloaded model.
+    reduce: called by step with each gradient, a flat float32 tensor in memory, in the order of the parameters: changes it
+    in place to what all processes have together, as torch.distributed.all_reduce does. Each of them has to have gradients
+    of the same parameters.
     name: of its states in a commit, where a context has several optimizers.
 
     One group of parameters: lr and weight_decay are param_groups[0]'s, so torch's schedulers work. A parameter without a
     gradient is left alone; the bias correction counts the optimizer's steps, not the parameter's."""
 
-    def __init__(self, model, ctx=None, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, clip=0.0, name="adamw"):
+    def __init__(self, model, ctx=None, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, clip=0.0, reduce=None,
+                 name="adamw"):
         manager = getattr(model, "offload_manager", None)
         if isinstance(model, torch.nn.Module) and manager is None and ctx is None:
             raise Error(f"{type(model).__name__} is not offloaded: see offload.attach; or give ctx, for its states alone")
@@ -63,7 +67,7 @@ class AdamW(torch.optim.Optimizer):
         if name in self.ctx.optimizers:
             raise Error(f"the context has an optimizer {name!r} already: give this one another name")
         self.count = (self.ctx.note or {}).get("optimizers", {}).get(name, 0)
-        self.core_optimizer = core.optimizer()
+        self.core_optimizer, self.reduce = core.optimizer(), reduce
         self.parts = []
         for n, p in named:
             held = p.offload_held if manager else _Resident(core, n, p, self.ctx.kept)
@@ -95,6 +99,9 @@ class AdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         ready = [h for h in self.parts if (h.has_gradient if self.manager else h.send())]
+        if self.reduce is not None:
+            for held in ready:
+                self._reduce(held)
         if ready:
             g = self.param_groups[0]
             self.core_optimizer.begin(g["lr"], *g["betas"], g["eps"], g["weight_decay"], g["clip"], self.count + 1)
@@ -110,6 +117,12 @@ class AdamW(torch.optim.Optimizer):
         if self.manager:
             self.manager.rest()
         return loss
+
+    def _reduce(self, held):
+        gradient = torch.empty(held.tensor_elems)
+        held.gradient.read(0, gradient.data_ptr(), 4 * held.tensor_elems)
+        self.reduce(gradient)
+        held.gradient.write(0, gradient.data_ptr(), 4 * held.tensor_elems)
 
     def norm(self):
         """The gradients' global norm of the last step, before clipping. Waits for it."""

@@ -43,6 +43,16 @@ def test_close_to_torch(name, tmp_path):
             assert torch.allclose(w, plain.get_parameter(n), atol=1e-5), n
 
 
+def test_everything_on_the_device():
+    want = in_memory("llama", torch.float32, 5, clip=1.0)
+    model = model_of("llama")
+    with offload.open(device="64M") as ctx:
+        offload.attach(model, ctx)
+        assert train(model, offload.AdamW(model, lr=1e-3, clip=1.0), 5) == want[0]
+        assert equal(weights(model), want[1])
+        assert ctx.stats()["device_in_bytes"] == 0 or ctx.stats()["evictions"] == 0
+
+
 def test_bf16_and_accumulation(tmp_path):
     def run(ctx, offloaded):
         model = model_of("llama", torch.bfloat16)
