@@ -20,11 +20,11 @@ def works(model):
     model(input_ids=ids, labels=ids).loss.backward()
 
 
-def test_touched_outside(model):
+def test_touched_outside(model, tmp_path):
     w = model.model.layers[0].mlp.up_proj.weight
     for touch in (lambda: w + 1, lambda: w.data, lambda: w.tolist(), lambda: w.sum(), lambda: w[0], lambda: torch.stack([w]),
                   lambda: w.numpy(), lambda: float(w[0, 0]), lambda: w.copy_(w), lambda: w.detach() + 1,
-                  lambda: model.state_dict()["model.norm.weight"].clone(), lambda: model.save_pretrained("/nowhere")):
+                  lambda: model.state_dict()["model.norm.weight"].clone(), lambda: model.save_pretrained(tmp_path / "never")):
         with pytest.raises(offload.Error, match="with offload.lease") as e:
             touch()
         assert "weight" in str(e.value)
