@@ -10,6 +10,8 @@ int base_sized_read(void *to, size_t known, size_t least, const void *from, cons
 {
     size_t size;
 
+    if (!from)
+        return base_fail(-EINVAL, "%s: is NULL", what);
     memcpy(&size, from, sizeof size);
     if (size < least)
         return base_fail(-EINVAL, "%s: size is %zu, at least %zu is wanted", what, size, least);
@@ -26,6 +28,8 @@ int base_sized_write(void *to, const void *from, size_t known, const char *what)
 {
     size_t size;
 
+    if (!to)
+        return base_fail(-EINVAL, "%s: is NULL", what);
     memcpy(&size, to, sizeof size);
     if (size < sizeof size)
         return base_fail(-EINVAL, "%s: size is %zu", what, size);

@@ -9,11 +9,11 @@
 #include <stddef.h>
 
 /* Reads *from, of size *(size_t *)from, into to, of known bytes. least: the smallest size
- * that makes sense, else -EINVAL. what names the struct in the sentence. */
+ * that makes sense, else -EINVAL, as for NULL. what names the struct in the sentence. */
 int base_sized_read(void *to, size_t known, size_t least, const void *from, const char *what);
 
 /* Writes known bytes of from to *to as far as *(size_t *)to says; a longer tail becomes zero.
- * The size itself stays. -EINVAL if it is smaller than a size. */
+ * The size itself stays. -EINVAL if it is smaller than a size, and for NULL. */
 int base_sized_write(void *to, const void *from, size_t known, const char *what);
 
 #endif

@@ -27,6 +27,13 @@
  *  - Strings are copied. Destroyers accept NULL. A failed create leaves nothing.
  *  - Threads: every function says which. "any": from any thread. "step thread":
  *    from the one thread that acquires, releases and brackets steps.
+ *  - A NULL where the comment does not allow one, and what belongs to another context, is -EINVAL with a sentence
+ *    that names it; of functions without a code the result is 0 or NULL then. Of lists of no elements the pointer
+ *    may be NULL.
+ *  - fork(): a context is its process's alone. In a forked child every call on it, and on what was made in it, is
+ *    -EINVAL and does nothing, ofl_close too; the child may open one of its own (on cuda: only if no context was
+ *    open in the parent). Leased memory is not there. Space of the scratch store is free again once both
+ *    processes have let go of it: children that live long do best to exec.
  *
  * Caveats
  *  - Leases that are held together must fit device_bytes together. What can't
@@ -199,7 +206,8 @@ struct ofl_nvme {
                        budgets leave of it */
 };
 
-#define OFL_NVME_MAX 8
+#define OFL_NVME_MAX    8
+#define OFL_WORKERS_MAX 1024u
 
 struct ofl_config {
     size_t size;
@@ -209,7 +217,7 @@ struct ofl_config {
     const struct ofl_nvme *nvme; /* directories of the store, at most OFL_NVME_MAX */
     uint32_t nvme_count;         /* 0: no NVMe tier */
     uint64_t tile_bytes;         /* 0: chosen from host_bytes, 64 KiB to 1 MiB; else a power of two */
-    uint32_t workers;            /* threads for host-side tile work; 0: one per core */
+    uint32_t workers; /* threads for host-side tile work, at most OFL_WORKERS_MAX; 0: one per core */
     uint32_t flags;
     ofl_log_fn *log;
     void *log_arg;
@@ -420,6 +428,7 @@ enum {
 };
 
 /* Leases of a batch stand in an array and have the same size, which is that from one to the next. */
+#define OFL_LEASES_MAX (1u << 20) /* of a batch */
 struct ofl_lease {
     size_t size; /* sizeof(struct ofl_lease); 0: that of this header */
     struct ofl_tensor *tensor;

@@ -22,6 +22,7 @@ struct ofl_stream {
 
 struct ofl_ctx {
     struct core_engine engine;
+    unsigned forks; /* base_forks of the process that opened it */
     struct mem_arena arena;
     struct store *store;
     struct core_keeper *keeper; /* NULL: there is no kept store */
@@ -60,6 +61,9 @@ void core_stream_give(struct ofl_stream *s, bool failed);
 /* stream.c: the caller's leases, one of another size after the other, as an array of ours. *out is the caller's own
  * where that is the same, else to be freed. */
 int core_leases_in(struct ofl_lease *from, size_t n, const char *what, struct ofl_lease **out);
+
+/* -EINVAL if one of the tensors is another context's. */
+int core_leases_ours(const struct ofl_ctx *ctx, const struct ofl_lease *leases, size_t n, const char *what);
 
 /* tensor.c: makes the internal object without adding it. */
 int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, const uint64_t *file_off,

@@ -159,6 +159,8 @@ int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *setting
     struct ofl_adamw s;
     int err;
 
+    if (core_refused(o->ctx, o, settings))
+        return -EINVAL;
     if (o->in_step)
         return base_fail(-OFL_ESTATE, "begin optimizer step: one is open");
     err = base_sized_read(&s, sizeof s, sizeof s, settings, "begin optimizer step: settings");
@@ -194,9 +196,12 @@ static int queue_sum(struct optim_binding *b)
 
 int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
 {
-    struct optim_binding *b = optim_find(o, weight);
+    struct optim_binding *b;
     int err;
 
+    if (core_refused(o->ctx, o, weight))
+        return -EINVAL;
+    b = optim_find(o, weight);
     if (!o->in_step || !b || b->applied)
         return base_fail(-OFL_ESTATE, "apply %s: %s", optim_name_of(weight),
                          !o->in_step ? "no optimizer step is open"
@@ -253,6 +258,8 @@ int ofl_optimizer_end(struct ofl_optimizer *o)
 {
     int err;
 
+    if (core_refused(o->ctx, o))
+        return -EINVAL;
     if (!o->in_step)
         return base_fail(-OFL_ESTATE, "end optimizer step: none is open");
     err = o->settings.clip > 0 ? queue_all(o, true) : 0;
@@ -277,6 +284,8 @@ int ofl_optimizer_norm(struct ofl_optimizer *o, double *norm)
 {
     int err;
 
+    if (core_refused(o->ctx, o, norm))
+        return -EINVAL;
     *norm = 0;
     if (!o->ended)
         return base_fail(-OFL_ESTATE, "optimizer norm: no step has ended");
