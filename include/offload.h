@@ -272,8 +272,10 @@ struct ofl_tensor_desc {
 };
 
 enum {
-    OFL_TENSOR_TRANSIENT = 1u << 0, /* has bytes only while leased: takes device memory, no room below */
-    OFL_TENSOR_KEPT = 1u << 1,      /* its bytes are part of each commit: see "Kept stores" */
+    /* Has bytes only while leased: takes device memory, no room below. At each acquire they are undefined, whatever
+     * the mode: written before they are read. */
+    OFL_TENSOR_TRANSIENT = 1u << 0,
+    OFL_TENSOR_KEPT = 1u << 1, /* its bytes are part of each commit: see "Kept stores" */
 };
 
 struct ofl_tensor_info {
@@ -298,7 +300,9 @@ OFL_API int ofl_homes_check(const struct ofl_config *config, const struct ofl_te
 OFL_API int ofl_tensor_destroy(struct ofl_tensor *t);
 OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *out);
 /* step thread. Copies bytes [offset, offset + bytes) to or from the caller's memory; returns
- * when done, in order with releases already made. -OFL_ESTATE while t is leased. */
+ * when done, in order with releases already made, and behind updates of t that are queued: from
+ * ofl_optimizer_apply on, with clipping from ofl_optimizer_end on; before that they have the old bytes.
+ * -OFL_ESTATE while t is leased, and of a transient tensor. */
 OFL_API int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes);
 OFL_API int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes);
 
@@ -407,9 +411,14 @@ OFL_API int ofl_stream_create(struct ofl_ctx *ctx, struct ofl_stream **out);
 /* any. Waits for its work. */
 OFL_API void ofl_stream_destroy(struct ofl_stream *s);
 /* any. Blocks until everything enqueued so far has run; returns the stream's first error.
- * After a failed fill the stream's later jobs are skipped, not run on wrong bytes (host device). */
+ * After a failed fetch the stream's later jobs are skipped, not run on wrong bytes (host device), and it returns that
+ * error from then on: leases are released as ever, then the stream is destroyed, and a new one takes its place. The
+ * context, its other streams and tensors go on, unless calls say -OFL_EBROKEN. The tensor is fetched anew at its next
+ * lease, and fails again if the cause is still there. */
 OFL_API int ofl_stream_sync(struct ofl_stream *s);
-/* any. Host device: runs fn(arg) on the stream. -ENOTSUP on cuda. */
+/* any. Host device: runs fn(arg) on the stream. *arg is not copied: it must live, as it is to be seen, until the stream
+ * has come to the end of fn (ofl_stream_sync). On a stream that has failed fn is never called, so it can't be what frees
+ * arg. -ENOTSUP on cuda. */
 OFL_API int ofl_stream_launch(struct ofl_stream *s, void (*fn)(void *arg), void *arg);
 
 /* ---- leases ------------------------------------------------------------ */
@@ -466,7 +475,9 @@ struct ofl_lease {
  *  -OFL_EBROKEN  see the code
  */
 OFL_API int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s);
-/* step thread. Takes effect when the work enqueued on s before this call has completed.
+/* step thread. Takes effect when the work enqueued on s before this call has completed. s is mostly the stream of the
+ * acquire; it may be another one, and then that one's work is what is waited for, and no other: work with the lease on
+ * the first stream must have ended, or s wait for it.
  * A released write lease is the newest copy: of several, on any streams, the one acquired last. If the work
  * did not run (a fetch failed, and the stream with it), nothing was written: the tensor has its bytes from
  * before, or, where those are gone, is lost: every acquire and read of it returns the first error until it is
@@ -533,9 +544,9 @@ OFL_API int ofl_resident(struct ofl_tensor *t, uint64_t offset_elems, uint64_t c
  */
 struct ofl_adamw {
     size_t size;
-    double lr, beta1, beta2, eps, weight_decay;
-    double clip;   /* exact global norm over all bound gradients; 0: off */
-    uint64_t step; /* t, from 1 */
+    double lr, beta1, beta2, eps, weight_decay; /* none negative, lr and weight_decay finite, betas below 1 */
+    double clip;                                /* exact global norm over all bound gradients; 0: off */
+    uint64_t step;                              /* t, from 1 */
 };
 
 enum ofl_optimizer_state { OFL_STATE_MASTER, OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ, OFL_STATES };
@@ -554,11 +565,15 @@ OFL_API int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weigh
 OFL_API int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight,
                                 enum ofl_optimizer_state which, struct ofl_tensor **out);
 
-/* step thread. Opens an optimizer step with these settings. */
+/* step thread. Opens an optimizer step with these settings. -EINVAL for those that can't be, negative rates among them.
+ * Weights that are not applied in it keep their bytes and states; a step without any changes nothing, and its norm
+ * is 0. */
 OFL_API int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *settings);
 /* step thread. "The gradient of weight is final" (its write lease has been released): the
  * update may start, and will be done before the next lease of weight sees its bytes. The
- * gradient's contents are consumed. With clipping, updates wait for the last gradient. */
+ * gradient's contents are consumed: undefined from then on (reads give no error), so that its first lease of the next
+ * step is OFL_OVERWRITE. With clipping, updates wait for the last gradient, and until ofl_optimizer_end leases
+ * and reads have the weight as it was. */
 OFL_API int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight);
 /* step thread. That was the last gradient of this step. Returns at once. After an error the step is still open:
  * apply and end may be called again. */

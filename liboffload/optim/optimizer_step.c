@@ -145,12 +145,13 @@ static int queue_one(struct optim_binding *b, bool check)
 static int check_settings(const struct ofl_adamw *s)
 {
     if (s->step && s->beta1 >= 0 && s->beta1 < 1 && s->beta2 >= 0 && s->beta2 < 1 && s->eps >= 0 &&
-        s->clip >= 0 && isfinite(s->lr) && isfinite(s->weight_decay))
+        s->clip >= 0 && s->lr >= 0 && isfinite(s->lr) && s->weight_decay >= 0 && isfinite(s->weight_decay))
         return 0;
     return base_fail(
         -EINVAL,
         "begin optimizer step %llu: lr %g, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g: "
-        "steps count from 1, betas lie in [0, 1), eps and clip are not negative",
+        "steps count from 1, betas lie in [0, 1), the others are not negative, lr and weight decay are "
+        "finite",
         (unsigned long long)s->step, s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip);
 }
 
