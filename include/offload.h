@@ -176,7 +176,7 @@ struct ofl_device_info {
 
 /* any. What a device's name stands for. NULL: the first GPU, or the host device where there is none.
  * -ENODEV with the reason. Fields beyond *out's size are left out. */
-OFL_API int ofl_device_info(const char *device, struct ofl_device_info *out);
+OFL_API int ofl_device_info_get(const char *device, struct ofl_device_info *out);
 
 /* ---- context ----------------------------------------------------------- */
 
@@ -305,6 +305,16 @@ OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *
  * -OFL_ESTATE while t is leased, and of a transient tensor. */
 OFL_API int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes);
 OFL_API int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes);
+/*
+ * step thread. As ofl_tensor_write, but in order with the work of s: for a batch, uploaded while s computes the one
+ * before. Returns at once. What is enqueued on s later, and what is leased later on any stream, sees the bytes; what was
+ * enqueued or leased before does not. buf is the library's until s has come past the copy (ofl_stream_sync, or later
+ * work of s that has run): unchanged, and not freed. Meanwhile the bytes take device memory, as an OFL_OVERWRITE lease
+ * of that part does, and are no part of device_in_bytes. Fails as ofl_acquire does for that lease, and -EINVAL where
+ * offset and bytes are not whole elements (of dtypes that have blocks: blocks).
+ */
+OFL_API int ofl_tensor_write_async(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes,
+                                   struct ofl_stream *s);
 
 /* ---- kept stores --------------------------------------------------------- */
 
@@ -561,6 +571,10 @@ OFL_API int ofl_optimizer_destroy(struct ofl_optimizer *o);
  * The master starts at zero: write it with ofl_tensor_write together with the weight.
  * -ENOTSUP if some of these tensors live on the device and others do not (see "Homes"). */
 OFL_API int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struct ofl_tensor *grad);
+/* any. Bytes that the states of a weight of so many elements take, all together, each rounded up to 4096 as
+ * ofl_config.expected_bytes has them: two moments, and of BF16 the master. Weight and gradient come on top.
+ * 0 for a dtype that can't be trained, and for more than any memory. */
+OFL_API uint64_t ofl_optimizer_bytes(enum ofl_dtype dtype, uint64_t elems);
 /* any. The state tensor, owned by o. The master of an F32 weight is the weight. -ENOENT if not bound. */
 OFL_API int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight,
                                 enum ofl_optimizer_state which, struct ofl_tensor **out);

@@ -75,6 +75,7 @@ CALL(ofl_tensor_destroy, p[TENSOR])
 CALL(ofl_tensor_info, p[TENSOR], p[OUT])
 CALL(ofl_tensor_read, p[TENSOR], 0, p[OUT], 4)
 CALL(ofl_tensor_write, p[TENSOR], 0, p[IN], 4)
+CALL(ofl_tensor_write_async, p[TENSOR], 0, p[IN], 4, p[STREAM])
 CALL(ofl_resume, p[CTX], p[OUT])
 CALL(ofl_tensor_resumed, p[TENSOR])
 CALL(ofl_commit, p[CTX], NULL, 0)
@@ -118,7 +119,7 @@ CALL(ofl_stall_clear, p[CTX])
 CALL(ofl_timeline_open, p[CTX], p[TEXT])
 CALL(ofl_timeline_close, p[CTX], NULL, NULL)
 CALL(ofl_dtype_info, OFL_F32, p[OUT])
-CALL(ofl_device_info, "host", p[OUT])
+CALL(ofl_device_info_get, "host", p[OUT])
 CALL(ofl_place_get, p[TEXT], p[OUT])
 CALL(ofl_place_rates, p[TEXT], 0, p[OUT])
 CALL(ofl_machine_find, p[TEXT], p[OUT])
@@ -133,6 +134,7 @@ CALL(ofl_landing_matrix_run, p[IN])
 CALL(ofl_landing_matrix_launch, p[STREAM], p[IN])
 /* Without pointers: what can't be. */
 CALL_EMPTY(ofl_dtype_bytes, OFL_DTYPES)
+CALL_EMPTY(ofl_optimizer_bytes, OFL_F16, 1)
 CALL_EMPTY(ofl_dtype_name, OFL_DTYPES)
 CALL(ofl_landing_find, OFL_DTYPES, OFL_LANDING_BEST)
 CALL_EMPTY(ofl_error)
@@ -165,6 +167,7 @@ static const struct call calls[] = {
     ROW_NEEDS(ofl_tensor_info, P(TENSOR), P(OUT)),
     ROW_NEEDS(ofl_tensor_read, P(TENSOR), P(OUT)),
     ROW_NEEDS(ofl_tensor_write, P(TENSOR), P(IN)),
+    ROW_NEEDS(ofl_tensor_write_async, P(TENSOR), P(IN) | P(STREAM)),
     ROW_NEEDS(ofl_resume, P(CTX), P(OUT)),
     ROW_NEEDS(ofl_tensor_resumed, P(TENSOR), 0),
     ROW_NEEDS(ofl_commit, P(CTX), 0),
@@ -209,7 +212,7 @@ static const struct call calls[] = {
     ROW_NEEDS(ofl_timeline_open, P(CTX), P(TEXT)),
     ROW_NEEDS(ofl_timeline_close, P(CTX), 0),
     ROW_NEEDS(ofl_dtype_info, 0, P(OUT)),
-    ROW_NEEDS(ofl_device_info, 0, P(OUT)),
+    ROW_NEEDS(ofl_device_info_get, 0, P(OUT)),
     ROW_NEEDS(ofl_place_get, 0, P(TEXT) | P(OUT)),
     ROW_NEEDS(ofl_place_rates, 0, P(TEXT) | P(OUT)),
     ROW_NEEDS(ofl_machine_find, 0, P(TEXT) | P(OUT)),
@@ -223,6 +226,7 @@ static const struct call calls[] = {
     ROW_NEEDS(ofl_landing_matrix_run, 0, P(IN)),
     ROW_NEEDS(ofl_landing_matrix_launch, P(STREAM), P(IN)),
     ROW(ofl_dtype_bytes, 0),
+    ROW(ofl_optimizer_bytes, 0),
     ROW(ofl_dtype_name, 0),
     ROW(ofl_landing_find, 0),
     ROW(ofl_error, 0),

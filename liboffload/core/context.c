@@ -192,6 +192,7 @@ static void ctx_free(struct ofl_ctx *ctx)
     base_pool_destroy(ctx->engine.pool);
     io_queue_close(ctx->engine.io);
     core_keep_close(ctx);
+    core_uploads_free(ctx);
     store_close(ctx->store);
     dev_close(ctx->engine.dev);
     mem_arena_destroy(&ctx->arena);

@@ -38,6 +38,7 @@ struct ofl_ctx {
     struct ofl_stream *streams;
     struct ofl_source *sources;
     struct core_hook *hooks;
+    struct core_upload *uploads;   /* upload.c's */
     struct ofl_stream *own_stream; /* for the library's own copies; NULL: somebody has it */
 };
 
@@ -77,6 +78,8 @@ void core_keep_stats(struct ofl_ctx *ctx, struct ofl_stats *s);
 /* Whether t can be made, under the engine's lock; before that, and without it: what was kept of it is cut as t is. */
 int core_keep_check(struct ofl_ctx *ctx, const struct ofl_tensor *t);
 int core_keep_prepare(struct ofl_tensor *t);
+/* upload.c: what uploads have left; all streams are gone. */
+void core_uploads_free(struct ofl_ctx *ctx);
 /* watch.c: closes the timeline, if one is open. Nothing may be under way. */
 void core_timeline_end(struct ofl_ctx *ctx);
 /* source.c */

@@ -5,7 +5,7 @@
 #include "base/sized.h"
 #include "liboffload/core/context.h"
 
-int ofl_device_info(const char *device, struct ofl_device_info *out)
+int ofl_device_info_get(const char *device, struct ofl_device_info *out)
 {
     struct ofl_device_info info = {.size = sizeof info};
     struct mem_machine machine;

@@ -137,6 +137,15 @@ static int create_state(const struct ofl_tensor *weight, const struct ofl_tensor
     return err;
 }
 
+uint64_t ofl_optimizer_bytes(enum ofl_dtype dtype, uint64_t elems)
+{
+    uint64_t states = dtype == OFL_F32 ? 2 : dtype == OFL_BF16 ? 3 : 0;
+
+    if (elems > (uint64_t)INT64_MAX / 16)
+        return 0;
+    return states * ((elems * sizeof(float) + 4095) / 4096 * 4096);
+}
+
 static int check_bind(const struct ofl_optimizer *o, struct ofl_tensor *weight, struct ofl_tensor *grad,
                       struct ofl_tensor_info *w)
 {
