@@ -26,6 +26,7 @@
 #include "include/offload_estimate.h"
 #include "include/offload_landing.h"
 #include "include/offload_metadata.h"
+#include "include/offload_writer.h"
 #include "tests/core_fixture.h"
 #include "tests/model_fixture.h"
 
@@ -132,6 +133,10 @@ CALL(ofl_landing_run, p[IN])
 CALL(ofl_landing_launch, p[STREAM], p[IN])
 CALL(ofl_landing_matrix_run, p[IN])
 CALL(ofl_landing_matrix_launch, p[STREAM], p[IN])
+CALL(ofl_writer_open, p[TEXT], p[IN], 1, NULL, p[OUT])
+CALL(ofl_writer_put, p[MORE], p[IN], 8)
+CALL(ofl_writer_put_tensor, p[MORE], p[TENSOR])
+CALL(ofl_writer_finish, p[MORE])
 /* Without pointers: what can't be. */
 CALL_EMPTY(ofl_dtype_bytes, OFL_DTYPES)
 CALL_EMPTY(ofl_optimizer_bytes, OFL_F16, 1)
@@ -146,6 +151,13 @@ static int run_ofl_stream_destroy(void *const *p)
 {
     ofl_stream_destroy(p[STREAM]);
     return -EINVAL;
+}
+
+static int run_ofl_writer_destroy(void *const *p)
+{
+    (void)p;
+    ofl_writer_destroy(NULL);
+    return 0;
 }
 
 #define P(x) (1u << (x))
@@ -225,6 +237,11 @@ static const struct call calls[] = {
     ROW_NEEDS(ofl_landing_launch, P(STREAM), P(IN)),
     ROW_NEEDS(ofl_landing_matrix_run, 0, P(IN)),
     ROW_NEEDS(ofl_landing_matrix_launch, P(STREAM), P(IN)),
+    ROW_NEEDS(ofl_writer_open, 0, P(TEXT) | P(IN) | P(OUT)),
+    ROW_NEEDS(ofl_writer_put, 0, P(MORE) | P(IN)),
+    {"ofl_writer_put_tensor", run_ofl_writer_put_tensor, P(MORE) | P(TENSOR), P(TENSOR)},
+    ROW_NEEDS(ofl_writer_finish, 0, P(MORE)),
+    ROW(ofl_writer_destroy, 0),
     ROW(ofl_dtype_bytes, 0),
     ROW(ofl_optimizer_bytes, 0),
     ROW(ofl_dtype_name, 0),
@@ -276,9 +293,9 @@ static size_t count_header(const char *path)
 
 static void every_public_function_is_here(void **state)
 {
-    static const char *const headers[] = {"include/offload.h", "include/offload_cuda.h",
+    static const char *const headers[] = {"include/offload.h",          "include/offload_cuda.h",
                                           "include/offload_estimate.h", "include/offload_landing.h",
-                                          "include/offload_metadata.h"};
+                                          "include/offload_metadata.h", "include/offload_writer.h"};
     size_t count = 0;
 
     (void)state;
