@@ -302,6 +302,7 @@ install: all $(B)/installed/liboffload.a ## header, libraries, programs, man pag
 	$(if $(SHAPES),install -d $(D)/share/liboffload/shapes && install -m 644 $(SHAPES) $(D)/share/liboffload/shapes)
 	$(if $(MAN1),install -d $(D)/share/man/man1 && install -m 644 $(MAN1) $(D)/share/man/man1)
 	$(if $(MAN3),install -d $(D)/share/man/man3 && install -m 644 $(MAN3) $(D)/share/man/man3)
+	rm -rf $(B)/man3 && tools/man_pages.sh $(B)/man3 && install -m 644 $(B)/man3/*.3 $(D)/share/man/man3
 
 uninstall: ## remove what install installed
 	rm -f $(addprefix $(D)/include/,$(notdir $(wildcard include/*.h))) $(DLIB)/pkgconfig/offload.pc
@@ -309,6 +310,7 @@ uninstall: ## remove what install installed
 	rm -f $(D)/bin/ofl-finetune $(D)/bin/ofl-generate $(D)/bin/ofl-bench
 	rm -f $(addprefix $(D)/share/liboffload/shapes/,$(notdir $(SHAPES)))
 	rm -f $(addprefix $(D)/share/man/man1/,$(notdir $(MAN1))) $(addprefix $(D)/share/man/man3/,$(notdir $(MAN3)))
+	rm -f $(patsubst %,$(D)/share/man/man3/%.3,$(shell tools/man_pages.sh --list))
 
 # ---- rules -----------------------------------------------------------------
 

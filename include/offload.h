@@ -298,6 +298,7 @@ OFL_API int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc 
 OFL_API int ofl_homes_check(const struct ofl_config *config, const struct ofl_tensor_desc *tensors, size_t n);
 /* any. -OFL_ESTATE if leased. */
 OFL_API int ofl_tensor_destroy(struct ofl_tensor *t);
+/* any. What it was created with, and its bytes. Fields beyond *out's size are left out. */
 OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *out);
 /* step thread. Copies bytes [offset, offset + bytes) to or from the caller's memory; returns
  * when done, in order with releases already made, and behind updates of t that are queued: from
@@ -401,7 +402,9 @@ OFL_API int ofl_source_close(struct ofl_source *s);
 /* any. 0 if the file is what it was when it was opened, else -OFL_ECHANGED. Each read asks by itself; this asks
  * a file server, too, that reads may have believed for a while: at the end of what has to be of one piece. */
 OFL_API int ofl_source_check(const struct ofl_source *s);
+/* any. How many tensors it has. */
 OFL_API size_t ofl_source_count(const struct ofl_source *s);
+/* any. The tensor of that index, by name in the order of strcmp. -EINVAL beyond the last. */
 OFL_API int ofl_source_entry(const struct ofl_source *s, size_t index, struct ofl_source_entry *out);
 /* any. -ENOENT if there is none of that name. */
 OFL_API int ofl_source_find(const struct ofl_source *s, const char *name, struct ofl_source_entry *out);

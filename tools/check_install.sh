@@ -106,6 +106,10 @@ others=$(nm -g --defined-only "$at/lib/liboffload.a" | awk 'NF == 3 && $3 !~ /^o
 [ -z "$others" ] || fail "liboffload.a shows $(wc -w <<<"$others") names that are not public: $(head -n 5 <<<"$others" | paste -sd' ')"
 nm -g --defined-only "$at/lib/liboffload.a" | grep -q ' T ofl_open$' || fail "liboffload.a has no ofl_open"
 
+for name in $(tools/man_pages.sh --list); do
+    [ -s "$at/share/man/man3/$name.3" ] || fail "no man page $name.3"
+done
+
 read -r -a shared < <(flags --libs)
 compile shared "${shared[@]}"
 expect shared-c 1
