@@ -23,7 +23,8 @@
  *    ofl_error() has the sentence that names the object and the numbers. The
  *    library never prints, exits or aborts.
  *  - Structs that the caller fills or has filled start with their size. Zero means default.
- *    A longer struct than this version knows is fine as long as its tail is zero (-E2BIG).
+ *    A longer struct than this version knows is fine as long as its tail is zero (-E2BIG); a size of more than
+ *    65536 bytes was never set (-EINVAL).
  *  - Strings are copied. Destroyers accept NULL. A failed create leaves nothing.
  *  - Threads: every function says which. "any": from any thread. "step thread":
  *    from the one thread that acquires, releases and brackets steps.
@@ -31,9 +32,10 @@
  *    that names it; of functions without a code the result is 0 or NULL then. Of lists of no elements the pointer
  *    may be NULL.
  *  - fork(): a context is its process's alone. In a forked child every call on it, and on what was made in it, is
- *    -EINVAL and does nothing, ofl_close too; the child may open one of its own (on cuda: only if no context was
- *    open in the parent). Leased memory is not there. Space of the scratch store is free again once both
- *    processes have let go of it: children that live long do best to exec.
+ *    -EINVAL and does nothing, ofl_close too; the child may open one of its own (on cuda: only if the parent had not
+ *    called the driver, which ofl_device_info_get does, too). Leased memory is not there. Space of the scratch store
+ *    is free again, and a kept store whose owner was killed can be opened, once the child has ended, too: one that
+ *    lives long does best to exec.
  *
  * Caveats
  *  - Leases that are held together must fit device_bytes together. What can't

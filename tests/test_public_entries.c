@@ -542,6 +542,47 @@ static void a_forked_child(void **state)
     world_close(w);
 }
 
+static struct ofl_ctx *open_kept(const char *dir)
+{
+    struct ofl_config config = {.size = sizeof config,
+                                .device_bytes = MIB,
+                                .host_bytes = 4 * MIB,
+                                .keep_dir = dir,
+                                .flags = OFL_NO_MEASURE};
+    struct ofl_ctx *ctx;
+
+    if (ofl_open(&config, &ctx) < 0)
+        fail_msg("%s", ofl_error());
+    return ctx;
+}
+
+/* A child that lives on has the files of its parent, and yet does not keep a store from being opened again. */
+static void a_child_keeps_no_store(void **state)
+{
+    char *dir = files_dir(*state, "kept");
+    struct ofl_ctx *ctx = open_kept(dir);
+    int pipes[2], status;
+    pid_t child;
+    char c;
+
+    assert_int_equal(pipe(pipes), 0);
+    fflush(NULL);
+    child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        alarm(120);
+        close(pipes[1]);
+        _exit(read(pipes[0], &c, 1) == 0 ? 0 : 1); /* until the parent is done */
+    }
+    close(pipes[0]);
+    assert_int_equal(ofl_close(ctx), 0);
+    assert_int_equal(ofl_close(open_kept(dir)), 0);
+    close(pipes[1]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    files_remove(dir);
+}
+
 /* ---- absurd numbers --------------------------------------------------------------- */
 
 static void absurd_configs(void **state)
@@ -637,6 +678,7 @@ int main(void)
         cmocka_unit_test(null_that_may_be),
         cmocka_unit_test(objects_of_another_context),
         cmocka_unit_test(a_forked_child),
+        cmocka_unit_test(a_child_keeps_no_store),
         cmocka_unit_test(absurd_configs),
         cmocka_unit_test(too_many_workers),
         cmocka_unit_test(absurd_tensors),
