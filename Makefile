@@ -11,6 +11,7 @@ SOVERSION := 0
 
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 AR ?= ar
+OBJCOPY ?= objcopy
 PKG_CONFIG ?= pkg-config
 PYTHON ?= python3
 PREFIX ?= /usr/local
@@ -298,19 +299,20 @@ clean: ## remove the folders of all builds
 D := $(DESTDIR)$(PREFIX)
 DLIB := $(DESTDIR)$(LIBDIR)
 
-install: all ## header, libraries, programs, man pages; DESTDIR=, PREFIX=
+install: all $(B)/installed/liboffload.a ## header, libraries, programs, man pages; DESTDIR=, PREFIX=
 	install -d $(D)/include $(D)/bin $(DLIB)/pkgconfig
 	install -m 644 include/*.h $(D)/include
-	install -m 644 $(STATIC) $(DLIB)
+	install -m 644 $(B)/installed/liboffload.a $(DLIB)
 	install -m 755 $(SHARED) $(DLIB)/liboffload.so.$(VERSION)
 	ln -sf liboffload.so.$(VERSION) $(DLIB)/$(SONAME)
 	ln -sf $(SONAME) $(DLIB)/liboffload.so
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR:$(PREFIX)/%=$${prefix}/%)|' -e 's|@VERSION@|$(VERSION)|' \
-	    -e 's|@REQUIRES@|$(strip $(LIB_PKGS))|' offload.pc.in >$(DLIB)/pkgconfig/offload.pc
+	    -e 's|@LIBS@|$(strip $(LIB_LIBS))|' offload.pc.in >$(DLIB)/pkgconfig/offload.pc
 	$(if $(PROGRAMS),install -m 755 $(PROGRAMS) $(D)/bin)
 	$(if $(SHAPES),install -d $(D)/share/liboffload/shapes && install -m 644 $(SHAPES) $(D)/share/liboffload/shapes)
 	$(if $(MAN1),install -d $(D)/share/man/man1 && install -m 644 $(MAN1) $(D)/share/man/man1)
 	$(if $(MAN3),install -d $(D)/share/man/man3 && install -m 644 $(MAN3) $(D)/share/man/man3)
+	rm -rf $(B)/man3 && tools/man_pages.sh $(B)/man3 && install -m 644 $(B)/man3/*.3 $(D)/share/man/man3
 
 uninstall: ## remove what install installed
 	rm -f $(addprefix $(D)/include/,$(notdir $(wildcard include/*.h))) $(DLIB)/pkgconfig/offload.pc
@@ -318,6 +320,7 @@ uninstall: ## remove what install installed
 	rm -f $(D)/bin/ofl-finetune $(D)/bin/ofl-generate $(D)/bin/ofl-bench
 	rm -f $(addprefix $(D)/share/liboffload/shapes/,$(notdir $(SHAPES)))
 	rm -f $(addprefix $(D)/share/man/man1/,$(notdir $(MAN1))) $(addprefix $(D)/share/man/man3/,$(notdir $(MAN3)))
+	rm -f $(patsubst %,$(D)/share/man/man3/%.3,$(shell tools/man_pages.sh --list))
 
 # ---- rules -----------------------------------------------------------------
 
@@ -409,6 +412,16 @@ $(B)/%.a: $(B)/%.list
 $(STATIC): $(call obj,$(LIB_SRC)) $(LIB_CU:%.cu=$(B)/%.fatbin.o)
 $(B)/libexamples.a: $(SHARED_OBJ) $(SHARED_CU:%.cu=$(B)/%.fatbin.o)
 $(B)/tests/libhelpers.a: $(call obj,$(TEST_HELPER_SRC))
+
+# For programs of others: one object, in which all but the public symbols are its own, so that no name of theirs can be
+# taken for one of ours. Tests link $(STATIC), in which hidden ones can be seen.
+$(B)/installed/liboffload.a: $(STATIC)
+	$(call say,AR,$@)
+	@mkdir -p $(@D)
+	@rm -f $@
+	$(Q)$(CC) -r -nostdlib -o $(@D)/offload.o -Wl,--whole-archive $(STATIC) -Wl,--no-whole-archive
+	$(Q)$(OBJCOPY) --wildcard --keep-global-symbol='ofl_*' $(@D)/offload.o
+	$(Q)$(AR) rcs $@ $(@D)/offload.o
 
 # Sanitizers leave their runtime's symbols to the program.
 $(SHARED): $(call obj,$(LIB_SRC)) $(LIB_CU:%.cu=$(B)/%.fatbin.o) $(B)/liboffload.list liboffload.map

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/entry.h"
 #include "base/error.h"
 #include "base/sized.h"
 
@@ -92,6 +93,8 @@ int ofl_dtype_info(enum ofl_dtype dtype, struct ofl_dtype_info *out)
     const struct base_dtype *d = base_dtype(dtype);
     struct ofl_dtype_info info;
 
+    if (!out)
+        return base_null(__func__, "out", 0);
     if (!d)
         return base_fail(-EINVAL, "get info of dtype %d: there are %d", (int)dtype, (int)OFL_DTYPES);
     info = (struct ofl_dtype_info){.name = d->name,

@@ -158,7 +158,7 @@ int common_device_choose(struct common_budget *b)
     /* streams that wait must not share a queue with those that they wait for: see offload_cuda.h */
     setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     b->chosen = (struct ofl_device_info){.size = sizeof b->chosen};
-    if (ofl_device_info(b->device, &b->chosen) < 0)
+    if (ofl_device_info_get(b->device, &b->chosen) < 0)
         return common_fail(EXIT_INPUT, "--device %s: %s", b->device ? b->device : "", ofl_error());
     if (b->chosen.gpu)
         common_line("device %s: %s, %s", b->chosen.device, b->chosen.name,

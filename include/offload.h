@@ -23,10 +23,19 @@
  *    ofl_error() has the sentence that names the object and the numbers. The
  *    library never prints, exits or aborts.
  *  - Structs that the caller fills or has filled start with their size. Zero means default.
- *    A longer struct than this version knows is fine as long as its tail is zero (-E2BIG).
+ *    A longer struct than this version knows is fine as long as its tail is zero (-E2BIG); a size of more than
+ *    65536 bytes was never set (-EINVAL).
  *  - Strings are copied. Destroyers accept NULL. A failed create leaves nothing.
  *  - Threads: every function says which. "any": from any thread. "step thread":
  *    from the one thread that acquires, releases and brackets steps.
+ *  - A NULL where the comment does not allow one, and what belongs to another context, is -EINVAL with a sentence
+ *    that names it; of functions without a code the result is 0 or NULL then. Of lists of no elements the pointer
+ *    may be NULL.
+ *  - fork(): a context is its process's alone. In a forked child every call on it, and on what was made in it, is
+ *    -EINVAL and does nothing, ofl_close too; the child may open one of its own (on cuda: only if the parent had not
+ *    called the driver, which ofl_device_info_get does, too). Leased memory is not there. Space of the scratch store
+ *    is free again, and a kept store whose owner was killed can be opened, once the child has ended, too: one that
+ *    lives long does best to exec.
  *
  * Caveats
  *  - Leases that are held together must fit device_bytes together. What can't
@@ -169,7 +178,7 @@ struct ofl_device_info {
 
 /* any. What a device's name stands for. NULL: the first GPU, or the host device where there is none.
  * -ENODEV with the reason. Fields beyond *out's size are left out. */
-OFL_API int ofl_device_info(const char *device, struct ofl_device_info *out);
+OFL_API int ofl_device_info_get(const char *device, struct ofl_device_info *out);
 
 /* ---- context ----------------------------------------------------------- */
 
@@ -199,7 +208,8 @@ struct ofl_nvme {
                        budgets leave of it */
 };
 
-#define OFL_NVME_MAX 8
+#define OFL_NVME_MAX    8
+#define OFL_WORKERS_MAX 1024u
 
 struct ofl_config {
     size_t size;
@@ -209,7 +219,7 @@ struct ofl_config {
     const struct ofl_nvme *nvme; /* directories of the store, at most OFL_NVME_MAX */
     uint32_t nvme_count;         /* 0: no NVMe tier */
     uint64_t tile_bytes;         /* 0: chosen from host_bytes, 64 KiB to 1 MiB; else a power of two */
-    uint32_t workers;            /* threads for host-side tile work; 0: one per core */
+    uint32_t workers; /* threads for host-side tile work, at most OFL_WORKERS_MAX; 0: one per core */
     uint32_t flags;
     ofl_log_fn *log;
     void *log_arg;
@@ -264,8 +274,10 @@ struct ofl_tensor_desc {
 };
 
 enum {
-    OFL_TENSOR_TRANSIENT = 1u << 0, /* has bytes only while leased: takes device memory, no room below */
-    OFL_TENSOR_KEPT = 1u << 1,      /* its bytes are part of each commit: see "Kept stores" */
+    /* Has bytes only while leased: takes device memory, no room below. At each acquire they are undefined, whatever
+     * the mode: written before they are read. */
+    OFL_TENSOR_TRANSIENT = 1u << 0,
+    OFL_TENSOR_KEPT = 1u << 1, /* its bytes are part of each commit: see "Kept stores" */
 };
 
 struct ofl_tensor_info {
@@ -288,11 +300,24 @@ OFL_API int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc 
 OFL_API int ofl_homes_check(const struct ofl_config *config, const struct ofl_tensor_desc *tensors, size_t n);
 /* any. -OFL_ESTATE if leased. */
 OFL_API int ofl_tensor_destroy(struct ofl_tensor *t);
+/* any. What it was created with, and its bytes. Fields beyond *out's size are left out. */
 OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *out);
 /* step thread. Copies bytes [offset, offset + bytes) to or from the caller's memory; returns
- * when done, in order with releases already made. -OFL_ESTATE while t is leased. */
+ * when done, in order with releases already made, and behind updates of t that are queued: from
+ * ofl_optimizer_apply on, with clipping from ofl_optimizer_end on; before that they have the old bytes.
+ * -OFL_ESTATE while t is leased, and of a transient tensor. */
 OFL_API int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes);
 OFL_API int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes);
+/*
+ * step thread. As ofl_tensor_write, but in order with the work of s: for a batch, uploaded while s computes the one
+ * before. Returns at once. What is enqueued on s later, and what is leased later on any stream, sees the bytes; what was
+ * enqueued or leased before does not. buf is the library's until s has come past the copy (ofl_stream_sync, or later
+ * work of s that has run): unchanged, and not freed. Meanwhile the bytes take device memory, as an OFL_OVERWRITE lease
+ * of that part does, and are no part of device_in_bytes. Fails as ofl_acquire does for that lease, and -EINVAL where
+ * offset and bytes are not whole elements (of dtypes that have blocks: blocks).
+ */
+OFL_API int ofl_tensor_write_async(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes,
+                                   struct ofl_stream *s);
 
 /* ---- kept stores --------------------------------------------------------- */
 
@@ -379,7 +404,9 @@ OFL_API int ofl_source_close(struct ofl_source *s);
 /* any. 0 if the file is what it was when it was opened, else -OFL_ECHANGED. Each read asks by itself; this asks
  * a file server, too, that reads may have believed for a while: at the end of what has to be of one piece. */
 OFL_API int ofl_source_check(const struct ofl_source *s);
+/* any. How many tensors it has. */
 OFL_API size_t ofl_source_count(const struct ofl_source *s);
+/* any. The tensor of that index, by name in the order of strcmp. -EINVAL beyond the last. */
 OFL_API int ofl_source_entry(const struct ofl_source *s, size_t index, struct ofl_source_entry *out);
 /* any. -ENOENT if there is none of that name. */
 OFL_API int ofl_source_find(const struct ofl_source *s, const char *name, struct ofl_source_entry *out);
@@ -399,9 +426,14 @@ OFL_API int ofl_stream_create(struct ofl_ctx *ctx, struct ofl_stream **out);
 /* any. Waits for its work. */
 OFL_API void ofl_stream_destroy(struct ofl_stream *s);
 /* any. Blocks until everything enqueued so far has run; returns the stream's first error.
- * After a failed fill the stream's later jobs are skipped, not run on wrong bytes (host device). */
+ * After a failed fetch the stream's later jobs are skipped, not run on wrong bytes (host device), and it returns that
+ * error from then on: leases are released as ever, then the stream is destroyed, and a new one takes its place. The
+ * context, its other streams and tensors go on, unless calls say -OFL_EBROKEN. The tensor is fetched anew at its next
+ * lease, and fails again if the cause is still there. */
 OFL_API int ofl_stream_sync(struct ofl_stream *s);
-/* any. Host device: runs fn(arg) on the stream. -ENOTSUP on cuda. */
+/* any. Host device: runs fn(arg) on the stream. *arg is not copied: it must live, as it is to be seen, until the stream
+ * has come to the end of fn (ofl_stream_sync). On a stream that has failed fn is never called, so it can't be what frees
+ * arg. -ENOTSUP on cuda. */
 OFL_API int ofl_stream_launch(struct ofl_stream *s, void (*fn)(void *arg), void *arg);
 
 /* ---- leases ------------------------------------------------------------ */
@@ -420,6 +452,7 @@ enum {
 };
 
 /* Leases of a batch stand in an array and have the same size, which is that from one to the next. */
+#define OFL_LEASES_MAX (1u << 20) /* of a batch */
 struct ofl_lease {
     size_t size; /* sizeof(struct ofl_lease); 0: that of this header */
     struct ofl_tensor *tensor;
@@ -457,7 +490,9 @@ struct ofl_lease {
  *  -OFL_EBROKEN  see the code
  */
 OFL_API int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s);
-/* step thread. Takes effect when the work enqueued on s before this call has completed.
+/* step thread. Takes effect when the work enqueued on s before this call has completed. s is mostly the stream of the
+ * acquire; it may be another one, and then that one's work is what is waited for, and no other: work with the lease on
+ * the first stream must have ended, or s wait for it.
  * A released write lease is the newest copy: of several, on any streams, the one acquired last. If the work
  * did not run (a fetch failed, and the stream with it), nothing was written: the tensor has its bytes from
  * before, or, where those are gone, is lost: every acquire and read of it returns the first error until it is
@@ -524,9 +559,9 @@ OFL_API int ofl_resident(struct ofl_tensor *t, uint64_t offset_elems, uint64_t c
  */
 struct ofl_adamw {
     size_t size;
-    double lr, beta1, beta2, eps, weight_decay;
-    double clip;   /* exact global norm over all bound gradients; 0: off */
-    uint64_t step; /* t, from 1 */
+    double lr, beta1, beta2, eps, weight_decay; /* none negative, lr and weight_decay finite, betas below 1 */
+    double clip;                                /* exact global norm over all bound gradients; 0: off */
+    uint64_t step;                              /* t, from 1 */
 };
 
 enum ofl_optimizer_state { OFL_STATE_MASTER, OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ, OFL_STATES };
@@ -541,15 +576,23 @@ OFL_API int ofl_optimizer_destroy(struct ofl_optimizer *o);
  * The master starts at zero: write it with ofl_tensor_write together with the weight.
  * -ENOTSUP if some of these tensors live on the device and others do not (see "Homes"). */
 OFL_API int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struct ofl_tensor *grad);
+/* any. Bytes that the states of a weight of so many elements take, all together, each rounded up to 4096 as
+ * ofl_config.expected_bytes has them: two moments, and of BF16 the master. Weight and gradient come on top.
+ * 0 for a dtype that can't be trained, and for more than any memory. */
+OFL_API uint64_t ofl_optimizer_bytes(enum ofl_dtype dtype, uint64_t elems);
 /* any. The state tensor, owned by o. The master of an F32 weight is the weight. -ENOENT if not bound. */
 OFL_API int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight,
                                 enum ofl_optimizer_state which, struct ofl_tensor **out);
 
-/* step thread. Opens an optimizer step with these settings. */
+/* step thread. Opens an optimizer step with these settings. -EINVAL for those that can't be, negative rates among them.
+ * Weights that are not applied in it keep their bytes and states; a step without any changes nothing, and its norm
+ * is 0. */
 OFL_API int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *settings);
 /* step thread. "The gradient of weight is final" (its write lease has been released): the
  * update may start, and will be done before the next lease of weight sees its bytes. The
- * gradient's contents are consumed. With clipping, updates wait for the last gradient. */
+ * gradient's contents are consumed: undefined from then on (reads give no error), so that its first lease of the next
+ * step is OFL_OVERWRITE. With clipping, updates wait for the last gradient, and until ofl_optimizer_end leases
+ * and reads have the weight as it was. */
 OFL_API int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight);
 /* step thread. That was the last gradient of this step. Returns at once. After an error the step is still open:
  * apply and end may be called again. */

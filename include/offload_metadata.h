@@ -41,7 +41,7 @@ struct ofl_metadata {
     const struct ofl_text *texts;
 };
 
-/* any. */
+/* any. How many keys it has. */
 OFL_API size_t ofl_source_metadata_count(const struct ofl_source *s);
 /* any. In the order of the file. -EINVAL beyond the last. */
 OFL_API int ofl_source_metadata(const struct ofl_source *s, size_t index, struct ofl_metadata *out);

@@ -17,7 +17,7 @@ suite() {
     grep -hq '^\[  PASSED  \] [1-9]' "$work/out" "$work/err" || complain "$name $*: no test passed"
 }
 
-for name in test_device test_device_stream test_core test_core_homes test_core_faults test_timeline; do
+for name in test_device test_device_stream test_core test_core_homes test_core_faults test_core_upload test_timeline; do
     rounds=()
     [ $name != test_core_homes ] || rounds=(OFL_TEST_LIGHT=1) # as many as on the host take four times as long
     suite $name "${rounds[@]}"

@@ -265,29 +265,29 @@ static void names_say_what_they_are(void **state)
 
     (void)state;
     cuda_fixture()->reset(&(struct cuda_stub_config){.devices = 2, .memory_bytes = 5 * MIB});
-    assert_int_equal(ofl_device_info(NULL, &info), 0);
+    assert_int_equal(ofl_device_info_get(NULL, &info), 0);
     assert_string_equal(info.device, "cuda:0");
     assert_true(info.gpu == 1 && info.memory_bytes == 5 * MIB && info.name[0]);
-    assert_int_equal(ofl_device_info("cuda:1", &info), 0);
+    assert_int_equal(ofl_device_info_get("cuda:1", &info), 0);
     assert_string_equal(info.device, "cuda:1");
-    assert_int_equal(ofl_device_info("host", &info), 0);
+    assert_int_equal(ofl_device_info_get("host", &info), 0);
     assert_string_equal(info.device, "host");
     assert_true(info.gpu == 0 && info.memory_bytes > MIB);
-    assert_int_equal(ofl_device_info("cuda:2", &info), -ENODEV);
+    assert_int_equal(ofl_device_info_get("cuda:2", &info), -ENODEV);
     assert_non_null(strstr(ofl_error(), "the driver has 2"));
-    assert_int_equal(ofl_device_info("tpu", &info), -ENODEV);
+    assert_int_equal(ofl_device_info_get("tpu", &info), -ENODEV);
     info.size = 3;
-    assert_true(ofl_device_info("host", &info) < 0);
+    assert_true(ofl_device_info_get("host", &info) < 0);
     info.size = sizeof info;
 
     /* where there is no GPU, or no driver, the default is the host device */
     cuda_fixture()->reset(&(struct cuda_stub_config){.no_device = true});
-    assert_int_equal(ofl_device_info(NULL, &info), 0);
+    assert_int_equal(ofl_device_info_get(NULL, &info), 0);
     assert_string_equal(info.device, "host");
     setenv("OFL_CUDA_DRIVER", "/proc/self/absent/libcuda.so", 1);
-    assert_int_equal(ofl_device_info(NULL, &info), 0);
+    assert_int_equal(ofl_device_info_get(NULL, &info), 0);
     assert_string_equal(info.device, "host");
-    assert_int_equal(ofl_device_info("cuda", &info), -ENODEV);
+    assert_int_equal(ofl_device_info_get("cuda", &info), -ENODEV);
     assert_non_null(strstr(ofl_error(), "/proc/self/absent/libcuda.so"));
     setenv("OFL_CUDA_DRIVER", driver, 1);
     free(driver);
@@ -295,7 +295,7 @@ static void names_say_what_they_are(void **state)
     /* one that fails is not passed over in silence */
     cuda_fixture()->reset(
         &(struct cuda_stub_config){.fail_call = "cuDeviceTotalMem_v2", .fail_nth = 1, .fail_code = 999});
-    assert_int_equal(ofl_device_info(NULL, &info), -ENOTSUP);
+    assert_int_equal(ofl_device_info_get(NULL, &info), -ENOTSUP);
 }
 
 static void slow(void *arg)

@@ -48,6 +48,52 @@ static void expect_error(int err, int code, const char *part)
         fail_msg("got %d \"%s\", expected %d with \"%s\"", err, ofl_error(), code, part);
 }
 
+/* As the tiers count them: what binding takes of the store. */
+static void bytes_of_states(void **state)
+{
+    static const struct {
+        enum ofl_dtype dtype;
+        uint64_t elems, bytes;
+    } cases[] = {{OFL_F32, 1, 2 * 4096},
+                 {OFL_BF16, 1, 3 * 4096},
+                 {OFL_F32, 1024, 2 * 4096},
+                 {OFL_F32, 1025, 2 * 8192},
+                 {OFL_BF16, 100000, 3 * 401408},
+                 {OFL_F16, 10, 0},
+                 {OFL_F32, UINT64_MAX, 0},
+                 {OFL_F32, (uint64_t)INT64_MAX / 8, 0},
+                 {OFL_F32, 0, 0},
+                 {OFL_DTYPES, 10, 0}};
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct ofl_config config = {.size = sizeof config,
+                                    .device_bytes = MIB,
+                                    .host_bytes = 2 * MIB,
+                                    .nvme = fixture_nvme(*state, 16 * MIB),
+                                    .nvme_count = 1};
+        struct ofl_tensor_desc d = {
+            .size = sizeof d, .name = "t", .dtype = cases[i].dtype, .elems = cases[i].elems};
+        struct ofl_stats before = {.size = sizeof before}, after = before;
+        struct ofl_tensor *weight, *grad;
+        struct ofl_optimizer *o;
+        struct ofl_ctx *ctx;
+
+        assert_int_equal(ofl_optimizer_bytes(cases[i].dtype, cases[i].elems), cases[i].bytes);
+        if (!cases[i].bytes)
+            continue;
+        assert_int_equal(ofl_open(&config, &ctx), 0);
+        assert_int_equal(ofl_tensor_create(ctx, &d, &weight), 0);
+        d.dtype = OFL_F32;
+        assert_int_equal(ofl_tensor_create(ctx, &d, &grad), 0);
+        assert_int_equal(ofl_optimizer_create(ctx, &o), 0);
+        assert_int_equal(ofl_stats_get(ctx, &before), 0);
+        assert_int_equal(ofl_optimizer_bind(o, weight, grad), 0);
+        assert_int_equal(ofl_stats_get(ctx, &after), 0);
+        assert_int_equal(after.used_bytes[OFL_NVME] - before.used_bytes[OFL_NVME], cases[i].bytes);
+        assert_int_equal(ofl_close(ctx), 0);
+    }
+}
+
 struct small {
     struct ofl_ctx *ctx;
     struct ofl_stream *stream;
@@ -264,10 +310,8 @@ static void scales_do_not_mix(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bad_bindings),
-        cmocka_unit_test(bad_steps),
-        cmocka_unit_test(leases_in_the_way),
-        cmocka_unit_test(scales_do_not_mix),
+        cmocka_unit_test(bytes_of_states),   cmocka_unit_test(bad_bindings),      cmocka_unit_test(bad_steps),
+        cmocka_unit_test(leases_in_the_way), cmocka_unit_test(scales_do_not_mix),
     };
 
     return cmocka_run_group_tests_name("optimizer calls", tests, scratch_setup, scratch_teardown);

@@ -56,11 +56,28 @@ static void writes_any_version(void **state)
     assert_int_equal(base_sized_write(&older, &from, sizeof from, "x"), -EINVAL);
 }
 
+/* A size that nobody set is no struct's: nothing is read or written there. */
+static void sizes_of_nothing(void **state)
+{
+    static const size_t sizes[] = {SIZE_MAX, SIZE_MAX / 2, 1u << 20, BASE_SIZED_MAX + 1};
+    struct known known = {sizeof known, 1, 2}, wild = known;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        wild.size = sizes[i];
+        assert_int_equal(base_sized_read(&known, sizeof known, sizeof known, &wild, "read it"), -EINVAL);
+        assert_non_null(strstr(base_error_text(), "read it: size is "));
+        assert_int_equal(base_sized_write(&wild, &known, sizeof known, "write it"), -EINVAL);
+        assert_true(wild.first == 1 && wild.second == 2);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_any_version),
         cmocka_unit_test(writes_any_version),
+        cmocka_unit_test(sizes_of_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

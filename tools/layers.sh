@@ -55,7 +55,7 @@ allowed() {
     liboffload/core/verify.[ch]) echo "$pump ${c}verify.h" ;;
     liboffload/core/record.[ch]) echo "$ground liboffload/timeline/ ${c}record.h" ;;
     liboffload/core/engine.[ch]) echo "$pump liboffload/timeline/ ${c}verify.h ${c}record.h ${c}engine.h" ;;
-    liboffload/core/core.h) echo "include/ liboffload/device/device.h ${c}update.h" ;;
+    liboffload/core/core.h) echo "include/ base/entry.h liboffload/device/device.h ${c}update.h" ;;
     liboffload/core/*) echo "$core" ;;
     # Of core it sees what is meant for it, of the pager nothing.
     liboffload/plan/check*) echo "$base liboffload/plan/record.h liboffload/plan/check" ;; # of a run it knows the records

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Negative controls of the core, of the I/O room, of kept stores and of the cuda device: takes one wait, fence, check or limit out of the code at a time, and
+# Negative controls of the core, of the public calls, of the I/O room, of kept stores and of the cuda device: takes one wait, fence, check or limit out of the code at a time, and
 # requires that the tests notice. A mutant that survives is a test that can't fail.
 #   tools/mutants.sh [NAME...]      all, or those named
 set -euo pipefail
@@ -167,7 +167,17 @@ io-drives-not-apart|io/queue.c|return path->inflight < sure \|\| q->transfer_cou
 io-parts-stop-together|io/queue.c|(verdict == IO_PIECE_END \&\& r->share_count == 1)|verdict == IO_PIECE_END|test_io_fuzz test_io_paths test_io_stripe
 io-wake-up-lost|io/queue.c|    n = io_requests_take(q, done, max);\n    io_queue_announce(q);|    n = io_requests_take(q, done, max);|test_io_queue test_io_paths
 output-name-not-locked|examples/model/output.c|flock(o->lock, LOCK_EX \| LOCK_NB) != 0 \&\& errno == EWOULDBLOCK|0|test_writer
-output-not-reserved|examples/model/output.c|        rc = fallocate(fd, 0, 0, (off_t)bytes) == 0 ? 0 : -errno;|        rc = 0;|test_writer
+writer-room-not-taken|liboffload/source/writer.c|        err = fallocate(w->fd, 0, 0, (off_t)bytes) == 0 ? 0 : -errno;|        err = 0;|test_writer test_safetensors_writer
+writer-header-first|liboffload/source/writer.c|write_at(w, 0, zeros, sizeof zeros);|write_at(w, 0, zeros, 0) + write_at(w, 0, w->header, w->header_bytes);|test_safetensors_writer
+writer-unfinished-left|liboffload/source/writer.c|        close(w->fd);\n        unlink(w->path);|        close(w->fd);|test_safetensors_writer
+null-let-through|base/entry.h|        if (!pointers[i])|        if (0)|test_public_entries
+fork-not-counted|base/entry.c|    base_forks++;|    ;|test_public_entries
+other-context-let-through|liboffload/core/stream.c|leases[i].tensor->ctx != ctx)|0)|test_public_entries
+size-never-set-taken|base/sized.c|    if (size < sizeof size \|\| size > BASE_SIZED_MAX)|    if (size < sizeof size)|test_sized
+arena-copied-to-children|liboffload/device/host.c|    (void)madvise(h->base.arena, h->mapped_bytes, MADV_DONTFORK);|    ;|test_public_entries
+upload-runs-at-once|liboffload/core/upload.c|    while ((err = dev_stream_launch(s->dev, copy_job, u)) == -ENOMEM)\n        nanosleep(\&pause, NULL);|    (void)pause;\n    copy_job(u);\n    err = 0;|test_core_upload
+upload-not-refused-when-leased|liboffload/core/upload.c|.mode = OFL_OVERWRITE};|.mode = OFL_READ};|test_core_upload
+negative-rates-taken|liboffload/optim/optimizer_step.c|s->lr >= 0 \&\& isfinite(s->lr)|isfinite(s->lr)|test_public_words
 whole-output-removed|examples/model/output.c|    if (o->temporary \&\& !o->whole)|    if (o->temporary)|test_writer
 given-up-output-left|examples/model/output.c|    if (o->created \&\& !o->whole)|    if (0)|test_writer
 experts-in-the-plan|examples/model/generator_experts.c|.flags = OFL_LEASE_UNPLANNED;|.flags = 0;|test_experts

@@ -2,16 +2,15 @@
 #include "examples/model/lora_file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "examples/model/files.h"
 #include "examples/model/output.h"
+#include "include/offload_writer.h"
 
 #define CONFIG     "adapter_config.json"
 #define WEIGHTS    "adapter_model.safetensors"
@@ -365,55 +364,46 @@ static json_t *config_json(const struct llama_lora_writer *w)
                      "alpha_pattern");
 }
 
-static json_t *header_json(const struct llama_lora_writer *w)
+/* The library's sentence, of its last call. */
+static int fail_library(int code, char *error, size_t error_bytes)
 {
-    json_t *root = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
-    struct llama_lora_tensor t;
-    uint64_t at = 0;
-
-    for (uint32_t i = 0; llama_lora_tensor_at(w->shape, w->lora, i, &t) == 0; i++) {
-        uint64_t bytes = t.elems * sizeof(float);
-        json_t *e = json_pack("{s:s, s:[I], s:[I, I]}", "dtype", "F32", "shape", (json_int_t)t.shape[0],
-                              "data_offsets", (json_int_t)at, (json_int_t)(at + bytes));
-        char name[160];
-
-        if (t.dims == 2)
-            json_array_append_new(json_object_get(e, "shape"), json_integer((json_int_t)t.shape[1]));
-        file_name(&t, name, sizeof name);
-        if (json_object_set_new(root, name, e) != 0) {
-            json_decref(root);
-            return NULL;
-        }
-        at += bytes;
-    }
-    return root;
+    return code < 0 ? llama_fail(code, error, error_bytes, "%s", ofl_error()) : 0;
 }
 
-/* Length and text, padded with spaces so that the data starts at a multiple of 8. */
-static int write_header(const struct llama_lora_writer *w, int fd, const char *path, char *error,
-                        size_t error_bytes)
+static int open_weights(const struct llama_lora_writer *w, const char *path, struct ofl_writer **out,
+                        char *error, size_t error_bytes)
 {
-    json_t *root = header_json(w);
-    char *text = root ? json_dumps(root, JSON_COMPACT) : NULL, *all = NULL;
-    uint64_t length = text ? (strlen(text) + 7) / 8 * 8 : 0;
+    static const char *const metadata[] = {"format", "pt", NULL};
+    struct llama_lora_tensor t;
+    struct ofl_source_entry *e;
+    char(*names)[160];
+    size_t n = 0, i = 0;
     int rc = -ENOMEM;
 
-    if (text && asprintf(&all, "........%-*s", (int)length, text) > 0) {
-        for (unsigned i = 0; i < 8; i++)
-            all[i] = (char)(unsigned char)(length >> (8 * i));
-        rc = llama_write_all(fd, path, all, 8 + length, error, error_bytes);
-        free(all);
+    while (llama_lora_tensor_at(w->shape, w->lora, (uint32_t)n, &t) == 0)
+        n++;
+    e = calloc(n + 1, sizeof *e);
+    names = calloc(n + 1, sizeof *names);
+    for (; e && names && i < n; i++) {
+        llama_lora_tensor_at(w->shape, w->lora, (uint32_t)i, &t);
+        file_name(&t, names[i], sizeof names[i]);
+        e[i] = (struct ofl_source_entry){.name = names[i], .dtype = OFL_F32, .dims = t.dims};
+        for (uint32_t k = 0; k < t.dims; k++)
+            e[i].shape[k] = t.shape[k];
     }
-    free(text);
-    json_decref(root);
+    *out = NULL;
+    if (e && names)
+        rc = fail_library(ofl_writer_open(path, e, n, metadata, out), error, error_bytes);
+    free(e);
+    free(names);
     return rc;
 }
 
-static int write_tensors(const struct llama_lora_writer *w, int fd, const char *path, char *error,
+static int write_tensors(const struct llama_lora_writer *w, struct ofl_writer *to, char *error,
                          size_t error_bytes)
 {
     struct llama_lora_tensor t;
-    int rc = write_header(w, fd, path, error, error_bytes);
+    int rc = 0;
 
     for (uint32_t i = 0; rc == 0 && llama_lora_tensor_at(w->shape, w->lora, i, &t) == 0; i++) {
         float *values = malloc(t.elems * sizeof *values);
@@ -422,27 +412,26 @@ static int write_tensors(const struct llama_lora_writer *w, int fd, const char *
         if (rc == 0)
             rc = order_rows(w->shape, w->lora, &t, values, true);
         if (rc == 0)
-            rc = llama_write_all(fd, path, values, t.elems * sizeof *values, error, error_bytes);
+            rc = fail_library(ofl_writer_put(to, values, t.elems * sizeof *values), error, error_bytes);
         free(values);
     }
-    return rc;
+    return rc == 0 ? fail_library(ofl_writer_finish(to), error, error_bytes) : rc;
 }
 
 static int write_files(const struct llama_lora_writer *w, const char *dir, char *error, size_t error_bytes)
 {
     char *path = llama_path(dir, WEIGHTS), *config = llama_path(dir, CONFIG);
     json_t *root = config_json(w);
-    int fd = -1, rc = path && config && root ? 0 : -ENOMEM;
+    struct ofl_writer *weights = NULL;
+    int rc = path && config && root ? 0 : -ENOMEM;
 
     if (rc == 0)
         rc = llama_json_save(config, root, error, error_bytes);
-    if (rc == 0 && (fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) < 0)
-        rc = llama_fail(-errno, error, error_bytes, "create %s: %s", path, ofl_strerror(errno));
-    if (fd >= 0) {
-        rc = write_tensors(w, fd, path, error, error_bytes);
-        if (close(fd) != 0 && rc == 0)
-            rc = llama_fail(-errno, error, error_bytes, "close %s: %s", path, ofl_strerror(errno));
-    }
+    if (rc == 0)
+        rc = open_weights(w, path, &weights, error, error_bytes);
+    if (rc == 0)
+        rc = write_tensors(w, weights, error, error_bytes);
+    ofl_writer_destroy(weights);
     free(path);
     free(config);
     json_decref(root);

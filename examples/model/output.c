@@ -317,22 +317,6 @@ int llama_output_open(const char *dir, struct llama_output **out, char *error, s
     return rc;
 }
 
-int llama_output_reserve(int fd, const char *path, uint64_t bytes, char *error, size_t error_bytes)
-{
-    struct statvfs fs;
-    int rc;
-
-    do
-        rc = fallocate(fd, 0, 0, (off_t)bytes) == 0 ? 0 : -errno;
-    while (rc == -EINTR);
-    if (rc == -EOPNOTSUPP || rc == -ENOSYS)
-        rc = fstatvfs(fd, &fs) == 0 && (uint64_t)fs.f_bavail * fs.f_frsize < bytes ? -ENOSPC : 0;
-    if (rc == 0)
-        return 0;
-    return llama_fail(rc, error, error_bytes, "reserve %s: %" PRIu64 " bytes: %s", path, bytes,
-                      ofl_strerror(rc));
-}
-
 const char *llama_output_dir(const struct llama_output *o)
 {
     return o->temporary;

@@ -21,9 +21,6 @@ struct llama_output;
 int llama_output_check(const char *dir, char *error, size_t error_bytes);
 /* dir must not exist, or be empty. -EEXIST; -EBUSY: another run writes there. */
 int llama_output_open(const char *dir, struct llama_output **out, char *error, size_t error_bytes);
-/* Room for fd, a file of that path of it, at once: a full disk is found now. Of file systems that can't, the free
- * space is looked at. */
-int llama_output_reserve(int fd, const char *path, uint64_t bytes, char *error, size_t error_bytes);
 /* Where its files are to be made; flat. */
 const char *llama_output_dir(const struct llama_output *o);
 /* All files are there: from now on they stay. Brings them to disk, and gives them their name. */

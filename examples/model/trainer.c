@@ -169,7 +169,8 @@ static void need_tensor(struct llama_trainer_need *need, uint64_t bytes, uint64_
 static void need_weights(const struct llama_trainer_config *c, struct llama_trainer_need *out)
 {
     uint64_t each = ofl_dtype_bytes(c->dtype);
-    uint64_t wide = c->dtype == OFL_F32 ? 2 : 3; /* two moments, a separate master */
+    /* Of one element each state takes a block. */
+    uint64_t wide = ofl_optimizer_bytes(c->dtype, 1) / 4096;
 
     for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++) {
         struct llama_tensor_desc d;

@@ -3,7 +3,6 @@
 #include "examples/model/writer.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,20 +12,16 @@
 #include "examples/model/checkpoint.h"
 #include "examples/model/files.h"
 #include "examples/model/output.h"
-
-/* Written this far, the file is brought to disk and leaves the page cache: the cache of a
- * large model would fill the memory that the budgets left to others. */
-#define SYNC_BYTES (32u << 20)
+#include "include/offload_writer.h"
 
 struct llama_writing {
     struct llama_writer w;
     struct llama_output *output;
-    int fd; /* of the weights: the header is written, room for the rest is taken */
+    struct ofl_writer *weights; /* room for them is taken */
     char *path;
     void *buf;
     uint64_t data_bytes, done_bytes; /* of the tensors */
-    uint64_t header_bytes, synced_bytes;
-    char *error; /* of the call */
+    char *error;                     /* of the call */
     size_t error_bytes;
 };
 
@@ -42,93 +37,65 @@ static int fail_errno(struct llama_writing *x, const char *what, const char *pat
 
 /* ---- model.safetensors ------------------------------------------------- */
 
-static json_t *header_json(const struct llama_writer *w, uint64_t *data_bytes)
+/* The library's sentence, of its last call. */
+static int fail_library(struct llama_writing *x, int code)
 {
-    json_t *root = json_pack("{s:{s:s}}", "__metadata__", "format", "pt"), *entry;
-    const struct llama_shape *shape = &w->config->shape;
-    struct ofl_dtype_info info = {.size = sizeof info};
-    uint64_t offset = 0, bytes;
-    struct llama_stored d; /* tensors stored as one lie one behind the other */
-
-    ofl_dtype_info(w->dtype, &info);
-    for (uint32_t i = 0; root && i < llama_tensor_count(shape); i += d.count) {
-        llama_stored_at(shape, i, &d);
-        bytes = d.elems * ofl_dtype_bytes(w->dtype);
-        entry =
-            json_pack("{s:s, s:[I], s:[I, I]}", "dtype", info.safetensors, "shape", (json_int_t)d.shape[0],
-                      "data_offsets", (json_int_t)offset, (json_int_t)(offset + bytes));
-        if (d.dims == 2 && entry)
-            json_array_append_new(json_object_get(entry, "shape"), json_integer((json_int_t)d.shape[1]));
-        if (json_object_set_new(root, d.name, entry) != 0) {
-            json_decref(root);
-            root = NULL;
-        }
-        offset += bytes;
-    }
-    *data_bytes = offset;
-    return root;
+    return llama_fail(code, x->error, x->error_bytes, "%s", ofl_error());
 }
 
-/* Length and text, padded with spaces so that the data starts at a multiple of 8. */
-static int write_header(struct llama_writing *x)
+/* Tensors stored as one lie one behind the other. */
+static int open_entries(struct llama_writing *x, struct ofl_source_entry *e, struct llama_stored *d)
 {
-    json_t *root = header_json(&x->w, &x->data_bytes);
-    char *text = root ? json_dumps(root, JSON_COMPACT) : NULL, *padded = NULL;
-    uint64_t length = text ? (strlen(text) + 7) / 8 * 8 : 0;
+    static const char *const metadata[] = {"format", "pt", NULL};
+    const struct llama_shape *shape = &x->w.config->shape;
+    size_t n = 0;
     int rc;
 
-    if (text)
-        padded = malloc(8 + length);
-    if (padded) {
-        for (unsigned i = 0; i < 8; i++)
-            padded[i] = (char)(unsigned char)(length >> (8 * i));
-        memset(padded + 8, ' ', length);
-        memcpy(padded + 8, text, strlen(text));
-        x->header_bytes = 8 + length;
-        rc = llama_output_reserve(x->fd, x->path, 8 + length + x->data_bytes, x->error, x->error_bytes);
-        if (rc == 0)
-            rc = llama_write_all(x->fd, x->path, padded, 8 + length, x->error, x->error_bytes);
-    } else {
-        rc = fail_errno(x, "write", x->path, -ENOMEM);
+    for (uint32_t i = 0; i < llama_tensor_count(shape); i += d[n++].count) {
+        llama_stored_at(shape, i, &d[n]);
+        e[n] = (struct ofl_source_entry){.name = d[n].name, .dtype = x->w.dtype, .dims = d[n].dims};
+        for (uint32_t k = 0; k < d[n].dims; k++)
+            e[n].shape[k] = d[n].shape[k];
+        x->data_bytes += d[n].elems * ofl_dtype_bytes(x->w.dtype);
     }
-    free(padded);
-    free(text);
-    json_decref(root);
-    return rc;
+    rc = ofl_writer_open(x->path, e, n, metadata, &x->weights);
+    return rc < 0 ? fail_library(x, rc) : 0;
 }
 
 static int open_weights(struct llama_writing *x)
 {
+    uint32_t most = llama_tensor_count(&x->w.config->shape);
+    struct ofl_source_entry *e = calloc(most, sizeof *e);
+    struct llama_stored *d = calloc(most, sizeof *d);
+    int rc = -ENOMEM;
+
     x->path = llama_path(llama_output_dir(x->output), "model.safetensors");
     x->buf = malloc(LLAMA_WRITE_CHUNK_BYTES);
-    if (!x->path || !x->buf)
-        return fail_errno(x, "write", x->w.dir, -ENOMEM);
-    x->fd = open(x->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    return x->fd < 0 ? fail_errno(x, "create", x->path, -errno) : write_header(x);
+    if (x->path && x->buf && e && d)
+        rc = open_entries(x, e, d);
+    else
+        fail_errno(x, "write", x->w.dir, rc);
+    free(e);
+    free(d);
+    return rc;
 }
 
 static int write_chunk(struct llama_writing *x, uint32_t tensor, const struct llama_tensor_desc *d,
                        uint64_t first, uint64_t elems)
 {
-    uint64_t bytes = elems * ofl_dtype_bytes(x->w.dtype), end;
+    uint64_t bytes = elems * ofl_dtype_bytes(x->w.dtype);
     int rc = x->w.read(x->w.arg, tensor, first, elems, x->buf, x->error, x->error_bytes);
 
     if (rc != 0 && x->error_bytes && x->error[0] == '\0')
         llama_fail(rc, x->error, x->error_bytes,
                    "write %s: tensor %s, elements %" PRIu64 " to %" PRIu64 ": %s", x->path, d->name, first,
                    first + elems, ofl_strerror(rc));
-    if (rc == 0)
-        rc = llama_write_all(x->fd, x->path, x->buf, bytes, x->error, x->error_bytes);
     if (rc != 0)
         return rc;
+    rc = ofl_writer_put(x->weights, x->buf, bytes);
+    if (rc < 0)
+        return fail_library(x, rc);
     x->done_bytes += bytes;
-    end = x->header_bytes + x->done_bytes;
-    if (end - x->synced_bytes >= SYNC_BYTES) {
-        if (fdatasync(x->fd) != 0)
-            return fail_errno(x, "fdatasync", x->path, -errno);
-        posix_fadvise(x->fd, (off_t)x->synced_bytes, (off_t)(end - x->synced_bytes), POSIX_FADV_DONTNEED);
-        x->synced_bytes = end;
-    }
     rc = x->w.progress ? x->w.progress(x->w.arg, x->done_bytes, x->data_bytes) : 0;
     if (rc != 0)
         llama_fail(rc, x->error, x->error_bytes,
@@ -137,7 +104,7 @@ static int write_chunk(struct llama_writing *x, uint32_t tensor, const struct ll
     return rc;
 }
 
-static int write_tensors(struct llama_writing *x)
+static int write_weights(struct llama_writing *x)
 {
     const struct llama_shape *shape = &x->w.config->shape;
     const uint64_t most = LLAMA_WRITE_CHUNK_BYTES / ofl_dtype_bytes(x->w.dtype);
@@ -149,18 +116,8 @@ static int write_tensors(struct llama_writing *x)
         for (uint64_t at = 0; rc == 0 && at < d.elems; at += most)
             rc = write_chunk(x, i, &d, at, d.elems - at < most ? d.elems - at : most);
     }
-    return rc;
-}
-
-static int write_weights(struct llama_writing *x)
-{
-    int rc = write_tensors(x), fd = x->fd;
-
-    if (rc == 0 && fsync(fd) != 0)
-        rc = fail_errno(x, "fsync", x->path, -errno);
-    x->fd = -1;
-    if (close(fd) != 0 && rc == 0)
-        rc = fail_errno(x, "close", x->path, -errno);
+    if (rc == 0 && (rc = ofl_writer_finish(x->weights)) < 0)
+        fail_library(x, rc);
     return rc;
 }
 
@@ -247,7 +204,7 @@ int llama_writer_open(const struct llama_writer *w, struct llama_writing **out, 
         error[0] = '\0';
     if (!x)
         return llama_fail(-ENOMEM, error, error_bytes, "write %s: %s", w->dir, ofl_strerror(-ENOMEM));
-    *x = (struct llama_writing){.w = *w, .fd = -1, .error = error, .error_bytes = error ? error_bytes : 0};
+    *x = (struct llama_writing){.w = *w, .error = error, .error_bytes = error ? error_bytes : 0};
     if (w->dtype != OFL_F32 && w->dtype != OFL_BF16 && w->dtype != OFL_F16)
         rc = llama_fail(-EINVAL, error, error_bytes, "write %s: dtype is not f32, bf16 or f16", w->dir);
     else
@@ -283,8 +240,7 @@ void llama_writer_close(struct llama_writing *x, char *error, size_t error_bytes
 {
     if (!x)
         return;
-    if (x->fd >= 0)
-        close(x->fd);
+    ofl_writer_destroy(x->weights);
     llama_output_close(x->output, error, error_bytes);
     free(x->path);
     free(x->buf);

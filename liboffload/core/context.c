@@ -88,6 +88,9 @@ static int check_config(const struct ofl_config *c)
         return base_fail(-EINVAL, "open context: flags 0x%x use what they forbid", c->flags);
     if (c->device_bytes == 0)
         return base_fail(-EINVAL, "open context: the device budget is 0 bytes");
+    if (c->workers > OFL_WORKERS_MAX)
+        return base_fail(-EINVAL, "open context: %u workers: at most %u are possible; 0 is one for each core",
+                         c->workers, OFL_WORKERS_MAX);
     if (c->leased_bytes > c->device_bytes)
         return base_fail(-EINVAL, "open context: leased_bytes %llu exceed the device budget of %llu bytes",
                          (ull)c->leased_bytes, (ull)c->device_bytes);
@@ -189,6 +192,7 @@ static void ctx_free(struct ofl_ctx *ctx)
     base_pool_destroy(ctx->engine.pool);
     io_queue_close(ctx->engine.io);
     core_keep_close(ctx);
+    core_uploads_free(ctx);
     store_close(ctx->store);
     dev_close(ctx->engine.dev);
     mem_arena_destroy(&ctx->arena);
@@ -207,7 +211,7 @@ static int start(struct ofl_ctx *ctx, const struct ofl_config *c)
 
     mem_machine_get(&machine);
     if (workers == 0)
-        workers = machine.cores ? machine.cores : 1;
+        workers = machine.cores < 1 ? 1 : machine.cores > OFL_WORKERS_MAX ? OFL_WORKERS_MAX : machine.cores;
     err = engine_open(&ctx->engine);
     if (err == 0)
         err = core_budgets_check(ctx, c);
@@ -232,7 +236,13 @@ int ofl_open(const struct ofl_config *config, struct ofl_ctx **out)
     struct ofl_ctx *ctx;
     int err;
 
-    *out = NULL;
+    if (out)
+        *out = NULL;
+    err = base_need(config, out);
+    if (err == 0)
+        err = base_forks_watch();
+    if (err < 0)
+        return err;
     err = base_sized_read(&c, sizeof c, offsetof(struct ofl_config, host_bytes), config,
                           "open context: config");
     if (err == 0)
@@ -242,6 +252,7 @@ int ofl_open(const struct ofl_config *config, struct ofl_ctx **out)
     ctx = calloc(1, sizeof *ctx);
     if (!ctx)
         return base_fail(-ENOMEM, "open context: out of memory");
+    ctx->forks = base_forks;
     ctx->engine.mail_fd = -1;
     ctx->log = c.log;
     ctx->log_arg = c.log_arg;
@@ -270,6 +281,8 @@ int ofl_close(struct ofl_ctx *ctx)
 
     if (!ctx)
         return 0;
+    if (core_refused(ctx, ctx))
+        return -EINVAL;
     while (ctx->hooks) {
         struct core_hook *h = ctx->hooks;
 

@@ -22,6 +22,7 @@ struct ofl_stream {
 
 struct ofl_ctx {
     struct core_engine engine;
+    unsigned forks; /* base_forks of the process that opened it */
     struct mem_arena arena;
     struct store *store;
     struct core_keeper *keeper; /* NULL: there is no kept store */
@@ -37,6 +38,7 @@ struct ofl_ctx {
     struct ofl_stream *streams;
     struct ofl_source *sources;
     struct core_hook *hooks;
+    struct core_upload *uploads;   /* upload.c's */
     struct ofl_stream *own_stream; /* for the library's own copies; NULL: somebody has it */
 };
 
@@ -61,6 +63,9 @@ void core_stream_give(struct ofl_stream *s, bool failed);
  * where that is the same, else to be freed. */
 int core_leases_in(struct ofl_lease *from, size_t n, const char *what, struct ofl_lease **out);
 
+/* -EINVAL if one of the tensors is another context's. */
+int core_leases_ours(const struct ofl_ctx *ctx, const struct ofl_lease *leases, size_t n, const char *what);
+
 /* tensor.c: makes the internal object without adding it. */
 int core_tensor_make(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, const uint64_t *file_off,
                      struct ofl_tensor **out);
@@ -73,6 +78,8 @@ void core_keep_stats(struct ofl_ctx *ctx, struct ofl_stats *s);
 /* Whether t can be made, under the engine's lock; before that, and without it: what was kept of it is cut as t is. */
 int core_keep_check(struct ofl_ctx *ctx, const struct ofl_tensor *t);
 int core_keep_prepare(struct ofl_tensor *t);
+/* upload.c: what uploads have left; all streams are gone. */
+void core_uploads_free(struct ofl_ctx *ctx);
 /* watch.c: closes the timeline, if one is open. Nothing may be under way. */
 void core_timeline_end(struct ofl_ctx *ctx);
 /* source.c */

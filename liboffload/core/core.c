@@ -7,6 +7,17 @@
 
 /* ---- contexts and tensors, as known above ------------------------------ */
 
+int core_forked(const char *call, const struct ofl_ctx *ctx)
+{
+    if (ctx->forks == base_forks)
+        return 0;
+    return base_fail(
+        -EINVAL,
+        "%s: its context was opened by the process that this one was forked from, and is that one's "
+        "alone: a forked process opens its own",
+        call);
+}
+
 struct dev *core_device(struct ofl_ctx *ctx)
 {
     return ctx->engine.dev;

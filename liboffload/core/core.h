@@ -7,8 +7,15 @@
 
 #include <stdbool.h>
 
+#include "base/entry.h"
 #include "liboffload/core/update.h"
 #include "liboffload/device/device.h"
+
+/* -EINVAL if ctx was opened by the process that this one was forked from. */
+int core_forked(const char *call, const struct ofl_ctx *ctx);
+/* What a public call begins with: whether one of the pointers is NULL, or else ctx (which may be read through them)
+ * is another process's. Then there is a sentence, and the call is -EINVAL. */
+#define core_refused(ctx, ...) (base_need(__VA_ARGS__) < 0 || core_forked(__func__, ctx) < 0)
 
 /* Run by ofl_close before anything is torn down. */
 struct core_hook {

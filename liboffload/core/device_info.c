@@ -5,13 +5,15 @@
 #include "base/sized.h"
 #include "liboffload/core/context.h"
 
-int ofl_device_info(const char *device, struct ofl_device_info *out)
+int ofl_device_info_get(const char *device, struct ofl_device_info *out)
 {
     struct ofl_device_info info = {.size = sizeof info};
     struct mem_machine machine;
     struct dev_info dev;
-    int err = dev_info_get(device ? device : "cuda", &dev);
+    int err = base_need(out);
 
+    if (err == 0)
+        err = dev_info_get(device ? device : "cuda", &dev);
     if (err == -ENODEV && !device)
         err = dev_info_get("host", &dev);
     if (err < 0)

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/entry.h"
 #include "base/sized.h"
 #include "io/io.h"
 #include "liboffload/core/home.h"
@@ -49,12 +50,15 @@ int ofl_homes_check(const struct ofl_config *config, const struct ofl_tensor_des
 {
     struct ofl_config c;
     struct pager *p;
-    int err =
-        base_sized_read(&c, sizeof c, offsetof(struct ofl_config, host_bytes), config, "check homes: config");
+    int err = n && !tensors ? base_null(__func__, "tensors", 0) : 0;
 
+    if (err == 0)
+        err = base_sized_read(&c, sizeof c, offsetof(struct ofl_config, host_bytes), config,
+                              "check homes: config");
     if (err < 0)
         return err;
-    if (c.device_bytes == 0 || c.leased_bytes > c.device_bytes || c.nvme_count > OFL_NVME_MAX)
+    if (c.device_bytes == 0 || c.leased_bytes > c.device_bytes || c.nvme_count > OFL_NVME_MAX ||
+        (c.nvme_count && !c.nvme))
         return base_fail(-EINVAL, "check homes: device %llu bytes, leased %llu, %u directories: not a config",
                          (ull)c.device_bytes, (ull)c.leased_bytes, c.nvme_count);
     if (c.host_bytes < OFL_HOST_MIN_BYTES && (c.host_bytes || c.nvme_count || c.keep_dir))

@@ -346,6 +346,8 @@ int core_keep_prepare(struct ofl_tensor *t)
 
 int ofl_tensor_resumed(const struct ofl_tensor *t)
 {
+    if (core_refused(t->ctx, t))
+        return -EINVAL;
     return t->keep && t->keep->resumed;
 }
 
@@ -367,12 +369,15 @@ static int resume_run(struct ofl_ctx *ctx, void *arg)
 
 int ofl_resume(struct ofl_ctx *ctx, struct ofl_resumed *out)
 {
-    struct core_keeper *k = ctx->keeper;
     const struct kept_state *s;
+    struct core_keeper *k;
     struct ofl_resumed r;
     bool was;
     int err;
 
+    if (core_refused(ctx, ctx, out))
+        return -EINVAL;
+    k = ctx->keeper;
     if (!k)
         return no_store("resume");
     s = kept_state(k->kept);
@@ -425,6 +430,8 @@ int ofl_commit(struct ofl_ctx *ctx, const void *note, uint64_t note_bytes)
     struct core_keeper fresh = {.note_bytes = note_bytes};
     int err;
 
+    if (core_refused(ctx, ctx))
+        return -EINVAL;
     if (!ctx->keeper)
         return no_store("commit");
     if (note_bytes > OFL_NOTE_MAX || (note_bytes && !note))
@@ -455,6 +462,8 @@ int ofl_commit_wait(struct ofl_ctx *ctx, uint64_t *generation)
     uint64_t last = 0;
     int err;
 
+    if (core_refused(ctx, ctx))
+        return -EINVAL;
     if (!ctx->keeper)
         return no_store("commit");
     err = core_call(ctx, wait_run, &last);

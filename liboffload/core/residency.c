@@ -15,15 +15,19 @@ struct hints {
 static int hint_run(struct ofl_ctx *ctx, void *arg)
 {
     const struct hints *h = arg;
+    int err = core_leases_ours(ctx, h->leases, h->count, "hint");
 
-    return pager_hint(&ctx->engine.pager, h->leases, h->count, h->hint);
+    return err < 0 ? err : pager_hint(&ctx->engine.pager, h->leases, h->count, h->hint);
 }
 
 int ofl_hint(struct ofl_ctx *ctx, const struct ofl_lease *leases, size_t n, enum ofl_hint hint)
 {
     struct hints h = {NULL, n, hint};
-    int err = core_leases_in((struct ofl_lease *)(uintptr_t)leases, n, "hint: lease", &h.leases);
+    int err;
 
+    if (core_refused(ctx, ctx) || (n && base_need(leases) < 0))
+        return -EINVAL;
+    err = core_leases_in((struct ofl_lease *)(uintptr_t)leases, n, "hint: lease", &h.leases);
     if (err == 0)
         err = core_call(ctx, hint_run, &h);
     if (h.leases != leases)
@@ -51,8 +55,10 @@ static int resident_run(struct ofl_ctx *ctx, void *arg)
 int ofl_resident(struct ofl_tensor *t, uint64_t offset_elems, uint64_t count_elems, struct ofl_residency *out)
 {
     struct question q = {.of = {.tensor = t, .offset_elems = offset_elems, .count_elems = count_elems}};
-    int err =
-        t ? core_call(t->ctx, resident_run, &q) : base_fail(-EINVAL, "ask where a tensor is: none was given");
+    int err;
 
+    if (core_refused(t->ctx, t, out))
+        return -EINVAL;
+    err = core_call(t->ctx, resident_run, &q);
     return err < 0 ? err : base_sized_write(out, &q.answer, sizeof q.answer, "ask where a tensor is: answer");
 }

@@ -83,10 +83,16 @@ int pager_tensor_make(uint64_t tile_bytes, const struct ofl_tensor_desc *desc, c
     else
         cut(t, d, tile_bytes);
     tiles = (t->lead + t->bytes + t->tile_bytes - 1) / t->tile_bytes;
+    if (tiles > UINT32_MAX) {
+        base_fail(-EOVERFLOW, "create %s: %llu tiles of %llu bytes: at most %u are possible", desc->name,
+                  (ull)tiles, (ull)t->tile_bytes, UINT32_MAX);
+        pager_tensor_free(t);
+        return -EOVERFLOW;
+    }
     t->tiles_count = (uint32_t)tiles;
     t->fill_seq = SCHED_NEVER;
     t->id = UINT32_MAX;
-    if (tiles > UINT32_MAX || make_tiles(t) < 0) {
+    if (make_tiles(t) < 0) {
         pager_tensor_free(t);
         return base_fail(-ENOMEM, "create %s: %llu tiles: out of memory", desc->name, (ull)tiles);
     }

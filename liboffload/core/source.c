@@ -64,7 +64,10 @@ int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **o
     struct ofl_source *s;
     int err;
 
-    *out = NULL;
+    if (out)
+        *out = NULL;
+    if (core_refused(ctx, ctx, path, out))
+        return -EINVAL;
     if (ctx->engine.pager.host_bytes == 0)
         return base_fail(-OFL_EBUDGET,
                          "open %s: reading it takes host memory, and the host budget is 0 bytes", path);
@@ -111,6 +114,8 @@ int ofl_source_close(struct ofl_source *s)
 
     if (!s)
         return 0;
+    if (core_refused(s->ctx, s))
+        return -EINVAL;
     err = core_call(s->ctx, bound_run, s);
     if (err == 0)
         core_source_free(s);
@@ -121,13 +126,15 @@ int ofl_source_check(const struct ofl_source *s)
 {
     struct base_error changed;
 
+    if (core_refused(s->ctx, s))
+        return -EINVAL;
     source_state_refresh(io_file_fd(s->file, 0));
     return check(s, &changed) < 0 ? base_error_restore(&changed) : 0;
 }
 
 size_t ofl_source_count(const struct ofl_source *s)
 {
-    return s->header->count;
+    return core_refused(s->ctx, s) ? 0 : s->header->count;
 }
 
 static void describe(const struct source_entry *e, struct ofl_source_entry *out)
@@ -139,6 +146,8 @@ static void describe(const struct source_entry *e, struct ofl_source_entry *out)
 
 int ofl_source_entry(const struct ofl_source *s, size_t index, struct ofl_source_entry *out)
 {
+    if (core_refused(s->ctx, s, out))
+        return -EINVAL;
     if (index >= s->header->count)
         return base_fail(-EINVAL, "%s: tensor %zu of %zu", s->header->path, index, s->header->count);
     describe(&s->header->entries[index], out);
@@ -152,8 +161,11 @@ static int missing(const struct ofl_source *s, const char *name)
 
 int ofl_source_find(const struct ofl_source *s, const char *name, struct ofl_source_entry *out)
 {
-    const struct source_entry *e = source_find(s->header, name);
+    const struct source_entry *e;
 
+    if (core_refused(s->ctx, s, name, out))
+        return -EINVAL;
+    e = source_find(s->header, name);
     if (!e)
         return missing(s, name);
     describe(e, out);
@@ -162,11 +174,13 @@ int ofl_source_find(const struct ofl_source *s, const char *name, struct ofl_sou
 
 size_t ofl_source_metadata_count(const struct ofl_source *s)
 {
-    return s->header->metadata_count;
+    return core_refused(s->ctx, s) ? 0 : s->header->metadata_count;
 }
 
 int ofl_source_metadata(const struct ofl_source *s, size_t index, struct ofl_metadata *out)
 {
+    if (core_refused(s->ctx, s, out))
+        return -EINVAL;
     if (index >= s->header->metadata_count)
         return base_fail(-EINVAL, "%s: metadata %zu of %zu", s->header->path, index,
                          s->header->metadata_count);
@@ -175,8 +189,11 @@ int ofl_source_metadata(const struct ofl_source *s, size_t index, struct ofl_met
 
 int ofl_source_metadata_find(const struct ofl_source *s, const char *key, struct ofl_metadata *out)
 {
-    const struct source_metadata *m = source_metadata_find(s->header, key);
+    const struct source_metadata *m;
 
+    if (core_refused(s->ctx, s, key, out))
+        return -EINVAL;
+    m = source_metadata_find(s->header, key);
     if (!m)
         return base_fail(-ENOENT, "%s: there is no key %s in it", s->header->path, key);
     return base_sized_write(out, &m->is, sizeof *out, "get metadata: metadata");
@@ -211,10 +228,14 @@ static int bind(struct ofl_source *s, const struct source_entry *e, uint64_t off
 
 int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kind kind, struct ofl_tensor **out)
 {
-    const struct source_entry *e = source_find(s->header, name);
     struct ofl_tensor_desc desc = {.name = name, .kind = kind};
+    const struct source_entry *e;
 
-    *out = NULL;
+    if (out)
+        *out = NULL;
+    if (core_refused(s->ctx, s, name, out))
+        return -EINVAL;
+    e = source_find(s->header, name);
     if (!e)
         return missing(s, name);
     desc.elems = e->elems;
@@ -224,12 +245,16 @@ int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kind kind, 
 int ofl_source_bind_part(struct ofl_source *s, const char *name, uint64_t offset_elems, uint64_t count_elems,
                          enum ofl_kind kind, struct ofl_tensor **out)
 {
-    const struct source_entry *e = source_find(s->header, name);
     struct ofl_tensor_desc desc = {.kind = kind, .elems = count_elems};
+    const struct source_entry *e;
     char *part;
     int err;
 
-    *out = NULL;
+    if (out)
+        *out = NULL;
+    if (core_refused(s->ctx, s, name, out))
+        return -EINVAL;
+    e = source_find(s->header, name);
     if (!e)
         return missing(s, name);
     if (offset_elems > e->elems || count_elems > e->elems - offset_elems)

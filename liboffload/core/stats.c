@@ -76,6 +76,8 @@ int ofl_stats_get(struct ofl_ctx *ctx, struct ofl_stats *out)
     struct ofl_stats s;
     struct dev_stats dev;
 
+    if (core_refused(ctx, ctx, out))
+        return -EINVAL;
     core_call(ctx, stats_run, &s);
     dev_stats_get(ctx->engine.dev, &dev);
     s.device_in_bytes = dev.in_bytes;
@@ -131,8 +133,11 @@ int ofl_path_stats_get(struct ofl_ctx *ctx, uint32_t index, struct ofl_path_stat
 {
     struct ofl_path_stats s = {0};
     struct path_query query = {&s, index};
-    int err = core_call(ctx, path_stats_run, &query);
+    int err;
 
+    if (core_refused(ctx, ctx, out))
+        return -EINVAL;
+    err = core_call(ctx, path_stats_run, &query);
     if (err == -ENOENT)
         return base_fail(err, "get statistics: no drive %u", index);
     return err < 0 ? err : base_sized_write(out, &s, sizeof s, "get statistics: drive");

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "base/entry.h"
 #include "base/error.h"
 #include "base/sized.h"
 #include "include/offload.h"
@@ -15,8 +16,10 @@ int ofl_place_get(const char *path, struct ofl_place *out)
     struct io_place place;
     const char *const notes[] = {place.note, place.space_note, place.drive_note};
     size_t at = 0;
-    int err = io_place_get(path, &place);
+    int err = base_need(path, out);
 
+    if (err == 0)
+        err = io_place_get(path, &place);
     if (err < 0)
         return err;
     p.in_memory = place.in_memory;
@@ -35,8 +38,10 @@ int ofl_place_rates(const char *path, uint32_t measure, struct ofl_place_rates *
     struct ofl_place_rates r = {0};
     struct io_profile p;
     double age;
-    int err;
+    int err = base_need(path, out);
 
+    if (err < 0)
+        return err;
     if (!measure || io_profile_measure_rates(path, &r.read_bps, &r.write_bps) < 0) {
         err = io_profile_get(path, 0, NULL, NULL, &p);
         if (err < 0)

@@ -31,10 +31,14 @@ const char *ofl_version(void)
 
 int ofl_stream_create(struct ofl_ctx *ctx, struct ofl_stream **out)
 {
-    struct ofl_stream *s = calloc(1, sizeof *s);
+    struct ofl_stream *s;
     int err;
 
-    *out = NULL;
+    if (out)
+        *out = NULL;
+    if (core_refused(ctx, ctx, out))
+        return -EINVAL;
+    s = calloc(1, sizeof *s);
     if (!s)
         return base_fail(-ENOMEM, "create stream: out of memory");
     err = dev_stream_create(ctx->engine.dev, &s->dev);
@@ -55,7 +59,7 @@ int ofl_stream_create(struct ofl_ctx *ctx, struct ofl_stream **out)
 
 void ofl_stream_destroy(struct ofl_stream *s)
 {
-    if (!s)
+    if (!s || core_refused(s->ctx, s))
         return;
     dev_stream_destroy(s->dev);
     pthread_mutex_lock(&s->ctx->lists_lock);
@@ -99,26 +103,32 @@ void core_stream_give(struct ofl_stream *s, bool failed)
 
 int ofl_stream_sync(struct ofl_stream *s)
 {
+    if (core_refused(s->ctx, s))
+        return -EINVAL;
     return dev_stream_sync(s->dev);
 }
 
 void *ofl_stream_cuda(struct ofl_stream *s)
 {
-    return dev_stream_native(s->dev);
+    return core_refused(s->ctx, s) ? NULL : dev_stream_native(s->dev);
 }
 
 void *ofl_cuda_context(struct ofl_ctx *ctx)
 {
-    return dev_native(ctx->engine.dev);
+    return core_refused(ctx, ctx) ? NULL : dev_native(ctx->engine.dev);
 }
 
 void *ofl_cuda_symbol(struct ofl_ctx *ctx, const char *name)
 {
-    return name ? dev_symbol(ctx->engine.dev, name) : NULL;
+    return core_refused(ctx, ctx, name) ? NULL : dev_symbol(ctx->engine.dev, name);
 }
 
 int ofl_stream_launch(struct ofl_stream *s, void (*fn)(void *arg), void *arg)
 {
+    if (core_refused(s->ctx, s))
+        return -EINVAL;
+    if (!fn)
+        return base_fail(-EINVAL, "%s: fn is NULL", __func__);
     return dev_stream_launch(s->dev, fn, arg);
 }
 
@@ -203,6 +213,9 @@ int core_leases_in(struct ofl_lease *from, size_t n, const char *what, struct of
     int err = 0;
 
     *out = from;
+    if (n > OFL_LEASES_MAX)
+        return base_fail(-EINVAL, "%s, one of %zu: at most %u are possible in a batch", what, n,
+                         OFL_LEASES_MAX);
     for (size_t i = 0; i < n && stride == sizeof *from; i++)
         if (from[i].size && from[i].size != stride)
             return base_fail(-EINVAL, "%s %zu has %zu bytes, the first one %zu", what, i, from[i].size,
@@ -221,6 +234,15 @@ int core_leases_in(struct ofl_lease *from, size_t n, const char *what, struct of
     return err;
 }
 
+/* No tensor at all is for the pager to tell. */
+int core_leases_ours(const struct ofl_ctx *ctx, const struct ofl_lease *leases, size_t n, const char *what)
+{
+    for (size_t i = 0; i < n; i++)
+        if (leases[i].tensor && leases[i].tensor->ctx != ctx)
+            return base_fail(-EINVAL, "%s %s: it is another context's", what, leases[i].tensor->name);
+    return 0;
+}
+
 static void leases_out(struct ofl_lease *own, struct ofl_lease *to, size_t n)
 {
     if (own == to)
@@ -234,12 +256,26 @@ static void leases_out(struct ofl_lease *own, struct ofl_lease *to, size_t n)
     free(own);
 }
 
+static int check_batch(const char *call, const struct ofl_ctx *ctx, const struct batch *b)
+{
+    const struct ofl_lease *leases = b->leases;
+    struct ofl_stream *s = b->stream;
+
+    if (base_need_all(call, "ctx, s, leases", BASE_POINTERS(ctx, s, b->count ? leases : (void *)b), 3) < 0 ||
+        core_forked(call, ctx) < 0)
+        return -EINVAL;
+    return s->ctx == ctx ? 0 : base_fail(-EINVAL, "%s: the stream is another context's", call);
+}
+
 static int acquire_run(struct ofl_ctx *ctx, void *arg)
 {
     struct batch *b = arg;
     struct dev_gate *gate;
-    int err = pager_acquire(&ctx->engine.pager, b->leases, b->count, dev_stream_id(b->stream->dev), &gate);
+    int err = core_leases_ours(ctx, b->leases, b->count, "acquire");
 
+    if (err < 0)
+        return err;
+    err = pager_acquire(&ctx->engine.pager, b->leases, b->count, dev_stream_id(b->stream->dev), &gate);
     /* Gates are opened under the lock, so this one is still closed. */
     if (err == 0 && gate)
         dev_stream_wait_later(b->stream->dev, gate);
@@ -249,9 +285,10 @@ static int acquire_run(struct ofl_ctx *ctx, void *arg)
 int ofl_acquire(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
 {
     struct batch b = {leases, n, s};
-    int err = core_leases_in(leases, n, "acquire: lease", &b.leases);
+    int err = check_batch(__func__, ctx, &b);
 
-    (void)ctx;
+    if (err == 0)
+        err = core_leases_in(leases, n, "acquire: lease", &b.leases);
     if (err < 0)
         return err;
     err = call_on(s, acquire_run, &b);
@@ -274,9 +311,10 @@ static int release_run(struct ofl_ctx *ctx, void *arg)
 int ofl_release(struct ofl_ctx *ctx, struct ofl_lease *leases, size_t n, struct ofl_stream *s)
 {
     struct batch b = {leases, n, s};
-    int err = core_leases_in(leases, n, "release: lease", &b.leases);
+    int err = check_batch(__func__, ctx, &b);
 
-    (void)ctx;
+    if (err == 0)
+        err = core_leases_in(leases, n, "release: lease", &b.leases);
     if (err < 0)
         return err;
     err = call_on(s, release_run, &b);
@@ -310,6 +348,8 @@ static int step_begin_run(struct ofl_ctx *ctx, void *arg)
 
 int ofl_step_begin(struct ofl_ctx *ctx, const char *name)
 {
+    if (core_refused(ctx, ctx, name))
+        return -EINVAL;
     return core_call(ctx, step_begin_run, (void *)(uintptr_t)name);
 }
 
@@ -325,5 +365,7 @@ static int step_end_run(struct ofl_ctx *ctx, void *arg)
 
 int ofl_step_end(struct ofl_ctx *ctx)
 {
+    if (core_refused(ctx, ctx))
+        return -EINVAL;
     return core_call(ctx, step_end_run, NULL);
 }

@@ -46,7 +46,10 @@ int ofl_tensor_create(struct ofl_ctx *ctx, const struct ofl_tensor_desc *desc, s
     struct ofl_tensor *t;
     int err;
 
-    *out = NULL;
+    if (out)
+        *out = NULL;
+    if (core_refused(ctx, ctx, desc, out))
+        return -EINVAL;
     err = base_sized_read(&d, sizeof d, offsetof(struct ofl_tensor_desc, flags), desc, "create tensor: desc");
     if (err < 0)
         return err;
@@ -81,6 +84,8 @@ int ofl_tensor_destroy(struct ofl_tensor *t)
 
     if (!t)
         return 0;
+    if (core_refused(t->ctx, t))
+        return -EINVAL;
     err = core_call(t->ctx, remove_run, t);
     if (err == 0)
         pager_tensor_free(t);
@@ -89,9 +94,12 @@ int ofl_tensor_destroy(struct ofl_tensor *t)
 
 int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *out)
 {
-    struct ofl_tensor_info info = {
-        .name = t->name, .kind = t->kind, .dtype = t->dtype, .elems = t->elems, .bytes = t->bytes};
+    struct ofl_tensor_info info;
 
+    if (core_refused(t->ctx, t, out))
+        return -EINVAL;
+    info = (struct ofl_tensor_info){
+        .name = t->name, .kind = t->kind, .dtype = t->dtype, .elems = t->elems, .bytes = t->bytes};
     return base_sized_write(out, &info, sizeof info, "get info of a tensor: info");
 }
 
@@ -296,10 +304,14 @@ static int access_bytes(struct ofl_tensor *t, uint64_t offset, uint8_t *buf, uin
 
 int ofl_tensor_read(struct ofl_tensor *t, uint64_t offset, void *buf, uint64_t bytes)
 {
+    if (core_refused(t->ctx, t) || (bytes && base_need(buf) < 0))
+        return -EINVAL;
     return access_bytes(t, offset, buf, bytes, false);
 }
 
 int ofl_tensor_write(struct ofl_tensor *t, uint64_t offset, const void *buf, uint64_t bytes)
 {
+    if (core_refused(t->ctx, t) || (bytes && base_need(buf) < 0))
+        return -EINVAL;
     return access_bytes(t, offset, (uint8_t *)(uintptr_t)buf, bytes, true);
 }

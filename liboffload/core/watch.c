@@ -7,10 +7,11 @@
 
 int ofl_stall_get(struct ofl_ctx *ctx, uint32_t rank, struct ofl_stall *out)
 {
-    const struct timeline *t = &ctx->engine.timeline;
     struct timeline_stall found;
     struct ofl_stall s = {0};
 
+    if (core_refused(ctx, ctx, out))
+        return -EINVAL;
     if (!timeline_worst(&ctx->engine.timeline, rank, &found))
         return base_fail(-ENOENT, "get stall: none has rank %u", rank);
     s.reason = found.reason;
@@ -19,12 +20,14 @@ int ofl_stall_get(struct ofl_ctx *ctx, uint32_t rank, struct ofl_stall *out)
     s.total_ns = found.total_ns;
     s.longest_ns = found.longest_ns;
     _Static_assert(sizeof s.tensor == TIMELINE_TEXT, "a name fits");
-    strcpy(s.tensor, timeline_text(t, found.name));
+    strcpy(s.tensor, timeline_text(&ctx->engine.timeline, found.name));
     return base_sized_write(out, &s, sizeof s, "get stall: stall");
 }
 
 int ofl_stall_clear(struct ofl_ctx *ctx)
 {
+    if (core_refused(ctx, ctx))
+        return -EINVAL;
     timeline_forget_stalls(&ctx->engine.timeline);
     return 0;
 }
@@ -40,8 +43,11 @@ static void trace(struct ofl_ctx *ctx, bool on)
 
 int ofl_timeline_open(struct ofl_ctx *ctx, const char *path)
 {
-    int err = timeline_open(&ctx->engine.timeline, path, 0);
+    int err;
 
+    if (core_refused(ctx, ctx, path))
+        return -EINVAL;
+    err = timeline_open(&ctx->engine.timeline, path, 0);
     if (err == 0)
         trace(ctx, true);
     return err;
@@ -52,6 +58,8 @@ int ofl_timeline_close(struct ofl_ctx *ctx, uint64_t *events, uint64_t *dropped)
     uint64_t counts[2];
     int err;
 
+    if (core_refused(ctx, ctx))
+        return -EINVAL;
     trace(ctx, false);
     err = timeline_close(&ctx->engine.timeline, &counts[0], &counts[1]);
     if (events)
@@ -71,8 +79,11 @@ void core_timeline_end(struct ofl_ctx *ctx)
 
 int ofl_stream_label(struct ofl_stream *s, const char *name)
 {
-    struct timeline *t = &s->ctx->engine.timeline;
+    struct timeline *t;
 
+    if (core_refused(s->ctx, s))
+        return -EINVAL;
+    t = &s->ctx->engine.timeline;
     if (timeline_on(t))
         dev_stream_label(s->dev, name ? timeline_name(t, name) : 0);
     return 0;

@@ -1,8 +1,6 @@
-/*
- * work: see work.h. Owns requests (tiles of several tensors, wanted in host memory together) and updates (a
+/* work: see work.h. Owns requests (tiles of several tensors, wanted in host memory together) and updates (a
  * request per tile, several in flight). Host works of a tensor stand in its queue, and run one after the
- * other; an update takes up room only once it is the first in all its queues.
- */
+ * other; an update takes up room only once it is the first in all its queues. */
 #include "liboffload/core/work.h"
 
 #include <assert.h>

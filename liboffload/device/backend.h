@@ -39,12 +39,13 @@ struct dev_backend {
     void (*stream_room)(struct dev_stream *s);                             /* NULL: there always is */
     void *(*stream_native)(struct dev_stream *s);                          /* NULL: there is none */
     int (*stream_launch)(struct dev_stream *s, dev_job_fn *fn, void *arg); /* NULL: -ENOTSUP */
-    /* The next four: NULL all: -ENOTSUP. */
+    /* The next five: NULL all: -ENOTSUP. */
     int (*host_alloc)(struct dev *d, uint64_t bytes, void **host, void **device);
     void (*host_free)(struct dev *d, void *host);
     int (*kernel_find)(struct dev *d, const void *image, const char *name, struct dev_kernel **out);
     int (*stream_kernel)(struct dev_stream *s, struct dev_kernel *k, uint32_t blocks, uint32_t threads,
                          void **args);
+    int (*stream_copy_in)(struct dev_stream *s, void *dst, const void *src, uint64_t bytes);
     int (*stream_sync)(struct dev_stream *s);
     int (*gate_create)(struct dev *d, struct dev_gate **out);
     void (*gate_open)(struct dev_gate *g, const struct base_error *error); /* error NULL or code < 0 */

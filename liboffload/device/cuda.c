@@ -503,6 +503,7 @@ const struct dev_backend dev_backend_cuda = {
     .host_free = cuda_host_free,
     .kernel_find = cuda_kernel_find,
     .stream_kernel = cuda_stream_kernel,
+    .stream_copy_in = cuda_stream_copy_in,
     .stream_sync = cuda_stream_sync,
     .gate_create = cuda_gate_create,
     .gate_open = cuda_gate_open,

@@ -144,6 +144,7 @@ void cuda_poll(void *cuda); /* the poller: runs until stopping */
 int cuda_kernel_find(struct dev *d, const void *image, const char *name, struct dev_kernel **out);
 int cuda_stream_kernel(struct dev_stream *s, struct dev_kernel *k, uint32_t blocks, uint32_t threads,
                        void **args);
+int cuda_stream_copy_in(struct dev_stream *s, void *dst, const void *src, uint64_t bytes);
 int cuda_host_alloc(struct dev *d, uint64_t bytes, void **host, void **device);
 void cuda_host_free(struct dev *d, void *host);
 /* Under the context, when nothing runs any more. */

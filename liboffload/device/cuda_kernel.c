@@ -147,6 +147,28 @@ int cuda_stream_kernel(struct dev_stream *s, struct dev_kernel *k, uint32_t bloc
     return rc;
 }
 
+int cuda_stream_copy_in(struct dev_stream *s, void *dst, const void *src, uint64_t bytes)
+{
+    struct cuda_lane *l = &((struct cuda_user_stream *)s)->lane;
+    struct cuda *c = l->cuda;
+    cuda_context before;
+    cuda_result result;
+    int rc = 0;
+
+    cuda_lane_flush(l);
+    if (atomic_load(&c->broken))
+        return base_error_restore(&c->error); /* set once, before broken */
+    before = cuda_enter(c);
+    result = CUDA_CALL(&c->driver, copy_in, (cuda_pointer)(uintptr_t)dst, src, bytes, l->stream);
+    if (result != CUDA_OK) {
+        rc = cuda_driver_fail(&c->driver, result, "%s: copy %llu bytes on a stream: cuMemcpyHtoDAsync",
+                              c->base.name, (unsigned long long)bytes);
+        cuda_broke(c, rc);
+    }
+    cuda_leave(c, before);
+    return rc;
+}
+
 /* ---- memory --------------------------------------------------------------- */
 
 /* A range that nobody uses stays for the next who asks: to free it may wait for all work. */

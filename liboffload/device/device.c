@@ -248,6 +248,11 @@ int dev_stream_kernel(struct dev_stream *s, struct dev_kernel *k, uint32_t block
                                           : no_kernels(s->dev);
 }
 
+int dev_stream_copy_in(struct dev_stream *s, void *dst, const void *src, uint64_t bytes)
+{
+    return s->dev->backend->stream_copy_in ? s->dev->backend->stream_copy_in(s, dst, src, bytes) : -ENOTSUP;
+}
+
 int dev_stream_sync(struct dev_stream *s)
 {
     return s->dev->backend->stream_sync(s);

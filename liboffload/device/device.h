@@ -131,6 +131,9 @@ int dev_stream_launch(struct dev_stream *s, dev_job_fn *fn, void *arg);
  * device is broken with since. */
 int dev_stream_kernel(struct dev_stream *s, struct dev_kernel *k, uint32_t blocks, uint32_t threads,
                       void **args);
+/* Copies on s, in order with what has been issued on it; src is pinned, and must live until s has passed it. 0, or the
+ * error that the device is broken with since. The host device: -ENOTSUP, launch a job. */
+int dev_stream_copy_in(struct dev_stream *s, void *dst, const void *src, uint64_t bytes);
 /* Blocks the caller until everything issued so far has completed; 0, or the stream's first error. */
 int dev_stream_sync(struct dev_stream *s);
 /* A number unique among the live and dead streams of d; never 0. */

@@ -470,6 +470,8 @@ static int arena_map(struct host *h)
     /* a wish: where the kernel has no huge pages, the small ones do */
     if (h->mapped_bytes >= 2 * HUGE_BYTES)
         (void)madvise(h->base.arena, h->mapped_bytes, MADV_HUGEPAGE);
+    /* no child of fork can use it: it need not pay for what is written to it meanwhile */
+    (void)madvise(h->base.arena, h->mapped_bytes, MADV_DONTFORK);
     return 0;
 }
 

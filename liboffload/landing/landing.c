@@ -12,6 +12,7 @@
 #include "base/dtype.h"
 #include "base/error.h"
 #include "base/sized.h"
+#include "liboffload/core/core.h"
 
 static const char *const form_names[OFL_LANDING_FORMS] = {"any", "plain", "avx2", "avx512", "avx512bf16"};
 
@@ -139,8 +140,11 @@ int ofl_landing_run(const struct ofl_landing *from)
 int ofl_landing_launch(struct ofl_stream *s, const struct ofl_landing *from)
 {
     struct ofl_landing l;
-    int err = check(from, &l);
+    int err;
 
+    if (core_refused(core_stream_ctx(s), s, from))
+        return -EINVAL;
+    err = check(from, &l);
     if (err < 0)
         return err;
     if (landing_on_gpu(s))

@@ -6,6 +6,7 @@
 #include "base/dtype.h"
 #include "base/error.h"
 #include "base/sized.h"
+#include "liboffload/core/core.h"
 #include "liboffload/landing/matrix.h"
 
 /* ---- checks ------------------------------------------------------------------------ */
@@ -130,7 +131,10 @@ static void run(void *arg)
 int ofl_landing_matrix_launch(struct ofl_stream *s, const struct ofl_landing_matrix *m)
 {
     struct unpacking u;
-    int err = prepare(m, &u);
+    int err;
 
+    if (core_refused(core_stream_ctx(s), s, m))
+        return -EINVAL;
+    err = prepare(m, &u);
     return err < 0 ? err : ofl_stream_launch(s, run, (void *)(uintptr_t)m);
 }

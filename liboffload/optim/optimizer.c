@@ -37,10 +37,14 @@ static void optimizer_free(struct ofl_optimizer *o)
 
 int ofl_optimizer_create(struct ofl_ctx *ctx, struct ofl_optimizer **out)
 {
-    struct ofl_optimizer *o = calloc(1, sizeof *o);
+    struct ofl_optimizer *o;
     int err;
 
-    *out = NULL;
+    if (out)
+        *out = NULL;
+    if (core_refused(ctx, ctx, out))
+        return -EINVAL;
+    o = calloc(1, sizeof *o);
     if (!o)
         return base_fail(-ENOMEM, "create optimizer: out of memory");
     o->ctx = ctx;
@@ -90,6 +94,8 @@ int ofl_optimizer_destroy(struct ofl_optimizer *o)
 
     if (!o)
         return 0;
+    if (core_refused(o->ctx, o))
+        return -EINVAL;
     core_hook_remove(o->ctx, &o->hook);
     base_error_save(&first, ofl_stream_sync(o->stream));
     optim_await_updates(o, NULL);
@@ -131,6 +137,15 @@ static int create_state(const struct ofl_tensor *weight, const struct ofl_tensor
     return err;
 }
 
+uint64_t ofl_optimizer_bytes(enum ofl_dtype dtype, uint64_t elems)
+{
+    uint64_t states = dtype == OFL_F32 ? 2 : dtype == OFL_BF16 ? 3 : 0;
+
+    if (elems > (uint64_t)INT64_MAX / 16)
+        return 0;
+    return states * ((elems * sizeof(float) + 4095) / 4096 * 4096);
+}
+
 static int check_bind(const struct ofl_optimizer *o, struct ofl_tensor *weight, struct ofl_tensor *grad,
                       struct ofl_tensor_info *w)
 {
@@ -139,6 +154,8 @@ static int check_bind(const struct ofl_optimizer *o, struct ofl_tensor *weight, 
     w->size = sizeof *w;
     ofl_tensor_info(weight, w);
     ofl_tensor_info(grad, &g);
+    if (core_tensor_ctx(weight) != o->ctx || core_tensor_ctx(grad) != o->ctx)
+        return base_fail(-EINVAL, "bind %s: it, or its gradient, is another context's", w->name);
     if (o->in_step)
         return base_fail(-OFL_ESTATE, "bind %s: an optimizer step is open", w->name);
     if ((w->dtype != OFL_F32 && w->dtype != OFL_BF16) || g.dtype != OFL_F32 || g.elems != w->elems)
@@ -179,8 +196,11 @@ int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struc
 {
     struct ofl_tensor_info info;
     struct optim_binding *b;
-    int err = check_bind(o, weight, grad, &info);
+    int err;
 
+    if (core_refused(o->ctx, o, weight, grad))
+        return -EINVAL;
+    err = check_bind(o, weight, grad, &info);
     if (err == 0)
         err = ofl_stream_sync(o->stream); /* the last step's norm job reads the bindings */
     if (err < 0)
@@ -232,9 +252,13 @@ const char *optim_name_of(const struct ofl_tensor *t)
 int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight, enum ofl_optimizer_state which,
                         struct ofl_tensor **out)
 {
-    struct optim_binding *b = optim_find(o, weight);
+    struct optim_binding *b;
 
-    *out = NULL;
+    if (out)
+        *out = NULL;
+    if (core_refused(o->ctx, o, weight, out))
+        return -EINVAL;
+    b = optim_find(o, weight);
     if (!b || (unsigned)which >= OFL_STATES)
         return base_fail(-ENOENT, "optimizer state %d of %s: not bound", (int)which, optim_name_of(weight));
     *out = which == OFL_STATE_MASTER ? b->master : which == OFL_STATE_EXP_AVG ? b->mean : b->square;

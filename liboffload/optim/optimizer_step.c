@@ -145,12 +145,13 @@ static int queue_one(struct optim_binding *b, bool check)
 static int check_settings(const struct ofl_adamw *s)
 {
     if (s->step && s->beta1 >= 0 && s->beta1 < 1 && s->beta2 >= 0 && s->beta2 < 1 && s->eps >= 0 &&
-        s->clip >= 0 && isfinite(s->lr) && isfinite(s->weight_decay))
+        s->clip >= 0 && s->lr >= 0 && isfinite(s->lr) && s->weight_decay >= 0 && isfinite(s->weight_decay))
         return 0;
     return base_fail(
         -EINVAL,
         "begin optimizer step %llu: lr %g, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g: "
-        "steps count from 1, betas lie in [0, 1), eps and clip are not negative",
+        "steps count from 1, betas lie in [0, 1), the others are not negative, lr and weight decay are "
+        "finite",
         (unsigned long long)s->step, s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip);
 }
 
@@ -159,6 +160,8 @@ int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *setting
     struct ofl_adamw s;
     int err;
 
+    if (core_refused(o->ctx, o, settings))
+        return -EINVAL;
     if (o->in_step)
         return base_fail(-OFL_ESTATE, "begin optimizer step: one is open");
     err = base_sized_read(&s, sizeof s, sizeof s, settings, "begin optimizer step: settings");
@@ -194,9 +197,12 @@ static int queue_sum(struct optim_binding *b)
 
 int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
 {
-    struct optim_binding *b = optim_find(o, weight);
+    struct optim_binding *b;
     int err;
 
+    if (core_refused(o->ctx, o, weight))
+        return -EINVAL;
+    b = optim_find(o, weight);
     if (!o->in_step || !b || b->applied)
         return base_fail(-OFL_ESTATE, "apply %s: %s", optim_name_of(weight),
                          !o->in_step ? "no optimizer step is open"
@@ -253,6 +259,8 @@ int ofl_optimizer_end(struct ofl_optimizer *o)
 {
     int err;
 
+    if (core_refused(o->ctx, o))
+        return -EINVAL;
     if (!o->in_step)
         return base_fail(-OFL_ESTATE, "end optimizer step: none is open");
     err = o->settings.clip > 0 ? queue_all(o, true) : 0;
@@ -277,6 +285,8 @@ int ofl_optimizer_norm(struct ofl_optimizer *o, double *norm)
 {
     int err;
 
+    if (core_refused(o->ctx, o, norm))
+        return -EINVAL;
     *norm = 0;
     if (!o->ended)
         return base_fail(-OFL_ESTATE, "optimizer norm: no step has ended");

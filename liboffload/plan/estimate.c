@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/entry.h"
 #include "base/error.h"
 #include "base/sized.h"
 #include "liboffload/plan/estimate.h"
@@ -249,8 +250,11 @@ int ofl_estimate(const struct ofl_machine *machine, const struct ofl_workload *w
 {
     struct plan_estimate e;
     struct ofl_estimate whole;
-    int err = plan_estimate_open(machine, workload, budgets, &e);
+    int err = base_need(machine, workload, out);
 
+    if (err < 0)
+        return err;
+    err = plan_estimate_open(machine, workload, budgets, &e);
     if (err == 0)
         err = plan_estimate_run(&e, &whole);
     plan_estimate_close(&e);

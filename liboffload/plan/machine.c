@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/entry.h"
 #include "base/error.h"
 #include "base/sized.h"
 #include "liboffload/plan/shape.h"
@@ -229,8 +230,10 @@ int ofl_machine_fit(struct ofl_machine *machine, const struct ofl_workload *work
     struct plan_shape shape;
     struct plan_cost parts[2];
     double *peak;
-    int err = plan_machine_read(machine, &m);
+    int err = base_need(machine, workload);
 
+    if (err == 0)
+        err = plan_machine_read(machine, &m);
     if (err == 0)
         err = plan_workload_read(workload, &w, &shape);
     if (err == 0 && !(layer_s > 0 && isfinite(layer_s)))
@@ -265,6 +268,8 @@ int ofl_machine_find(const char *name, struct ofl_machine *out)
     char names[256] = "";
     size_t used = 0;
 
+    if (base_need(name, out) < 0)
+        return -EINVAL;
     for (size_t i = 0; i < MACHINES; i++) {
         if (strcmp(machines[i].name, name) == 0)
             return ofl_machine_at(i, out);
@@ -331,9 +336,12 @@ int ofl_machine_load(const char *path, struct ofl_machine *out)
 {
     struct ofl_machine m = {.size = sizeof m}, whole;
     json_error_t error;
-    json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+    json_t *root;
     int err;
 
+    if (base_need(path, out) < 0)
+        return -EINVAL;
+    root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
     if (!root && json_error_code(&error) == json_error_cannot_open_file)
         return base_fail_errno(-errno, "open machine %s", path);
     if (!root)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stddef.h>
 
+#include "base/entry.h"
 #include "base/sized.h"
 #include "liboffload/plan/estimate.h"
 
@@ -109,8 +110,11 @@ int ofl_estimate_ways(const struct ofl_machine *machine, const struct ofl_worklo
 {
     struct ofl_estimate_ways ways = {.size = sizeof ways};
     struct plan_estimate e;
-    int err = plan_estimate_open(machine, workload, budgets, &e);
+    int err = base_need(machine, workload, out);
 
+    if (err < 0)
+        return err;
+    err = plan_estimate_open(machine, workload, budgets, &e);
     if (err == 0)
         err = resident(&e, &ways.resident_step_s);
     if (err == 0)
