@@ -56,17 +56,14 @@ static const struct common_command command = {
     .before = "Reads every tile of the kept store in DIR, of both generations that it names, and compares "
               "seals. Writes "
               "nothing without --repair. A store that a run has is refused.",
-    .after =
-        "What is wrong with the last generation is named, tile by tile. The one before it is whole only "
-        "until "
-        "a run writes over it.\n"
-        "\n"
-        "Examples:\n"
-        "  ofl-bench store verify /mnt/run\n"
-        "  ofl-bench store verify /mnt/run --repair\n"
-        "\n"
-        "Exit status: 0 it is whole, or is now; 1 something is wrong; 2 options that can't work, or no store "
-        "that can be looked at.",
+    .after = "What is wrong with the last generation is named, tile by tile. The one before it is whole only "
+             "until "
+             "a run writes over it.\n"
+             "\n"
+             "Examples:\n"
+             "  ofl-bench store verify /mnt/run\n"
+             "  ofl-bench store verify /mnt/run --repair\n"
+             "\n" COMMON_EXITS ". The store is not whole: 3, and 0 once --repair has made it so.",
     .argument = add_word,
     .check = check_words,
     .tables = {{option_list, 0}}};
@@ -147,7 +144,7 @@ static int write_json(const struct options *o, const struct kept_report *r, cons
                        (json_int_t)r->tensors, "tiles", (json_int_t)r->tiles, "bytes", (json_int_t)r->bytes,
                        "findings", s->list);
     if (!report)
-        return common_fail(EXIT_RUNTIME, "make the report: out of memory");
+        return common_fail(EXIT_FULL, "make the report: out of memory");
     status = common_report_write(o->json, report);
     json_decref(report);
     return status;
@@ -159,13 +156,13 @@ static int write_json(const struct options *o, const struct kept_report *r, cons
 static int status_of(const struct options *o, int err, const struct kept_report *r, const struct findings *s)
 {
     if (err < 0)
-        return common_fail(EXIT_RUNTIME, "%s", ofl_error());
+        return common_fail(EXIT_DAMAGED, "%s", ofl_error());
     if (r->newest_whole && s->wrong && !o->repair)
-        return common_fail(EXIT_RUNTIME,
+        return common_fail(EXIT_DAMAGED,
                            "%s: generation %" PRIu64
                            " is the newest whole one: --repair makes it the last one",
                            o->words[1], r->newest_whole);
-    return s->wrong && !o->repair ? EXIT_RUNTIME : 0;
+    return s->wrong && !o->repair ? EXIT_DAMAGED : 0;
 }
 
 static int run(const struct options *o)
@@ -179,7 +176,7 @@ static int run(const struct options *o)
     common_progress_clear();
     if (err < 0 && err != -OFL_ETORN) {
         json_decref(s.list);
-        return common_fail(err == -EIO || err == -ENOMEM ? EXIT_RUNTIME : EXIT_INPUT, "%s", ofl_error());
+        return common_fail(common_status(err), "%s", ofl_error());
     }
     print_generations(&r);
     status = status_of(o, err, &r, &s);
@@ -187,7 +184,7 @@ static int run(const struct options *o)
         status = EXIT_RUNTIME;
     json_decref(s.list);
     if (fflush(stdout) == EOF || ferror(stdout))
-        return common_fail(EXIT_RUNTIME, "write to stdout: %s", strerror(errno));
+        return common_fail(common_status_late(-errno), "write to stdout: %s", strerror(errno));
     return status;
 }
 

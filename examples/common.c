@@ -36,22 +36,46 @@ int common_fail_ofl(int status, const char *what)
     return common_fail(status, "%s: %s", what, ofl_error());
 }
 
+/* What a code says by itself, whenever it comes; 0: nothing. */
+static int status_of(int code)
+{
+    static const struct {
+        int code, status;
+    } table[] = {{OFL_EFORMAT, EXIT_DAMAGED}, {OFL_ECHECKSUM, EXIT_DAMAGED}, {OFL_ECHANGED, EXIT_DAMAGED},
+                 {OFL_ETORN, EXIT_DAMAGED},   {ENOSPC, EXIT_FULL},           {EDQUOT, EXIT_FULL},
+                 {EFBIG, EXIT_FULL},          {ENOMEM, EXIT_FULL},           {EMFILE, EXIT_FULL},
+                 {ENFILE, EXIT_FULL},         {ECANCELED, EXIT_INTERRUPTED}};
+
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
+        if (table[i].code == -code)
+            return table[i].status;
+    return 0;
+}
+
 int common_status(int code)
 {
-    switch (-code) {
-    case EIO:
-    case ENOMEM:
-    case OFL_EBROKEN:
-    case OFL_ECHECKSUM:
-    case OFL_ECHANGED:
-    case OFL_ETORN:
-    case OFL_EDEADLINE:
-        return EXIT_RUNTIME;
-    case ECANCELED:
-        return EXIT_INTERRUPTED;
-    default:
-        return EXIT_INPUT;
-    }
+    int status = status_of(code);
+
+    if (status)
+        return status;
+    return code == -EIO || code == -OFL_EBROKEN || code == -OFL_EDEADLINE ? EXIT_RUNTIME : EXIT_INPUT;
+}
+
+int common_status_late(int code)
+{
+    int status = status_of(code);
+
+    return status ? status : EXIT_RUNTIME;
+}
+
+int common_close(struct ofl_ctx *ctx, int status)
+{
+    int err = ofl_close(ctx);
+
+    if (err < 0 && status == 0)
+        return common_fail_ofl(common_status_late(err), "close");
+    /* A broken context had said no more than that. */
+    return err < 0 && status == EXIT_RUNTIME ? common_status_late(err) : status;
 }
 
 /* ---- numbers ------------------------------------------------------------ */
@@ -260,7 +284,7 @@ bool common_stopping(void)
     return stopping != 0;
 }
 
-int common_stop_signal(void)
+int common_end(int status)
 {
-    return stopping;
+    return status == EXIT_INTERRUPTED && stopping ? 128 + stopping : status;
 }

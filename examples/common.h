@@ -15,11 +15,19 @@
 
 #include "include/offload.h"
 
+/* How every program ends. 0: done; what a signal ended has 128 and its number. */
 enum {
-    EXIT_RUNTIME = 1,      /* something failed on the way: I/O, memory */
-    EXIT_INPUT = 2,        /* options, budgets or data that can't work; nothing was written */
+    EXIT_RUNTIME = 1,      /* something failed on the way */
+    EXIT_INPUT = 2,        /* refused before anything was done: options, budgets, data that can't work */
+    EXIT_DAMAGED = 3,      /* an input is damaged, or was changed while it was used */
+    EXIT_FULL = 4,         /* a resource is full: drive, quota, memory, descriptors, size of a file */
     EXIT_INTERRUPTED = 130 /* by a signal, between two steps */
 };
+/* The same for --help. */
+#define COMMON_EXITS                                                                                         \
+    "Exit status: 0 done; 1 something failed on the way; 2 refused before anything was done: options, "      \
+    "budgets or data that can't work; 3 an input is damaged, or was changed while it was used; 4 a "         \
+    "resource is full: a drive, a quota, memory, descriptors; 128 and the signal's number: ended by one"
 
 #define COMMON_ERROR_BYTES 1024
 
@@ -29,8 +37,12 @@ enum {
 int common_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The same for a failed call of the library: what, and ofl_error()'s sentence. */
 int common_fail_ofl(int status, const char *what);
-/* The exit status that suits a library's or system's code during set-up. */
+/* The exit status that suits a library's or system's code during set-up, */
 int common_status(int code);
+/* and once something has been done. */
+int common_status_late(int code);
+/* Closes ctx behind a run that ended with status; a failure of later on is told apart by what it came of. */
+int common_close(struct ofl_ctx *ctx, int status);
 
 /* ---- numbers ------------------------------------------------------------ */
 
@@ -87,8 +99,8 @@ bool common_asked(void);
 /* What the first signal is answered with, at once, on stderr; NULL: nothing. */
 void common_stop_text(const char *text);
 bool common_stopping(void);
-/* The first signal; 0: none came. */
-int common_stop_signal(void);
+/* What the program ends with: status, and of an interruption the signal's own. */
+int common_end(int status);
 
 /* ---- progress ----------------------------------------------------------- */
 

@@ -213,6 +213,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         parse_argument(state, p, arg);
         return 0;
     }
+    if (key == 'h')
+        argp_state_help(state, state->out_stream, ARGP_HELP_STD_HELP);
     if (key == ARGP_KEY_END) {
         if (p->command->check && !p->command->check(p->options, &c))
             argp_error(state, "%s", c.text);
@@ -282,6 +284,7 @@ static bool fill(struct parser *p, struct argp_option *out)
             p->field[p->count++] = p->options + m->tables[t].at + o->field;
         }
     }
+    *out = (struct argp_option){.key = 'h', .flags = OPTION_HIDDEN, .group = -1};
     return good;
 }
 
@@ -300,7 +303,7 @@ int common_options_parse(const struct common_command *command, int argc, char **
 {
     size_t entries = count_entries(command);
     struct parser p = {.command = command, .options = options};
-    struct argp_option *list = calloc(entries + 1, sizeof *list);
+    struct argp_option *list = calloc(entries + 2, sizeof *list);
     struct argp argp = {.options = list, .parser = parse, .args_doc = command->arguments};
     char *doc = NULL;
     int status = 0;
@@ -309,18 +312,16 @@ int common_options_parse(const struct common_command *command, int argc, char **
     p.field = calloc(entries + 1, sizeof *p.field);
     if (!list || !p.list || !p.field || !fill(&p, list) ||
         asprintf(&doc, "%s\v%s", command->before, command->after) < 0)
-        status = common_fail(EXIT_RUNTIME, "options: out of memory");
+        status = common_fail(EXIT_FULL, "options: out of memory");
     if (status == 0)
         status = set_defaults(&p);
     if (status == 0) {
         argp.doc = doc;
-        if (p.count == 0)
-            argp.options = NULL; /* argp leaks what it makes of an empty list */
         version_name = command->title;
         argp_program_version_hook = print_version;
         argp_err_exit_status = EXIT_INPUT;
         if (argp_parse(&argp, argc, argv, 0, NULL, &p) != 0)
-            status = common_fail(EXIT_RUNTIME, "options: out of memory");
+            status = common_fail(EXIT_FULL, "options: out of memory");
     }
     for (size_t i = 0; list && i < entries; i++)
         free((char *)(uintptr_t)list[i].doc);

@@ -170,7 +170,7 @@ int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drive
 
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
         err |= json_object_set_new(report, fields[i].name, fields[i].value);
-    return err ? common_fail(EXIT_RUNTIME, "make the report: out of memory") : 0;
+    return err ? common_fail(EXIT_FULL, "make the report: out of memory") : 0;
 }
 
 static bool is_open_as(int fd, const struct stat *file)
@@ -273,5 +273,5 @@ int common_report_write(const char *path, json_t *report)
     if (err == 0)
         err = whole ? write_whole(whole, report) : write_through(path, report);
     free(whole);
-    return err < 0 ? common_fail(EXIT_RUNTIME, "write %s: %s", path, strerror(-err)) : 0;
+    return err < 0 ? common_fail(common_status_late(err), "write %s: %s", path, strerror(-err)) : 0;
 }

@@ -85,8 +85,8 @@ static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const st
                     (unsigned long long)lora_trained(trainer),
                     (unsigned long long)llama_param_count(&config->shape), o->model);
     status = run_trainer(&s, data, eval);
-    if (llama_checkpoint_close(ck) < 0 && status == 0)
-        status = common_fail_ofl(EXIT_RUNTIME, "close the model");
+    if ((err = llama_checkpoint_close(ck)) < 0 && status == 0)
+        status = common_fail_ofl(common_status_late(err), "close the model");
     return status;
 }
 
@@ -225,10 +225,7 @@ static int run_opened(const struct options *o, const struct llama_config *config
         err = common_timeline_close(ctx, o->budget.timeline);
         status = status ? status : err;
     }
-    err = ofl_close(ctx);
-    if (err < 0 && status == 0)
-        status = common_fail_ofl(EXIT_RUNTIME, "close");
-    return status;
+    return common_close(ctx, status);
 }
 
 /* What is in a store is looked at before data is read: that may take long. */
@@ -290,10 +287,8 @@ int main(int argc, char **argv)
         common_blas_threads();
         status = run_all(&options, &data, &eval);
     }
-    if (status == EXIT_INTERRUPTED && common_stop_signal())
-        status = 128 + common_stop_signal();
     data_free(&data);
     data_free(&eval);
     options_free(&options);
-    return status;
+    return common_end(status);
 }

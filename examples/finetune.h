@@ -213,6 +213,7 @@ struct keep {
     uint64_t commits; /* durable ones of this process, */
     uint64_t failures, wait; /* those that failed, and the step before which none is tried again */
     uint64_t durable_before; /* ofl_stats.commits when the last one was begun */
+    int error;               /* of the last commit; 0: none */
     int status;              /* of commits between two steps: no memory */
     bool unsound;            /* what is trained is no more: it holds values that are no finite numbers */
 };

@@ -176,7 +176,7 @@ static int write_out(struct export *x, const struct note *note)
     if (err == -ECANCELED)
         return common_fail(EXIT_INTERRUPTED, "interrupted: nothing written");
     if (err < 0)
-        return common_fail(err == -EDOM ? EXIT_INPUT : common_status(err), "%s", error);
+        return common_fail(err == -EDOM ? EXIT_RUNTIME : common_status(err), "%s", error);
     common_line("wrote step %llu of %llu of the run in %s to %s", (unsigned long long)note->past.step,
                 (unsigned long long)note->steps, x->options.export_store, x->options.out);
     return 0;
@@ -194,8 +194,8 @@ int export_run(const struct options *o)
         status = common_fail(EXIT_INPUT, "--export-store %s: nothing is committed there", o->export_store);
     if (status == 0)
         status = write_out(&x, &note);
-    if (x.ctx && ofl_close(x.ctx) < 0 && status == 0)
-        status = common_fail_ofl(EXIT_RUNTIME, "close the store");
+    if (x.ctx)
+        status = common_close(x.ctx, status);
     note_free(&note);
     return status;
 }

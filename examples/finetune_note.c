@@ -27,7 +27,7 @@ typedef unsigned long long ull;
 
 static int no_memory(void)
 {
-    return common_fail(EXIT_RUNTIME, "make the note of a commit: out of memory");
+    return common_fail(EXIT_FULL, "make the note of a commit: out of memory");
 }
 
 /* ---- what was done ------------------------------------------------------------ */

@@ -143,13 +143,10 @@ static const char after[] =
     "  ofl-finetune --preset 300m --data text.txt --device-mem 512M --host-mem 256M \\\n"
     "      --store /mnt/run --resume --out tuned   (the same again, after whatever ended it)\n"
     "  ofl-finetune --export-store /mnt/run --out sofar\n"
-    "\n"
-    "Exit status: 0 done; 1 something failed on the way; 2 options, budgets or data that can't work, or a "
-    "loss that is not a number (with --store 1); 128 and the signal's number: ended by SIGINT, SIGTERM or "
-    "SIGHUP "
-    "after the current step, which --store keeps (a second SIGINT or SIGTERM ends at once). But after 0 and "
-    "1 "
-    "neither --out nor --report is written; after 1, neither is half-written.";
+    "\n" COMMON_EXITS
+    ", after the current step, which --store keeps (a second SIGINT or SIGTERM ends at once). A loss or a "
+    "weight that is not a number: 1. But after 0 and where the report fails neither --out nor --report is "
+    "written, and neither is half-written.";
 
 static bool check_schedule(const struct options *o, struct common_complaint *c)
 {

@@ -62,7 +62,7 @@ static int not_finite(const struct run *r, uint64_t step, double loss, double no
     const struct keep *k = r->state->keep;
 
     if (!k)
-        return common_fail(EXIT_INPUT,
+        return common_fail(EXIT_RUNTIME,
                            "step %llu: the loss is %g, the gradient norm %g: stopped; try a smaller --lr, "
                            "or --clip and --warmup",
                            (unsigned long long)step, loss, norm);
@@ -88,11 +88,13 @@ static int run_step(struct run *r, uint64_t step, double *seconds)
     double start = common_seconds(), loss, norm;
     struct past *p = r->past;
     char error[COMMON_ERROR_BYTES];
+    int err;
 
     tokens = data_rows(r->data, (step - 1) * rows, rows, r->inputs, r->targets);
-    if (llama_trainer_step(r->state->trainer, r->inputs, r->targets, &settings, &loss, &norm, error,
-                           sizeof error) < 0)
-        return common_fail(EXIT_RUNTIME, "step %llu: %s", (unsigned long long)step, error);
+    err = llama_trainer_step(r->state->trainer, r->inputs, r->targets, &settings, &loss, &norm, error,
+                             sizeof error);
+    if (err < 0)
+        return common_fail(common_status_late(err), "step %llu: %s", (unsigned long long)step, error);
     *seconds = common_seconds() - start;
     if (!isfinite(loss) || !isfinite(norm))
         return not_finite(r, step, loss, norm);
@@ -102,7 +104,7 @@ static int run_step(struct run *r, uint64_t step, double *seconds)
     if (json_array_append_new(p->loss, json_real(loss)) < 0 ||
         json_array_append_new(p->grad_norm, json_real(norm)) < 0 ||
         json_array_append_new(p->step_s, json_real(*seconds)) < 0)
-        return common_fail(EXIT_RUNTIME, "step %llu: out of memory", (unsigned long long)step);
+        return common_fail(EXIT_FULL, "step %llu: out of memory", (unsigned long long)step);
     p->step = step;
     print_step(r, step, (double)tokens, loss, norm, *seconds);
     return 0;
@@ -126,7 +128,7 @@ static int run_eval(struct run *r, uint64_t step)
                 (unsigned long long)r->eval->learned);
     if (json_array_append_new(r->past->evals, json_pack("{s:I, s:f, s:I}", "step", (json_int_t)step, "loss",
                                                         loss, "tokens", (json_int_t)r->eval->learned)) < 0)
-        return common_fail(EXIT_RUNTIME, "step %llu: out of memory", (unsigned long long)step);
+        return common_fail(EXIT_FULL, "step %llu: out of memory", (unsigned long long)step);
     return common_meter_skip(&r->meter, r->state->ctx);
 }
 
@@ -294,7 +296,7 @@ static int write_report(struct run *r, const struct ofl_stats *stats, json_t *dr
                   options_json(r->options), "bound", common_bound_json(&r->bound), "resumed", p->resumed,
                   "changes", p->changes, "store", k ? keep_json(k, stats) : json_null());
     int status = j ? common_report_stats(j, stats, drives, stalls)
-                   : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+                   : common_fail(EXIT_FULL, "make the report: out of memory");
 
     if (status == 0)
         status = common_report_write(r->options->budget.report, j);
@@ -383,7 +385,7 @@ int run_steps(struct state *s, const struct data *data, const struct data *eval)
         json_array_append_new(r.past->resumed, json_integer((json_int_t)r.before)) < 0)
         status = EXIT_RUNTIME;
     if (status || !r.inputs || !r.targets)
-        status = common_fail(EXIT_RUNTIME, "train: out of memory");
+        status = common_fail(EXIT_FULL, "train: out of memory");
     if (s->keep)
         s->keep->past = r.past;
     if (status == 0)

@@ -51,7 +51,7 @@ struct run {
 
 static int out_of_memory(void)
 {
-    return common_fail(EXIT_RUNTIME, "generate: out of memory");
+    return common_fail(EXIT_FULL, "generate: out of memory");
 }
 
 static int setup_failed(int err, const char *sentence)
@@ -90,7 +90,7 @@ static int feed(struct run *r, const char *step, const int32_t *tokens, size_t n
 
     if (err == -ECANCELED)
         return EXIT_INTERRUPTED;
-    return err < 0 ? common_fail(EXIT_RUNTIME, "%s: %s", step ? step : "prefill", error) : 0;
+    return err < 0 ? common_fail(common_status_late(err), "%s: %s", step ? step : "prefill", error) : 0;
 }
 
 /* A piece may take long. Tokens of the text are fed to their end. */
@@ -150,7 +150,7 @@ static int decode(struct run *r, struct ofl_ctx *ctx)
         double start;
 
         if (token < 0)
-            return common_fail(EXIT_INPUT, "token %zu: the logits are not numbers: the model is damaged",
+            return common_fail(EXIT_DAMAGED, "token %zu: the logits are not numbers: the model is damaged",
                                r->generated + 1);
         r->ended = is_end(&r->config, token);
         if (r->ended)
@@ -252,7 +252,7 @@ static int check_files(const struct llama_checkpoint *ck)
     char error[COMMON_ERROR_BYTES];
     int err = llama_checkpoint_check(ck, error, sizeof error);
 
-    return err < 0 ? common_fail(EXIT_RUNTIME, "after the last token: %s", error) : 0;
+    return err < 0 ? common_fail(common_status_late(err), "after the last token: %s", error) : 0;
 }
 
 static int make_room(struct run *r)
@@ -374,8 +374,8 @@ static int run_in_context(struct run *r, struct ofl_ctx *ctx, const struct llama
         common_line("%s: tensor %s is not used: the model has none of that name", r->options->model,
                     llama_checkpoint_unused(ck));
     status = generate(r, ctx, ck, config, need);
-    if (llama_checkpoint_close(ck) < 0 && status == 0)
-        status = common_fail_ofl(EXIT_RUNTIME, "close the checkpoint");
+    if ((err = llama_checkpoint_close(ck)) < 0 && status == 0)
+        status = common_fail_ofl(common_status_late(err), "close the checkpoint");
     return status;
 }
 
@@ -471,8 +471,7 @@ static int run_all(struct run *r)
         err = common_timeline_close(ctx, r->options->budget.timeline);
         status = status ? status : err;
     }
-    err = ofl_close(ctx);
-    return err < 0 && status == 0 ? common_fail_ofl(EXIT_RUNTIME, "close") : status;
+    return common_close(ctx, status);
 }
 
 int main(int argc, char **argv)
@@ -498,5 +497,5 @@ int main(int argc, char **argv)
     free(run.seen);
     free(run.history);
     json_decref(run.texts);
-    return status;
+    return common_end(status);
 }

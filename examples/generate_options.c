@@ -63,9 +63,7 @@ static const char after[] =
     "  ofl-generate --model qwen --chat --system \"Be brief.\" --prompt-file question.txt\n"
     "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G --timeline run.json\n"
     "      (open run.json in https://ui.perfetto.dev)\n"
-    "\n"
-    "Exit status: 0 done; 1 something failed on the way; 2 options, budgets or data that can't work; "
-    "130 ended by SIGINT or SIGTERM after the current token.";
+    "\n" COMMON_EXITS ", after the current token. A text of which the logits are no numbers: 3.";
 
 static bool check(void *options, struct common_complaint *c)
 {

@@ -29,7 +29,7 @@ else
     ls "$work/seen/model.safetensors" "$work/seen/config.json" >/dev/null || complain "the model is not in the mount point"
     [ -z "$(find "$work/seen" -name '.partial*')" ] || complain "a partial directory is left"
     in_mount 2M "$(printf '%q ' "${train[@]}" --steps 2 --out "$work/volume/m")"
-    [ "$status" -eq 2 ] || complain "a full file system: exit status $status, not 2"
+    [ "$status" -eq 4 ] || complain "a full file system: exit status $status, not 4"
     grep -q 'reserve .*model.safetensors: [0-9]* bytes: No space left' "$work/err" || complain "a full file system is not named"
     ! grep -q '^step 1/' "$work/err" || complain "a full file system is found after the work"
 fi

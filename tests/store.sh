@@ -71,7 +71,7 @@ done
 # The third tile of the first tensor, in slot 0: the last generation's alone.
 flip "$work/run/data.ofl" 8200
 before=$(sum)
-expect 1 'generation 3: tensor.0, tile 2: data.ofl, offset 8192, 4091 bytes' "$work/run" --json "$work/wrong.json"
+expect 3 'generation 3: tensor.0, tile 2: data.ofl, offset 8192, 4091 bytes' "$work/run" --json "$work/wrong.json"
 grep -q 'generation 2: whole' "$work/out" || complain "the generation that is whole is not named"
 grep -q -e '--repair makes it the last one' "$work/err" || complain "no way out is named"
 grep -q '"tile": 2' "$work/wrong.json" || complain "the report does not name the tile"
@@ -80,8 +80,8 @@ grep -q '"whole": false' "$work/wrong.json" || complain "the report says that it
 expect 0 'generation 2: whole' "$work/run" --repair
 expect 0 'generation 2: whole' "$work/run"
 flip "$work/run/data.ofl" 100
-expect 1 'no generation is whole' "$work/run"
+expect 3 'no generation is whole' "$work/run"
 before=$(sum)
-expect 1 'no generation is whole' "$work/run" --repair
+expect 3 'no generation is whole' "$work/run" --repair
 [ "$(sum)" = "$before" ] || complain "a store beyond repair was written to"
 finish

@@ -2,10 +2,11 @@
  * Proves of the command lines of all programs (examples/common_options.h): each kind of option takes what it
  * should, into its field and no other; defaults are the table's; what can't be used ends the program with 2
  * and a complaint that names the option, what was given, and what would do; --help lists each option with its
- * default, but hidden ones; --version and --usage end with 0.
+ * default, but hidden ones; --version and --usage end with 0. And the table of exit statuses.
  *
  * Negative controls: every value that is refused stands beside one that is taken.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -246,6 +247,23 @@ static void help_has_the_table(void **state)
     assert_non_null(strstr(text, "--count=N"));
 }
 
+/* A cause has its status whenever it comes; what has none is refused before the run, and a failure in it. */
+static void statuses_tell_causes_apart(void **state)
+{
+    static const struct {
+        int code, early, late;
+    } cases[] = {{-EINVAL, 2, 1},       {-ENOENT, 2, 1},      {-ENOTSUP, 2, 1},     {-OFL_EBUDGET, 2, 1},
+                 {-EIO, 1, 1},          {-OFL_EBROKEN, 1, 1}, {-OFL_EFORMAT, 3, 3}, {-OFL_ECHECKSUM, 3, 3},
+                 {-OFL_ECHANGED, 3, 3}, {-OFL_ETORN, 3, 3},   {-ENOSPC, 4, 4},      {-EDQUOT, 4, 4},
+                 {-EFBIG, 4, 4},        {-ENOMEM, 4, 4},      {-EMFILE, 4, 4},      {-ECANCELED, 130, 130}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(common_status(cases[i].code), cases[i].early);
+        assert_int_equal(common_status_late(cases[i].code), cases[i].late);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -253,6 +271,7 @@ int main(void)
         cmocka_unit_test(values_are_taken),
         cmocka_unit_test(complaints_help),
         cmocka_unit_test(help_has_the_table),
+        cmocka_unit_test(statuses_tell_causes_apart),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
