@@ -32,6 +32,7 @@ static struct llama_trainer_config trainer_config(const struct options *o, const
                                          .accum = o->accum,
                                          .dtype = o->dtype,
                                          .cuda = o->budget.chosen.gpu,
+                                         .spare = !o->decay_all,
                                          .keep = o->budget.store.dir != NULL,
                                          .lora = lora->config,
                                          .frozen = lora->dtypes,
@@ -137,7 +138,7 @@ int config_load(const struct options *o, struct llama_config *config)
         return common_fail(EXIT_INPUT, "--accum %llu --batch %llu --seq %llu: a step has 2^28 tokens at most",
                            (unsigned long long)o->accum, (unsigned long long)o->batch,
                            (unsigned long long)o->seq);
-    if (o->out && (err = llama_output_check(o->out, error, sizeof error)) < 0)
+    if (o->out && (err = llama_output_check(o->out, o->overwrite, error, sizeof error)) < 0)
         return setup_failed(err, error);
     return 0;
 }

@@ -103,6 +103,7 @@ static int progress(void *arg, uint64_t done, uint64_t total)
 static int write_model(struct export *x, char *error, size_t error_bytes)
 {
     struct llama_writer w = {.dir = x->options.out,
+                             .replace = x->options.overwrite,
                              .config = &x->config,
                              .dtype = x->options.dtype,
                              .copy_from_dir = x->options.model,
@@ -119,7 +120,7 @@ static int write_adapter(struct export *x, char *error, size_t error_bytes)
     struct llama_lora_writer w = {
         .base = x->options.model, .shape = &x->config.shape, .lora = &x->lora, .get = read_adapter, .arg = x};
     struct llama_output *out = NULL;
-    int err = llama_output_open(x->options.out, &out, error, error_bytes);
+    int err = llama_output_open(x->options.out, x->options.overwrite, &out, error, error_bytes);
 
     if (err == 0)
         err = llama_lora_write(&w, out, error, error_bytes);

@@ -173,7 +173,7 @@ static int get(void *arg, uint32_t index, const struct llama_lora_tensor *t, flo
 int lora_out_open(struct state *s)
 {
     char error[COMMON_ERROR_BYTES];
-    int err = llama_output_open(s->options->out, &s->adapter_out, error, sizeof error);
+    int err = llama_output_open(s->options->out, s->options->overwrite, &s->adapter_out, error, sizeof error);
 
     return err < 0 ? failed(err, error) : 0;
 }
@@ -215,6 +215,7 @@ int lora_merge(const struct options *o, struct llama_config *config)
         struct llama_merge m = {.model = o->model,
                                 .adapter = o->adapter,
                                 .out = o->out,
+                                .replace = o->overwrite,
                                 .config = config,
                                 .lora = &l.config,
                                 .dtypes = l.dtypes,

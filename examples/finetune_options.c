@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const struct common_word dtypes[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}, {NULL, 0}};
 
@@ -50,8 +51,10 @@ static const struct common_option what_options[] = {
      "another", FIELD(shuffle)},
     {COMMON_COUNT, "show-data", "N", "Only print the first N rows, as JSON with ids and which are learned",
      FIELD(show), "0", 0, 1u << 30},
-    {COMMON_TEXT, "out", "DIR", "Write the result as a Hugging Face directory, which must not exist or be empty",
+    {COMMON_TEXT, "out", "DIR", "Write the result as a Hugging Face directory, which must not exist or be empty, but for --overwrite",
      FIELD(out)},
+    {COMMON_FLAG, "overwrite", NULL, "Replace what an earlier run has written as --out, once the new one is whole",
+     FIELD(overwrite)},
     {.kind = COMMON_END}};
 
 static const struct common_option lora_options[] = {
@@ -79,7 +82,7 @@ static const struct common_option store_options[] = {
     {COMMON_CALL, "commit-every", "N|auto", "Steps from one commit to the next; auto: as often as 2 % of the time allows. The "
      "last step, and a signal, commit in any case", FIELD(commit_every), "auto", .set = set_commit_every},
     {COMMON_FLAG, "resume", NULL, "Go on from the last commit in --store; begin where there is none", FIELD(resume)},
-    {COMMON_FLAG, "adjust", NULL, "With --resume: take rates, schedule, decay, betas, eps and --clip as they are given now",
+    {COMMON_FLAG, "adjust", NULL, "With --resume: take rates, schedule, decays, betas, eps and --clip as they are given now",
      FIELD(adjust)},
     {COMMON_TEXT, "export-store", "DIR", "Train nothing: write the last commit in DIR as --out", FIELD(export_store)},
     {.kind = COMMON_END}};
@@ -100,9 +103,10 @@ static const struct common_option training_options[] = {
     {COMMON_NUMBER, "beta2", "X", "AdamW", FIELD(beta2), "0.999", .low = 0, .high = BETA_MOST},
     /* 0: 0/0 where nothing has a gradient */
     {COMMON_NUMBER, "eps", "X", "AdamW", FIELD(eps), "1e-8", .low = 1e-30, .high = 1},
-    {COMMON_NUMBER, "weight-decay", "X", "AdamW; on all parameters, norms too, as torch.optim.AdamW does",
+    {COMMON_NUMBER, "weight-decay", "X", "AdamW; on all parameters but norms and biases",
      FIELD(weight_decay), "0.01", .low = 0, .high = 1e6},
-    {COMMON_NUMBER, "clip", "X", "Exact global norm to clip gradients to; 0: off", FIELD(clip), "0", .low = 0,
+    {COMMON_FLAG, "decay-all", NULL, "Decay norms and biases, too, as torch.optim.AdamW does by itself", FIELD(decay_all)},
+    {COMMON_NUMBER, "clip", "X", "Exact global norm to clip gradients to; 0: off", FIELD(clip), "1", .low = 0,
      .high = 1e30},
     {COMMON_WORD, "dtype", "f32|bf16", "Of weights on the device, and of --out; masters and moments are f32",
      FIELD(dtype), "f32", .words = dtypes},
@@ -202,10 +206,42 @@ static bool check_store(const struct options *o, struct common_complaint *c)
     return true;
 }
 
+static bool is_same(const char *a, const char *b)
+{
+    struct stat one, two;
+
+    return a && b && stat(a, &one) == 0 && stat(b, &two) == 0 && one.st_dev == two.st_dev &&
+           one.st_ino == two.st_ino;
+}
+
+/* What is read is not what is replaced. */
+static bool check_overwrite(const struct options *o, struct common_complaint *c)
+{
+    const struct {
+        const char *option, *path;
+    } dirs[] = {{"--model", o->model},
+                {"--adapter", o->adapter},
+                {"--tokenizer", o->tokenizer},
+                {"--store", o->budget.store.dir},
+                {"--export-store", o->export_store}};
+
+    if (!o->overwrite)
+        return true;
+    if (!o->out)
+        return common_complain(c, "--overwrite goes with --out DIR");
+    for (size_t i = 0; i < sizeof dirs / sizeof dirs[0]; i++)
+        if (is_same(o->out, dirs[i].path))
+            return common_complain(c, "--overwrite: --out %s is %s itself, which is read: give another name",
+                                   o->out, dirs[i].option);
+    return true;
+}
+
 static bool check(void *options, struct common_complaint *c)
 {
     const struct options *o = options;
 
+    if (!check_overwrite(o, c))
+        return false;
     if (o->export_store)
         return check_export(o, c);
     if (!o->model == !o->preset)
@@ -320,6 +356,7 @@ json_t *options_json(const struct options *o)
     json_object_set_new(j, "dora", json_boolean(o->dora));
     json_object_set_new(j, "dtype", json_string(ofl_dtype_name(o->dtype)));
     json_object_set_new(j, "shuffle", json_boolean(o->shuffle));
+    json_object_set_new(j, "decay_all", json_boolean(o->decay_all));
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
         json_object_set_new(j, counts[i].name, json_integer((json_int_t)counts[i].value));
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)

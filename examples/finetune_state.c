@@ -321,6 +321,7 @@ int state_out_open(struct state *s)
 {
     const struct options *o = s->options;
     struct llama_writer w = {.dir = o->out,
+                             .replace = o->overwrite,
                              .config = s->config,
                              .dtype = o->dtype,
                              .copy_from_dir = o->model,

@@ -541,6 +541,10 @@ OFL_API int ofl_optimizer_destroy(struct ofl_optimizer *o);
  * The master starts at zero: write it with ofl_tensor_write together with the weight.
  * -ENOTSUP if some of these tensors live on the device and others do not (see "Homes"). */
 OFL_API int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struct ofl_tensor *grad);
+/* step thread, outside an optimizer step. From the next step on weight_decay is factor times the settings' for this
+ * weight: 1 until it is set; 0 for norms and biases, as is common. -ENOENT if not bound; -EINVAL: not a finite
+ * number from 0 on; -OFL_ESTATE in a step. */
+OFL_API int ofl_optimizer_decay(struct ofl_optimizer *o, struct ofl_tensor *weight, double factor);
 /* any. The state tensor, owned by o. The master of an F32 weight is the weight. -ENOENT if not bound. */
 OFL_API int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight,
                                 enum ofl_optimizer_state which, struct ofl_tensor **out);

@@ -73,7 +73,7 @@ if [ -f "$story/model.safetensors" ] && [ -f "$shakespeare" ]; then
     real=1
     expected='5.93651 5.74027 5.89122 6.03554 5.26947 6.04676'
     run ofl-finetune --model "$story" --data "$shakespeare" --seq 64 --batch 2 --steps 6 --lr 1e-3 \
-        --weight-decay 0 --dtype f32 --in-memory --report "$work/story.json" --out "$work/tuned"
+        --weight-decay 0 --clip 0 --dtype f32 --in-memory --report "$work/story.json" --out "$work/tuned"
     wanted story in memory
     sed -n '/^  "loss": \[/,/^  \]/p' "$work/story.json" | grep -o '[0-9][0-9.]*' |
         awk -v want="$expected" 'BEGIN { n = split(want, w, " ") }
@@ -314,7 +314,7 @@ refuse 'smallest workable --host-mem' ofl-finetune "${tiny[@]}" --device-mem 8M 
 refuse 'positions end' ofl-finetune "${tiny[@]}" --seq 4096
 : >"$work/empty"
 refuse '0 tokens' ofl-finetune --preset tiny --data "$work/empty"
-refused=1 refuse 'step 2: the loss is' ofl-finetune "${tiny[@]}" --lr 1e5 --weight-decay 1e5 --steps 20 --out "$work/refused"
+refused=1 refuse 'step 2: the loss is' ofl-finetune "${tiny[@]}" --lr 1e5 --weight-decay 1e5 --decay-all --clip 0 --steps 20 --out "$work/refused"
 refuse '--eps 0' ofl-finetune "${tiny[@]}" --eps 0
 run ofl-finetune --preset tiny --data "$work/text" --report "$work/absent/r.json"
 [ "$status" -eq 2 ] || complain "--report in no directory: exit status $status"
