@@ -181,6 +181,8 @@ int common_device_choose(struct common_budget *b)
 {
     /* streams that wait must not share a queue with those that they wait for: see offload_cuda.h */
     setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+    if (b->quiet)
+        common_quiet();
     b->chosen = (struct ofl_device_info){.size = sizeof b->chosen};
     if (ofl_device_info(b->device, &b->chosen) < 0)
         return common_fail(EXIT_INPUT, "--device %s: %s", b->device ? b->device : "", ofl_error());

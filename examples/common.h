@@ -75,7 +75,7 @@ struct common_budget {
     struct ofl_nvme nvme[OFL_NVME_MAX]; /* as given; the directories are owned */
     uint32_t nvme_count;
     struct ofl_nvme store; /* a kept store; dir owned, NULL: none. It need not be there yet */
-    bool in_memory;
+    bool in_memory, quiet;
     const char *report, *timeline;
 };
 
@@ -109,8 +109,14 @@ int common_end(int status);
 void common_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Whether common_progress would draw now: for texts that cost something. */
 bool common_progress_due(void);
+/* Only complaints and warnings, from now on. */
+void common_quiet(void);
 /* A line that stays, on stderr. */
 void common_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* The same above what is drawn, which is drawn again. */
+void common_line_above(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* "1:02:03" */
+struct common_text common_clock(double seconds);
 /* Removes the drawn line. */
 void common_progress_clear(void);
 /* "loading 1.2 of 3.4 GiB": drawn on a terminal, and a line every 10 seconds elsewhere. */
@@ -126,6 +132,11 @@ void common_log(void *arg, enum ofl_log_level level, const char *text);
 int common_file_begin(const char *path, char **temporary);
 /* With err 0 it takes the place of path, else it is removed; frees temporary. err, or -errno. */
 int common_file_end(const char *path, char *temporary, int err);
+
+/* Opens for writing. Of a FIFO a reader is waited for, until a signal: -ECANCELED. Else a descriptor, or -errno. */
+int common_open_to_write(const char *path, int flags);
+/* All of it; a reader that is slow is waited for, until a signal: -ECANCELED. 0 or -errno. */
+int common_write_all(int fd, const void *bytes, size_t count);
 
 /* ---- report ------------------------------------------------------------- */
 

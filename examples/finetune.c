@@ -256,8 +256,10 @@ static int run_all(const struct options *o, struct data *data, struct data *eval
 {
     struct llama_config config;
     struct lora lora = {0};
-    int status = common_budget_check(&o->budget);
+    int status = common_budget_check(&o->budget), err;
 
+    if (status == 0 && o->log && (err = common_report_check(o->log)) < 0)
+        return common_fail(EXIT_INPUT, "--log %s: %s", o->log, strerror(-err));
     if (status == 0 && o->export_store)
         return export_run(o);
     if (status == 0)

@@ -29,7 +29,7 @@ struct options {
     bool rslora, dora, merge;
     uint64_t commit_every; /* steps; 0: auto */
     bool resume, adjust;
-    const char *export_store;
+    const char *export_store, *log;
     struct common_budget budget;
 };
 
@@ -194,6 +194,26 @@ void note_free(struct note *n);
 /* Whether a run of now can go on from was: what may not differ does not. What --adjust allows is added to changes. */
 int note_compare(const struct options *o, const struct note *was, json_t *now, json_t *changes);
 int note_compare_data(const struct options *o, const struct note *was, const json_t *now);
+
+/* ---- a line a step: finetune_log.c ------------------------------------------- */
+
+struct log {
+    const char *path; /* NULL: there is none */
+    int fd;
+};
+
+struct log_line {
+    uint64_t step, steps, tokens;
+    double loss, norm, lr, seconds, stall_s;
+};
+
+/* That its name says what to write. */
+bool log_check(const struct options *o, struct common_complaint *c);
+/* Behind step, 0 where a run begins; lines of later steps are taken out. Returns a status, as all that follow;
+ * EXIT_INTERRUPTED without a word. */
+int log_open(struct log *l, const struct options *o, uint64_t step);
+int log_step(struct log *l, const struct log_line *line);
+int log_close(struct log *l);
 
 /* ---- kept stores: finetune_store.c ------------------------------------------- */
 

@@ -55,6 +55,8 @@ static const struct common_option what_options[] = {
      FIELD(out)},
     {COMMON_FLAG, "overwrite", NULL, "Replace what an earlier run has written as --out, once the new one is whole",
      FIELD(overwrite)},
+    {COMMON_TEXT, "log", "FILE", "Write a line for each step as it ends: JSON where the name ends in .jsonl, or .csv; with "
+     "--resume behind those that are there", FIELD(log)},
     {.kind = COMMON_END}};
 
 static const struct common_option lora_options[] = {
@@ -250,7 +252,7 @@ static bool check(void *options, struct common_complaint *c)
                                         : "--model DIR or --preset NAME is needed");
     if (o->data.count == 0 && !o->merge)
         return common_complain(c, "--data FILE is needed");
-    return check_schedule(o, c) && lora_check(o, c) && check_store(o, c);
+    return check_schedule(o, c) && log_check(o, c) && lora_check(o, c) && check_store(o, c);
 }
 
 /* Files of text may follow the first. */

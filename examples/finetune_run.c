@@ -16,7 +16,10 @@ struct run {
     struct state *state;
     int32_t *inputs, *targets; /* of one step */
     struct past *past;
-    size_t before; /* steps of earlier processes */
+    size_t before;      /* steps of earlier processes */
+    double seconds;     /* of this one's */
+    uint64_t stalls_ns; /* until the last step */
+    struct log log;
     struct common_meter meter;
     struct common_bound bound;
 };
@@ -35,25 +38,33 @@ static double rate(const struct options *o, uint64_t step)
     return schedule_rate(&s, step);
 }
 
-static void print_step(const struct run *r, uint64_t step, double tokens, double loss, double norm,
-                       double seconds)
+/* Behind the line of a step, which stays: how far the run is. */
+static void draw_progress(const struct run *r, uint64_t step, const struct ofl_stats *s)
 {
-    const struct options *o = r->options;
-    struct ofl_stats s = {.size = sizeof s};
+    uint64_t steps = r->options->steps;
+    double each = r->seconds / (double)(step - r->before);
 
-    if (!isatty(STDERR_FILENO)) {
-        common_line("step %llu/%llu loss %.5f norm %.5f lr %.4g %.0f tokens/s %.3f s",
-                    (unsigned long long)step, (unsigned long long)o->steps, loss, norm, rate(o, step),
-                    tokens / seconds, seconds);
-        return;
-    }
-    if (!common_progress_due() || ofl_stats_get(r->state->ctx, &s) < 0)
-        return;
-    common_progress(
-        "step %llu/%llu loss %.4f norm %.3f lr %.3g %.0f tokens/s | D %s H %s N %s | stall %.1f s",
-        (unsigned long long)step, (unsigned long long)o->steps, loss, norm, rate(o, step), tokens / seconds,
-        common_bytes(s.used_bytes[OFL_DEVICE]).text, common_bytes(s.used_bytes[OFL_HOST]).text,
-        common_bytes(s.used_bytes[OFL_NVME]).text, (double)s.stall_ns * 1e-9);
+    common_progress("%llu of %llu steps, ETA %s | D %s H %s N %s | stall %.1f s", (unsigned long long)step,
+                    (unsigned long long)steps, common_clock(each * (double)(steps - step)).text,
+                    common_bytes(s->used_bytes[OFL_DEVICE]).text, common_bytes(s->used_bytes[OFL_HOST]).text,
+                    common_bytes(s->used_bytes[OFL_NVME]).text, (double)s->stall_ns * 1e-9);
+}
+
+static int tell_step(struct run *r, const struct log_line *line)
+{
+    struct ofl_stats s = {.size = sizeof s};
+    struct log_line l = *line;
+
+    common_line_above("step %llu/%llu loss %.5f norm %.5f lr %.4g %.0f tokens/s %.3f s",
+                      (unsigned long long)l.step, (unsigned long long)l.steps, l.loss, l.norm, l.lr,
+                      (double)l.tokens / l.seconds, l.seconds);
+    if (ofl_stats_get(r->state->ctx, &s) < 0)
+        return common_fail_ofl(EXIT_RUNTIME, "get statistics");
+    r->seconds += l.seconds;
+    draw_progress(r, l.step, &s);
+    l.stall_s = (double)(s.stall_ns - r->stalls_ns) * 1e-9;
+    r->stalls_ns = s.stall_ns;
+    return log_step(&r->log, &l);
 }
 
 /* Its update has run already: what the tensors hold now is never committed. */
@@ -106,8 +117,13 @@ static int run_step(struct run *r, uint64_t step, double *seconds)
         json_array_append_new(p->step_s, json_real(*seconds)) < 0)
         return common_fail(EXIT_FULL, "step %llu: out of memory", (unsigned long long)step);
     p->step = step;
-    print_step(r, step, (double)tokens, loss, norm, *seconds);
-    return 0;
+    return tell_step(r, &(struct log_line){.step = step,
+                                           .steps = o->steps,
+                                           .tokens = tokens,
+                                           .loss = loss,
+                                           .norm = norm,
+                                           .lr = settings.lr,
+                                           .seconds = *seconds});
 }
 
 static bool is_eval_step(const struct run *r, uint64_t step)
@@ -215,6 +231,13 @@ static int do_steps(struct run *r)
     double seconds = 0;
 
     common_stop_text("stopping after this step; again to end now");
+    if (status == 0) {
+        struct ofl_stats s = {.size = sizeof s};
+
+        (void)ofl_stats_get(r->state->ctx, &s);
+        r->stalls_ns = s.stall_ns;
+        status = log_open(&r->log, o, r->past->step);
+    }
     if (status == 0 && eval_is_missing(r) && !common_stopping())
         status = run_eval(r, r->past->step);
     while (status == 0 && r->past->step < o->steps && !common_stopping()) {
@@ -222,6 +245,7 @@ static int do_steps(struct run *r)
         if (status == 0)
             status = after_step(r, seconds);
     }
+    common_progress_clear();
     if ((status == 0 && common_stopping()) || status == EXIT_INTERRUPTED)
         return stopped(r);
     common_stop_text("stopping after this piece; again to end now");
@@ -347,8 +371,9 @@ static int do_all(struct run *r)
 {
     const struct options *o = r->options;
     struct keep *k = r->state->keep;
-    int status = do_steps(r), kept = 0;
+    int status = do_steps(r), kept = 0, closed = log_close(&r->log);
 
+    status = status ? status : closed;
     if (status)
         return status;
     if (k) {
@@ -375,6 +400,7 @@ int run_steps(struct state *s, const struct data *data, const struct data *eval)
                     .data = data,
                     .eval = eval,
                     .state = s,
+                    .log = {.fd = -1},
                     .past = s->keep && s->keep->resuming ? &s->keep->was.past : &fresh,
                     .inputs = calloc(tokens, sizeof *r.inputs),
                     .targets = calloc(tokens, sizeof *r.targets)};
