@@ -4,6 +4,7 @@
  */
 #include "examples/finetune.h"
 
+#include <errno.h>
 #include <libgen.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include "examples/common_bound.h"
+#include "examples/common_budget.h"
 #include "examples/common_predict.h"
 #include "examples/model/directory.h"
 #include "examples/model/writer.h"
@@ -166,15 +168,20 @@ static int check_budgets(const struct options *o, const struct llama_trainer_con
                                   2 * tokens * sizeof(int32_t) + out_bytes(o, &trainer->shape), out);
 }
 
+static struct llama_compute_config compute_config(const struct llama_trainer_config *t)
+{
+    return (struct llama_compute_config){.shape = t->shape,
+                                         .dtype = t->dtype,
+                                         .cuda = t->cuda,
+                                         .batch = t->batch,
+                                         .seq = t->seq,
+                                         .accum = t->accum};
+}
+
 static void predict(const struct options *o, const struct llama_trainer_config *t,
                     const struct ofl_config *open, struct common_prediction *out)
 {
-    struct llama_compute_config compute = {.shape = t->shape,
-                                           .dtype = t->dtype,
-                                           .cuda = t->cuda,
-                                           .batch = t->batch,
-                                           .seq = t->seq,
-                                           .accum = t->accum};
+    const struct llama_compute_config compute = compute_config(t);
     char place[4096];
     struct ofl_nvme store = {.dir = o->budget.store.dir ? common_keep_place(&o->budget, place) : NULL};
     struct ofl_config with;
@@ -229,6 +236,38 @@ static int run_opened(const struct options *o, const struct llama_config *config
     return common_close(ctx, status);
 }
 
+/* Of the data no more than that it is there. */
+static int run_dry(const struct options *o, const struct llama_trainer_config *t,
+                   const struct ofl_config *open)
+{
+    const struct llama_compute_config compute = compute_config(t);
+    const struct common_texts *texts[] = {&o->data, &o->eval};
+    struct common_plan plan = {.budget = &o->budget,
+                               .compute =
+                                   t->lora.rank ? NULL : &compute, /* estimates know no frozen weights yet */
+                               .open = open,
+                               .clip = o->clip > 0,
+                               .what = "step"};
+    struct llama_trainer_need need;
+    struct common_ways ways;
+
+    for (size_t k = 0; k < 2; k++)
+        for (size_t i = 0; i < texts[k]->count; i++)
+            if (access(texts[k]->texts[i], R_OK) < 0)
+                return common_fail(EXIT_INPUT, "read %s: %s", texts[k]->texts[i], strerror(errno));
+    llama_trainer_need(t, &need);
+    ways = common_budget_ways(&o->budget, &need, open);
+    printf("model      %llu parameters, %llu of them trained\n",
+           (unsigned long long)llama_param_count(&t->shape), (unsigned long long)lora_trained(t));
+    printf("takes      %s of weights, gradients and states, %s of activations, %s of workspace\n",
+           common_bytes(need.state_bytes).text, common_bytes(need.activation_bytes).text,
+           common_bytes(need.workspace_bytes).text);
+    common_dry_run(&plan, &ways);
+    return fflush(stdout) == EOF
+               ? common_fail(common_status_late(-errno), "write the plan: %s", strerror(errno))
+               : 0;
+}
+
 /* What is in a store is looked at before data is read: that may take long. */
 static int run_training(const struct options *o, const struct llama_config *config, const struct lora *lora,
                         struct data *data, struct data *eval)
@@ -239,6 +278,8 @@ static int run_training(const struct options *o, const struct llama_config *conf
     struct ofl_config open;
     int status = check_budgets(o, &trainer, &open);
 
+    if (status == 0 && o->dry)
+        return run_dry(o, &trainer, &open);
     if (status == 0 && kept)
         status = keep_look(&keep, o, lora);
     if (status == 0)

@@ -22,7 +22,7 @@ struct options {
     enum schedule_kind schedule;
     double lr, lr_end, beta1, beta2, eps, weight_decay, clip;
     enum ofl_dtype dtype;
-    bool shuffle, decay_all, overwrite;
+    bool shuffle, decay_all, overwrite, dry;
     uint64_t lora; /* rank; 0: all is trained, or what adapter has */
     const char *adapter, *lora_targets;
     double lora_alpha, lora_dropout;

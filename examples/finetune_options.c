@@ -55,6 +55,8 @@ static const struct common_option what_options[] = {
      FIELD(out)},
     {COMMON_FLAG, "overwrite", NULL, "Replace what an earlier run has written as --out, once the new one is whole",
      FIELD(overwrite)},
+    {COMMON_FLAG, "dry-run", NULL, "Only print the plan, the budgets and the smallest that would do; nothing is made or "
+     "written", FIELD(dry)},
     {COMMON_TEXT, "log", "FILE", "Write a line for each step as it ends: JSON where the name ends in .jsonl, or .csv; with "
      "--resume behind those that are there", FIELD(log)},
     {.kind = COMMON_END}};
@@ -242,6 +244,9 @@ static bool check(void *options, struct common_complaint *c)
 {
     const struct options *o = options;
 
+    if (o->dry && (o->export_store || o->merge || o->show))
+        return common_complain(
+            c, "--dry-run plans a training: leave --export-store, --merge and --show-data out");
     if (!check_overwrite(o, c))
         return false;
     if (o->export_store)

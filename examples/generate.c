@@ -400,6 +400,14 @@ static void predict(struct run *r, const struct llama_generator_config *config, 
             compute.dtype = OFL_BF16;
     llama_generator_need(config, r->dtypes, &need);
     plan.scratch_bytes = need.scratch_bytes - ofl_device_footprint(config->shape.hidden * sizeof(float));
+    if (r->options->dry) {
+        printf("model      %llu parameters, %s of weights; keys and values %s\n",
+               (unsigned long long)llama_param_count(&config->shape), common_bytes(need.weight_bytes).text,
+               common_bytes(need.cache_bytes).text);
+        common_dry_run(&plan, &(struct common_ways){.device_least = need.device.device_bytes,
+                                                    .host_least = OFL_HOST_MIN_BYTES});
+        return;
+    }
     common_predict(&plan, &r->predicted);
 }
 
@@ -462,6 +470,8 @@ static int run_all(struct run *r)
     config.piece = r->piece =
         llama_generator_piece(&need, r->prompts.longest, open.device_bytes, open.host_bytes);
     predict(r, &config, &open);
+    if (r->options->dry)
+        return fflush(stdout) == EOF ? common_fail(common_status_late(-errno), "write the plan: %m") : 0;
     err = ofl_open(&open, &ctx);
     if (err < 0)
         return setup_failed(err, ofl_error());

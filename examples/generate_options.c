@@ -39,6 +39,7 @@ static const struct common_option text_options[] = {
      "0", .low = 0, .high = 1},
     {COMMON_NUMBER, "repetition-penalty", "X", "Above 1: tokens of the prompt and the text become less likely",
      FIELD(repetition_penalty), "1", .low = 0.01, .high = 100},
+    {COMMON_FLAG, "dry-run", NULL, "Only print the plan, the budgets and the smallest that would do; nothing is generated", FIELD(dry)},
     {COMMON_COUNT, "seed", "N", "Of drawing", FIELD(seed), "1", 0, INT64_MAX},
     {.kind = COMMON_END}};
 /* clang-format on */
