@@ -116,7 +116,7 @@ static int run_step(const struct options *o, const struct llama_config *config, 
         return common_fail(EXIT_RUNTIME, "step %llu: %s", (ull)step, error);
     if (!isfinite(*loss) || !isfinite(norm))
         return common_fail(EXIT_RUNTIME, "step %llu: loss %g, gradient norm %g: not numbers", (ull)step,
-                           *loss, norm);
+                           common_printable(*loss), common_printable(norm));
     return 0;
 }
 

@@ -86,8 +86,17 @@ static void add(struct findings *s, const struct kept_finding *f)
         json_array_append_new(s->list, one);
 }
 
+/* Names come from the store. */
+static const char *clean(const char *from, char to[COMMON_ERROR_BYTES])
+{
+    snprintf(to, COMMON_ERROR_BYTES, "%s", from);
+    common_clean(to);
+    return to;
+}
+
 static void tell(void *arg, const struct kept_finding *f)
 {
+    char text[COMMON_ERROR_BYTES];
     struct findings *s = arg;
 
     if (f->generation && !s->newest)
@@ -105,8 +114,8 @@ static void tell(void *arg, const struct kept_finding *f)
     if (f->generation)
         printf("generation %" PRIu64 ": ", f->generation);
     if (f->tensor)
-        printf("%s, tile %u: ", f->tensor, f->tile);
-    printf("%s\n", f->text);
+        printf("%s, tile %u: ", clean(f->tensor, text), f->tile);
+    printf("%s\n", clean(f->text, text));
     add(s, f);
 }
 

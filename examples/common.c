@@ -17,6 +17,27 @@
 
 /* ---- complaints --------------------------------------------------------- */
 
+void common_clean(char *text)
+{
+    for (unsigned char *c = (unsigned char *)text; *c; c++) {
+        if (*c < 0x20 || *c == 0x7F)
+            *c = '?';
+        if (c[0] == 0xC2 && c[1] >= 0x80 && c[1] < 0xA0)
+            c[0] = c[1] = '?';
+    }
+}
+
+void common_print(const char *format, va_list ap)
+{
+    char *text = NULL;
+
+    if (vasprintf(&text, format, ap) < 0)
+        return;
+    common_clean(text);
+    fprintf(stderr, "%s\n", text);
+    free(text);
+}
+
 int common_fail(int status, const char *format, ...)
 {
     va_list ap;
@@ -25,9 +46,8 @@ int common_fail(int status, const char *format, ...)
     fflush(stdout);
     fprintf(stderr, "%s: ", program_invocation_short_name);
     va_start(ap, format);
-    vfprintf(stderr, format, ap);
+    common_print(format, ap);
     va_end(ap);
-    fputc('\n', stderr);
     return status;
 }
 
@@ -139,6 +159,11 @@ int common_parse_number(const char *text, double least, double most, double *out
         return -ERANGE;
     *out = value;
     return 0;
+}
+
+double common_printable(double value)
+{
+    return isnan(value) ? (double)NAN : value;
 }
 
 struct common_text common_bytes(uint64_t bytes)

@@ -9,6 +9,7 @@
 #define EXAMPLES_COMMON_H
 
 #include <jansson.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -44,6 +45,11 @@ int common_status_late(int code);
 /* Closes ctx behind a run that ended with status; a failure of later on is told apart by what it came of. */
 int common_close(struct ofl_ctx *ctx, int status);
 
+/* What is printed comes from files, too: control characters, those of C1 in UTF-8 among them, become '?'. */
+void common_clean(char *text);
+/* Prints so: on stderr, with a newline. */
+void common_print(const char *format, va_list ap) __attribute__((format(printf, 1, 0)));
+
 /* ---- numbers ------------------------------------------------------------ */
 
 /* "512M", "1.5G", "4096", with K, M, G, T powers of 1024; 0 or -EINVAL, -ERANGE. */
@@ -55,6 +61,8 @@ int common_parse_number(const char *text, double least, double most, double *out
 struct common_text {
     char text[32];
 };
+/* To print: what is not a number has no sign. */
+double common_printable(double value);
 /* "1.50 GiB" */
 struct common_text common_bytes(uint64_t bytes);
 
@@ -132,6 +140,15 @@ void common_log(void *arg, enum ofl_log_level level, const char *text);
 int common_file_begin(const char *path, char **temporary);
 /* With err 0 it takes the place of path, else it is removed; frees temporary. err, or -errno. */
 int common_file_end(const char *path, char *temporary, int err);
+
+/* What an option names; path NULL: it is not given. */
+struct common_use {
+    const char *option, *path;
+};
+/* That no file of out is one of in, which are files or directories of them, or another of out, or lies in dir (NULL: none).
+ * Returns a status. */
+int common_outputs_check(const struct common_use *out, size_t out_count, const struct common_use *in,
+                         size_t in_count, const char *dir);
 
 /* Opens for writing. Of a FIFO a reader is waited for, until a signal: -ECANCELED. Else a descriptor, or -errno. */
 int common_open_to_write(const char *path, int flags);

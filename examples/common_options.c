@@ -157,9 +157,17 @@ static bool set_switch(bool *field, const char *text, struct common_complaint *c
     return true;
 }
 
+/* Names have letters; text that is said to a model need not. */
+static bool may_be_empty(const struct common_option *o)
+{
+    return o->kind == COMMON_TEXT && strcmp(o->value, "TEXT") == 0;
+}
+
 static bool set_value(const struct common_option *o, void *field, const char *text,
                       struct common_complaint *c)
 {
+    if (text && !*text && !may_be_empty(o))
+        return common_complain(c, "the value is empty, %s is wanted", o->value);
     switch (o->kind) {
     case COMMON_FLAG:
         *(bool *)field = true;
@@ -198,7 +206,9 @@ static void parse_argument(struct argp_state *state, const struct parser *p, con
     const struct common_command *m = p->command;
     struct common_complaint c;
 
-    if (!m->argument)
+    if (!*arg)
+        argp_error(state, "an argument is empty");
+    else if (!m->argument)
         argp_error(state, "%s: not an option%s%s", arg, m->hint ? "; " : "", m->hint ? m->hint : "");
     else if (!m->argument(p->options, arg, &c))
         argp_error(state, "%s: %s", arg, c.text);
@@ -224,7 +234,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return ARGP_ERR_UNKNOWN;
     key -= KEY_FIRST;
     if (!set_value(p->list[key], p->field[key], arg, &c))
-        argp_error(state, "--%s%s%s: %s", p->list[key]->name, arg ? " " : "", arg ? arg : "", c.text);
+        argp_error(state, "--%s%s%s: %s", p->list[key]->name, arg && *arg ? " " : "", arg ? arg : "", c.text);
     return 0;
 }
 

@@ -40,6 +40,7 @@ void common_progress(const char *format, ...)
     va_start(ap, format);
     vsnprintf(shown, sizeof shown, format, ap);
     va_end(ap);
+    common_clean(shown);
     /* A line that wraps could not be drawn over. */
     if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 && window.ws_col <= sizeof shown)
         shown[window.ws_col - 1] = '\0';
@@ -61,8 +62,7 @@ static void print_line(const char *format, va_list ap)
     common_progress_clear();
     if (quiet && strncmp(format, "warning:", 8) != 0)
         return;
-    vfprintf(stderr, format, ap);
-    fputc('\n', stderr);
+    common_print(format, ap);
 }
 
 void common_line(const char *format, ...)
@@ -121,9 +121,14 @@ void common_log(void *arg, enum ofl_log_level level, const char *text)
 {
     (void)arg;
     /* Called from the library's threads: one write, and the line being drawn is left alone. */
-    if (level == OFL_LOG_WARNING)
+    if (level == OFL_LOG_WARNING) {
+        char clean[COMMON_ERROR_BYTES];
+
+        snprintf(clean, sizeof clean, "%s", text);
+        common_clean(clean);
         fprintf(stderr, "%s%s: warning: %s\n", isatty(STDERR_FILENO) ? "\r\033[K" : "",
-                program_invocation_short_name, text);
+                program_invocation_short_name, clean);
+    }
 }
 
 /* ---- report ------------------------------------------------------------- */

@@ -293,6 +293,25 @@ static int run_training(const struct options *o, const struct llama_config *conf
     return status;
 }
 
+/* A report replaces neither model nor data. */
+static int check_outputs(const struct options *o)
+{
+    const struct common_use out[] = {
+        {"--report", o->budget.report}, {"--timeline", o->budget.timeline}, {"--log", o->log}};
+    const struct common_use dirs[] = {{"--model", o->model},
+                                      {"--adapter", o->adapter},
+                                      {"--tokenizer", o->tokenizer},
+                                      {"--store", o->budget.store.dir},
+                                      {"--export-store", o->export_store}};
+    int status = common_outputs_check(out, 3, dirs, sizeof dirs / sizeof dirs[0], o->out);
+
+    for (size_t i = 0; i < o->data.count && status == 0; i++)
+        status = common_outputs_check(out, 3, &(struct common_use){"--data", o->data.texts[i]}, 1, NULL);
+    for (size_t i = 0; i < o->eval.count && status == 0; i++)
+        status = common_outputs_check(out, 3, &(struct common_use){"--eval", o->eval.texts[i]}, 1, NULL);
+    return status;
+}
+
 static int run_all(const struct options *o, struct data *data, struct data *eval)
 {
     struct llama_config config;
@@ -301,6 +320,8 @@ static int run_all(const struct options *o, struct data *data, struct data *eval
 
     if (status == 0 && o->log && (err = common_report_check(o->log)) < 0)
         return common_fail(EXIT_INPUT, "--log %s: %s", o->log, strerror(-err));
+    if (status == 0)
+        status = check_outputs(o);
     if (status == 0 && o->export_store)
         return export_run(o);
     if (status == 0)

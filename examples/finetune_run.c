@@ -19,6 +19,7 @@ struct run {
     size_t before;      /* steps of earlier processes */
     double seconds;     /* of this one's */
     uint64_t stalls_ns; /* until the last step */
+    double stall_s;     /* of steps */
     struct log log;
     struct common_meter meter;
     struct common_bound bound;
@@ -47,7 +48,7 @@ static void draw_progress(const struct run *r, uint64_t step, const struct ofl_s
     common_progress("%llu of %llu steps, ETA %s | D %s H %s N %s | stall %.1f s", (unsigned long long)step,
                     (unsigned long long)steps, common_clock(each * (double)(steps - step)).text,
                     common_bytes(s->used_bytes[OFL_DEVICE]).text, common_bytes(s->used_bytes[OFL_HOST]).text,
-                    common_bytes(s->used_bytes[OFL_NVME]).text, (double)s->stall_ns * 1e-9);
+                    common_bytes(s->used_bytes[OFL_NVME]).text, r->stall_s);
 }
 
 static int tell_step(struct run *r, const struct log_line *line)
@@ -61,9 +62,11 @@ static int tell_step(struct run *r, const struct log_line *line)
     if (ofl_stats_get(r->state->ctx, &s) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "get statistics");
     r->seconds += l.seconds;
-    draw_progress(r, l.step, &s);
     l.stall_s = (double)(s.stall_ns - r->stalls_ns) * 1e-9;
+    l.stall_s = l.stall_s < l.seconds ? l.stall_s : l.seconds; /* a wait may have begun before the step */
+    r->stall_s += l.stall_s;
     r->stalls_ns = s.stall_ns;
+    draw_progress(r, l.step, &s);
     return log_step(&r->log, &l);
 }
 
@@ -76,12 +79,12 @@ static int not_finite(const struct run *r, uint64_t step, double loss, double no
         return common_fail(EXIT_RUNTIME,
                            "step %llu: the loss is %g, the gradient norm %g: stopped; try a smaller --lr, "
                            "or --clip and --warmup",
-                           (unsigned long long)step, loss, norm);
+                           (unsigned long long)step, common_printable(loss), common_printable(norm));
     return common_fail(
         EXIT_RUNTIME,
         "step %llu: the loss is %g, the gradient norm %g: stopped, and not committed; go on with "
         "--resume --adjust and a smaller --lr, or --clip",
-        (unsigned long long)step, loss, norm);
+        (unsigned long long)step, common_printable(loss), common_printable(norm));
 }
 
 static int run_step(struct run *r, uint64_t step, double *seconds)
@@ -268,8 +271,7 @@ static void print_summary(const struct run *r, const struct ofl_stats *s)
     common_line("%zu steps, loss %.5f -> %.5f, %llu tokens, %.0f tokens/s, stall %.1f of %.1f s", steps,
                 json_real_value(json_array_get(r->past->loss, 0)),
                 json_real_value(json_array_get(r->past->loss, steps - 1)),
-                (unsigned long long)r->past->tokens, (double)r->past->tokens / seconds,
-                (double)s->stall_ns * 1e-9, here);
+                (unsigned long long)r->past->tokens, (double)r->past->tokens / seconds, r->stall_s, here);
     if (r->before)
         common_line("of these, %zu came from the store; resumed so far: %zu", r->before,
                     json_array_size(r->past->resumed));

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "examples/common_bound.h"
 #include "examples/common_predict.h"
@@ -192,9 +193,13 @@ static void bound_of(struct run *r, const struct llama_generator_need *need, con
 
 static void print_summary(const struct run *r, const struct ofl_stats *s)
 {
-    common_line("%zu tokens of prompt in %.3f s, %zu generated at %.1f tokens/s, stall %.2f s",
-                r->prompt_tokens, r->prefill_s, r->generated_tokens, tokens_per_s(r),
-                (double)s->stall_ns * 1e-9);
+    double stall = (double)s->stall_ns * 1e-9, time = r->prefill_s + r->decode_s;
+    char speed[48] = ""; /* the prompt gives the first token of each text: one alone has no time of its own */
+
+    if (r->decoded)
+        snprintf(speed, sizeof speed, " at %.1f tokens/s", tokens_per_s(r));
+    common_line("%zu tokens of prompt in %.3f s, %zu generated%s, stall %.2f s", r->prompt_tokens,
+                r->prefill_s, r->generated_tokens, speed, stall < time ? stall : time);
     common_line(
         "peak of budget: device %s of %s, host %s of %s; read from the checkpoint %s, to the device %s",
         common_bytes(s->peak_bytes[OFL_DEVICE]).text, common_bytes(s->budget_bytes[OFL_DEVICE]).text,
@@ -436,6 +441,29 @@ static int read_input(struct run *r)
     return status ? status : read_dtypes(r);
 }
 
+/* A report replaces no model, and no prompts. */
+static int check_outputs(const struct options *o)
+{
+    const struct common_use out[] = {{"--report", o->budget.report}, {"--timeline", o->budget.timeline}};
+    const struct common_use in[] = {{"--model", o->model},
+                                    {"--tokenizer", o->tokenizer},
+                                    {"--prompt-file", o->prompt_file},
+                                    {"--prompts", o->prompts}};
+
+    int status = common_outputs_check(out, 2, in, sizeof in / sizeof in[0], NULL);
+
+    for (size_t i = 0; i < o->adapters.count && status == 0; i++) {
+        char dir[4096], *colon;
+
+        snprintf(dir, sizeof dir, "%s", o->adapters.texts[i]);
+        colon = access(dir, F_OK) == 0 ? NULL : strrchr(dir, ':'); /* :WEIGHT */
+        if (colon)
+            *colon = '\0';
+        status = common_outputs_check(out, 2, &(struct common_use){"--adapter", dir}, 1, NULL);
+    }
+    return status;
+}
+
 static int run_all(struct run *r)
 {
     struct llama_generator_config config;
@@ -450,6 +478,8 @@ static int run_all(struct run *r)
                            "needs a drive; leave it out",
                            r->options->budget.nvme[0].dir);
     status = common_budget_check(&r->options->budget);
+    if (status == 0)
+        status = check_outputs(r->options);
     if (status == 0)
         status = read_input(r);
     if (status)

@@ -2,7 +2,7 @@
 # Proves what ofl-finetune tells of its steps: --log has a line for each, as JSON and as CSV, with the report's numbers; a
 # run that is killed and goes on has each step once; a file that is no log is never cut. On a terminal each step's line
 # stays above one with an ETA. --quiet leaves complaints and warnings. A FIFO without a reader holds no program past a
-# signal.
+# signal. A report replaces nothing that is read; stall is never above the time; other figures that made no sense.
 #
 # It can fail: a line that is missing in a log is shown to be missed.
 set -uo pipefail
@@ -65,6 +65,60 @@ done
 limited "${train[@]}" --steps 1 --log "$work/run.txt"
 [ "$status" -eq 2 ] || complain "--log run.txt: exit status $status, not 2"
 says 'ends in .jsonl' "$work/err" "--log run.txt"
+
+# Stall is of the steps, and not above their time.
+limited "${train[@]}" --steps 3 --device-mem 4M --host-mem 2M --nvme "$work" --log "$work/run.csv"
+wanted "small budgets"
+tail -n +2 "$work/run.csv" | awk -F , '{ bad += $9 > $7 } END { exit bad || NR != 3 }' || complain "a stall above the step's time: $(cat "$work/run.csv")"
+sed -n 's/.*stall \([0-9.]*\) of \([0-9.]*\) s$/\1 \2/p' "$work/err" | awk '{ bad += $1 > $2 } END { exit bad || NR != 1 }' ||
+    complain "stall above the time: $(grep 'stall.*of' "$work/err")"
+
+# A report replaces nothing that is read, and no other output.
+limited "${train[@]}" --steps 1 --out "$work/m"
+wanted "a model"
+cp "$work/text" "$work/text.csv"
+ln -s text "$work/link"
+mkdir "$work/a" && : >"$work/a/adapter_config.json"
+sums() { cat "$work/text" "$work/text.csv" "$work/m/"* | sha256sum; }
+before=$(sums)
+# refuse WORDS ARGUMENT...
+refuse() {
+    local words=$1
+    shift
+    limited "$@"
+    [ "$status" -eq 2 ] || complain "$*: exit status $status, not 2"
+    says "$words" "$work/err" "$*"
+    [ "$(sums)" = "$before" ] || complain "$*: something is not what it was"
+}
+for option in report timeline; do
+    refuse "--$option .*: --data .* is read, and would be replaced" "${train[@]}" --steps 1 "--$option" "$work/text"
+    refuse "--$option .*: --data .* is read" "${train[@]}" --steps 1 "--$option" "$work/link"
+    refuse "--$option .*: --eval .* is read" "${train[@]}" --steps 1 --eval "$work/text.csv" "--$option" "$work/text.csv"
+    refuse "--$option .*: --model .* is read" "$bin/ofl-generate" --device host --model "$work/m" --prompt x "--$option" "$work/m/config.json"
+    refuse "--$option .*: --adapter .* is read" "$bin/ofl-generate" --device host --model "$work/m" --prompt x --adapter "$work/a:2" "--$option" "$work/a/adapter_config.json"
+    refuse "--$option .*: --prompts .* is read" "$bin/ofl-generate" --device host --model "$work/m" --prompts "$work/text" "--$option" "$work/text"
+done
+refuse '--log .*: --eval .* is read' "${train[@]}" --steps 1 --eval "$work/text.csv" --log "$work/text.csv"
+refuse 'it is the file of --report, too' "${train[@]}" --steps 1 --report "$work/both" --timeline "$work/both"
+mkdir "$work/empty"
+refuse '--out .* is to be the model.s alone' "${train[@]}" --steps 1 --out "$work/empty" --report "$work/empty/config.json"
+
+# One token has no speed; two have one.
+limited "$bin/ofl-generate" --device host --model "$work/m" --prompt ab --max-tokens 1
+says ' 1 generated, stall' "$work/err" "one token"
+limited "$bin/ofl-generate" --device host --model "$work/m" --prompt ab --max-tokens 2 --temperature 0
+says ' generated at [1-9][0-9.]* tokens/s, stall\|, 1 generated, stall' "$work/err" "two tokens"
+
+# No line -1.
+limited "$bin/ofl-bench" plot "$work/absent.json" "$work/plot.svg"
+[ "$status" -eq 2 ] || complain "a report that is not there: exit status $status, not 2"
+says 'absent.json: No such file' "$work/err" "a report that is not there"
+! grep -q 'line -1' "$work/err" || complain "a line -1"
+for option in --out --report --data --model; do
+    limited "${train[@]}" "$option="
+    [ "$status" -eq 2 ] || complain "$option=: exit status $status, not 2"
+    says "${option#--}: the value is empty" "$work/err" "$option="
+done
 
 # --quiet
 limited "${train[@]}" --steps 2 --quiet

@@ -314,7 +314,7 @@ refuse 'smallest workable --host-mem' ofl-finetune "${tiny[@]}" --device-mem 8M 
 refuse 'positions end' ofl-finetune "${tiny[@]}" --seq 4096
 : >"$work/empty"
 refuse '0 tokens' ofl-finetune --preset tiny --data "$work/empty"
-refused=1 refuse 'step 2: the loss is' ofl-finetune "${tiny[@]}" --lr 1e5 --weight-decay 1e5 --decay-all --clip 0 --steps 20 --out "$work/refused"
+refused=1 refuse 'step 2: the loss is \(nan\|[0-9.]*\), the gradient norm nan' ofl-finetune "${tiny[@]}" --lr 1e5 --weight-decay 1e5 --decay-all --clip 0 --steps 20 --out "$work/refused"
 refuse '--eps 0' ofl-finetune "${tiny[@]}" --eps 0
 run ofl-finetune --preset tiny --data "$work/text" --report "$work/absent/r.json"
 [ "$status" -eq 2 ] || complain "--report in no directory: exit status $status"
