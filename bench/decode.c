@@ -69,8 +69,8 @@ static const char more[] =
     "\n"
     "Examples:\n"
     "  ofl-bench decode --preset 7b --in-memory\n"
-    "  ofl-bench decode --preset 100b --device-mem 70G --host-mem 100G --nvme /mnt/nvme:45G --report "
-    "decode.json\n"
+    "  ofl-bench decode --preset 100b --device-mem 70G --host-mem 100G \\\n"
+    "      --nvme /mnt/nvme:45G --report decode.json\n"
     "\n" COMMON_EXITS ".";
 
 /* ---- running --------------------------------------------------------------- */

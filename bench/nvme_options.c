@@ -91,7 +91,8 @@ static const char after[] =
     "\n"
     "Examples:\n"
     "  ofl-bench nvme --dir /mnt/nvme\n"
-    "  ofl-bench nvme --dir /mnt/nvme --rw read --block 1M --depth 32 --compare fio\n"
+    "  ofl-bench nvme --dir /mnt/nvme --rw read --block 1M --depth 32 \\\n"
+    "      --compare fio\n"
     "  ofl-bench nvme --dir /mnt/a --dir /mnt/b --tensors 70b\n"
     "  ofl-bench nvme --dir /mnt/nvme --sweep --json sweep.json --plot sweep.svg\n"
     "\n" COMMON_EXITS ". After anything but 0 there are no results.";

@@ -78,9 +78,11 @@ static const char more[] =
     "\n"
     "Examples:\n"
     "  ofl-bench plan --model 8b --machine rtx-4090 --batch 32\n"
-    "  ofl-bench plan --model 175b --machine rtx-4090 --batch 8 --accum 8 --json plan.json\n"
+    "  ofl-bench plan --model 175b --machine rtx-4090 --batch 8 --accum 8 \\\n"
+    "      --json plan.json\n"
     "  ofl-bench plan --model 70b --machine mine.json --decode --source\n"
-    "  ofl-bench plan --model 20m --nvme /mnt/nvme --device-mem 48M --host-mem 32M --nvme-mem 400M\n"
+    "  ofl-bench plan --model 20m --nvme /mnt/nvme --device-mem 64M \\\n"
+    "      --host-mem 32M --nvme-mem 400M\n"
     "\n" COMMON_EXITS ". The model does not fit: 4.";
 
 /* more behind the list of machines; to be freed. NULL: no memory. */

@@ -73,8 +73,8 @@ static const char more[] =
     "\n"
     "Examples:\n"
     "  ofl-bench step --preset 1b --seq 2048 --batch 4 --in-memory\n"
-    "  ofl-bench step --preset 7b --seq 2048 --accum 16 --device-mem 24G --host-mem 96G --nvme /mnt/nvme \\\n"
-    "      --report step.json --timeline step-trace.json\n"
+    "  ofl-bench step --preset 7b --seq 2048 --accum 16 --device-mem 24G \\\n"
+    "      --host-mem 96G --nvme /mnt/nvme --report step.json --timeline trace.json\n"
     "\n" COMMON_EXITS ".";
 
 /* ---- running --------------------------------------------------------------- */

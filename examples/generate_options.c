@@ -60,10 +60,13 @@ static const char after[] =
     "\n"
     "Examples:\n"
     "  ofl-generate --model story --prompt \"Once upon a time\" --temperature 0\n"
-    "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G --host-mem 1G --report run.json\n"
-    "  ofl-generate --model qwen --chat --system \"Be brief.\" --prompt-file question.txt\n"
-    "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G --timeline run.json\n"
-    "      (open run.json in https://ui.perfetto.dev)\n"
+    "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G \\\n"
+    "      --host-mem 1G --report run.json\n"
+    "  ofl-generate --model qwen --chat --system \"Be brief.\" \\\n"
+    "      --prompt-file question.txt\n"
+    "  # a timeline, which https://ui.perfetto.dev opens\n"
+    "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G \\\n"
+    "      --timeline trace.json\n"
     "\n" COMMON_EXITS ", after the current token. A text of which the logits are no numbers: 3.";
 
 static bool check(void *options, struct common_complaint *c)
