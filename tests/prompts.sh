@@ -88,6 +88,10 @@ grep -q '"end": "end token"' "$work/end.json" || complain "the report knows of n
 printf '{"eos_token_id": "x"' >"$work/m/generation_config.json"
 refused=3 refuse 'generation_config.json' --prompt Hi
 rm "$work/m/generation_config.json"
+cp "$work/m/tokenizer.json" "$work/whole.json"
+head -c 500 "$work/whole.json" >"$work/m/tokenizer.json"
+refused=3 refuse 'tokenizer.json: line' --prompt Hi
+cp "$work/whole.json" "$work/m/tokenizer.json"
 
 # Lengths.
 limited "$bin/ofl-generate" --device host --model "$work/m" --temperature 0 --prompt abcde --context 20 --report "$work/context.json"

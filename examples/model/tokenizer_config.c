@@ -49,7 +49,7 @@ static int read_beside(struct tok_load *l, const char *name, json_t **out)
     if (!*out && error.line < 1)
         return tok_load_fail(l, -EINVAL, "%s beside it can't be read: %s", name, strerror(errno));
     if (!*out)
-        return tok_load_fail(l, -EINVAL, "%s beside it is not JSON: line %d, column %d", name, error.line,
+        return tok_load_fail(l, -EBADMSG, "%s beside it is not JSON: line %d, column %d", name, error.line,
                              error.column);
     return json_is_object(*out) ? 0 : tok_load_fail(l, -EINVAL, "%s beside it is not a JSON object", name);
 }
