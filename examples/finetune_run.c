@@ -233,6 +233,7 @@ static int do_steps(struct run *r)
     int status = common_meter_start(&r->meter, r->state->ctx, COMMON_SETTLE);
     double seconds = 0;
 
+    common_progress_clear(); /* of loading */
     common_stop_text("stopping after this step; again to end now");
     if (status == 0) {
         struct ofl_stats s = {.size = sizeof s};

@@ -129,13 +129,14 @@ says '--lr -1: not a number' "$work/err" "--quiet and a complaint"
 
 # On a terminal.
 if script -q -c true /dev/null >/dev/null 2>&1; then
-    printf -v line '%q ' "${train[@]}" --steps 40
+    printf -v line '%q ' "${train[@]}" --preset 20m --steps 4
     ran="$line, in a terminal"
     status=0
     script -q -e -c "$line" "$work/typescript" >"$work/out" 2>"$work/err" </dev/null || status=$?
     wanted "a terminal"
-    [ "$(tr '\r' '\n' <"$work/typescript" | grep -c 'step [0-9]*/40 loss .* s$')" -eq 40 ] || complain "not 40 lines of steps in a terminal"
-    says 'of 40 steps, ETA [0-9]*:[0-9][0-9]:[0-9][0-9] ' "$work/typescript" "a terminal"
+    [ "$(tr '\r' '\n' <"$work/typescript" | grep -c 'step [0-9]*/4 loss .* s$')" -eq 4 ] || complain "not 4 lines of steps in a terminal"
+    ! tr '\r' '\n' <"$work/typescript" | sed -n '/step 1\/4/,$p' | grep -q loading || complain "loading is drawn below steps"
+    says 'of 4 steps, ETA [0-9]*:[0-9][0-9]:[0-9][0-9] ' "$work/typescript" "a terminal"
 else
     skipped+=("script, for a terminal")
 fi
