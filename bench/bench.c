@@ -62,7 +62,8 @@ int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "";
 
-    if (strcmp(name, "--help") == 0 || strcmp(name, "-?") == 0 || strcmp(name, "help") == 0) {
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "-?") == 0 ||
+        strcmp(name, "help") == 0) {
         usage(stdout);
         return 0;
     }
@@ -77,7 +78,7 @@ int main(int argc, char **argv)
             /* Complaints begin with it. */
             snprintf(title, sizeof title, "%s", commands[i].title);
             argv[1] = title;
-            return commands[i].run(argc - 1, argv + 1);
+            return common_end(commands[i].run(argc - 1, argv + 1));
         }
     }
     if (argc < 2) {

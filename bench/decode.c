@@ -69,11 +69,9 @@ static const char more[] =
     "\n"
     "Examples:\n"
     "  ofl-bench decode --preset 7b --in-memory\n"
-    "  ofl-bench decode --preset 100b --device-mem 70G --host-mem 100G --nvme /mnt/nvme:45G --report "
-    "decode.json\n"
-    "\n"
-    "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work; "
-    "130 ended by SIGINT or SIGTERM.";
+    "  ofl-bench decode --preset 100b --device-mem 70G --host-mem 100G \\\n"
+    "      --nvme /mnt/nvme:45G --report decode.json\n"
+    "\n" COMMON_EXITS ".";
 
 /* ---- running --------------------------------------------------------------- */
 
@@ -127,7 +125,7 @@ static int prefill(struct run *r)
     int status;
 
     if (!tokens)
-        return common_fail(EXIT_RUNTIME, "feed the prompt: out of memory");
+        return common_fail(EXIT_FULL, "feed the prompt: out of memory");
     for (uint64_t i = 0; i < n; i++)
         tokens[i] = (int32_t)(bench_random(&random) % r->config.shape.vocab);
     common_progress("prompt of %llu tokens", (ull)n);
@@ -288,7 +286,7 @@ static int write_report(const struct run *r, const struct figures *f)
 
     status = j && status == 0
                  ? common_report_stats(j, &r->after, common_drives_json(r->ctx), common_stalls_json(r->ctx))
-                 : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+                 : common_fail(EXIT_FULL, "make the report: out of memory");
 
     if (status == 0)
         status = common_report_write(o->budget.report, j);
@@ -328,7 +326,7 @@ static int plan(struct run *r, const struct llama_generator_config *config, stru
     r->logits = calloc(r->config.shape.vocab, sizeof *r->logits);
     r->token_s = calloc(o->tokens, sizeof *r->token_s);
     if (!r->logits || !r->token_s)
-        return common_fail(EXIT_RUNTIME, "decode: out of memory");
+        return common_fail(EXIT_FULL, "decode: out of memory");
     status = bench_decode_model_make(&r->model, config);
     return status ? status : bench_decode_budgets(&o->budget, &r->model, open);
 }
@@ -358,7 +356,7 @@ static int run_all(struct run *r)
                                             .cuda = o->budget.chosen.gpu,
                                             .fresh = o->dtype};
     struct ofl_config open;
-    int status = plan(r, &config, &open);
+    int status = plan(r, &config, &open), err;
 
     if (status == 0)
         status = bench_rates_measure(&o->budget, o->dtype, &r->rates);
@@ -369,13 +367,12 @@ static int run_all(struct run *r)
                common_bytes(r->model.need.weight_bytes).text, common_bytes(r->model.need.cache_bytes).text,
                common_bytes(r->model.need.workspace_bytes).text);
         status = predict(r, &config, &open);
-        if (status == 0 && ofl_open(&open, &r->ctx) < 0)
-            status = common_fail_ofl(EXIT_INPUT, "open");
+        if (status == 0 && (err = ofl_open(&open, &r->ctx)) < 0)
+            status = common_fail_ofl(common_status(err), "open");
     }
     if (status == 0) {
         status = run_in_context(r, &config);
-        if (ofl_close(r->ctx) < 0 && status == 0)
-            status = common_fail_ofl(EXIT_RUNTIME, "close");
+        status = common_close(r->ctx, status);
     }
     bench_decode_model_free(&r->model);
     free(r->logits);

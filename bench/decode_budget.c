@@ -42,7 +42,7 @@ int bench_decode_model_make(struct bench_decode_model *m, const struct llama_gen
     }
     if (!dtypes || !m->weights || !m->cuts) {
         free(dtypes);
-        return common_fail(EXIT_RUNTIME, "decode: out of memory");
+        return common_fail(EXIT_FULL, "decode: out of memory");
     }
     list_cuts(&config->shape, dtypes, m->cuts);
     for (uint32_t i = 0; i < m->count; i++)

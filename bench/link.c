@@ -152,7 +152,7 @@ static int add_rows(const struct link_options *o, struct link_results *r, enum l
                                                                       : copies,
                                      .samples = calloc(o->repeat, sizeof *row->samples)};
             if (!row->samples)
-                return common_fail(EXIT_RUNTIME, "results: out of memory");
+                return common_fail(EXIT_FULL, "results: out of memory");
         }
     }
     return 0;
@@ -262,11 +262,11 @@ static int hand_over(const struct link_options *o, const struct bench_cuda *c, s
     link_figures(r);
     link_print_results(o, r);
     if (fflush(stdout) == EOF)
-        status = common_fail(EXIT_RUNTIME, "write the results: %m");
+        status = common_fail(common_status_late(-errno), "write the results: %m");
     if (status == 0 && o->json) {
         report = link_report(o, c, r);
         status = report ? common_report_write(o->json, report)
-                        : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+                        : common_fail(EXIT_FULL, "make the report: out of memory");
         json_decref(report);
     }
     if (status == 0 && o->check > 0 && r->worst_row && r->worst < o->check)
@@ -302,7 +302,7 @@ int bench_link_main(int argc, char **argv)
         results.rows = calloc((size_t)(results.node_count + 1) * LINK_DIRECTIONS * options.size_count,
                               sizeof *results.rows);
         if (!results.rows)
-            status = common_fail(EXIT_RUNTIME, "results: out of memory");
+            status = common_fail(EXIT_FULL, "results: out of memory");
     }
     if (status == 0) {
         link_print_facts(&options, &cuda, &results);

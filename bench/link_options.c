@@ -91,10 +91,7 @@ static const char after[] =
     "  ofl-bench link\n"
     "  ofl-bench link --memory pinned --check 0.97 --json link.json\n"
     "  ofl-bench link --device cuda:1 --size 64K,2M --direction both\n"
-    "\n"
-    "Exit status: 0 done; 1 no GPU, something failed on the way, or --check did not hold; 2 options that "
-    "can't "
-    "work; 130 ended by SIGINT or SIGTERM.";
+    "\n" COMMON_EXITS ". No GPU, or --check did not hold: 1.";
 
 static bool finish(void *options, struct common_complaint *c)
 {

@@ -4,6 +4,7 @@
  */
 #include "bench/nvme.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -100,7 +101,7 @@ static int make_results(const struct nvme_options *o, const struct nvme_case *ca
         c->fio = o->fio ? calloc(o->repeat, sizeof *c->fio) : NULL;
         room = room && c->samples && (c->fio || !o->fio);
     }
-    return room && r->cases ? 0 : common_fail(EXIT_RUNTIME, "results: out of memory");
+    return room && r->cases ? 0 : common_fail(EXIT_FULL, "results: out of memory");
 }
 
 /* ---- running ------------------------------------------------------------------------------ */
@@ -227,12 +228,12 @@ static int hand_over(const struct nvme_target *t, const struct nvme_results *r)
 
     nvme_print_results(t, r);
     if (fflush(stdout) == EOF)
-        status = common_fail(EXIT_RUNTIME, "write the results: %m");
+        status = common_fail(common_status_late(-errno), "write the results: %m");
     if (!o->json && !o->plot)
         return status;
     report = nvme_report(t, r);
     if (!report)
-        return common_fail(EXIT_RUNTIME, "make the report: out of memory");
+        return common_fail(EXIT_FULL, "make the report: out of memory");
     if (status == 0 && o->json)
         status = common_report_write(o->json, report);
     if (status == 0 && o->plot)

@@ -184,7 +184,7 @@ int nvme_demand_measure(struct nvme_target *t, struct nvme_demand *out)
     out->idle_ns = calloc(SAMPLES_MOST + ROUND, sizeof *out->idle_ns);
     out->busy_ns = calloc(SAMPLES_MOST + ROUND, sizeof *out->busy_ns);
     if (!d.prefetch || !out->idle_ns || !out->busy_ns)
-        status = common_fail(EXIT_RUNTIME, "--demand: out of memory");
+        status = common_fail(EXIT_FULL, "--demand: out of memory");
     if (status == 0)
         status = nvme_queue_open(t, 0, 0, 0, &d.queue);
     if (status == 0)

@@ -91,12 +91,11 @@ static const char after[] =
     "\n"
     "Examples:\n"
     "  ofl-bench nvme --dir /mnt/nvme\n"
-    "  ofl-bench nvme --dir /mnt/nvme --rw read --block 1M --depth 32 --compare fio\n"
+    "  ofl-bench nvme --dir /mnt/nvme --rw read --block 1M --depth 32 \\\n"
+    "      --compare fio\n"
     "  ofl-bench nvme --dir /mnt/a --dir /mnt/b --tensors 70b\n"
     "  ofl-bench nvme --dir /mnt/nvme --sweep --json sweep.json --plot sweep.svg\n"
-    "\n"
-    "Exit status: 0 done; 1 something failed on the way; 2 options or directories that can't work; "
-    "130 ended by SIGINT or SIGTERM. After anything but 0 there are no results.";
+    "\n" COMMON_EXITS ". After anything but 0 there are no results.";
 
 /* ---- what goes together ------------------------------------------------------------ */
 

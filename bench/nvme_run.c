@@ -141,7 +141,7 @@ int nvme_run_open(struct nvme_run *r, struct nvme_target *t, const struct nvme_c
     *r = (struct nvme_run){.target = t, .c = *c, .random = seed};
     r->requests = calloc(c->depth, sizeof *r->requests);
     if (!r->requests)
-        return common_fail(EXIT_RUNTIME, "run: out of memory");
+        return common_fail(EXIT_FULL, "run: out of memory");
     for (uint32_t i = 0; i < c->depth; i++) {
         r->requests[i].file = t->file;
         r->requests[i].buf = t->buffers + i * c->block_bytes;

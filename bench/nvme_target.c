@@ -294,7 +294,7 @@ static int write_blocks(struct nvme_target *t, struct io_queue *q, struct io_req
         for (unsigned n = nvme_wait(q, done, LAYOUT_DEPTH, WAIT_NS), i = 0; i < n; i++) {
             idle[idle_count++] = done[i];
             if (done[i]->error.code && status == 0)
-                status = common_fail(EXIT_RUNTIME, "%s", done[i]->error.text);
+                status = common_fail(common_status_late(done[i]->error.code), "%s", done[i]->error.text);
         }
         common_progress_bytes("filling the test file:", at, t->bytes);
         if (common_stopping() && status == 0)
@@ -309,7 +309,7 @@ static int fill_file(struct nvme_target *t)
     struct io_request *requests = calloc(LAYOUT_DEPTH, sizeof *requests);
     struct io_queue *q = NULL;
     int status = requests ? nvme_queue_open(t, LAYOUT_DEPTH, LAYOUT_BLOCK, LAYOUT_DEPTH * LAYOUT_BLOCK, &q)
-                          : common_fail(EXIT_RUNTIME, "fill the test file: out of memory");
+                          : common_fail(EXIT_FULL, "fill the test file: out of memory");
 
     if (status == 0)
         status = write_blocks(t, q, requests);

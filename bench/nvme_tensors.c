@@ -77,7 +77,7 @@ static int add_tensor(struct nvme_tensors *s, uint64_t bytes)
         uint64_t *more = realloc(s->bytes, (s->tensors ? 2 * s->tensors : 1) * sizeof *more);
 
         if (!more)
-            return common_fail(EXIT_RUNTIME, "--tensors %s: out of memory", s->path);
+            return common_fail(EXIT_FULL, "--tensors %s: out of memory", s->path);
         s->bytes = more;
     }
     s->bytes[s->tensors++] = bytes;
@@ -134,7 +134,7 @@ int nvme_tensors_load(const char *name, struct nvme_tensors *out)
     for (unsigned i = 0; i < NVME_CLASSES; i++)
         out->classes[i].below_bytes = class_limits[i];
     if (!out->path)
-        return common_fail(EXIT_RUNTIME, "--tensors %s: out of memory", name);
+        return common_fail(EXIT_FULL, "--tensors %s: out of memory", name);
     f = fopen(out->path, "re");
     if (!f)
         return common_fail(EXIT_INPUT, "--tensors %s: %s; shipped lists are 7b, 70b, 175b and mixed", name,
@@ -305,7 +305,7 @@ static int replay(struct nvme_target *t, struct nvme_tensors *s, uint32_t depth,
                        .chunks = calloc(CHUNKS, sizeof *r.chunks),
                        .limit_bytes = nvme_once(t, RW_READ) ? t->bytes : UINT64_MAX};
     int status = r.chunks ? nvme_queue_open(t, depth, PIECE_BYTES, depth * PIECE_BYTES, &r.queue)
-                          : common_fail(EXIT_RUNTIME, "--tensors: out of memory");
+                          : common_fail(EXIT_FULL, "--tensors: out of memory");
     double start;
 
     if (status == 0) {
@@ -350,7 +350,7 @@ int nvme_tensors_measure(struct nvme_target *t, struct nvme_tensors *s)
     s->sequential = calloc(o->repeat, sizeof *s->sequential);
     s->replayed = calloc(o->repeat, sizeof *s->replayed);
     if (!s->sequential || !s->replayed)
-        return common_fail(EXIT_RUNTIME, "--tensors: out of memory");
+        return common_fail(EXIT_FULL, "--tensors: out of memory");
     for (unsigned i = 0; i < o->repeat && status == 0; i++) {
         bool plain_first = i % 2 == 0;
 

@@ -78,12 +78,12 @@ static const char more[] =
     "\n"
     "Examples:\n"
     "  ofl-bench plan --model 8b --machine rtx-4090 --batch 32\n"
-    "  ofl-bench plan --model 175b --machine rtx-4090 --batch 8 --accum 8 --json plan.json\n"
+    "  ofl-bench plan --model 175b --machine rtx-4090 --batch 8 --accum 8 \\\n"
+    "      --json plan.json\n"
     "  ofl-bench plan --model 70b --machine mine.json --decode --source\n"
-    "  ofl-bench plan --model 20m --nvme /mnt/nvme --device-mem 48M --host-mem 32M --nvme-mem 400M\n"
-    "\n"
-    "Exit status: 0 it fits; 1 something failed on the way; 2 options that can't work; 3 it does not fit; "
-    "130 ended by SIGINT or SIGTERM.";
+    "  ofl-bench plan --model 20m --nvme /mnt/nvme --device-mem 64M \\\n"
+    "      --host-mem 32M --nvme-mem 400M\n"
+    "\n" COMMON_EXITS ". The model does not fit: 4.";
 
 /* more behind the list of machines; to be freed. NULL: no memory. */
 static char *with_machines(void)

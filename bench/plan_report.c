@@ -235,8 +235,7 @@ int bench_plan_write(const struct bench_plan *p, const char *path)
                           "workload", workload_json(&p->workload), "estimate", estimate_json(&p->estimate),
                           "ways", p->has_ways ? ways_json(&p->ways) : json_null(), "simulated",
                           simulated_json(&p->simulated));
-    int status =
-        j ? common_report_write(path, j) : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+    int status = j ? common_report_write(path, j) : common_fail(EXIT_FULL, "make the report: out of memory");
 
     json_decref(j);
     return status;

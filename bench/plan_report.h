@@ -8,7 +8,7 @@
 #include "examples/model/shape.h"
 #include "include/offload_estimate.h"
 
-#define BENCH_PLAN_NO 3 /* exit status: it does not fit */
+#define BENCH_PLAN_NO EXIT_FULL /* it does not fit */
 
 /* Of one step, once it is steady. */
 struct bench_simulated {

@@ -132,7 +132,9 @@ int bench_plot_main(int argc, char **argv)
     common_signals();
     report = json_load_file(f.names[0], 0, &error);
     if (!report)
-        return common_fail(EXIT_INPUT, "%s: line %d: %s", f.names[0], error.line, error.text);
+        return error.line < 1
+                   ? common_fail(EXIT_INPUT, "%s", error.text) /* it can't be opened */
+                   : common_fail(EXIT_INPUT, "%s: line %d: %s", f.names[0], error.line, error.text);
     status = is_report(report) ? bench_plot_check(f.names[1])
                                : common_fail(EXIT_INPUT, "%s: not a report of ofl-bench nvme", f.names[0]);
     if (status == 0)

@@ -39,16 +39,13 @@ static const struct common_command command = {
     .title = "ofl-bench probe",
     .before = "Tells what this machine is: cores, memory, limits, io_uring, drives, accelerators. Needs no "
               "privileges, and leaves no file.",
-    .after =
-        "What is not known is said to be unknown, and is null in JSON.\n"
-        "\n"
-        "Examples:\n"
-        "  ofl-bench probe\n"
-        "  ofl-bench probe --dir /mnt/a --dir /mnt/b --measure\n"
-        "  ofl-bench probe --json machine.json\n"
-        "\n"
-        "Exit status: 0 done; 1 something failed on the way; 2 options or directories that can't work; 130 "
-        "ended by SIGINT or SIGTERM.",
+    .after = "What is not known is said to be unknown, and is null in JSON.\n"
+             "\n"
+             "Examples:\n"
+             "  ofl-bench probe\n"
+             "  ofl-bench probe --dir /mnt/a --dir /mnt/b --measure\n"
+             "  ofl-bench probe --json machine.json\n"
+             "\n" COMMON_EXITS ".",
     .hint = "a directory goes behind --dir",
     .tables = {{option_list, 0}}};
 
@@ -78,7 +75,7 @@ static int run(const struct options *o)
     int status;
 
     if (!report)
-        return common_fail(EXIT_RUNTIME, "make the report: out of memory");
+        return common_fail(EXIT_FULL, "make the report: out of memory");
     probe_machine(report);
     probe_limits(report);
     status = probe_drives(report, o->dirs.texts, (unsigned)o->dirs.count, o->measure);
@@ -90,7 +87,7 @@ static int run(const struct options *o)
     if (status == 0 && o->json)
         status = common_report_write(o->json, report);
     if (status == 0 && (fflush(stdout) == EOF || ferror(stdout)))
-        status = common_fail(EXIT_RUNTIME, "write to stdout: %s", strerror(errno));
+        status = common_fail(common_status_late(-errno), "write to stdout: %s", strerror(errno));
     json_decref(report);
     return status;
 }

@@ -186,7 +186,7 @@ static int product_rate(struct bench_rates *out)
     float *matrices = malloc(elems * sizeof *matrices);
 
     if (!matrices)
-        return common_fail(EXIT_RUNTIME, "measure products: out of memory");
+        return common_fail(EXIT_FULL, "measure products: out of memory");
     for (uint64_t i = 0; i < elems; i++)
         matrices[i] = (float)(bench_random(&state) >> 40) * 0x1p-24f - 0.5f;
     best(host_products, matrices, 4, &out->matrix_flops);

@@ -73,8 +73,7 @@ static const struct common_command command = {
     .before = "Simulates steps of a model with the library's own pager and scheduler in virtual time.",
     .after = "A step's bound is what the busiest part had to do, as fast as it can.\n\nExamples:\n  "
              "ofl-bench simulate --device-mem 450M --host-mem 160M --check\n  ofl-bench simulate --train "
-             "--layers 4 --hidden 512 --ffn 1024 --nvme 1G\n\nExit status: 0 done; 1 something failed on the "
-             "way; 2 options or budgets that can't work.",
+             "--layers 4 --hidden 512 --ffn 1024 --nvme 1G\n\n" COMMON_EXITS ".",
     .tables = {{option_list, 0}}};
 
 static struct ofl_workload workload_of(const struct options *o)

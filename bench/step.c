@@ -73,11 +73,9 @@ static const char more[] =
     "\n"
     "Examples:\n"
     "  ofl-bench step --preset 1b --seq 2048 --batch 4 --in-memory\n"
-    "  ofl-bench step --preset 7b --seq 2048 --accum 16 --device-mem 24G --host-mem 96G --nvme /mnt/nvme \\\n"
-    "      --report step.json --timeline step-trace.json\n"
-    "\n"
-    "Exit status: 0 done; 1 something failed on the way; 2 options or budgets that can't work; "
-    "130 ended by SIGINT or SIGTERM.";
+    "  ofl-bench step --preset 7b --seq 2048 --accum 16 --device-mem 24G \\\n"
+    "      --host-mem 96G --nvme /mnt/nvme --report step.json --timeline trace.json\n"
+    "\n" COMMON_EXITS ".";
 
 /* ---- running --------------------------------------------------------------- */
 
@@ -118,7 +116,7 @@ static int run_step(const struct options *o, const struct llama_config *config, 
         return common_fail(EXIT_RUNTIME, "step %llu: %s", (ull)step, error);
     if (!isfinite(*loss) || !isfinite(norm))
         return common_fail(EXIT_RUNTIME, "step %llu: loss %g, gradient norm %g: not numbers", (ull)step,
-                           *loss, norm);
+                           common_printable(*loss), common_printable(norm));
     return 0;
 }
 
@@ -158,7 +156,7 @@ static int run_steps(const struct options *o, const struct llama_config *config,
     int32_t *tokens = calloc(2 * n, sizeof *tokens);
     struct ofl_stats before = {.size = sizeof before};
     int status = tokens ? common_meter_start(&s->meter, ctx, (unsigned)o->warmup)
-                        : common_fail(EXIT_RUNTIME, "run steps: out of memory");
+                        : common_fail(EXIT_FULL, "run steps: out of memory");
 
     for (uint64_t i = 0; i < o->warmup + o->steps && status == 0; i++) {
         double start;
@@ -192,11 +190,11 @@ static int run_series(const struct options *o, const struct llama_config *config
 
     s->step_s = calloc(o->steps, sizeof *s->step_s);
     if (!s->step_s)
-        return common_fail(EXIT_RUNTIME, "run steps: out of memory");
-    if (ofl_open(open, &ctx) < 0)
-        return common_fail_ofl(EXIT_INPUT, what);
-    if (llama_trainer_create(ctx, trainer, &t, error, sizeof error) < 0)
-        status = common_fail(EXIT_INPUT, "%s: %s", what, error);
+        return common_fail(EXIT_FULL, "run steps: out of memory");
+    if ((err = ofl_open(open, &ctx)) < 0)
+        return common_fail_ofl(common_status(err), what);
+    if ((err = llama_trainer_create(ctx, trainer, &t, error, sizeof error)) < 0)
+        status = common_fail(common_status(err), "%s: %s", what, error);
     if (status == 0)
         status = fill(t, config);
     if (status == 0)
@@ -207,9 +205,7 @@ static int run_series(const struct options *o, const struct llama_config *config
         status = status ? status : err;
     }
     llama_trainer_destroy(t);
-    if (ofl_close(ctx) < 0 && status == 0)
-        status = common_fail_ofl(EXIT_RUNTIME, "close");
-    return status;
+    return common_close(ctx, status);
 }
 
 /* ---- figures --------------------------------------------------------------- */
@@ -351,7 +347,7 @@ static int write_report(const struct options *o, const struct llama_shape *shape
         ofl_dtype_name(o->dtype), "rates", bench_rates_json(r), "budgeted", budgeted ? budgeted : json_null(),
         "in_memory", in_memory ? in_memory : json_null());
     int status = j ? common_report_write(o->budget.report, j)
-                   : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+                   : common_fail(EXIT_FULL, "make the report: out of memory");
 
     json_decref(j);
     return status;

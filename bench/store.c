@@ -56,17 +56,14 @@ static const struct common_command command = {
     .before = "Reads every tile of the kept store in DIR, of both generations that it names, and compares "
               "seals. Writes "
               "nothing without --repair. A store that a run has is refused.",
-    .after =
-        "What is wrong with the last generation is named, tile by tile. The one before it is whole only "
-        "until "
-        "a run writes over it.\n"
-        "\n"
-        "Examples:\n"
-        "  ofl-bench store verify /mnt/run\n"
-        "  ofl-bench store verify /mnt/run --repair\n"
-        "\n"
-        "Exit status: 0 it is whole, or is now; 1 something is wrong; 2 options that can't work, or no store "
-        "that can be looked at.",
+    .after = "What is wrong with the last generation is named, tile by tile. The one before it is whole only "
+             "until "
+             "a run writes over it.\n"
+             "\n"
+             "Examples:\n"
+             "  ofl-bench store verify /mnt/run\n"
+             "  ofl-bench store verify /mnt/run --repair\n"
+             "\n" COMMON_EXITS ". The store is not whole: 3, and 0 once --repair has made it so.",
     .argument = add_word,
     .check = check_words,
     .tables = {{option_list, 0}}};
@@ -89,8 +86,17 @@ static void add(struct findings *s, const struct kept_finding *f)
         json_array_append_new(s->list, one);
 }
 
+/* Names come from the store. */
+static const char *clean(const char *from, char to[COMMON_ERROR_BYTES])
+{
+    snprintf(to, COMMON_ERROR_BYTES, "%s", from);
+    common_clean(to);
+    return to;
+}
+
 static void tell(void *arg, const struct kept_finding *f)
 {
+    char text[COMMON_ERROR_BYTES];
     struct findings *s = arg;
 
     if (f->generation && !s->newest)
@@ -108,8 +114,8 @@ static void tell(void *arg, const struct kept_finding *f)
     if (f->generation)
         printf("generation %" PRIu64 ": ", f->generation);
     if (f->tensor)
-        printf("%s, tile %u: ", f->tensor, f->tile);
-    printf("%s\n", f->text);
+        printf("%s, tile %u: ", clean(f->tensor, text), f->tile);
+    printf("%s\n", clean(f->text, text));
     add(s, f);
 }
 
@@ -147,7 +153,7 @@ static int write_json(const struct options *o, const struct kept_report *r, cons
                        (json_int_t)r->tensors, "tiles", (json_int_t)r->tiles, "bytes", (json_int_t)r->bytes,
                        "findings", s->list);
     if (!report)
-        return common_fail(EXIT_RUNTIME, "make the report: out of memory");
+        return common_fail(EXIT_FULL, "make the report: out of memory");
     status = common_report_write(o->json, report);
     json_decref(report);
     return status;
@@ -159,13 +165,13 @@ static int write_json(const struct options *o, const struct kept_report *r, cons
 static int status_of(const struct options *o, int err, const struct kept_report *r, const struct findings *s)
 {
     if (err < 0)
-        return common_fail(EXIT_RUNTIME, "%s", ofl_error());
+        return common_fail(EXIT_DAMAGED, "%s", ofl_error());
     if (r->newest_whole && s->wrong && !o->repair)
-        return common_fail(EXIT_RUNTIME,
+        return common_fail(EXIT_DAMAGED,
                            "%s: generation %" PRIu64
                            " is the newest whole one: --repair makes it the last one",
                            o->words[1], r->newest_whole);
-    return s->wrong && !o->repair ? EXIT_RUNTIME : 0;
+    return s->wrong && !o->repair ? EXIT_DAMAGED : 0;
 }
 
 static int run(const struct options *o)
@@ -179,7 +185,7 @@ static int run(const struct options *o)
     common_progress_clear();
     if (err < 0 && err != -OFL_ETORN) {
         json_decref(s.list);
-        return common_fail(err == -EIO || err == -ENOMEM ? EXIT_RUNTIME : EXIT_INPUT, "%s", ofl_error());
+        return common_fail(common_status(err), "%s", ofl_error());
     }
     print_generations(&r);
     status = status_of(o, err, &r, &s);
@@ -187,7 +193,7 @@ static int run(const struct options *o)
         status = EXIT_RUNTIME;
     json_decref(s.list);
     if (fflush(stdout) == EOF || ferror(stdout))
-        return common_fail(EXIT_RUNTIME, "write to stdout: %s", strerror(errno));
+        return common_fail(common_status_late(-errno), "write to stdout: %s", strerror(errno));
     return status;
 }
 

@@ -42,8 +42,8 @@ static const struct common_command command = {
     .before = "Times landing transforms: packed weights to F32 and BF16, on one thread.",
     .after = "The bound is a loop that reads the packed bytes, writes as many as come out, and does nothing "
              "else.\n\n"
-             "Examples:\n  ofl-bench unpack\n  ofl-bench unpack --values 65536 --repeats 15\n\n"
-             "Exit status: 0 done; 1 below 80 %, with --check; 2 options that can't work.",
+             "Examples:\n  ofl-bench unpack\n  ofl-bench unpack --values 65536 --repeats 15\n\n" COMMON_EXITS
+             ". Below 80 %, with --check: 1.",
     .tables = {{option_list, 0}}};
 
 static const struct {

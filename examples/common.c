@@ -17,6 +17,27 @@
 
 /* ---- complaints --------------------------------------------------------- */
 
+void common_clean(char *text)
+{
+    for (unsigned char *c = (unsigned char *)text; *c; c++) {
+        if (*c < 0x20 || *c == 0x7F)
+            *c = '?';
+        if (c[0] == 0xC2 && c[1] >= 0x80 && c[1] < 0xA0)
+            c[0] = c[1] = '?';
+    }
+}
+
+void common_print(const char *format, va_list ap)
+{
+    char *text = NULL;
+
+    if (vasprintf(&text, format, ap) < 0)
+        return;
+    common_clean(text);
+    fprintf(stderr, "%s\n", text);
+    free(text);
+}
+
 int common_fail(int status, const char *format, ...)
 {
     va_list ap;
@@ -25,9 +46,8 @@ int common_fail(int status, const char *format, ...)
     fflush(stdout);
     fprintf(stderr, "%s: ", program_invocation_short_name);
     va_start(ap, format);
-    vfprintf(stderr, format, ap);
+    common_print(format, ap);
     va_end(ap);
-    fputc('\n', stderr);
     return status;
 }
 
@@ -36,22 +56,51 @@ int common_fail_ofl(int status, const char *what)
     return common_fail(status, "%s: %s", what, ofl_error());
 }
 
+/* What a code says by itself, whenever it comes; 0: nothing. */
+static int status_of(int code)
+{
+    static const struct {
+        int code, status;
+    } table[] = {{OFL_EFORMAT, EXIT_DAMAGED},   {EBADMSG, EXIT_DAMAGED},
+                 {EUCLEAN, EXIT_DAMAGED}, /* of file systems, too */
+                 {OFL_ECHECKSUM, EXIT_DAMAGED}, {OFL_ECHANGED, EXIT_DAMAGED},
+                 {OFL_ETORN, EXIT_DAMAGED},     {ENOSPC, EXIT_FULL},
+                 {EDQUOT, EXIT_FULL},           {EFBIG, EXIT_FULL},
+                 {ENOMEM, EXIT_FULL},           {EMFILE, EXIT_FULL},
+                 {ENFILE, EXIT_FULL},           {ECANCELED, EXIT_INTERRUPTED}};
+
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
+        if (table[i].code == -code)
+            return table[i].status;
+    return 0;
+}
+
 int common_status(int code)
 {
-    switch (-code) {
-    case EIO:
-    case ENOMEM:
-    case OFL_EBROKEN:
-    case OFL_ECHECKSUM:
-    case OFL_ECHANGED:
-    case OFL_ETORN:
-    case OFL_EDEADLINE:
-        return EXIT_RUNTIME;
-    case ECANCELED:
-        return EXIT_INTERRUPTED;
-    default:
+    int status = status_of(code);
+
+    if (code == -OFL_EFORMAT || code == -EBADMSG) /* it never was whole, as far as anybody knows */
         return EXIT_INPUT;
-    }
+    if (status)
+        return status;
+    return code == -EIO || code == -OFL_EBROKEN || code == -OFL_EDEADLINE ? EXIT_RUNTIME : EXIT_INPUT;
+}
+
+int common_status_late(int code)
+{
+    int status = status_of(code);
+
+    return status ? status : EXIT_RUNTIME;
+}
+
+int common_close(struct ofl_ctx *ctx, int status)
+{
+    int err = ofl_close(ctx);
+
+    if (err < 0 && status == 0)
+        return common_fail_ofl(common_status_late(err), "close");
+    /* A broken context had said no more than that. */
+    return err < 0 && status == EXIT_RUNTIME ? common_status_late(err) : status;
 }
 
 /* ---- numbers ------------------------------------------------------------ */
@@ -117,6 +166,11 @@ int common_parse_number(const char *text, double least, double most, double *out
     return 0;
 }
 
+double common_printable(double value)
+{
+    return isnan(value) ? (double)NAN : value;
+}
+
 struct common_text common_bytes(uint64_t bytes)
 {
     static const char *const units[] = {"KiB", "MiB", "GiB", "TiB", "PiB"};
@@ -157,6 +211,8 @@ int common_device_choose(struct common_budget *b)
 {
     /* streams that wait must not share a queue with those that they wait for: see offload_cuda.h */
     setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+    if (b->quiet)
+        common_quiet();
     b->chosen = (struct ofl_device_info){.size = sizeof b->chosen};
     if (ofl_device_info_get(b->device, &b->chosen) < 0)
         return common_fail(EXIT_INPUT, "--device %s: %s", b->device ? b->device : "", ofl_error());
@@ -260,7 +316,7 @@ bool common_stopping(void)
     return stopping != 0;
 }
 
-int common_stop_signal(void)
+int common_end(int status)
 {
-    return stopping;
+    return status == EXIT_INTERRUPTED && stopping ? 128 + stopping : status;
 }

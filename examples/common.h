@@ -9,17 +9,28 @@
 #define EXAMPLES_COMMON_H
 
 #include <jansson.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "include/offload.h"
 
+/* How every program ends. 0: done; what a signal ended has 128 and its number. */
 enum {
-    EXIT_RUNTIME = 1,      /* something failed on the way: I/O, memory */
-    EXIT_INPUT = 2,        /* options, budgets or data that can't work; nothing was written */
+    EXIT_RUNTIME = 1, /* something failed on the way */
+    EXIT_INPUT = 2, /* refused before anything was done: files that can't be used, budgets that can't work */
+    EXIT_DAMAGED = 3,      /* an input turned out to be damaged, or was changed, while it was used */
+    EXIT_FULL = 4,         /* a resource is full: drive, quota, memory, descriptors, size of a file */
+    EXIT_OPTION = 64,      /* a bad option: what is printed ends with a pointer to --help */
     EXIT_INTERRUPTED = 130 /* by a signal, between two steps */
 };
+/* The same for --help. */
+#define COMMON_EXITS                                                                                         \
+    "Exit status: 0 done; 1 something failed on the way; 2 refused before anything was done: files that "    \
+    "can't be used, budgets that can't work; 3 an input turned out to be damaged, or was changed, while it " \
+    "was used; 4 a resource is full: a drive, a quota, memory, descriptors; 64 a bad option; 128 and the "   \
+    "signal's number: ended by one"
 
 #define COMMON_ERROR_BYTES 1024
 
@@ -29,8 +40,17 @@ enum {
 int common_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The same for a failed call of the library: what, and ofl_error()'s sentence. */
 int common_fail_ofl(int status, const char *what);
-/* The exit status that suits a library's or system's code during set-up. */
+/* The exit status that suits a library's or system's code during set-up, */
 int common_status(int code);
+/* and once something has been done. */
+int common_status_late(int code);
+/* Closes ctx behind a run that ended with status; a failure of later on is told apart by what it came of. */
+int common_close(struct ofl_ctx *ctx, int status);
+
+/* What is printed comes from files, too: control characters, those of C1 in UTF-8 among them, become '?'. */
+void common_clean(char *text);
+/* Prints so: on stderr, with a newline. */
+void common_print(const char *format, va_list ap) __attribute__((format(printf, 1, 0)));
 
 /* ---- numbers ------------------------------------------------------------ */
 
@@ -43,6 +63,8 @@ int common_parse_number(const char *text, double least, double most, double *out
 struct common_text {
     char text[32];
 };
+/* To print: what is not a number has no sign. */
+double common_printable(double value);
 /* "1.50 GiB" */
 struct common_text common_bytes(uint64_t bytes);
 
@@ -63,7 +85,7 @@ struct common_budget {
     struct ofl_nvme nvme[OFL_NVME_MAX]; /* as given; the directories are owned */
     uint32_t nvme_count;
     struct ofl_nvme store; /* a kept store; dir owned, NULL: none. It need not be there yet */
-    bool in_memory;
+    bool in_memory, quiet;
     const char *report, *timeline;
 };
 
@@ -87,8 +109,8 @@ bool common_asked(void);
 /* What the first signal is answered with, at once, on stderr; NULL: nothing. */
 void common_stop_text(const char *text);
 bool common_stopping(void);
-/* The first signal; 0: none came. */
-int common_stop_signal(void);
+/* What the program ends with: status, and of an interruption the signal's own. */
+int common_end(int status);
 
 /* ---- progress ----------------------------------------------------------- */
 
@@ -97,8 +119,14 @@ int common_stop_signal(void);
 void common_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Whether common_progress would draw now: for texts that cost something. */
 bool common_progress_due(void);
+/* Only complaints and warnings, from now on. */
+void common_quiet(void);
 /* A line that stays, on stderr. */
 void common_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* The same above what is drawn, which is drawn again. */
+void common_line_above(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* "1:02:03" */
+struct common_text common_clock(double seconds);
 /* Removes the drawn line. */
 void common_progress_clear(void);
 /* "loading 1.2 of 3.4 GiB": drawn on a terminal, and a line every 10 seconds elsewhere. */
@@ -114,6 +142,20 @@ void common_log(void *arg, enum ofl_log_level level, const char *text);
 int common_file_begin(const char *path, char **temporary);
 /* With err 0 it takes the place of path, else it is removed; frees temporary. err, or -errno. */
 int common_file_end(const char *path, char *temporary, int err);
+
+/* What an option names; path NULL: it is not given. */
+struct common_use {
+    const char *option, *path;
+};
+/* That no file of out is one of in, which are files or directories of them, or another of out, or lies in dir (NULL: none).
+ * Returns a status. */
+int common_outputs_check(const struct common_use *out, size_t out_count, const struct common_use *in,
+                         size_t in_count, const char *dir);
+
+/* Opens for writing. Of a FIFO a reader is waited for, until a signal: -ECANCELED. Else a descriptor, or -errno. */
+int common_open_to_write(const char *path, int flags);
+/* All of it; a reader that is slow is waited for, until a signal: -ECANCELED. 0 or -errno. */
+int common_write_all(int fd, const void *bytes, size_t count);
 
 /* ---- report ------------------------------------------------------------- */
 

@@ -348,8 +348,8 @@ static int check_all(const struct common_budget *b, const struct llama_trainer_n
 }
 
 /* What would do with the tensors where they are: on the device, in host memory, or beside a store. */
-static struct common_ways ways_of(const struct common_budget *b, const struct llama_trainer_need *need,
-                                  const struct ofl_config *c)
+struct common_ways common_budget_ways(const struct common_budget *b, const struct llama_trainer_need *need,
+                                      const struct ofl_config *c)
 {
     struct common_ways w = {.device_least = need->device.device_bytes,
                             .host_least = OFL_HOST_MIN_BYTES,
@@ -360,6 +360,7 @@ static struct common_ways ways_of(const struct common_budget *b, const struct ll
     if (b->nvme_count) {
         uint64_t store = 0;
 
+        w.nvme_least = store_least_bytes(need, c->host_bytes);
         for (uint32_t i = 0; i < b->nvme_count && store < need->store_bytes; i++)
             store += b->nvme[i].bytes ? b->nvme[i].bytes : need->store_bytes;
         if (store < need->store_bytes)
@@ -460,6 +461,6 @@ int common_budget_training(const struct common_budget *b, const struct llama_tra
     }
     if (status)
         return status;
-    ways = ways_of(b, need, out);
+    ways = common_budget_ways(b, need, out);
     return common_budget_fits(b, out, need->store_bytes, array_bytes, &ways);
 }

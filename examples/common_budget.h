@@ -38,10 +38,15 @@ int common_budget_store(const struct common_budget *b, uint64_t bytes[OFL_NVME_M
 /* What could be changed where memory is short. */
 struct common_ways {
     uint64_t device_least, host_least; /* the smallest budgets that would do, with the rest as it is */
+    uint64_t nvme_least;               /* of all --nvme together; 0: there is none */
     uint64_t drive_bytes;              /* of --nvme, that would hold what memory can't; 0: there is one */
     uint64_t drive_device_least;       /* the smallest --device-mem beside it */
     uint64_t kept_bytes;               /* of tensors that are kept, once: they count beside the others */
 };
+
+/* Of budgets that common_budget_training has settled as c. */
+struct common_ways common_budget_ways(const struct common_budget *b, const struct llama_trainer_need *need,
+                                      const struct ofl_config *c);
 
 /* That the machine, the cgroups and the GPU have as much as c's budgets and the program take. tensor_bytes:
  * of all tensors; what of them goes to --nvme directories that lie in memory counts. Returns a status. */

@@ -83,6 +83,10 @@ static bool set_nvme(void *field, const char *text, struct common_complaint *c)
              .field = FIELD(in_memory),                                                                      \
              .text = "Everything in device memory, as much as that takes: the reference"},                   \
             {.kind = COMMON_GROUP, .least = 6},                                                              \
+            {.kind = COMMON_FLAG,                                                                            \
+             .name = "quiet",                                                                                \
+             .field = FIELD(quiet),                                                                          \
+             .text = "Say nothing on standard error but complaints and warnings"},                           \
             {.kind = COMMON_TEXT,                                                                            \
              .name = "report",                                                                               \
              .value = "FILE",                                                                                \
@@ -152,6 +156,8 @@ int common_budget_check(const struct common_budget *b)
 {
     int err;
 
+    if (b->quiet)
+        common_quiet();
     if (b->store.dir && (err = check_keep(b)))
         return err;
     if (b->in_memory && (b->device_bytes || b->host_bytes || b->nvme_count))

@@ -59,7 +59,7 @@ int common_copy_rate(uint64_t most_bytes, double *bps)
     uint64_t bytes = copy_bytes(most_bytes, &count);
     char *memory = malloc(2 * count * bytes);
     struct copier *each = calloc(count, sizeof *each);
-    int status = memory && each ? 0 : common_fail(EXIT_RUNTIME, "measure memory: out of memory");
+    int status = memory && each ? 0 : common_fail(EXIT_FULL, "measure memory: out of memory");
 
     *bps = 0;
     if (status == 0)

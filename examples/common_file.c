@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #define NAME_TRIES 100
+#define LOOK_MS    50 /* from one look for a reader, or a signal, to the next */
 
 /* As the file that it will replace: who could not read that must not read this. Another's owner and
  * group stay where the system lets us; without the group, its rights go too. */
@@ -65,4 +67,46 @@ int common_file_end(const char *path, char *temporary, int err)
         unlink(temporary);
     free(temporary);
     return err;
+}
+
+int common_open_to_write(const char *path, int flags)
+{
+    /* One that is a FIFO would block in a call that a signal starts anew. */
+    for (bool told = false;; told = true) {
+        int fd = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | flags, 0666);
+        struct stat st;
+
+        if (fd >= 0)
+            return fd;
+        if (errno != ENXIO || stat(path, &st) < 0 || !S_ISFIFO(st.st_mode))
+            return -errno;
+        if (common_stopping())
+            return -ECANCELED;
+        if (!told)
+            common_line("waiting for a reader of %s", path);
+        poll(NULL, 0, LOOK_MS);
+    }
+}
+
+int common_write_all(int fd, const void *bytes, size_t count)
+{
+    const char *at = bytes;
+
+    while (count) {
+        ssize_t n = write(fd, at, count);
+
+        if (n > 0) {
+            at += n;
+            count -= (size_t)n;
+        } else if (n < 0 && errno == EAGAIN) {
+            struct pollfd p = {.fd = fd, .events = POLLOUT};
+
+            if (common_stopping())
+                return -ECANCELED;
+            poll(&p, 1, LOOK_MS);
+        } else if (n < 0 && errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
 }

@@ -157,9 +157,17 @@ static bool set_switch(bool *field, const char *text, struct common_complaint *c
     return true;
 }
 
+/* Names have letters; text that is said to a model need not. */
+static bool may_be_empty(const struct common_option *o)
+{
+    return o->kind == COMMON_TEXT && strcmp(o->value, "TEXT") == 0;
+}
+
 static bool set_value(const struct common_option *o, void *field, const char *text,
                       struct common_complaint *c)
 {
+    if (text && !*text && !may_be_empty(o))
+        return common_complain(c, "the value is empty, %s is wanted", o->value);
     switch (o->kind) {
     case COMMON_FLAG:
         *(bool *)field = true;
@@ -198,7 +206,9 @@ static void parse_argument(struct argp_state *state, const struct parser *p, con
     const struct common_command *m = p->command;
     struct common_complaint c;
 
-    if (!m->argument)
+    if (!*arg)
+        argp_error(state, "an argument is empty");
+    else if (!m->argument)
         argp_error(state, "%s: not an option%s%s", arg, m->hint ? "; " : "", m->hint ? m->hint : "");
     else if (!m->argument(p->options, arg, &c))
         argp_error(state, "%s: %s", arg, c.text);
@@ -213,6 +223,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         parse_argument(state, p, arg);
         return 0;
     }
+    if (key == 'h')
+        argp_state_help(state, state->out_stream, ARGP_HELP_STD_HELP);
     if (key == ARGP_KEY_END) {
         if (p->command->check && !p->command->check(p->options, &c))
             argp_error(state, "%s", c.text);
@@ -222,7 +234,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return ARGP_ERR_UNKNOWN;
     key -= KEY_FIRST;
     if (!set_value(p->list[key], p->field[key], arg, &c))
-        argp_error(state, "--%s%s%s: %s", p->list[key]->name, arg ? " " : "", arg ? arg : "", c.text);
+        argp_error(state, "--%s%s%s: %s", p->list[key]->name, arg && *arg ? " " : "", arg ? arg : "", c.text);
     return 0;
 }
 
@@ -282,6 +294,7 @@ static bool fill(struct parser *p, struct argp_option *out)
             p->field[p->count++] = p->options + m->tables[t].at + o->field;
         }
     }
+    *out = (struct argp_option){.key = 'h', .flags = OPTION_HIDDEN, .group = -1};
     return good;
 }
 
@@ -300,7 +313,7 @@ int common_options_parse(const struct common_command *command, int argc, char **
 {
     size_t entries = count_entries(command);
     struct parser p = {.command = command, .options = options};
-    struct argp_option *list = calloc(entries + 1, sizeof *list);
+    struct argp_option *list = calloc(entries + 2, sizeof *list);
     struct argp argp = {.options = list, .parser = parse, .args_doc = command->arguments};
     char *doc = NULL;
     int status = 0;
@@ -309,18 +322,16 @@ int common_options_parse(const struct common_command *command, int argc, char **
     p.field = calloc(entries + 1, sizeof *p.field);
     if (!list || !p.list || !p.field || !fill(&p, list) ||
         asprintf(&doc, "%s\v%s", command->before, command->after) < 0)
-        status = common_fail(EXIT_RUNTIME, "options: out of memory");
+        status = common_fail(EXIT_FULL, "options: out of memory");
     if (status == 0)
         status = set_defaults(&p);
     if (status == 0) {
         argp.doc = doc;
-        if (p.count == 0)
-            argp.options = NULL; /* argp leaks what it makes of an empty list */
         version_name = command->title;
         argp_program_version_hook = print_version;
-        argp_err_exit_status = EXIT_INPUT;
+        argp_err_exit_status = EXIT_OPTION;
         if (argp_parse(&argp, argc, argv, 0, NULL, &p) != 0)
-            status = common_fail(EXIT_RUNTIME, "options: out of memory");
+            status = common_fail(EXIT_FULL, "options: out of memory");
     }
     for (size_t i = 0; list && i < entries; i++)
         free((char *)(uintptr_t)list[i].doc);

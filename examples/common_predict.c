@@ -186,7 +186,7 @@ static int this_machine(const struct common_plan *plan, struct ofl_machine *m, c
 
 /* ---- the prediction ----------------------------------------------------------------- */
 
-static struct ofl_budgets budgets_of(const struct ofl_config *open)
+struct ofl_budgets common_budgets_of(const struct ofl_config *open)
 {
     struct ofl_budgets b = {.size = sizeof b,
                             .device_bytes = open->device_bytes,
@@ -200,7 +200,7 @@ static struct ofl_budgets budgets_of(const struct ofl_config *open)
 void common_predict(const struct common_plan *plan, struct common_prediction *out)
 {
     struct ofl_workload w = common_workload(plan->compute, plan->clip, plan->source != NULL);
-    struct ofl_budgets budgets = budgets_of(plan->open);
+    struct ofl_budgets budgets = common_budgets_of(plan->open);
     struct ofl_estimate *e = &out->estimate;
     char error[COMMON_ERROR_BYTES], drive[96] = "";
     struct ofl_machine m;

@@ -43,6 +43,12 @@ struct common_plan {
 
 /* Prints what a step will take, or why that can't be said: a line on stderr. Takes a second or two. */
 void common_predict(const struct common_plan *plan, struct common_prediction *out);
+/* As estimates want them. */
+struct ofl_budgets common_budgets_of(const struct ofl_config *open);
+struct common_ways;
+/* --dry-run, on standard output: budgets, what rests where and moves (plan->compute NULL: it is not known), and the smallest
+ * budgets. Measures nothing. */
+void common_dry_run(const struct common_plan *plan, const struct common_ways *ways);
 /* How far from it the run was. */
 void common_predict_end(const struct common_prediction *p, const char *what, double step_s);
 /* The names of enum ofl_resource. */

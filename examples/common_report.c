@@ -16,29 +16,35 @@
 
 /* ---- progress ----------------------------------------------------------- */
 
-static bool drawn;
+static bool drawn, quiet;
+static char shown[512];
 static double last_drawn, last_line;
+
+void common_quiet(void)
+{
+    quiet = true;
+}
 
 bool common_progress_due(void)
 {
-    return isatty(STDERR_FILENO) && common_seconds() - last_drawn >= 1 / DRAWS_PER_SECOND;
+    return !quiet && isatty(STDERR_FILENO) && common_seconds() - last_drawn >= 1 / DRAWS_PER_SECOND;
 }
 
 void common_progress(const char *format, ...)
 {
     struct winsize window = {0};
-    char text[512];
     va_list ap;
 
     if (!common_progress_due())
         return;
     va_start(ap, format);
-    vsnprintf(text, sizeof text, format, ap);
+    vsnprintf(shown, sizeof shown, format, ap);
     va_end(ap);
+    common_clean(shown);
     /* A line that wraps could not be drawn over. */
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 && window.ws_col <= sizeof text)
-        text[window.ws_col - 1] = '\0';
-    fprintf(stderr, "\r\033[K%s", text);
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 && window.ws_col <= sizeof shown)
+        shown[window.ws_col - 1] = '\0';
+    fprintf(stderr, "\r\033[K%s", shown);
     fflush(stderr);
     drawn = true;
     last_drawn = common_seconds();
@@ -51,23 +57,58 @@ void common_progress_clear(void)
     drawn = false;
 }
 
+static void print_line(const char *format, va_list ap)
+{
+    common_progress_clear();
+    if (quiet && strncmp(format, "warning:", 8) != 0)
+        return;
+    common_print(format, ap);
+}
+
 void common_line(const char *format, ...)
 {
     va_list ap;
 
-    common_progress_clear();
     va_start(ap, format);
-    vfprintf(stderr, format, ap);
+    print_line(format, ap);
     va_end(ap);
-    fputc('\n', stderr);
+}
+
+void common_line_above(const char *format, ...)
+{
+    bool again = drawn;
+    va_list ap;
+
+    va_start(ap, format);
+    print_line(format, ap);
+    va_end(ap);
+    if (!again)
+        return;
+    fputs(shown, stderr);
+    fflush(stderr);
+    drawn = true;
+}
+
+struct common_text common_clock(double seconds)
+{
+    struct common_text t;
+    unsigned long long s = seconds > 0 && seconds < 1e12 ? (unsigned long long)(seconds + 0.5) : 0;
+
+    snprintf(t.text, sizeof t.text, "%llu:%02llu:%02llu", s / 3600, s / 60 % 60, s % 60);
+    return t;
 }
 
 void common_progress_bytes(const char *what, uint64_t done, uint64_t total)
 {
+    static const char *last_what;
+    static uint64_t last_done;
     double now = common_seconds();
 
-    if (last_line == 0)
+    /* A short one says nothing where lines stay, however long ago another one was. */
+    if (!last_what || strcmp(what, last_what) != 0 || done < last_done)
         last_line = now;
+    last_what = what;
+    last_done = done;
     if (common_progress_due()) {
         common_progress("%s %s of %s", what, common_bytes(done).text, common_bytes(total).text);
     } else if (!isatty(STDERR_FILENO) && now - last_line >= LINE_EVERY_S) {
@@ -80,9 +121,14 @@ void common_log(void *arg, enum ofl_log_level level, const char *text)
 {
     (void)arg;
     /* Called from the library's threads: one write, and the line being drawn is left alone. */
-    if (level == OFL_LOG_WARNING)
+    if (level == OFL_LOG_WARNING) {
+        char clean[COMMON_ERROR_BYTES];
+
+        snprintf(clean, sizeof clean, "%s", text);
+        common_clean(clean);
         fprintf(stderr, "%s%s: warning: %s\n", isatty(STDERR_FILENO) ? "\r\033[K" : "",
-                program_invocation_short_name, text);
+                program_invocation_short_name, clean);
+    }
 }
 
 /* ---- report ------------------------------------------------------------- */
@@ -170,7 +216,7 @@ int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drive
 
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
         err |= json_object_set_new(report, fields[i].name, fields[i].value);
-    return err ? common_fail(EXIT_RUNTIME, "make the report: out of memory") : 0;
+    return err ? common_fail(EXIT_FULL, "make the report: out of memory") : 0;
 }
 
 static bool is_open_as(int fd, const struct stat *file)
@@ -222,16 +268,18 @@ int common_report_check(const char *path)
     return err;
 }
 
+#define REPORT_FORM (JSON_INDENT(2) | JSON_REAL_PRECISION(17) | JSON_ENSURE_ASCII)
+
 static int write_json(FILE *f, json_t *report)
 {
-    int err = json_dumpf(report, f, JSON_INDENT(2) | JSON_REAL_PRECISION(17) | JSON_ENSURE_ASCII);
+    int err = json_dumpf(report, f, REPORT_FORM);
 
     errno = errno ? errno : EIO;
     return err < 0 || fputc('\n', f) == EOF || fflush(f) == EOF ? -errno : 0;
 }
 
 /* Takes fd, also if it fails. */
-static int write_and_close(int fd, json_t *report, bool durable)
+static int write_and_close(int fd, json_t *report)
 {
     FILE *f = fdopen(fd, "w");
     int err;
@@ -243,7 +291,7 @@ static int write_and_close(int fd, json_t *report, bool durable)
     }
     errno = 0;
     err = write_json(f, report);
-    if (err == 0 && durable && fsync(fd) < 0)
+    if (err == 0 && fsync(fd) < 0)
         err = -errno;
     if (fclose(f) == EOF && err == 0)
         err = -errno;
@@ -252,9 +300,17 @@ static int write_and_close(int fd, json_t *report, bool durable)
 
 static int write_through(const char *path, json_t *report)
 {
-    int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    char *text = json_dumps(report, REPORT_FORM);
+    int fd = text ? common_open_to_write(path, O_APPEND) : -ENOMEM, err = fd < 0 ? fd : 0;
 
-    return fd < 0 ? -errno : write_and_close(fd, report, false);
+    if (err == 0)
+        err = common_write_all(fd, text, strlen(text));
+    if (err == 0)
+        err = common_write_all(fd, "\n", 1);
+    if (fd >= 0 && close(fd) < 0 && err == 0)
+        err = -errno;
+    free(text);
+    return err;
 }
 
 static int write_whole(const char *path, json_t *report)
@@ -262,7 +318,7 @@ static int write_whole(const char *path, json_t *report)
     char *temporary;
     int fd = common_file_begin(path, &temporary);
 
-    return fd < 0 ? fd : common_file_end(path, temporary, write_and_close(fd, report, true));
+    return fd < 0 ? fd : common_file_end(path, temporary, write_and_close(fd, report));
 }
 
 int common_report_write(const char *path, json_t *report)
@@ -273,5 +329,7 @@ int common_report_write(const char *path, json_t *report)
     if (err == 0)
         err = whole ? write_whole(whole, report) : write_through(path, report);
     free(whole);
-    return err < 0 ? common_fail(EXIT_RUNTIME, "write %s: %s", path, strerror(-err)) : 0;
+    if (err == -ECANCELED)
+        return common_fail(EXIT_INTERRUPTED, "write %s: interrupted, nobody has read it", path);
+    return err < 0 ? common_fail(common_status_late(err), "write %s: %s", path, strerror(-err)) : 0;
 }

@@ -77,7 +77,7 @@ static int check_room(const struct common_spool *s)
     common_room(&room);
     if (room.bytes > s->buffered + KEPT_BYTES)
         return 0;
-    return common_fail(EXIT_INPUT,
+    return common_fail(EXIT_FULL,
                        "keep %s: %llu bytes so far go to %s, which lies in memory, and %s: set TMPDIR to a "
                        "directory on a drive",
                        s->what, (unsigned long long)(s->count * s->each), s->dir, room.text);
@@ -94,7 +94,7 @@ static int flush(struct common_spool *s)
         ssize_t n = write(s->fd, s->buffer + done, s->buffered - done);
 
         if (n < 0 && errno != EINTR)
-            status = common_fail(errno == ENOSPC || errno == EDQUOT ? EXIT_INPUT : EXIT_RUNTIME,
+            status = common_fail(common_status_late(-errno),
                                  "keep %s: %llu bytes in %s: %s: set TMPDIR to a directory with more room",
                                  s->what, (unsigned long long)(s->count * s->each), s->dir, strerror(errno));
         done += n > 0 ? (size_t)n : 0;
@@ -111,7 +111,7 @@ int common_spool_add(struct common_spool *s, const void *items, size_t count)
     size_t bytes = count * s->each;
 
     if (!s->buffer && !(s->buffer = malloc(COMMON_SPOOL_BYTES)))
-        return common_fail(EXIT_RUNTIME, "keep %s: out of memory", s->what);
+        return common_fail(EXIT_FULL, "keep %s: out of memory", s->what);
     s->count += count;
     while (bytes > 0) {
         size_t room = COMMON_SPOOL_BYTES - s->buffered, n = bytes < room ? bytes : room;

@@ -1,23 +1,37 @@
 /* common: timelines, and the worst stalls in words. See common.h. */
 #include "examples/common.h"
 
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
 #include <stdio.h>
 
 int common_timeline_open(struct ofl_ctx *ctx, const char *path)
 {
-    if (path && ofl_timeline_open(ctx, path) < 0)
-        return common_fail(EXIT_INPUT, "--timeline: %s", ofl_error());
-    return 0;
+    /* Who opens a FIFO waits for a reader; here a signal ends that. */
+    int fd = path && access(path, F_OK) == 0 ? common_open_to_write(path, 0) : 0, err;
+
+    if (fd == -ECANCELED)
+        return common_fail(EXIT_INTERRUPTED, "--timeline %s: interrupted, nobody has read it", path);
+    if (fd < 0)
+        return common_fail(common_status(fd), "--timeline %s: %s", path, strerror(-fd));
+    err = path ? ofl_timeline_open(ctx, path) : 0;
+    if (fd > 0)
+        close(fd);
+    return err < 0 ? common_fail(common_status(err), "--timeline: %s", ofl_error()) : 0;
 }
 
 int common_timeline_close(struct ofl_ctx *ctx, const char *path)
 {
     uint64_t events, dropped;
+    int err;
 
     if (!path)
         return 0;
-    if (ofl_timeline_close(ctx, &events, &dropped) < 0)
-        return common_fail(EXIT_RUNTIME, "--timeline: %s", ofl_error());
+    err = ofl_timeline_close(ctx, &events, &dropped);
+    if (err < 0)
+        return common_fail(common_status_late(err), "--timeline: %s", ofl_error());
     common_line("timeline %s: %llu events%s", path, (unsigned long long)events,
                 dropped ? "" : "; https://ui.perfetto.dev opens it");
     if (dropped)

@@ -4,6 +4,7 @@
  */
 #include "examples/finetune.h"
 
+#include <errno.h>
 #include <libgen.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include "examples/common_bound.h"
+#include "examples/common_budget.h"
 #include "examples/common_predict.h"
 #include "examples/model/directory.h"
 #include "examples/model/writer.h"
@@ -32,6 +34,7 @@ static struct llama_trainer_config trainer_config(const struct options *o, const
                                          .accum = o->accum,
                                          .dtype = o->dtype,
                                          .cuda = o->budget.chosen.gpu,
+                                         .spare = !o->decay_all,
                                          .keep = o->budget.store.dir != NULL,
                                          .lora = lora->config,
                                          .frozen = lora->dtypes,
@@ -85,8 +88,8 @@ static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const st
                     (unsigned long long)lora_trained(trainer),
                     (unsigned long long)llama_param_count(&config->shape), o->model);
     status = run_trainer(&s, data, eval);
-    if (llama_checkpoint_close(ck) < 0 && status == 0)
-        status = common_fail_ofl(EXIT_RUNTIME, "close the model");
+    if ((err = llama_checkpoint_close(ck)) < 0 && status == 0)
+        status = common_fail_ofl(common_status_late(err), "close the model");
     return status;
 }
 
@@ -137,7 +140,7 @@ int config_load(const struct options *o, struct llama_config *config)
         return common_fail(EXIT_INPUT, "--accum %llu --batch %llu --seq %llu: a step has 2^28 tokens at most",
                            (unsigned long long)o->accum, (unsigned long long)o->batch,
                            (unsigned long long)o->seq);
-    if (o->out && (err = llama_output_check(o->out, error, sizeof error)) < 0)
+    if (o->out && (err = llama_output_check(o->out, o->overwrite, error, sizeof error)) < 0)
         return setup_failed(err, error);
     return 0;
 }
@@ -165,15 +168,20 @@ static int check_budgets(const struct options *o, const struct llama_trainer_con
                                   2 * tokens * sizeof(int32_t) + out_bytes(o, &trainer->shape), out);
 }
 
+static struct llama_compute_config compute_config(const struct llama_trainer_config *t)
+{
+    return (struct llama_compute_config){.shape = t->shape,
+                                         .dtype = t->dtype,
+                                         .cuda = t->cuda,
+                                         .batch = t->batch,
+                                         .seq = t->seq,
+                                         .accum = t->accum};
+}
+
 static void predict(const struct options *o, const struct llama_trainer_config *t,
                     const struct ofl_config *open, struct common_prediction *out)
 {
-    struct llama_compute_config compute = {.shape = t->shape,
-                                           .dtype = t->dtype,
-                                           .cuda = t->cuda,
-                                           .batch = t->batch,
-                                           .seq = t->seq,
-                                           .accum = t->accum};
+    const struct llama_compute_config compute = compute_config(t);
     char place[4096];
     struct ofl_nvme store = {.dir = o->budget.store.dir ? common_keep_place(&o->budget, place) : NULL};
     struct ofl_config with;
@@ -225,10 +233,39 @@ static int run_opened(const struct options *o, const struct llama_config *config
         err = common_timeline_close(ctx, o->budget.timeline);
         status = status ? status : err;
     }
-    err = ofl_close(ctx);
-    if (err < 0 && status == 0)
-        status = common_fail_ofl(EXIT_RUNTIME, "close");
-    return status;
+    return common_close(ctx, status);
+}
+
+/* Of the data no more than that it is there. */
+static int run_dry(const struct options *o, const struct llama_trainer_config *t,
+                   const struct ofl_config *open)
+{
+    const struct llama_compute_config compute = compute_config(t);
+    const struct common_texts *texts[] = {&o->data, &o->eval};
+    struct common_plan plan = {.budget = &o->budget,
+                               .compute =
+                                   t->lora.rank ? NULL : &compute, /* estimates know no frozen weights yet */
+                               .open = open,
+                               .clip = o->clip > 0,
+                               .what = "step"};
+    struct llama_trainer_need need;
+    struct common_ways ways;
+
+    for (size_t k = 0; k < 2; k++)
+        for (size_t i = 0; i < texts[k]->count; i++)
+            if (access(texts[k]->texts[i], R_OK) < 0)
+                return common_fail(EXIT_INPUT, "read %s: %s", texts[k]->texts[i], strerror(errno));
+    llama_trainer_need(t, &need);
+    ways = common_budget_ways(&o->budget, &need, open);
+    printf("model      %llu parameters, %llu of them trained\n",
+           (unsigned long long)llama_param_count(&t->shape), (unsigned long long)lora_trained(t));
+    printf("takes      %s of weights, gradients and states, %s of activations, %s of workspace\n",
+           common_bytes(need.state_bytes).text, common_bytes(need.activation_bytes).text,
+           common_bytes(need.workspace_bytes).text);
+    common_dry_run(&plan, &ways);
+    return fflush(stdout) == EOF
+               ? common_fail(common_status_late(-errno), "write the plan: %s", strerror(errno))
+               : 0;
 }
 
 /* What is in a store is looked at before data is read: that may take long. */
@@ -241,6 +278,8 @@ static int run_training(const struct options *o, const struct llama_config *conf
     struct ofl_config open;
     int status = check_budgets(o, &trainer, &open);
 
+    if (status == 0 && o->dry)
+        return run_dry(o, &trainer, &open);
     if (status == 0 && kept)
         status = keep_look(&keep, o, lora);
     if (status == 0)
@@ -254,12 +293,35 @@ static int run_training(const struct options *o, const struct llama_config *conf
     return status;
 }
 
+/* A report replaces neither model nor data. */
+static int check_outputs(const struct options *o)
+{
+    const struct common_use out[] = {
+        {"--report", o->budget.report}, {"--timeline", o->budget.timeline}, {"--log", o->log}};
+    const struct common_use dirs[] = {{"--model", o->model},
+                                      {"--adapter", o->adapter},
+                                      {"--tokenizer", o->tokenizer},
+                                      {"--store", o->budget.store.dir},
+                                      {"--export-store", o->export_store}};
+    int status = common_outputs_check(out, 3, dirs, sizeof dirs / sizeof dirs[0], o->out);
+
+    for (size_t i = 0; i < o->data.count && status == 0; i++)
+        status = common_outputs_check(out, 3, &(struct common_use){"--data", o->data.texts[i]}, 1, NULL);
+    for (size_t i = 0; i < o->eval.count && status == 0; i++)
+        status = common_outputs_check(out, 3, &(struct common_use){"--eval", o->eval.texts[i]}, 1, NULL);
+    return status;
+}
+
 static int run_all(const struct options *o, struct data *data, struct data *eval)
 {
     struct llama_config config;
     struct lora lora = {0};
-    int status = common_budget_check(&o->budget);
+    int status = common_budget_check(&o->budget), err;
 
+    if (status == 0 && o->log && (err = common_report_check(o->log)) < 0)
+        return common_fail(EXIT_INPUT, "--log %s: %s", o->log, strerror(-err));
+    if (status == 0)
+        status = check_outputs(o);
     if (status == 0 && o->export_store)
         return export_run(o);
     if (status == 0)
@@ -290,10 +352,8 @@ int main(int argc, char **argv)
         common_blas_threads();
         status = run_all(&options, &data, &eval);
     }
-    if (status == EXIT_INTERRUPTED && common_stop_signal())
-        status = 128 + common_stop_signal();
     data_free(&data);
     data_free(&eval);
     options_free(&options);
-    return status;
+    return common_end(status);
 }

@@ -22,14 +22,14 @@ struct options {
     enum schedule_kind schedule;
     double lr, lr_end, beta1, beta2, eps, weight_decay, clip;
     enum ofl_dtype dtype;
-    bool shuffle;
+    bool shuffle, decay_all, overwrite, dry;
     uint64_t lora; /* rank; 0: all is trained, or what adapter has */
     const char *adapter, *lora_targets;
     double lora_alpha, lora_dropout;
     bool rslora, dora, merge;
     uint64_t commit_every; /* steps; 0: auto */
     bool resume, adjust;
-    const char *export_store;
+    const char *export_store, *log;
     struct common_budget budget;
 };
 
@@ -195,6 +195,26 @@ void note_free(struct note *n);
 int note_compare(const struct options *o, const struct note *was, json_t *now, json_t *changes);
 int note_compare_data(const struct options *o, const struct note *was, const json_t *now);
 
+/* ---- a line a step: finetune_log.c ------------------------------------------- */
+
+struct log {
+    const char *path; /* NULL: there is none */
+    int fd;
+};
+
+struct log_line {
+    uint64_t step, steps, tokens;
+    double loss, norm, lr, seconds, stall_s;
+};
+
+/* That its name says what to write. */
+bool log_check(const struct options *o, struct common_complaint *c);
+/* Behind step, 0 where a run begins; lines of later steps are taken out. Returns a status, as all that follow;
+ * EXIT_INTERRUPTED without a word. */
+int log_open(struct log *l, const struct options *o, uint64_t step);
+int log_step(struct log *l, const struct log_line *line);
+int log_close(struct log *l);
+
 /* ---- kept stores: finetune_store.c ------------------------------------------- */
 
 struct keep {
@@ -213,6 +233,7 @@ struct keep {
     uint64_t commits; /* durable ones of this process, */
     uint64_t failures, wait; /* those that failed, and the step before which none is tried again */
     uint64_t durable_before; /* ofl_stats.commits when the last one was begun */
+    int error;               /* of the last commit; 0: none */
     int status;              /* of commits between two steps: no memory */
     bool unsound;            /* what is trained is no more: it holds values that are no finite numbers */
 };

@@ -28,7 +28,7 @@ static int shuffle(struct data *d, uint64_t seed)
                            (unsigned long long)d->rows, (unsigned long long)d->seq);
     d->order = malloc(d->rows * sizeof *d->order);
     if (!d->order)
-        return common_fail(EXIT_RUNTIME, "shuffle %llu rows: out of memory", (unsigned long long)d->rows);
+        return common_fail(EXIT_FULL, "shuffle %llu rows: out of memory", (unsigned long long)d->rows);
     for (uint64_t i = 0; i < d->rows; i++)
         d->order[i] = (uint32_t)i;
     for (uint64_t i = d->rows - 1; i > 0; i--) {
@@ -123,7 +123,7 @@ static int open_tokenizer(const struct options *o, struct tokenizer **t)
 {
     if (o->model)
         return common_tokenizer_open(o->tokenizer ? o->tokenizer : o->model, t);
-    return tokenizer_bytes(t) < 0 ? common_fail(EXIT_RUNTIME, "byte tokenizer: out of memory") : 0;
+    return tokenizer_bytes(t) < 0 ? common_fail(EXIT_FULL, "byte tokenizer: out of memory") : 0;
 }
 
 static int check_kinds(const struct common_texts *files, const char *option)

@@ -7,6 +7,7 @@ int eval_run(struct state *s, const struct data *data, int32_t *inputs, int32_t 
     uint64_t rows = o->accum * o->batch;
     char error[COMMON_ERROR_BYTES];
     double sum;
+    int err;
 
     *loss = 0;
     for (uint64_t first = 0; first < data->rows; first += rows) {
@@ -14,8 +15,9 @@ int eval_run(struct state *s, const struct data *data, int32_t *inputs, int32_t 
 
         data_rows(data, first, n, inputs, targets);
         data_blank(data, rows - n, inputs + n * data->seq, targets + n * data->seq);
-        if (llama_trainer_eval(s->trainer, inputs, targets, &sum, error, sizeof error) < 0)
-            return common_fail(EXIT_RUNTIME, "evaluate: %s", error);
+        err = llama_trainer_eval(s->trainer, inputs, targets, &sum, error, sizeof error);
+        if (err < 0)
+            return common_fail(common_status_late(err), "evaluate: %s", error);
         *loss += sum;
         common_progress("evaluating: %llu of %llu rows", (unsigned long long)(first + n),
                         (unsigned long long)data->rows);

@@ -103,6 +103,7 @@ static int progress(void *arg, uint64_t done, uint64_t total)
 static int write_model(struct export *x, char *error, size_t error_bytes)
 {
     struct llama_writer w = {.dir = x->options.out,
+                             .replace = x->options.overwrite,
                              .config = &x->config,
                              .dtype = x->options.dtype,
                              .copy_from_dir = x->options.model,
@@ -119,7 +120,7 @@ static int write_adapter(struct export *x, char *error, size_t error_bytes)
     struct llama_lora_writer w = {
         .base = x->options.model, .shape = &x->config.shape, .lora = &x->lora, .get = read_adapter, .arg = x};
     struct llama_output *out = NULL;
-    int err = llama_output_open(x->options.out, &out, error, error_bytes);
+    int err = llama_output_open(x->options.out, x->options.overwrite, &out, error, error_bytes);
 
     if (err == 0)
         err = llama_lora_write(&w, out, error, error_bytes);
@@ -176,7 +177,7 @@ static int write_out(struct export *x, const struct note *note)
     if (err == -ECANCELED)
         return common_fail(EXIT_INTERRUPTED, "interrupted: nothing written");
     if (err < 0)
-        return common_fail(err == -EDOM ? EXIT_INPUT : common_status(err), "%s", error);
+        return common_fail(err == -EDOM ? EXIT_RUNTIME : common_status(err), "%s", error);
     common_line("wrote step %llu of %llu of the run in %s to %s", (unsigned long long)note->past.step,
                 (unsigned long long)note->steps, x->options.export_store, x->options.out);
     return 0;
@@ -194,8 +195,8 @@ int export_run(const struct options *o)
         status = common_fail(EXIT_INPUT, "--export-store %s: nothing is committed there", o->export_store);
     if (status == 0)
         status = write_out(&x, &note);
-    if (x.ctx && ofl_close(x.ctx) < 0 && status == 0)
-        status = common_fail_ofl(EXIT_RUNTIME, "close the store");
+    if (x.ctx)
+        status = common_close(x.ctx, status);
     note_free(&note);
     return status;
 }

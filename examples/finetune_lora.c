@@ -80,7 +80,7 @@ static int read_dtypes(const struct options *o, struct llama_shape *shape, struc
 
     l->dtypes = calloc(count, sizeof *l->dtypes);
     if (!l->dtypes)
-        return common_fail(EXIT_RUNTIME, "open %s: out of memory", o->model);
+        return common_fail(EXIT_FULL, "open %s: out of memory", o->model);
     if (ofl_open(&small, &ctx) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "open the model");
     err = llama_checkpoint_open(ctx, o->model, shape, &ck, error, sizeof error);
@@ -173,7 +173,7 @@ static int get(void *arg, uint32_t index, const struct llama_lora_tensor *t, flo
 int lora_out_open(struct state *s)
 {
     char error[COMMON_ERROR_BYTES];
-    int err = llama_output_open(s->options->out, &s->adapter_out, error, sizeof error);
+    int err = llama_output_open(s->options->out, s->options->overwrite, &s->adapter_out, error, sizeof error);
 
     return err < 0 ? failed(err, error) : 0;
 }
@@ -189,11 +189,11 @@ int lora_save(struct state *s)
     int err = llama_checkpoint_check(s->trainer_config->base, error, sizeof error);
 
     if (err < 0)
-        return common_fail(EXIT_RUNTIME, "after the last step: %s", error);
+        return common_fail(common_status_late(err), "after the last step: %s", error);
     err = llama_lora_write(&w, s->adapter_out, error, sizeof error);
     if (err == -ECANCELED)
         return common_fail(EXIT_INTERRUPTED, "interrupted: nothing written");
-    return err < 0 ? common_fail(err == -EDOM ? EXIT_INPUT : EXIT_RUNTIME, "%s", error) : 0;
+    return err < 0 ? common_fail(common_status_late(err), "%s", error) : 0;
 }
 
 /* ---- merging ----------------------------------------------------------------- */
@@ -215,6 +215,7 @@ int lora_merge(const struct options *o, struct llama_config *config)
         struct llama_merge m = {.model = o->model,
                                 .adapter = o->adapter,
                                 .out = o->out,
+                                .replace = o->overwrite,
                                 .config = config,
                                 .lora = &l.config,
                                 .dtypes = l.dtypes,

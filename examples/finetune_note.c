@@ -27,7 +27,7 @@ typedef unsigned long long ull;
 
 static int no_memory(void)
 {
-    return common_fail(EXIT_RUNTIME, "make the note of a commit: out of memory");
+    return common_fail(EXIT_FULL, "make the note of a commit: out of memory");
 }
 
 /* ---- what was done ------------------------------------------------------------ */
@@ -173,10 +173,11 @@ static json_t *identify_model(const struct options *o, const struct lora *lora)
 /* What --adjust may change. */
 static json_t *identify_training(const struct options *o)
 {
-    return json_pack("{s:f, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "--lr", o->lr, "--schedule",
+    return json_pack("{s:f, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:b, s:f}", "--lr", o->lr, "--schedule",
                      schedule_name(o), "--warmup", (json_int_t)o->warmup, "--decay-steps",
                      (json_int_t)o->decay, "--lr-end", o->lr_end, "--beta1", o->beta1, "--beta2", o->beta2,
-                     "--eps", o->eps, "--weight-decay", o->weight_decay, "--clip", o->clip);
+                     "--eps", o->eps, "--weight-decay", o->weight_decay, "--decay-all", o->decay_all,
+                     "--clip", o->clip);
 }
 
 /* An absolute path, for those who come later; what is no UTF-8 can't be said in JSON. */

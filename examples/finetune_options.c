@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const struct common_word dtypes[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}, {NULL, 0}};
 
@@ -50,8 +51,14 @@ static const struct common_option what_options[] = {
      "another", FIELD(shuffle)},
     {COMMON_COUNT, "show-data", "N", "Only print the first N rows, as JSON with ids and which are learned",
      FIELD(show), "0", 0, 1u << 30},
-    {COMMON_TEXT, "out", "DIR", "Write the result as a Hugging Face directory, which must not exist or be empty",
+    {COMMON_TEXT, "out", "DIR", "Write the result as a Hugging Face directory, which must not exist or be empty, but for --overwrite",
      FIELD(out)},
+    {COMMON_FLAG, "overwrite", NULL, "Replace what an earlier run has written as --out, once the new one is whole",
+     FIELD(overwrite)},
+    {COMMON_FLAG, "dry-run", NULL, "Only print the plan, the budgets and the smallest that would do; nothing is made or "
+     "written", FIELD(dry)},
+    {COMMON_TEXT, "log", "FILE", "Write a line for each step as it ends: JSON where the name ends in .jsonl, or .csv; with "
+     "--resume behind those that are there", FIELD(log)},
     {.kind = COMMON_END}};
 
 static const struct common_option lora_options[] = {
@@ -79,7 +86,7 @@ static const struct common_option store_options[] = {
     {COMMON_CALL, "commit-every", "N|auto", "Steps from one commit to the next; auto: as often as 2 % of the time allows. The "
      "last step, and a signal, commit in any case", FIELD(commit_every), "auto", .set = set_commit_every},
     {COMMON_FLAG, "resume", NULL, "Go on from the last commit in --store; begin where there is none", FIELD(resume)},
-    {COMMON_FLAG, "adjust", NULL, "With --resume: take rates, schedule, decay, betas, eps and --clip as they are given now",
+    {COMMON_FLAG, "adjust", NULL, "With --resume: take rates, schedule, decays, betas, eps and --clip as they are given now",
      FIELD(adjust)},
     {COMMON_TEXT, "export-store", "DIR", "Train nothing: write the last commit in DIR as --out", FIELD(export_store)},
     {.kind = COMMON_END}};
@@ -100,9 +107,10 @@ static const struct common_option training_options[] = {
     {COMMON_NUMBER, "beta2", "X", "AdamW", FIELD(beta2), "0.999", .low = 0, .high = BETA_MOST},
     /* 0: 0/0 where nothing has a gradient */
     {COMMON_NUMBER, "eps", "X", "AdamW", FIELD(eps), "1e-8", .low = 1e-30, .high = 1},
-    {COMMON_NUMBER, "weight-decay", "X", "AdamW; on all parameters, norms too, as torch.optim.AdamW does",
+    {COMMON_NUMBER, "weight-decay", "X", "AdamW; on all parameters but norms and biases",
      FIELD(weight_decay), "0.01", .low = 0, .high = 1e6},
-    {COMMON_NUMBER, "clip", "X", "Exact global norm to clip gradients to; 0: off", FIELD(clip), "0", .low = 0,
+    {COMMON_FLAG, "decay-all", NULL, "Decay norms and biases, too, as torch.optim.AdamW does by itself", FIELD(decay_all)},
+    {COMMON_NUMBER, "clip", "X", "Exact global norm to clip gradients to; 0: off", FIELD(clip), "1", .low = 0,
      .high = 1e30},
     {COMMON_WORD, "dtype", "f32|bf16", "Of weights on the device, and of --out; masters and moments are f32",
      FIELD(dtype), "f32", .words = dtypes},
@@ -132,24 +140,27 @@ static const char after[] =
     "\n"
     "Examples:\n"
     "  ofl-finetune --model story --data text.txt --steps 200 --lr 1e-3 --out tuned\n"
-    "  ofl-finetune --model story --data chats.jsonl --eval held.jsonl --eval-every 20 \\\n"
-    "      --schedule cosine --warmup 10 --out tuned\n"
-    "  ofl-finetune --preset 300m --data text.txt --seq 512 --accum 4 --dtype bf16 \\\n"
-    "      --device-mem 512M --host-mem 256M --nvme /mnt/scratch:8G --report run.json\n"
-    "  ofl-finetune --model llama --lora 16 --data text.txt --device-mem 1G --host-mem 256M --out adapter\n"
+    "  ofl-finetune --model story --data chats.jsonl --eval held.jsonl \\\n"
+    "      --eval-every 20 --schedule cosine --warmup 10 --out chatty\n"
+    "  ofl-finetune --preset 300m --data text.txt --seq 512 --accum 4 \\\n"
+    "      --dtype bf16 --device-mem 512M --host-mem 256M --nvme /mnt/scratch:8G \\\n"
+    "      --report run.json\n"
+    "  ofl-finetune --model llama --lora 16 --data text.txt --device-mem 1G \\\n"
+    "      --host-mem 256M --out adapter\n"
     "  ofl-finetune --model llama --adapter adapter --merge --out merged\n"
-    "  ofl-finetune --preset 20m --data text.txt --device-mem 64M --host-mem 32M --steps 5 \\\n"
-    "      --nvme /mnt/scratch --timeline run.json   (open run.json in https://ui.perfetto.dev)\n"
-    "  ofl-finetune --preset 300m --data text.txt --device-mem 512M --host-mem 256M \\\n"
-    "      --store /mnt/run --resume --out tuned   (the same again, after whatever ended it)\n"
+    "  # a timeline, which https://ui.perfetto.dev opens\n"
+    "  ofl-finetune --preset 20m --data text.txt --device-mem 64M --host-mem 32M \\\n"
+    "      --nvme /mnt/scratch --steps 5 --timeline trace.json\n"
+    "  # the same again, after whatever ended it\n"
+    "  ofl-finetune --preset 300m --data text.txt --device-mem 512M \\\n"
+    "      --host-mem 256M --store /mnt/run --resume --log run.csv\n"
     "  ofl-finetune --export-store /mnt/run --out sofar\n"
-    "\n"
-    "Exit status: 0 done; 1 something failed on the way; 2 options, budgets or data that can't work, or a "
-    "loss that is not a number (with --store 1); 128 and the signal's number: ended by SIGINT, SIGTERM or "
-    "SIGHUP "
-    "after the current step, which --store keeps (a second SIGINT or SIGTERM ends at once). But after 0 and "
-    "1 "
-    "neither --out nor --report is written; after 1, neither is half-written.";
+    "  ofl-finetune --preset 300m --data text.txt --device-mem 512M \\\n"
+    "      --host-mem 256M --nvme /mnt/scratch --dry-run\n"
+    "\n" COMMON_EXITS
+    ", after the current step, which --store keeps (a second SIGINT or SIGTERM ends at once). A loss or a "
+    "weight that is not a number: 1. But after 0 and where the report fails neither --out nor --report is "
+    "written, and neither is half-written.";
 
 static bool check_schedule(const struct options *o, struct common_complaint *c)
 {
@@ -205,10 +216,45 @@ static bool check_store(const struct options *o, struct common_complaint *c)
     return true;
 }
 
+static bool is_same(const char *a, const char *b)
+{
+    struct stat one, two;
+
+    return a && b && stat(a, &one) == 0 && stat(b, &two) == 0 && one.st_dev == two.st_dev &&
+           one.st_ino == two.st_ino;
+}
+
+/* What is read is not what is replaced. */
+static bool check_overwrite(const struct options *o, struct common_complaint *c)
+{
+    const struct {
+        const char *option, *path;
+    } dirs[] = {{"--model", o->model},
+                {"--adapter", o->adapter},
+                {"--tokenizer", o->tokenizer},
+                {"--store", o->budget.store.dir},
+                {"--export-store", o->export_store}};
+
+    if (!o->overwrite)
+        return true;
+    if (!o->out)
+        return common_complain(c, "--overwrite goes with --out DIR");
+    for (size_t i = 0; i < sizeof dirs / sizeof dirs[0]; i++)
+        if (is_same(o->out, dirs[i].path))
+            return common_complain(c, "--overwrite: --out %s is %s itself, which is read: give another name",
+                                   o->out, dirs[i].option);
+    return true;
+}
+
 static bool check(void *options, struct common_complaint *c)
 {
     const struct options *o = options;
 
+    if (o->dry && (o->export_store || o->merge || o->show))
+        return common_complain(
+            c, "--dry-run plans a training: leave --export-store, --merge and --show-data out");
+    if (!check_overwrite(o, c))
+        return false;
     if (o->export_store)
         return check_export(o, c);
     if (!o->model == !o->preset)
@@ -217,7 +263,7 @@ static bool check(void *options, struct common_complaint *c)
                                         : "--model DIR or --preset NAME is needed");
     if (o->data.count == 0 && !o->merge)
         return common_complain(c, "--data FILE is needed");
-    return check_schedule(o, c) && lora_check(o, c) && check_store(o, c);
+    return check_schedule(o, c) && log_check(o, c) && lora_check(o, c) && check_store(o, c);
 }
 
 /* Files of text may follow the first. */
@@ -323,6 +369,7 @@ json_t *options_json(const struct options *o)
     json_object_set_new(j, "dora", json_boolean(o->dora));
     json_object_set_new(j, "dtype", json_string(ofl_dtype_name(o->dtype)));
     json_object_set_new(j, "shuffle", json_boolean(o->shuffle));
+    json_object_set_new(j, "decay_all", json_boolean(o->decay_all));
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
         json_object_set_new(j, counts[i].name, json_integer((json_int_t)counts[i].value));
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)

@@ -16,7 +16,11 @@ struct run {
     struct state *state;
     int32_t *inputs, *targets; /* of one step */
     struct past *past;
-    size_t before; /* steps of earlier processes */
+    size_t before;      /* steps of earlier processes */
+    double seconds;     /* of this one's */
+    uint64_t stalls_ns; /* until the last step */
+    double stall_s;     /* of steps */
+    struct log log;
     struct common_meter meter;
     struct common_bound bound;
 };
@@ -35,25 +39,35 @@ static double rate(const struct options *o, uint64_t step)
     return schedule_rate(&s, step);
 }
 
-static void print_step(const struct run *r, uint64_t step, double tokens, double loss, double norm,
-                       double seconds)
+/* Behind the line of a step, which stays: how far the run is. */
+static void draw_progress(const struct run *r, uint64_t step, const struct ofl_stats *s)
 {
-    const struct options *o = r->options;
-    struct ofl_stats s = {.size = sizeof s};
+    uint64_t steps = r->options->steps;
+    double each = r->seconds / (double)(step - r->before);
 
-    if (!isatty(STDERR_FILENO)) {
-        common_line("step %llu/%llu loss %.5f norm %.5f lr %.4g %.0f tokens/s %.3f s",
-                    (unsigned long long)step, (unsigned long long)o->steps, loss, norm, rate(o, step),
-                    tokens / seconds, seconds);
-        return;
-    }
-    if (!common_progress_due() || ofl_stats_get(r->state->ctx, &s) < 0)
-        return;
-    common_progress(
-        "step %llu/%llu loss %.4f norm %.3f lr %.3g %.0f tokens/s | D %s H %s N %s | stall %.1f s",
-        (unsigned long long)step, (unsigned long long)o->steps, loss, norm, rate(o, step), tokens / seconds,
-        common_bytes(s.used_bytes[OFL_DEVICE]).text, common_bytes(s.used_bytes[OFL_HOST]).text,
-        common_bytes(s.used_bytes[OFL_NVME]).text, (double)s.stall_ns * 1e-9);
+    common_progress("%llu of %llu steps, ETA %s | D %s H %s N %s | stall %.1f s", (unsigned long long)step,
+                    (unsigned long long)steps, common_clock(each * (double)(steps - step)).text,
+                    common_bytes(s->used_bytes[OFL_DEVICE]).text, common_bytes(s->used_bytes[OFL_HOST]).text,
+                    common_bytes(s->used_bytes[OFL_NVME]).text, r->stall_s);
+}
+
+static int tell_step(struct run *r, const struct log_line *line)
+{
+    struct ofl_stats s = {.size = sizeof s};
+    struct log_line l = *line;
+
+    common_line_above("step %llu/%llu loss %.5f norm %.5f lr %.4g %.0f tokens/s %.3f s",
+                      (unsigned long long)l.step, (unsigned long long)l.steps, l.loss, l.norm, l.lr,
+                      (double)l.tokens / l.seconds, l.seconds);
+    if (ofl_stats_get(r->state->ctx, &s) < 0)
+        return common_fail_ofl(EXIT_RUNTIME, "get statistics");
+    r->seconds += l.seconds;
+    l.stall_s = (double)(s.stall_ns - r->stalls_ns) * 1e-9;
+    l.stall_s = l.stall_s < l.seconds ? l.stall_s : l.seconds; /* a wait may have begun before the step */
+    r->stall_s += l.stall_s;
+    r->stalls_ns = s.stall_ns;
+    draw_progress(r, l.step, &s);
+    return log_step(&r->log, &l);
 }
 
 /* Its update has run already: what the tensors hold now is never committed. */
@@ -62,15 +76,15 @@ static int not_finite(const struct run *r, uint64_t step, double loss, double no
     const struct keep *k = r->state->keep;
 
     if (!k)
-        return common_fail(EXIT_INPUT,
+        return common_fail(EXIT_RUNTIME,
                            "step %llu: the loss is %g, the gradient norm %g: stopped; try a smaller --lr, "
                            "or --clip and --warmup",
-                           (unsigned long long)step, loss, norm);
+                           (unsigned long long)step, common_printable(loss), common_printable(norm));
     return common_fail(
         EXIT_RUNTIME,
         "step %llu: the loss is %g, the gradient norm %g: stopped, and not committed; go on with "
         "--resume --adjust and a smaller --lr, or --clip",
-        (unsigned long long)step, loss, norm);
+        (unsigned long long)step, common_printable(loss), common_printable(norm));
 }
 
 static int run_step(struct run *r, uint64_t step, double *seconds)
@@ -88,11 +102,13 @@ static int run_step(struct run *r, uint64_t step, double *seconds)
     double start = common_seconds(), loss, norm;
     struct past *p = r->past;
     char error[COMMON_ERROR_BYTES];
+    int err;
 
     tokens = data_rows(r->data, (step - 1) * rows, rows, r->inputs, r->targets);
-    if (llama_trainer_step(r->state->trainer, r->inputs, r->targets, &settings, &loss, &norm, error,
-                           sizeof error) < 0)
-        return common_fail(EXIT_RUNTIME, "step %llu: %s", (unsigned long long)step, error);
+    err = llama_trainer_step(r->state->trainer, r->inputs, r->targets, &settings, &loss, &norm, error,
+                             sizeof error);
+    if (err < 0)
+        return common_fail(common_status_late(err), "step %llu: %s", (unsigned long long)step, error);
     *seconds = common_seconds() - start;
     if (!isfinite(loss) || !isfinite(norm))
         return not_finite(r, step, loss, norm);
@@ -102,10 +118,15 @@ static int run_step(struct run *r, uint64_t step, double *seconds)
     if (json_array_append_new(p->loss, json_real(loss)) < 0 ||
         json_array_append_new(p->grad_norm, json_real(norm)) < 0 ||
         json_array_append_new(p->step_s, json_real(*seconds)) < 0)
-        return common_fail(EXIT_RUNTIME, "step %llu: out of memory", (unsigned long long)step);
+        return common_fail(EXIT_FULL, "step %llu: out of memory", (unsigned long long)step);
     p->step = step;
-    print_step(r, step, (double)tokens, loss, norm, *seconds);
-    return 0;
+    return tell_step(r, &(struct log_line){.step = step,
+                                           .steps = o->steps,
+                                           .tokens = tokens,
+                                           .loss = loss,
+                                           .norm = norm,
+                                           .lr = settings.lr,
+                                           .seconds = *seconds});
 }
 
 static bool is_eval_step(const struct run *r, uint64_t step)
@@ -126,7 +147,7 @@ static int run_eval(struct run *r, uint64_t step)
                 (unsigned long long)r->eval->learned);
     if (json_array_append_new(r->past->evals, json_pack("{s:I, s:f, s:I}", "step", (json_int_t)step, "loss",
                                                         loss, "tokens", (json_int_t)r->eval->learned)) < 0)
-        return common_fail(EXIT_RUNTIME, "step %llu: out of memory", (unsigned long long)step);
+        return common_fail(EXIT_FULL, "step %llu: out of memory", (unsigned long long)step);
     return common_meter_skip(&r->meter, r->state->ctx);
 }
 
@@ -212,7 +233,15 @@ static int do_steps(struct run *r)
     int status = common_meter_start(&r->meter, r->state->ctx, COMMON_SETTLE);
     double seconds = 0;
 
+    common_progress_clear(); /* of loading */
     common_stop_text("stopping after this step; again to end now");
+    if (status == 0) {
+        struct ofl_stats s = {.size = sizeof s};
+
+        (void)ofl_stats_get(r->state->ctx, &s);
+        r->stalls_ns = s.stall_ns;
+        status = log_open(&r->log, o, r->past->step);
+    }
     if (status == 0 && eval_is_missing(r) && !common_stopping())
         status = run_eval(r, r->past->step);
     while (status == 0 && r->past->step < o->steps && !common_stopping()) {
@@ -220,6 +249,7 @@ static int do_steps(struct run *r)
         if (status == 0)
             status = after_step(r, seconds);
     }
+    common_progress_clear();
     if ((status == 0 && common_stopping()) || status == EXIT_INTERRUPTED)
         return stopped(r);
     common_stop_text("stopping after this piece; again to end now");
@@ -242,8 +272,7 @@ static void print_summary(const struct run *r, const struct ofl_stats *s)
     common_line("%zu steps, loss %.5f -> %.5f, %llu tokens, %.0f tokens/s, stall %.1f of %.1f s", steps,
                 json_real_value(json_array_get(r->past->loss, 0)),
                 json_real_value(json_array_get(r->past->loss, steps - 1)),
-                (unsigned long long)r->past->tokens, (double)r->past->tokens / seconds,
-                (double)s->stall_ns * 1e-9, here);
+                (unsigned long long)r->past->tokens, (double)r->past->tokens / seconds, r->stall_s, here);
     if (r->before)
         common_line("of these, %zu came from the store; resumed so far: %zu", r->before,
                     json_array_size(r->past->resumed));
@@ -294,7 +323,7 @@ static int write_report(struct run *r, const struct ofl_stats *stats, json_t *dr
                   options_json(r->options), "bound", common_bound_json(&r->bound), "resumed", p->resumed,
                   "changes", p->changes, "store", k ? keep_json(k, stats) : json_null());
     int status = j ? common_report_stats(j, stats, drives, stalls)
-                   : common_fail(EXIT_RUNTIME, "make the report: out of memory");
+                   : common_fail(EXIT_FULL, "make the report: out of memory");
 
     if (status == 0)
         status = common_report_write(r->options->budget.report, j);
@@ -345,8 +374,9 @@ static int do_all(struct run *r)
 {
     const struct options *o = r->options;
     struct keep *k = r->state->keep;
-    int status = do_steps(r), kept = 0;
+    int status = do_steps(r), kept = 0, closed = log_close(&r->log);
 
+    status = status ? status : closed;
     if (status)
         return status;
     if (k) {
@@ -373,6 +403,7 @@ int run_steps(struct state *s, const struct data *data, const struct data *eval)
                     .data = data,
                     .eval = eval,
                     .state = s,
+                    .log = {.fd = -1},
                     .past = s->keep && s->keep->resuming ? &s->keep->was.past : &fresh,
                     .inputs = calloc(tokens, sizeof *r.inputs),
                     .targets = calloc(tokens, sizeof *r.targets)};
@@ -383,7 +414,7 @@ int run_steps(struct state *s, const struct data *data, const struct data *eval)
         json_array_append_new(r.past->resumed, json_integer((json_int_t)r.before)) < 0)
         status = EXIT_RUNTIME;
     if (status || !r.inputs || !r.targets)
-        status = common_fail(EXIT_RUNTIME, "train: out of memory");
+        status = common_fail(EXIT_FULL, "train: out of memory");
     if (s->keep)
         s->keep->past = r.past;
     if (status == 0)

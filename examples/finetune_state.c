@@ -43,12 +43,14 @@ static int fill_piece(struct filling *f, uint32_t index, struct ofl_tensor *sour
 {
     uint64_t each = ofl_dtype_bytes(dtype);
     char error[COMMON_ERROR_BYTES];
+    int err = ofl_tensor_read(source, first * each, f->raw, elems * each);
 
-    if (ofl_tensor_read(source, first * each, f->raw, elems * each) < 0)
-        return common_fail_ofl(EXIT_RUNTIME, "load the model");
+    if (err < 0)
+        return common_fail_ofl(common_status_late(err), "load the model");
     llama_widen(f->values, f->raw, dtype, elems);
-    if (llama_trainer_set(f->state->trainer, index, first, elems, f->values, error, sizeof error) < 0)
-        return common_fail(EXIT_RUNTIME, "load the model: %s", error);
+    err = llama_trainer_set(f->state->trainer, index, first, elems, f->values, error, sizeof error);
+    if (err < 0)
+        return common_fail(common_status_late(err), "load the model: %s", error);
     return filled(f, elems);
 }
 
@@ -97,7 +99,7 @@ int state_fill(struct state *s)
     f.values = malloc(PIECE_ELEMS * sizeof *f.values);
     f.raw = malloc(PIECE_BYTES);
     if (!f.values || !f.raw)
-        status = common_fail(EXIT_RUNTIME, "load the model: out of memory");
+        status = common_fail(EXIT_FULL, "load the model: out of memory");
     if (status == 0 && s->options->model) {
         err = llama_checkpoint_open(s->ctx, s->options->model, &s->config->shape, &f.checkpoint, error,
                                     sizeof error);
@@ -111,9 +113,9 @@ int state_fill(struct state *s)
         status = fill_tensor(&f, i);
     /* Nothing is read of it from here on: what the training starts from is one model. */
     if (status == 0 && f.checkpoint && (err = llama_checkpoint_check(f.checkpoint, error, sizeof error)) < 0)
-        status = common_fail(EXIT_RUNTIME, "load the model: %s", error);
-    if (llama_checkpoint_close(f.checkpoint) < 0 && status == 0)
-        status = common_fail_ofl(EXIT_RUNTIME, "load the model");
+        status = common_fail(common_status_late(err), "load the model: %s", error);
+    if ((err = llama_checkpoint_close(f.checkpoint)) < 0 && status == 0)
+        status = common_fail_ofl(common_status_late(err), "load the model");
     free(f.values);
     free(f.raw);
     return status;
@@ -140,7 +142,7 @@ static int list_state(struct state *s, struct named **out, uint32_t *count, uint
         n++;
     list = calloc(n ? n : 1, sizeof *list);
     if (!list)
-        return common_fail(EXIT_RUNTIME, "hash the state: out of memory");
+        return common_fail(EXIT_FULL, "hash the state: out of memory");
     *bytes = 0;
     for (uint32_t i = 0; i < n; i++) {
         list[i].tensor = llama_trainer_state(s->trainer, i);
@@ -182,7 +184,7 @@ static int hash_tensor(XXH3_state_t *x, const struct named *n, void *piece, uint
         if (ofl_tensor_read(n->tensor, at, piece, bytes) < 0)
             return common_fail_ofl(EXIT_RUNTIME, "hash the state");
         if (!state_all_finite(n->info.dtype, piece, bytes))
-            return common_fail(EXIT_INPUT, STATE_NOT_FINITE, n->info.name);
+            return common_fail(EXIT_RUNTIME, STATE_NOT_FINITE, n->info.name);
         XXH3_128bits_update(x, piece, bytes);
         *done += bytes;
         common_progress_bytes("hashing", *done, total);
@@ -210,7 +212,7 @@ static int look_at(struct state *s, struct ofl_tensor *tensor, void *piece)
                                  "%s holds a value that is not a finite number: stopped, and not committed; "
                                  "go on with --resume --adjust and a smaller --lr, or --clip",
                                  info.name)
-                           : common_fail(EXIT_INPUT, STATE_NOT_FINITE, info.name);
+                           : common_fail(EXIT_RUNTIME, STATE_NOT_FINITE, info.name);
     }
     return 0;
 }
@@ -219,7 +221,7 @@ int state_finite(struct state *s)
 {
     void *piece = malloc(PIECE_BYTES);
     struct ofl_tensor *tensor;
-    int status = piece ? 0 : common_fail(EXIT_RUNTIME, "look at the weights: out of memory");
+    int status = piece ? 0 : common_fail(EXIT_FULL, "look at the weights: out of memory");
 
     for (uint32_t i = 0; status == 0 && (tensor = llama_trainer_state(s->trainer, i)); i++)
         status = look_at(s, tensor, piece);
@@ -235,7 +237,7 @@ int state_hash(struct state *s, char hex[33])
     uint64_t total = 0, done = 0;
     uint32_t count = 0;
     int status = x && piece ? list_state(s, &list, &count, &total)
-                            : common_fail(EXIT_RUNTIME, "hash the state: out of memory");
+                            : common_fail(EXIT_FULL, "hash the state: out of memory");
 
     if (x)
         XXH3_128bits_reset(x);
@@ -319,6 +321,7 @@ int state_out_open(struct state *s)
 {
     const struct options *o = s->options;
     struct llama_writer w = {.dir = o->out,
+                             .replace = o->overwrite,
                              .config = s->config,
                              .dtype = o->dtype,
                              .copy_from_dir = o->model,
@@ -347,7 +350,7 @@ int state_save(struct state *s)
     err = llama_writer_finish(s->model_out, error, sizeof error);
     if (err == -ECANCELED)
         return cancelled();
-    return err < 0 ? common_fail(err == -EDOM ? EXIT_INPUT : EXIT_RUNTIME, "%s", error) : 0;
+    return err < 0 ? common_fail(common_status_late(err), "%s", error) : 0;
 }
 
 void state_out_close(struct state *s)

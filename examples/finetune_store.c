@@ -30,7 +30,7 @@ static const char *option_of(const struct options *o)
 static int store_failed(const struct options *o, const char *dir, int err)
 {
     if (err == -OFL_ETORN || err == -OFL_ECHECKSUM)
-        return common_fail(EXIT_RUNTIME, "%s %s: %s; ofl-bench store verify says what is whole there",
+        return common_fail(EXIT_DAMAGED, "%s %s: %s; ofl-bench store verify says what is whole there",
                            option_of(o), dir, ofl_error());
     return common_fail(common_status(err), "%s %s: %s", option_of(o), dir, ofl_error());
 }
@@ -75,9 +75,7 @@ int keep_peek(const struct options *o, const char *dir, struct ofl_ctx **ctx, st
         *ctx = opened;
         return 0;
     }
-    if (ofl_close(opened) < 0 && status == 0)
-        status = common_fail_ofl(EXIT_RUNTIME, "close the store");
-    return status;
+    return common_close(opened, status);
 }
 
 static int refuse_begun(const struct options *o, const struct note *was)
@@ -172,7 +170,8 @@ static void settle(struct keep *k)
 {
     if (!k->begun)
         return;
-    if (ofl_commit_wait(k->ctx, NULL) < 0) {
+    k->error = ofl_commit_wait(k->ctx, NULL);
+    if (k->error < 0) {
         tell_failure(k, k->begun);
     } else {
         k->committed = k->begun;
@@ -202,7 +201,8 @@ static int begin(struct keep *k)
         return status;
     (void)ofl_stats_get(k->ctx, &stats);
     k->durable_before = stats.commits;
-    if (ofl_commit(k->ctx, note, bytes) < 0) {
+    k->error = ofl_commit(k->ctx, note, bytes);
+    if (k->error < 0) {
         tell_failure(k, k->past->step);
         k->wait = k->past->step + (k->failures < 6 ? 1u << k->failures : RETRY_MOST);
     } else {
@@ -255,9 +255,11 @@ int keep_commit(struct keep *k)
     if (status || k->committed == step)
         return status;
     if (k->committed)
-        return common_fail(EXIT_RUNTIME, "--store %s: the steps behind %llu are not committed: " GO_ON,
+        return common_fail(common_status_late(k->error),
+                           "--store %s: the steps behind %llu are not committed: " GO_ON,
                            k->options->budget.store.dir, (ull)k->committed);
-    return common_fail(EXIT_RUNTIME, "--store %s: nothing is committed", k->options->budget.store.dir);
+    return common_fail(common_status_late(k->error), "--store %s: nothing is committed",
+                       k->options->budget.store.dir);
 }
 
 int keep_tell(struct keep *k, int status)

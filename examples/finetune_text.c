@@ -157,7 +157,7 @@ int data_add_text(struct data_files *f, const char *path)
     if (fd < 0) {
         status = common_fail(EXIT_INPUT, "read %s: %s", path, strerror(errno));
     } else if (!r || text_open(f->tokenizer, PIECE_BYTES, take, r, &r->stream) < 0) {
-        status = common_fail(EXIT_RUNTIME, "read %s: out of memory", path);
+        status = common_fail(EXIT_FULL, "read %s: out of memory", path);
     } else {
         r->f = f;
         r->path = path;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "examples/common_bound.h"
 #include "examples/common_predict.h"
@@ -51,7 +52,7 @@ struct run {
 
 static int out_of_memory(void)
 {
-    return common_fail(EXIT_RUNTIME, "generate: out of memory");
+    return common_fail(EXIT_FULL, "generate: out of memory");
 }
 
 static int setup_failed(int err, const char *sentence)
@@ -90,7 +91,7 @@ static int feed(struct run *r, const char *step, const int32_t *tokens, size_t n
 
     if (err == -ECANCELED)
         return EXIT_INTERRUPTED;
-    return err < 0 ? common_fail(EXIT_RUNTIME, "%s: %s", step ? step : "prefill", error) : 0;
+    return err < 0 ? common_fail(common_status_late(err), "%s: %s", step ? step : "prefill", error) : 0;
 }
 
 /* A piece may take long. Tokens of the text are fed to their end. */
@@ -150,7 +151,7 @@ static int decode(struct run *r, struct ofl_ctx *ctx)
         double start;
 
         if (token < 0)
-            return common_fail(EXIT_INPUT, "token %zu: the logits are not numbers: the model is damaged",
+            return common_fail(EXIT_DAMAGED, "token %zu: the logits are not numbers: the model is damaged",
                                r->generated + 1);
         r->ended = is_end(&r->config, token);
         if (r->ended)
@@ -192,9 +193,13 @@ static void bound_of(struct run *r, const struct llama_generator_need *need, con
 
 static void print_summary(const struct run *r, const struct ofl_stats *s)
 {
-    common_line("%zu tokens of prompt in %.3f s, %zu generated at %.1f tokens/s, stall %.2f s",
-                r->prompt_tokens, r->prefill_s, r->generated_tokens, tokens_per_s(r),
-                (double)s->stall_ns * 1e-9);
+    double stall = (double)s->stall_ns * 1e-9, time = r->prefill_s + r->decode_s;
+    char speed[48] = ""; /* the prompt gives the first token of each text: one alone has no time of its own */
+
+    if (r->decoded)
+        snprintf(speed, sizeof speed, " at %.1f tokens/s", tokens_per_s(r));
+    common_line("%zu tokens of prompt in %.3f s, %zu generated%s, stall %.2f s", r->prompt_tokens,
+                r->prefill_s, r->generated_tokens, speed, stall < time ? stall : time);
     common_line(
         "peak of budget: device %s of %s, host %s of %s; read from the checkpoint %s, to the device %s",
         common_bytes(s->peak_bytes[OFL_DEVICE]).text, common_bytes(s->budget_bytes[OFL_DEVICE]).text,
@@ -252,7 +257,7 @@ static int check_files(const struct llama_checkpoint *ck)
     char error[COMMON_ERROR_BYTES];
     int err = llama_checkpoint_check(ck, error, sizeof error);
 
-    return err < 0 ? common_fail(EXIT_RUNTIME, "after the last token: %s", error) : 0;
+    return err < 0 ? common_fail(common_status_late(err), "after the last token: %s", error) : 0;
 }
 
 static int make_room(struct run *r)
@@ -374,8 +379,8 @@ static int run_in_context(struct run *r, struct ofl_ctx *ctx, const struct llama
         common_line("%s: tensor %s is not used: the model has none of that name", r->options->model,
                     llama_checkpoint_unused(ck));
     status = generate(r, ctx, ck, config, need);
-    if (llama_checkpoint_close(ck) < 0 && status == 0)
-        status = common_fail_ofl(EXIT_RUNTIME, "close the checkpoint");
+    if ((err = llama_checkpoint_close(ck)) < 0 && status == 0)
+        status = common_fail_ofl(common_status_late(err), "close the checkpoint");
     return status;
 }
 
@@ -400,6 +405,14 @@ static void predict(struct run *r, const struct llama_generator_config *config, 
             compute.dtype = OFL_BF16;
     llama_generator_need(config, r->dtypes, &need);
     plan.scratch_bytes = need.scratch_bytes - ofl_device_footprint(config->shape.hidden * sizeof(float));
+    if (r->options->dry) {
+        printf("model      %llu parameters, %s of weights; keys and values %s\n",
+               (unsigned long long)llama_param_count(&config->shape), common_bytes(need.weight_bytes).text,
+               common_bytes(need.cache_bytes).text);
+        common_dry_run(&plan, &(struct common_ways){.device_least = need.device.device_bytes,
+                                                    .host_least = OFL_HOST_MIN_BYTES});
+        return;
+    }
     common_predict(&plan, &r->predicted);
 }
 
@@ -428,6 +441,29 @@ static int read_input(struct run *r)
     return status ? status : read_dtypes(r);
 }
 
+/* A report replaces no model, and no prompts. */
+static int check_outputs(const struct options *o)
+{
+    const struct common_use out[] = {{"--report", o->budget.report}, {"--timeline", o->budget.timeline}};
+    const struct common_use in[] = {{"--model", o->model},
+                                    {"--tokenizer", o->tokenizer},
+                                    {"--prompt-file", o->prompt_file},
+                                    {"--prompts", o->prompts}};
+
+    int status = common_outputs_check(out, 2, in, sizeof in / sizeof in[0], NULL);
+
+    for (size_t i = 0; i < o->adapters.count && status == 0; i++) {
+        char dir[4096], *colon;
+
+        snprintf(dir, sizeof dir, "%s", o->adapters.texts[i]);
+        colon = access(dir, F_OK) == 0 ? NULL : strrchr(dir, ':'); /* :WEIGHT */
+        if (colon)
+            *colon = '\0';
+        status = common_outputs_check(out, 2, &(struct common_use){"--adapter", dir}, 1, NULL);
+    }
+    return status;
+}
+
 static int run_all(struct run *r)
 {
     struct llama_generator_config config;
@@ -442,6 +478,8 @@ static int run_all(struct run *r)
                            "needs a drive; leave it out",
                            r->options->budget.nvme[0].dir);
     status = common_budget_check(&r->options->budget);
+    if (status == 0)
+        status = check_outputs(r->options);
     if (status == 0)
         status = read_input(r);
     if (status)
@@ -462,6 +500,8 @@ static int run_all(struct run *r)
     config.piece = r->piece =
         llama_generator_piece(&need, r->prompts.longest, open.device_bytes, open.host_bytes);
     predict(r, &config, &open);
+    if (r->options->dry)
+        return fflush(stdout) == EOF ? common_fail(common_status_late(-errno), "write the plan: %m") : 0;
     err = ofl_open(&open, &ctx);
     if (err < 0)
         return setup_failed(err, ofl_error());
@@ -471,8 +511,7 @@ static int run_all(struct run *r)
         err = common_timeline_close(ctx, r->options->budget.timeline);
         status = status ? status : err;
     }
-    err = ofl_close(ctx);
-    return err < 0 && status == 0 ? common_fail_ofl(EXIT_RUNTIME, "close") : status;
+    return common_close(ctx, status);
 }
 
 int main(int argc, char **argv)
@@ -498,5 +537,5 @@ int main(int argc, char **argv)
     free(run.seen);
     free(run.history);
     json_decref(run.texts);
-    return status;
+    return common_end(status);
 }

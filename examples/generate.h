@@ -12,7 +12,7 @@
 
 struct options {
     const char *model, *prompt, *prompt_file, *prompts, *system, *tokenizer;
-    bool chat;
+    bool chat, dry;
     uint64_t max_tokens; /* 0: not given */
     uint64_t context;    /* 0: the model's positions */
     uint64_t top_k, seed;

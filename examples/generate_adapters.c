@@ -10,7 +10,7 @@
 
 static int out_of_memory(void)
 {
-    return common_fail(EXIT_RUNTIME, "open the adapters: out of memory");
+    return common_fail(EXIT_FULL, "open the adapters: out of memory");
 }
 
 /* The last part of a path, for free(). */

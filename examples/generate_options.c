@@ -39,6 +39,7 @@ static const struct common_option text_options[] = {
      "0", .low = 0, .high = 1},
     {COMMON_NUMBER, "repetition-penalty", "X", "Above 1: tokens of the prompt and the text become less likely",
      FIELD(repetition_penalty), "1", .low = 0.01, .high = 100},
+    {COMMON_FLAG, "dry-run", NULL, "Only print the plan, the budgets and the smallest that would do; nothing is generated", FIELD(dry)},
     {COMMON_COUNT, "seed", "N", "Of drawing", FIELD(seed), "1", 0, INT64_MAX},
     {.kind = COMMON_END}};
 /* clang-format on */
@@ -59,13 +60,14 @@ static const char after[] =
     "\n"
     "Examples:\n"
     "  ofl-generate --model story --prompt \"Once upon a time\" --temperature 0\n"
-    "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G --host-mem 1G --report run.json\n"
-    "  ofl-generate --model qwen --chat --system \"Be brief.\" --prompt-file question.txt\n"
-    "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G --timeline run.json\n"
-    "      (open run.json in https://ui.perfetto.dev)\n"
-    "\n"
-    "Exit status: 0 done; 1 something failed on the way; 2 options, budgets or data that can't work; "
-    "130 ended by SIGINT or SIGTERM after the current token.";
+    "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G \\\n"
+    "      --host-mem 1G --report run.json\n"
+    "  ofl-generate --model qwen --chat --system \"Be brief.\" \\\n"
+    "      --prompt-file question.txt\n"
+    "  # a timeline, which https://ui.perfetto.dev opens\n"
+    "  ofl-generate --model llama-7b --prompt \"The sea\" --device-mem 2G \\\n"
+    "      --timeline trace.json\n"
+    "\n" COMMON_EXITS ", after the current token. A text of which the logits are no numbers: 3.";
 
 static bool check(void *options, struct common_complaint *c)
 {

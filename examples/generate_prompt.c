@@ -24,7 +24,7 @@ struct reading {
 
 static int out_of_memory(void)
 {
-    return common_fail(EXIT_RUNTIME, "read the prompt: out of memory");
+    return common_fail(EXIT_FULL, "read the prompt: out of memory");
 }
 
 /* ---- tokens ----------------------------------------------------------------------- */

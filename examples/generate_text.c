@@ -15,7 +15,7 @@ static int append(struct text *t, const char *bytes, size_t count)
         char *more = realloc(t->bytes, room);
 
         if (!more)
-            return common_fail(EXIT_RUNTIME, "generate: out of memory");
+            return common_fail(EXIT_FULL, "generate: out of memory");
         t->bytes = more;
         t->room = room;
     }
@@ -27,7 +27,7 @@ static int append(struct text *t, const char *bytes, size_t count)
 static int show(struct text *t, size_t end)
 {
     if (fwrite(t->bytes + t->shown, 1, end - t->shown, stdout) < end - t->shown || fflush(stdout) == EOF)
-        return common_fail(EXIT_RUNTIME, "write the text: %s", strerror(errno));
+        return common_fail(common_status_late(-errno), "write the text: %s", strerror(errno));
     t->shown = end;
     return 0;
 }
@@ -48,7 +48,7 @@ int text_finish(struct text *t)
     int status = t->shown < t->used ? show(t, t->used) : 0;
 
     if (t->used && (putchar('\n') == EOF || fflush(stdout) == EOF) && status == 0)
-        status = common_fail(EXIT_RUNTIME, "write the text: %s", strerror(errno));
+        status = common_fail(common_status_late(-errno), "write the text: %s", strerror(errno));
     return status;
 }
 

@@ -580,6 +580,10 @@ OFL_API int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weigh
  * ofl_config.expected_bytes has them: two moments, and of BF16 the master. Weight and gradient come on top.
  * 0 for a dtype that can't be trained, and for more than any memory. */
 OFL_API uint64_t ofl_optimizer_bytes(enum ofl_dtype dtype, uint64_t elems);
+/* step thread, outside an optimizer step. From the next step on weight_decay is factor times the settings' for this
+ * weight: 1 until it is set; 0 for norms and biases, as is common. -ENOENT if not bound; -EINVAL: not a finite
+ * number from 0 on; -OFL_ESTATE in a step. */
+OFL_API int ofl_optimizer_decay(struct ofl_optimizer *o, struct ofl_tensor *weight, double factor);
 /* any. The state tensor, owned by o. The master of an F32 weight is the weight. -ENOENT if not bound. */
 OFL_API int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight,
                                 enum ofl_optimizer_state which, struct ofl_tensor **out);

@@ -24,7 +24,7 @@ refuse() {
     local words=$1
     shift
     tune --data "$work/text" --out "$work/never" "$@"
-    [ "$status" -eq 2 ] || complain "$*: exit status $status, not 2"
+    [ "$status" -eq "$(refusal)" ] || complain "$*: exit status $status, not $(refusal)"
     grep -q -e "$words" "$work/err" || complain "$*: no '$words'"
     [ ! -e "$work/never" ] || complain "$*: left something"
 }

@@ -30,7 +30,7 @@ refuse() {
     local words=$1
     shift
     run "$@"
-    [ "$status" -eq 2 ] || complain "$*: exit status $status, not 2"
+    [ "$status" -eq "$(refusal)" ] || complain "$*: exit status $status, not $(refusal)"
     grep -q -e "$words" "$work/err" || complain "$*: no '$words'"
     [ ! -s "$work/out" ] || complain "$*: printed $(head -n 1 "$work/out")"
     clean "$*"

@@ -19,7 +19,7 @@ refuse() {
     local words=$1
     shift
     run --preset tiny "$@" --report "$work/refused.json"
-    [ "$status" -eq 2 ] || complain "$*: exit status $status, not 2"
+    [ "$status" -eq "$(refusal)" ] || complain "$*: exit status $status, not $(refusal)"
     grep -q -e "$words" "$work/err" || complain "$*: no '$words'"
     [ ! -e "$work/refused.json" ] || complain "$*: left a report"
 }

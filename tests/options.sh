@@ -42,6 +42,8 @@ for program in ofl-finetune ofl-generate 'ofl-bench nvme' 'ofl-bench link' 'ofl-
     page=docs/man/${program%% *}.1
     [ "$(in_help "$program" | wc -l)" -ge 3 ] || complain "$program --help lists no options"
     lacks=$(missing "$program" "$page")
+    # shellcheck disable=SC2086  # a program and its command
+    cmp -s <(help_of "$program") <("$bin"/$program -h) || complain "$program -h is not --help"
     # Options of budgets are those of ofl-finetune, as the page of ofl-bench says.
     case $program in
     'ofl-bench step' | 'ofl-bench decode') lacks=$(comm -23 <(echo "$lacks") <(in_page docs/man/ofl-finetune.1)) ;;

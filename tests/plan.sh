@@ -1,6 +1,6 @@
 #!/bin/bash
 # Proves what `ofl-bench plan` promises: figures for known machines, files and this machine, in text and in JSON;
-# exit status 3 and what is missing where a model does not fit; what it names as the smallest works, and a little
+# exit status 4 and what is missing where a model does not fit; what it names as the smallest works, and a little
 # less does not; clear messages and exit status 2 for what can't be. And that the benches say before they run what
 # they will take. Speeds are not judged.
 #
@@ -22,7 +22,7 @@ refuse() {
     local words=$1
     shift
     plan "$@"
-    [ "$status" -eq 2 ] || complain "$*: exit status $status, not 2"
+    [ "$status" -eq "$(refusal)" ] || complain "$*: exit status $status, not $(refusal)"
     grep -q -e "$words" "$work/err" || complain "$*: no '$words'"
     [ ! -s "$work/out" ] || complain "$*: printed $(head -n 1 "$work/out")"
 }
@@ -60,15 +60,15 @@ cat >"$work/small.json" <<'END'
 {"name": "small", "like": "rtx-4090", "drives": 0, "host_bytes": 64e9}
 END
 plan --model 13b --machine "$work/small.json" --json "$work/no.json"
-[ "$status" -eq 3 ] || complain "13b on a small machine: exit status $status, not 3"
+[ "$status" -eq 4 ] || complain "13b on a small machine: exit status $status, not 4"
 grep -q '^fits      no: all tensors take' "$work/out" || complain '13b on a small machine: not said what is missing'
 least=$(sed -n 's/^host .*(\([0-9]*\) bytes) would do.*/\1/p' "$work/out")
 plan --model 13b --machine "$work/small.json" --host-mem "${least:-0}" --quick
 wanted 'the host memory that would do'
 plan --model 13b --machine "$work/small.json" --host-mem $((${least:-0} - 4194304)) --quick
-[ "$status" -eq 3 ] || complain "less host memory than would do: exit status $status, not 3"
+[ "$status" -eq 4 ] || complain "less host memory than would do: exit status $status, not 4"
 plan --model 13b --machine rtx-4090 --device-mem 1G --quick
-[ "$status" -eq 3 ] || complain "13b in 1 GiB: exit status $status, not 3"
+[ "$status" -eq 4 ] || complain "13b in 1 GiB: exit status $status, not 4"
 grep -q 'backward needs' "$work/out" || complain '13b in 1 GiB: not said what needs more'
 
 # ---- this machine, and runs ---------------------------------------------------------

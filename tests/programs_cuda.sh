@@ -116,16 +116,16 @@ grep -q '"share_of_bound"' "$work/step.json" || complain "ofl-bench step reports
 # ---- what is missing -----------------------------------------------------
 
 OFL_CUBLAS=$work/none run "${tiny[@]}"
-[ "$status" -eq 2 ] || complain "no cuBLAS: exit status $status, not 2"
+[ "$status" -eq "$(refusal)" ] || complain "no cuBLAS: exit status $status, not $(refusal)"
 grep -q 'cuBLAS.*OFL_CUBLAS' "$work/err" || complain "no cuBLAS"
 OFL_CUDA_DRIVER=$work/none run "${tiny[@]}" --device cuda:0
-[ "$status" -eq 2 ] || complain "no driver: exit status $status, not 2"
+[ "$status" -eq "$(refusal)" ] || complain "no driver: exit status $status, not $(refusal)"
 grep -q "CUDA driver $work/none" "$work/err" || complain "no driver"
 run "${tiny[@]}" --device cuda:7
-[ "$status" -eq 2 ] || complain "cuda:7: exit status $status, not 2"
+[ "$status" -eq "$(refusal)" ] || complain "cuda:7: exit status $status, not $(refusal)"
 grep -q 'no such GPU: the driver has 1' "$work/err" || complain "cuda:7"
 run "${tiny[@]}" --device-mem 2G --host-mem 4M
-[ "$status" -eq 2 ] || complain "more than the GPU has: exit status $status, not 2"
+[ "$status" -eq "$(refusal)" ] || complain "more than the GPU has: exit status $status, not $(refusal)"
 grep -q 'cuda:0 has .* to give' "$work/err" || complain "more than the GPU has"
 
 finish

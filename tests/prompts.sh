@@ -16,12 +16,12 @@ generate() {
     limited "$bin/ofl-generate" --device host --model "$work/m" --temperature 0 --max-tokens 12 "$@"
 }
 
-# refuse 'words of the message' arguments...: exit status 2, and that message.
+# refuse 'words of the message' arguments...: exit status 2, or 64 for an option (or $refused), and that message.
 refuse() {
     local words=$1
     shift
     generate "$@"
-    [ "$status" -eq 2 ] || complain "$*: exit status $status, not 2"
+    [ "$status" -eq "${refused:-$(refusal)}" ] || complain "$*: exit status $status, not ${refused:-$(refusal)}"
     grep -q -e "$words" "$work/err" || complain "$*: no '$words'"
     [ ! -s "$work/out" ] || complain "$*: wrote text"
 }
@@ -88,6 +88,10 @@ grep -q '"end": "end token"' "$work/end.json" || complain "the report knows of n
 printf '{"eos_token_id": "x"' >"$work/m/generation_config.json"
 refuse 'generation_config.json' --prompt Hi
 rm "$work/m/generation_config.json"
+cp "$work/m/tokenizer.json" "$work/whole.json"
+head -c 500 "$work/whole.json" >"$work/m/tokenizer.json"
+refuse 'tokenizer.json: line' --prompt Hi
+cp "$work/whole.json" "$work/m/tokenizer.json"
 
 # Lengths.
 limited "$bin/ofl-generate" --device host --model "$work/m" --temperature 0 --prompt abcde --context 20 --report "$work/context.json"

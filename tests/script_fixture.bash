@@ -79,6 +79,11 @@ wanted() {
     [ "$status" -eq 0 ] || complain "$*: exit status $status"
 }
 
+# What the last command's refusal is to end with: 64 if it was the option parser's, which points to --help, else 2.
+refusal() {
+    if grep -q -e "^Try .*--help'" "$work/err"; then echo 64; else echo 2; fi
+}
+
 # says words file what...: the file has these words.
 says() {
     grep -q -e "$1" "$2" || complain "${*:3}: no '$1'"

@@ -74,7 +74,7 @@ for change in overwrite copy_over shorten lengthen; do
         [ -n "$early" ] || break
     done
     [ -z "$early" ] || { complain "$change: the program was always faster"; continue; }
-    [ "$status" -eq 1 ] || complain "$change: exit status $status: $(cat "$work/err")"
+    [ "$status" -eq 3 ] || complain "$change: exit status $status: $(cat "$work/err")"
     grep -q "$first: the file changed while it was open" "$work/err" || complain "$change: $(cat "$work/err")"
     # Up to the newline that ends it, the text is the beginning of the first model's.
     bytes=$(($(stat -c %s "$work/out") - 1))

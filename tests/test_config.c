@@ -312,7 +312,7 @@ static void refuses_bad_configurations(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         put_changed(bad[i].changes);
-        expect_refusal(bad[i].changes, -OFL_EFORMAT, bad[i].words, 3);
+        expect_refusal(bad[i].changes, -ENOTSUP, bad[i].words, 3);
     }
 }
 
@@ -409,16 +409,16 @@ static void checks_structs(void **state)
     assert_int_equal(llama_config_check(&good_one, "x", error, sizeof error), 0);
     for (int i = 0; i < 8; i++) { /* layers to max_positions */
         c = good_one, ((uint32_t *)&c.shape)[i] = 0;
-        assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -OFL_EFORMAT);
+        assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -ENOTSUP);
         c = good_one, ((uint32_t *)&c.shape)[i] = UINT32_MAX;
-        assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -OFL_EFORMAT);
+        assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -ENOTSUP);
     }
     c = good_one, c.bos_id = 2048;
-    assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -OFL_EFORMAT);
+    assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -ENOTSUP);
     c = good_one, c.eos_count = LLAMA_EOS_MAX + 1;
-    assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -OFL_EFORMAT);
+    assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -ENOTSUP);
     c = good_one, c.eos_ids[0] = 2048;
-    assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -OFL_EFORMAT);
+    assert_int_equal(llama_config_check(&c, "x", error, sizeof error), -ENOTSUP);
 }
 
 static void comparison_sees_differences(void **state)

@@ -318,7 +318,7 @@ static void train(const char *dir, const struct llama_shape *shape, const struct
         struct llama_lora_writer w = {.base = "base", .shape = shape, .lora = &s->lora, .get = get, .arg = t};
         struct llama_output *to;
 
-        if (llama_output_open(s->out, &to, error, sizeof error) < 0 ||
+        if (llama_output_open(s->out, false, &to, error, sizeof error) < 0 ||
             llama_lora_write(&w, to, error, sizeof error) < 0)
             fail_msg("%s", error);
         llama_output_close(to, error, sizeof error);

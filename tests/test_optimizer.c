@@ -106,6 +106,12 @@ static struct ofl_adamw settings_of(uint64_t step, double clip)
                               .step = step};
 }
 
+/* Weights whose decay is not that of the settings. */
+static double decay_of(unsigned w)
+{
+    return w % 3 == 1 ? 0 : w % 3 == 2 ? 2.5 : 1;
+}
+
 /* ---- the plain loop ---------------------------------------------------- */
 
 struct plain {
@@ -179,7 +185,6 @@ static void plain_free(struct plain *a)
 static void plain_step(struct plain *a, uint64_t t)
 {
     struct ofl_adamw s = settings_of(t, a->clip);
-    struct optim_coef c = optim_coef_make(&s);
     double sum = 0, scale = 1;
 
     for (unsigned w = 0; w < WEIGHTS; w++) {
@@ -193,10 +198,17 @@ static void plain_step(struct plain *a, uint64_t t)
     a->norm[t] = sqrt(sum);
     if (a->clip > 0)
         scale = fmin(1.0, a->clip / (a->norm[t] + 1e-6));
-    for (unsigned w = 0; w < WEIGHTS; w++)
-        if (!skipped(w, t))
-            optim_adamw(&c, (float)scale, a->p[w], a->m[w], a->v[w], a->g[w], a->low ? a->w16[w] : NULL,
-                        sizes[w]);
+    for (unsigned w = 0; w < WEIGHTS; w++) {
+        struct ofl_adamw own = s;
+        struct optim_coef c;
+
+        if (skipped(w, t))
+            continue;
+        own.weight_decay *= decay_of(w);
+        c = optim_coef_make(&own);
+        optim_adamw(&c, (float)scale, a->p[w], a->m[w], a->v[w], a->g[w], a->low ? a->w16[w] : NULL,
+                    sizes[w]);
+    }
 }
 
 /* ---- the same on the library ------------------------------------------- */
@@ -357,6 +369,8 @@ static void open_trainer(struct trainer *t, const struct ofl_config *config)
         d.dtype = OFL_F32;
         ok(t, ofl_tensor_create(t->ctx, &d, &t->grads[w]), "create gradient");
         ok(t, ofl_optimizer_bind(t->optimizer, t->weights[w], t->grads[w]), "bind");
+        if (decay_of(w) != 1)
+            ok(t, ofl_optimizer_decay(t->optimizer, t->weights[w], decay_of(w)), "decay");
         ok(t, ofl_tensor_write(t->weights[w], 0, plain_weight(start, w), weight_bytes(t, w)), "write weight");
         ok(t, ofl_optimizer_state(t->optimizer, t->weights[w], OFL_STATE_MASTER, &master), "master");
         if (t->plain->low)

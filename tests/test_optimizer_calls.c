@@ -164,9 +164,16 @@ static void bad_bindings(void **state)
         expect_error(ofl_optimizer_bind(s.optimizer, s.weight[0], s.grad[0]), -EEXIST,
                      "bind w0: it is bound already");
         expect_error(ofl_optimizer_state(s.optimizer, w, OFL_STATE_EXP_AVG, &out), -ENOENT, "not bound");
+        expect_error(ofl_optimizer_decay(s.optimizer, w, 0), -ENOENT, "not bound");
+        expect_error(ofl_optimizer_decay(s.optimizer, s.weight[0], -1), -EINVAL,
+                     "weight decay of w0: factor -1");
+        expect_error(ofl_optimizer_decay(s.optimizer, s.weight[0], NAN), -EINVAL, "not a finite number");
+        assert_int_equal(ofl_optimizer_decay(s.optimizer, s.weight[0], 0), 0);
         assert_null(out);
         assert_int_equal(ofl_optimizer_begin(s.optimizer, &a), 0);
         expect_error(ofl_optimizer_bind(s.optimizer, w, g), -OFL_ESTATE, "an optimizer step is open");
+        expect_error(ofl_optimizer_decay(s.optimizer, s.weight[0], 1), -OFL_ESTATE,
+                     "an optimizer step is open");
         assert_int_equal(ofl_optimizer_end(s.optimizer), 0);
         expect_error(ofl_tensor_destroy(s.weight[0]), -OFL_ESTATE, "destroy w0: an optimizer is bound to it");
         expect_error(ofl_tensor_destroy(s.grad[1]), -OFL_ESTATE, "destroy g1");

@@ -2,10 +2,12 @@
  * Proves of the command lines of all programs (examples/common_options.h): each kind of option takes what it
  * should, into its field and no other; defaults are the table's; what can't be used ends the program with 2
  * and a complaint that names the option, what was given, and what would do; --help lists each option with its
- * default, but hidden ones; --version and --usage end with 0.
+ * default, but hidden ones; --version and --usage end with 0. And the table of exit statuses, and
+ * that no control character of a file reaches stderr.
  *
  * Negative controls: every value that is refused stands beside one that is taken.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -211,6 +213,10 @@ static void complaints_help(void **state)
         {"--call 1234567890123456", "--call 1234567890123456: 16 characters, 15 at most"},
         {"a b", "b: one is enough"},
         {"--flag --on 1", "--flag excludes --on 1"},
+        {"--count=", "--count: the value is empty, N is wanted"},
+        {"--bytes=", "--bytes: the value is empty, SIZE is wanted"},
+        {"--texts=", "--texts: the value is empty"},
+        {"--call=", "--call: the value is empty"},
         {"--flag=1", "doesn't allow an argument"},
         {"--count", "requires an argument"},
         {"--none", "unrecognized option"},
@@ -221,7 +227,7 @@ static void complaints_help(void **state)
         char text[4096];
         int status = ends(cases[i].line, text, sizeof text);
 
-        if (status != EXIT_INPUT || !strstr(text, cases[i].words) || !strstr(text, "--help"))
+        if (status != EXIT_OPTION || !strstr(text, cases[i].words) || !strstr(text, "--help"))
             fail_msg("%s: status %d: %s", cases[i].line, status, text);
     }
 }
@@ -246,13 +252,56 @@ static void help_has_the_table(void **state)
     assert_non_null(strstr(text, "--count=N"));
 }
 
+static void what_is_printed_is_clean(void **state)
+{
+    char text[] = "a\x1b[31m\n\x7f\xc2\x9b"
+                  "31m \xc3\xa9\xc2\xa0\xe2\x82\xac";
+    int ends[2], kept = dup(STDERR_FILENO);
+    char out[256] = "";
+
+    (void)state;
+    assert_int_equal(pipe(ends), 0);
+    dup2(ends[1], STDERR_FILENO);
+    common_fail(1, "%s", text);
+    common_line("%s", text);
+    common_log(NULL, OFL_LOG_WARNING, text);
+    dup2(kept, STDERR_FILENO);
+    close(ends[1]);
+    assert_true(read(ends[0], out, sizeof out - 1) > 0);
+    close(ends[0]);
+    close(kept);
+    for (const char *c = out; *c; c++)
+        assert_true(*c == '\n' || (unsigned char)*c >= 0x20);
+    assert_null(strstr(out, "\xc2\x9b"));
+    assert_non_null(strstr(out, "a?[31m????31m \xc3\xa9\xc2\xa0\xe2\x82\xac\n")); /* and no letter less */
+    common_clean(text);
+    assert_string_equal(text, "a?[31m????31m \xc3\xa9\xc2\xa0\xe2\x82\xac");
+}
+
+/* A cause has its status whenever it comes; what has none is refused before the run, and a failure in it. */
+static void statuses_tell_causes_apart(void **state)
+{
+    static const struct {
+        int code, early, late;
+    } cases[] = {{-EINVAL, 2, 1},       {-ENOENT, 2, 1},       {-ENOTSUP, 2, 1},     {-OFL_EBUDGET, 2, 1},
+                 {-EIO, 1, 1},          {-OFL_EBROKEN, 1, 1},  {-OFL_EFORMAT, 2, 3}, {-OFL_ECHECKSUM, 3, 3},
+                 {-OFL_ECHANGED, 3, 3}, {-OFL_ETORN, 3, 3},    {-EBADMSG, 2, 3},     {-EUCLEAN, 3, 3},
+                 {-ENOSPC, 4, 4},       {-EDQUOT, 4, 4},       {-EFBIG, 4, 4},       {-ENOMEM, 4, 4},
+                 {-EMFILE, 4, 4},       {-ECANCELED, 130, 130}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(common_status(cases[i].code), cases[i].early);
+        assert_int_equal(common_status_late(cases[i].code), cases[i].late);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults_are_the_tables),
-        cmocka_unit_test(values_are_taken),
-        cmocka_unit_test(complaints_help),
-        cmocka_unit_test(help_has_the_table),
+        cmocka_unit_test(defaults_are_the_tables),  cmocka_unit_test(values_are_taken),
+        cmocka_unit_test(complaints_help),          cmocka_unit_test(help_has_the_table),
+        cmocka_unit_test(what_is_printed_is_clean), cmocka_unit_test(statuses_tell_causes_apart),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -634,7 +634,7 @@ static void refused_by_name(void **state)
         err = llama_checkpoint_config(dir, &c, error, sizeof error);
         if (err == 0)
             err = llama_checkpoint_open(ctx, dir, &c.shape, &ck, error, sizeof error);
-        if (err != -OFL_EFORMAT || !strstr(error, cases[i].says))
+        if ((err != -OFL_EFORMAT && err != -ENOTSUP) || !strstr(error, cases[i].says))
             fail_msg("%s: %s", cases[i].says, err < 0 ? error : "accepted");
         assert_int_equal(fixture_ctx_close(ctx), 0);
     }

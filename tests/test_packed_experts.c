@@ -6,6 +6,7 @@
  * Negative controls: a changed byte of each part changes the logits; a model without changes opens.
  */
 #include <math.h>
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -326,7 +327,8 @@ static void refused_by_name(void **state)
         err = llama_checkpoint_config(dir, &c, error, sizeof error);
         if (err == 0)
             err = llama_checkpoint_open(ctx, dir, &c.shape, &ck, error, sizeof error);
-        if (cases[i].says ? err != -OFL_EFORMAT || !strstr(error, cases[i].says) : err < 0)
+        if (cases[i].says ? (err != -OFL_EFORMAT && err != -ENOTSUP) || !strstr(error, cases[i].says)
+                          : err < 0)
             fail_msg("%s: %s", cases[i].says ? cases[i].says : "opens", err < 0 ? error : "accepted");
         if (err == 0)
             llama_checkpoint_close(ck);

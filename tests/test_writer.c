@@ -212,7 +212,7 @@ static void writes_what_it_is_given(void **state)
             assert_int_equal(mkdir(dir, 0700), 0);
             assert_int_equal(chmod(dir, 01710), 0);
         }
-        assert_int_equal(llama_output_check(dir, error, sizeof error), 0);
+        assert_int_equal(llama_output_check(dir, false, error, sizeof error), 0);
         if (llama_checkpoint_write(&w, error, sizeof error) != 0)
             fail_msg("%s", error);
         if (difference(dir, &config.shape, w.dtype))
@@ -360,7 +360,7 @@ static void failures_leave_nothing(void **state)
                    "dtype");
     broken.shape.kv_heads = 3;
     w = writer(dir, &broken, OFL_F32, &script);
-    expect_nothing("config", parent, 0, llama_checkpoint_write(&w, error, sizeof error), -OFL_EFORMAT, error,
+    expect_nothing("config", parent, 0, llama_checkpoint_write(&w, error, sizeof error), -ENOTSUP, error,
                    "num_key_value_heads");
     w = writer(dir, &config, OFL_F32, &script);
     expect_nothing("control", parent, 1, llama_checkpoint_write(&w, error, sizeof error), 0, "", "");
@@ -476,7 +476,7 @@ static void refuses_places(void **state)
         char *dir = files_path(parent, places[i].dir), error[1024] = "";
         struct llama_writer w = writer(dir, &config, OFL_F32, &script);
 
-        assert_int_equal(llama_output_check(dir, error, sizeof error), places[i].code);
+        assert_int_equal(llama_output_check(dir, false, error, sizeof error), places[i].code);
         error[0] = '\0';
         expect_nothing(places[i].dir, parent, 3, llama_checkpoint_write(&w, error, sizeof error),
                        places[i].code, error, parent);
@@ -484,10 +484,10 @@ static void refuses_places(void **state)
         assert_int_equal(files_count(full), 1);
         free(dir);
     }
-    assert_int_equal(llama_output_check("", NULL, 0), -EINVAL);
-    assert_int_equal(llama_output_check("/", NULL, 0), -EINVAL);
+    assert_int_equal(llama_output_check("", false, NULL, 0), -EINVAL);
+    assert_int_equal(llama_output_check("/", false, NULL, 0), -EINVAL);
     if (access(".", W_OK) == 0)
-        assert_int_equal(llama_output_check("ofl-test-nothing-here", NULL, 0),
+        assert_int_equal(llama_output_check("ofl-test-nothing-here", false, NULL, 0),
                          0); /* beside us, without a slash */
     free(full);
     free(link);

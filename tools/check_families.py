@@ -321,7 +321,7 @@ def largest(a, b, relative=False):
 def check_trained(build, device, directory, out, ids, text):
     """Differences of losses, of norms, and of what was written."""
     losses, norms = theirs_trained(directory, ids)
-    ours = finetune(build, device, directory, text, "--steps", str(STEPS), "--lr", "1e-3", "--weight-decay", "0.1", "--clip", "0",
+    ours = finetune(build, device, directory, text, "--steps", str(STEPS), "--lr", "1e-3", "--weight-decay", "0.1", "--decay-all", "--clip", "0",
                     "--beta2", "0.95", "--out", out, "--dtype", "f32")
     x, y = ids[:BATCH * SEQ].reshape(BATCH, SEQ), ids[1:BATCH * SEQ + 1]
     with torch.no_grad():

@@ -50,7 +50,7 @@ for _ in range(steps):
 report = os.path.join(work, "untied.json")
 subprocess.run(
     [f"{build}/ofl-finetune", "--model", directory, "--data", text, "--seq", str(length), "--batch", str(rows),
-     "--accum", str(accum), "--steps", str(steps), "--lr", "1e-3", "--weight-decay", "0.1", "--clip", "0.5",
+     "--accum", str(accum), "--steps", str(steps), "--lr", "1e-3", "--weight-decay", "0.1", "--decay-all", "--clip", "0.5",
      "--device-mem", "4M", "--host-mem", "2M", "--nvme", work, "--report", report],
     check=True, stderr=subprocess.DEVNULL)
 with open(report, encoding="utf-8") as f:

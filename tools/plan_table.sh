@@ -26,7 +26,7 @@ row() {
     local name=$1 status=0
     shift
     plan "$@" || status=$?
-    if [ $status -eq 3 ]; then
+    if [ $status -eq 4 ]; then
         printf '%-10s %-22s does not fit: %s\n' "$1" "$name" "$(sed -n 's/^fits *no: //p' "$work/out" | cut -c 1-120)"
         return
     elif [ $status -ne 0 ]; then

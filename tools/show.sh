@@ -97,7 +97,7 @@ show_story() {
         say "story: skipped" "$model is absent"
         return
     fi
-    "$build/ofl-finetune" --device "$device_name" --model $model --data $data --seq 64 --batch 2 --steps 6 --lr 1e-3 --weight-decay 0 \
+    "$build/ofl-finetune" --device "$device_name" --model $model --data $data --seq 64 --batch 2 --steps 6 --lr 1e-3 --weight-decay 0 --clip 0 \
         --dtype f32 --device-mem 8M --host-mem 4M --nvme "$work" --report "$work/story.json" --out "$work/story" \
         2>"$work/log" || { cat "$work/log"; exit 1; }
     local ok=0

@@ -132,8 +132,8 @@ static int load_settings(const char *path, json_t **out, char *error, size_t err
     free(text);
     if (json_is_object(*out))
         return 0;
-    return llama_fail(-EINVAL, error, error_bytes, "read %s: line %d: %s", path, *out ? 1 : problem.line,
-                      *out ? "not a JSON object" : problem.text);
+    return llama_fail(-EINVAL, error, error_bytes, "read %s: line %d: %s", path,
+                      *out || problem.line < 1 ? 1 : problem.line, *out ? "not a JSON object" : problem.text);
 }
 
 /* A file of settings that may be missing. */

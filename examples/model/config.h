@@ -30,7 +30,7 @@ struct llama_config {
 };
 
 /* Reads dir/config.json, and of dir/generation_config.json the end tokens, or the metadata of a GGUF file. 0,
- * -OFL_EFORMAT or an errno value, with the sentence in error. */
+ * -OFL_EFORMAT (no JSON), -ENOTSUP (what it says can't be used) or an errno value, with the sentence in error. */
 int llama_config_load(const char *dir, struct llama_config *out, char *error, size_t error_bytes);
 
 /* What a config.json would have that is there as an object; path is for sentences. */

@@ -2,6 +2,7 @@
 #ifndef LLAMA_CONFIG_IMPL_H
 #define LLAMA_CONFIG_IMPL_H
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 
@@ -22,7 +23,7 @@ struct config_reader {
     size_t error_bytes;
 };
 
-#define CONFIG_REFUSE(r, ...) llama_fail(-OFL_EFORMAT, (r)->error, (r)->error_bytes, __VA_ARGS__)
+#define CONFIG_REFUSE(r, ...) llama_fail(-ENOTSUP, (r)->error, (r)->error_bytes, __VA_ARGS__)
 
 /* NULL: it is not there, or null. */
 const json_t *config_get(const struct config_reader *r, const char *key);

@@ -158,7 +158,7 @@ static int load_json(const char *path, uint64_t max_bytes, bool loose, json_t **
         } else {
             rc = root ? llama_fail(-OFL_EFORMAT, error, error_bytes, "read %s: not a JSON object", path)
                       : llama_fail(-OFL_EFORMAT, error, error_bytes, "read %s: line %d: %s", path,
-                                   problem.line, llama_quote(problem.text).text);
+                                   problem.line < 1 ? 1 : problem.line, llama_quote(problem.text).text);
             json_decref(root);
         }
     }

@@ -18,7 +18,7 @@
 /* Whether --model names a file rather than a directory. What kind of file is found when it is opened. */
 bool llama_gguf_is(const char *path);
 
-/* 0, -OFL_EFORMAT or an errno value, with the sentence in error; so with all below. */
+/* 0, -OFL_EFORMAT (damaged), -ENOTSUP (what it says can't be used) or an errno value, with the sentence in error; so with all below. */
 int llama_gguf_config(const char *path, struct llama_config *out, char *error, size_t error_bytes);
 
 /* Files of the model whose first one is s, opened from path: 1, or as many as it is split into. */

@@ -2,6 +2,7 @@
 #ifndef LLAMA_GGUF_IMPL_H
 #define LLAMA_GGUF_IMPL_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,7 +19,7 @@ struct gguf_reader {
     size_t error_bytes;
 };
 
-#define GGUF_REFUSE(r, ...) llama_fail(-OFL_EFORMAT, (r)->error, (r)->error_bytes, __VA_ARGS__)
+#define GGUF_REFUSE(r, ...) llama_fail(-ENOTSUP, (r)->error, (r)->error_bytes, __VA_ARGS__)
 
 /* Opens the file in a context for it alone; r's path and error are set. 0 or a code with its sentence. */
 int gguf_open(struct gguf_reader *r);

@@ -28,7 +28,7 @@ struct reading {
     size_t error_bytes;
 };
 
-#define REFUSE(r, ...) llama_fail(-OFL_EFORMAT, (r)->error, (r)->error_bytes, __VA_ARGS__)
+#define REFUSE(r, ...) llama_fail(-ENOTSUP, (r)->error, (r)->error_bytes, __VA_ARGS__)
 
 /* ---- adapter_config.json ------------------------------------------------- */
 

@@ -166,6 +166,7 @@ static int progress(void *arg, uint64_t done, uint64_t total)
 static int write_all(struct merging *g, char *error, size_t error_bytes)
 {
     struct llama_writer w = {.dir = g->m->out,
+                             .replace = g->m->replace,
                              .config = g->m->config,
                              .dtype = g->dtype,
                              .copy_from_dir = g->m->model,

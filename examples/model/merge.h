@@ -11,6 +11,7 @@
 
 struct llama_merge {
     const char *model, *adapter, *out;
+    bool replace; /* what was written before at out */
     const struct llama_config *config;
     const struct llama_lora *lora;                                         /* of llama_lora_load */
     const enum ofl_dtype *dtypes;                                          /* of the model's tensors */

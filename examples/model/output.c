@@ -25,6 +25,7 @@ struct llama_output {
     int lock;                         /* on final */
     bool created;                     /* final is ours to remove */
     bool inside;                      /* temporary lies in final */
+    bool replace, old;                /* what is there may be replaced, and is there */
     bool whole;
     char *error;
     size_t error_bytes;
@@ -78,6 +79,52 @@ static bool is_empty(const char *path, bool mounted)
     return empty;
 }
 
+/* What models and adapters are made of. */
+static bool is_part(const char *name)
+{
+    static const char *const ends[] = {".json",  ".safetensors", ".jinja",
+                                       ".model", "merges.txt",   "vocab.txt"};
+    size_t n = strlen(name);
+
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        size_t e = strlen(ends[i]);
+
+        if (n >= e && strcmp(name + n - e, ends[i]) == 0)
+            return true;
+    }
+    return strcmp(name, "README.md") == 0;
+}
+
+/* Whether o->final is what a run has written: all else that lies there would be lost. */
+static int check_result(struct llama_output *o)
+{
+    DIR *d = opendir(o->final);
+    struct dirent *e;
+    bool config = false;
+    int rc = d ? 0 : fail_errno(o, "open directory", o->final, -errno);
+
+    while (rc == 0 && (e = readdir(d)) != NULL) {
+        struct stat st;
+
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode) ||
+            !is_part(e->d_name))
+            rc = llama_fail(
+                -EEXIST, o->error, o->error_bytes,
+                "write %s: %s in it is no part of a model: only what a run has written is replaced", o->final,
+                llama_quote(e->d_name).text);
+        config =
+            config || strcmp(e->d_name, "config.json") == 0 || strcmp(e->d_name, "adapter_config.json") == 0;
+    }
+    if (d)
+        closedir(d);
+    if (rc == 0 && !config)
+        rc = llama_fail(-EEXIST, o->error, o->error_bytes,
+                        "write %s: no model is there: only what a run has written is replaced", o->final);
+    return rc;
+}
+
 static bool is_mount(const char *path)
 {
     struct statx st;
@@ -99,10 +146,19 @@ static int check_existing(struct llama_output *o, const struct stat *st)
         return llama_fail(-EEXIST, o->error, o->error_bytes, "write %s: exists, and is not a directory",
                           o->final);
     mounted = is_mount(o->final);
-    if (!is_empty(o->final, mounted))
-        return llama_fail(-EEXIST, o->error, o->error_bytes,
-                          "write %s: exists, and is not an empty directory", o->final);
     o->inside = mounted || !can_write(o->parent);
+    o->old = !is_empty(o->final, mounted);
+    if (o->old && !o->replace)
+        return llama_fail(-EEXIST, o->error, o->error_bytes,
+                          "write %s: exists, and is not an empty directory; --overwrite replaces a model",
+                          o->final);
+    if (o->old && o->inside)
+        return llama_fail(-EEXIST, o->error, o->error_bytes,
+                          "write %s: a mount point, or in a directory that can't be written: it can't be "
+                          "replaced; empty it, or give another name",
+                          o->final);
+    if (o->old)
+        return check_result(o);
     return o->inside && !can_write(o->final) ? fail_errno(o, "write into", o->final, -errno) : 0;
 }
 
@@ -141,7 +197,7 @@ static int lock_name(struct llama_output *o)
                           o->final);
     /* In between, that one may have put its own there. */
     if (fstat(o->lock, &locked) != 0 || lstat(o->final, &named) != 0 || locked.st_ino != named.st_ino ||
-        locked.st_dev != named.st_dev || !is_empty(o->final, o->inside))
+        locked.st_dev != named.st_dev || (!o->old && !is_empty(o->final, o->inside)))
         return llama_fail(-EEXIST, o->error, o->error_bytes, "write %s: another run has written there",
                           o->final);
     return 0;
@@ -271,6 +327,41 @@ static int take_over(struct llama_output *o)
     return chmod(o->temporary, mode) == 0 ? 0 : fail_errno(o, "set the mode of", o->temporary, -errno);
 }
 
+/* Both are there at every moment, or, where a file system can't do that, one of them and the other under a name of its
+ * own. What was there is at o->temporary then. */
+static int exchange(struct llama_output *o)
+{
+    char *aside;
+    int rc = renameat2(AT_FDCWD, o->temporary, AT_FDCWD, o->final, RENAME_EXCHANGE) == 0 ? 0 : -errno;
+
+    if (rc != -EINVAL && rc != -ENOSYS)
+        return rc;
+    if (asprintf(&aside, "%s.old", o->temporary) < 0)
+        return -ENOMEM;
+    rc = rename(o->final, aside) == 0 ? 0 : -errno;
+    if (rc == 0 && rename(o->temporary, o->final) != 0) {
+        rc = -errno;
+        (void)rename(aside, o->final);
+    }
+    if (rc == 0) {
+        free(o->temporary);
+        o->temporary = aside;
+        return 0;
+    }
+    free(aside);
+    return rc;
+}
+
+static int publish_over(struct llama_output *o)
+{
+    int rc = take_over(o);
+
+    if (rc == 0 && (rc = exchange(o)) != 0)
+        rc = llama_fail(rc, o->error, o->error_bytes, "replace %s by %s: %s", o->final, o->temporary,
+                        ofl_strerror(rc));
+    return rc;
+}
+
 /* The rename is the moment at which the directory exists. */
 static int publish_beside(struct llama_output *o)
 {
@@ -284,9 +375,10 @@ static int publish_beside(struct llama_output *o)
 
 /* ---- all of it ------------------------------------------------------------- */
 
-int llama_output_check(const char *dir, char *error, size_t error_bytes)
+int llama_output_check(const char *dir, bool replace, char *error, size_t error_bytes)
 {
-    struct llama_output o = {.lock = -1, .error = error, .error_bytes = error ? error_bytes : 0};
+    struct llama_output o = {
+        .lock = -1, .replace = replace, .error = error, .error_bytes = error ? error_bytes : 0};
     int rc = check(&o, dir);
 
     free(o.parent);
@@ -294,7 +386,8 @@ int llama_output_check(const char *dir, char *error, size_t error_bytes)
     return rc;
 }
 
-int llama_output_open(const char *dir, struct llama_output **out, char *error, size_t error_bytes)
+int llama_output_open(const char *dir, bool replace, struct llama_output **out, char *error,
+                      size_t error_bytes)
 {
     struct llama_output *o = calloc(1, sizeof *o);
     int rc;
@@ -303,6 +396,7 @@ int llama_output_open(const char *dir, struct llama_output **out, char *error, s
     if (!o)
         return llama_fail(-ENOMEM, error, error_bytes, "write %s: %s", dir, ofl_strerror(-ENOMEM));
     o->lock = -1;
+    o->replace = replace;
     o->error = error;
     o->error_bytes = error ? error_bytes : 0;
     rc = check(o, dir);
@@ -334,17 +428,21 @@ int llama_output_publish(struct llama_output *o, char *error, size_t error_bytes
     if (rc == 0)
         rc = sync_path(o, o->temporary);
     if (rc == 0)
-        rc = o->inside ? publish_inside(o) : publish_beside(o);
+        rc = o->inside ? publish_inside(o) : o->old ? publish_over(o) : publish_beside(o);
     if (rc != 0) {
         used = o->error_bytes ? strlen(error) : 0;
         return llama_fail(rc, error + used, o->error_bytes - used,
                           "; all of it lies in %s: move it from there", o->temporary);
     }
-    if (o->inside)
-        rmdir(o->temporary);
+    if (o->old)
+        each_file(o, remove_file);
+    if ((o->inside || o->old) && rmdir(o->temporary) != 0 && o->old)
+        rc = llama_fail(-errno, error, o->error_bytes,
+                        "%s is written; what was there could not be removed from %s: %s", o->final,
+                        o->temporary, ofl_strerror(errno));
     free(o->temporary);
     o->temporary = NULL;
-    return sync_path(o, o->inside ? o->final : o->parent);
+    return rc ? rc : sync_path(o, o->inside ? o->final : o->parent);
 }
 
 /* The sentence of the failure stays; that something could not be removed is added. */

@@ -12,15 +12,18 @@
 #ifndef MODEL_OUTPUT_H
 #define MODEL_OUTPUT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct llama_output;
 
-/* Whether dir could be opened: for asking before hours of work. Creates nothing. */
-int llama_output_check(const char *dir, char *error, size_t error_bytes);
-/* dir must not exist, or be empty. -EEXIST; -EBUSY: another run writes there. */
-int llama_output_open(const char *dir, struct llama_output **out, char *error, size_t error_bytes);
+/* Whether dir could be opened: for asking before hours of work. Creates nothing. replace: what an earlier run has written
+ * there may be replaced, once the new one is whole; anything else is refused. */
+int llama_output_check(const char *dir, bool replace, char *error, size_t error_bytes);
+/* dir must not exist, or be empty (or, with replace, a result). -EEXIST; -EBUSY: another run writes there. */
+int llama_output_open(const char *dir, bool replace, struct llama_output **out, char *error,
+                      size_t error_bytes);
 /* Where its files are to be made; flat. */
 const char *llama_output_dir(const struct llama_output *o);
 /* All files are there: from now on they stay. Brings them to disk, and gives them their name. */

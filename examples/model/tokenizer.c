@@ -31,7 +31,7 @@ static int fail_parse(struct tok_load *l, json_error_t *error)
     for (char *c = error->text; *c; c++)
         if (*c < ' ' || *c > '~')
             *c = '?';
-    return tok_load_fail(l, -EINVAL, "line %d, column %d: %s", error->line, error->column, error->text);
+    return tok_load_fail(l, -EBADMSG, "line %d, column %d: %s", error->line, error->column, error->text);
 }
 
 /* All of a file, and a NUL behind it that *bytes doesn't count. */

@@ -46,8 +46,10 @@ static int read_beside(struct tok_load *l, const char *name, json_t **out)
         stat(path, &status) < 0 || !S_ISREG(status.st_mode))
         return 0;
     *out = json_load_file(path, JSON_DECODE_INT_AS_REAL, &error); /* model_max_length may be 10^30 */
+    if (!*out && error.line < 1)
+        return tok_load_fail(l, -EINVAL, "%s beside it can't be read: %s", name, strerror(errno));
     if (!*out)
-        return tok_load_fail(l, -EINVAL, "%s beside it is not JSON: line %d, column %d", name, error.line,
+        return tok_load_fail(l, -EBADMSG, "%s beside it is not JSON: line %d, column %d", name, error.line,
                              error.column);
     return json_is_object(*out) ? 0 : tok_load_fail(l, -EINVAL, "%s beside it is not a JSON object", name);
 }

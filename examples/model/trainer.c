@@ -288,8 +288,14 @@ static int bind_all(struct llama_trainer *t)
 
     if (t->config.lora.rank)
         return err < 0 ? err : trainer_lora_create(t);
-    for (uint32_t i = 0; i < t->weights.count && err == 0; i++)
+    for (uint32_t i = 0; i < t->weights.count && err == 0; i++) {
+        struct llama_tensor_desc d;
+
         err = ofl_optimizer_bind(t->optimizer, t->weights.tensors[i], t->grads.tensors[i]);
+        llama_tensor_at(&t->config.shape, i, &d);
+        if (err == 0 && t->config.spare && d.dims == 1)
+            err = ofl_optimizer_decay(t->optimizer, t->weights.tensors[i], 0);
+    }
     return err;
 }
 

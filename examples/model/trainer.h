@@ -21,6 +21,7 @@ struct llama_trainer_config {
     size_t accum;         /* micro-batches of a step */
     enum ofl_dtype dtype; /* of the weights on the device: OFL_F32 or OFL_BF16 */
     bool cuda;            /* the context's device is a GPU */
+    bool spare;           /* norms and biases are not decayed */
     bool keep;            /* what training changes is kept: see "Kept stores" in offload.h */
 
     /* With adapters (rank not 0) these alone are trained. The weights are frozen: they stay in the checkpoint, have

@@ -210,7 +210,7 @@ int llama_writer_open(const struct llama_writer *w, struct llama_writing **out, 
     else
         rc = llama_config_check(w->config, w->dir, error, error_bytes);
     if (rc == 0)
-        rc = llama_output_open(w->dir, &x->output, error, error_bytes);
+        rc = llama_output_open(w->dir, w->replace, &x->output, error, error_bytes);
     if (rc == 0)
         rc = write_small(x);
     if (rc == 0)

@@ -17,7 +17,8 @@
 /* Callbacks return 0, or a negative code that ends the writing and is its result; they may
  * write a sentence into error, and a general one is made if they do not. */
 struct llama_writer {
-    const char *dir; /* must not exist, or be an empty directory */
+    const char *dir; /* must not exist, or be an empty directory; */
+    bool replace;    /* or, with that, what was written before */
     const struct llama_config *config;
     enum ofl_dtype dtype;      /* OFL_F32, OFL_BF16 or OFL_F16: of the file, and of what read delivers */
     const char *copy_from_dir; /* a model whose tokenizer and generation settings are copied; NULL: none */

@@ -2,6 +2,7 @@
  * optimizer: its life, and its bindings. See optimizer.h.
  */
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -212,6 +213,7 @@ int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struc
     b->name = info.name;
     b->elems = info.elems;
     b->low = info.dtype == OFL_BF16;
+    b->decay = 1;
     err = create_state(weight, &info, ".exp_avg", &b->mean);
     if (err == 0)
         err = create_state(weight, &info, ".exp_avg_sq", &b->square);
@@ -238,6 +240,24 @@ int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struc
     core_tensor_ref(grad, 1);
     optim_describe_update(b);
     o->bindings[o->count++] = b;
+    return 0;
+}
+
+int ofl_optimizer_decay(struct ofl_optimizer *o, struct ofl_tensor *weight, double factor)
+{
+    struct optim_binding *b;
+
+    if (core_refused(o->ctx, o, weight))
+        return -EINVAL;
+    b = optim_find(o, weight);
+    if (!b)
+        return base_fail(-ENOENT, "weight decay of %s: not bound", optim_name_of(weight));
+    if (!isfinite(factor) || factor < 0)
+        return base_fail(-EINVAL, "weight decay of %s: factor %g: not a finite number from 0 on", b->name,
+                         factor);
+    if (o->in_step)
+        return base_fail(-OFL_ESTATE, "weight decay of %s: an optimizer step is open", b->name);
+    b->decay = factor;
     return 0;
 }
 

@@ -35,6 +35,7 @@ struct optim_binding {
     bool pending;              /* update queued and not done; guarded by lock */
     bool applied;              /* in this step */
     bool updated;              /* and its update on the device is queued */
+    double decay;              /* of the settings' weight decay */
     struct optim_coef coef;
     float scale; /* of the gradient: 1, or the clip coefficient once it is known */
 

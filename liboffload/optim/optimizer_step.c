@@ -210,6 +210,8 @@ int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
                                      : "it was applied already in this step");
     optim_await_updates(o, b);
     b->coef = o->coef;
+    if (b->decay != 1)
+        b->coef.decay = (float)(1.0 - o->settings.lr * (o->settings.weight_decay * b->decay));
     b->scale = 1.0f;
     err = o->settings.clip > 0 ? 0 : queue_one(b, true);
     if (err == 0)

@@ -69,7 +69,8 @@ struct kept_state {
  * whole, with its manifest. Where an older one had to do, *warning (static or owned by k; may be NULL) says so.
  *  -EBUSY        another process, or context, has it
  *  -OFL_ETORN    there were commits, and none is whole (in place: it was written to after the last one)
- *  -OFL_EFORMAT  it is no kept store (a directory with other files in it is left alone), or a newer version's
+ *  -ENOENT, -ENOTEMPTY  it is no kept store (a directory with other files in it is left alone)
+ *  -OFL_EFORMAT  it is a newer version's, or not what it claims to be
  *  -EINVAL       it was made in place, and is opened with two slots, or the other way round
  *  -OFL_EBUDGET, -ENOSPC, -errno
  */

@@ -168,7 +168,7 @@ static int check_unused(const struct kept_files *f)
                   (i == 0 || st.st_size == 0);
         if (!own)
             err = base_fail(
-                -OFL_EFORMAT,
+                -ENOTEMPTY,
                 "open kept store in %s: it has %s, and no %s: no kept store, and not empty: give it a "
                 "directory of its own",
                 f->dir, e->d_name, KEPT_FILE_ROOTS);
@@ -252,7 +252,7 @@ static int open_roots(struct kept_files *f, enum kept_use use)
         int fd = open_regular(f, KEPT_FILE_ROOTS, use == KEPT_LOOK ? O_RDONLY : O_RDWR), err;
 
         if (fd == -ENOENT && use != KEPT_RUN)
-            return base_fail(-OFL_EFORMAT, "open kept store in %s: it has no %s: no kept store", f->dir,
+            return base_fail(-ENOENT, "open kept store in %s: it has no %s: no kept store", f->dir,
                              KEPT_FILE_ROOTS);
         if (fd == -EINVAL || fd == -ELOOP)
             return base_fail(-OFL_EFORMAT, "open kept store in %s: %s is not a regular file", f->dir,
