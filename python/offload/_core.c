@@ -750,6 +750,16 @@ static PyObject *optimizer_state(struct optimizer *o, PyObject *args)
     return err < 0 ? fail(err) : tensor_made(o->context, state, false);
 }
 
+static PyObject *optimizer_decay(struct optimizer *o, PyObject *args)
+{
+    struct tensor *w;
+    double factor;
+
+    if (!PyArg_ParseTuple(args, "O!d", tensor_type, &w, &factor) || !tensor_of(w))
+        return NULL;
+    return answer(ofl_optimizer_decay(o->optimizer, w->tensor, factor));
+}
+
 static PyObject *optimizer_begin(struct optimizer *o, PyObject *args)
 {
     struct ofl_adamw a = {.size = sizeof a};
@@ -834,13 +844,11 @@ static PyMethodDef source_methods[] = {METHOD(source, entries, METH_NOARGS),
                                        METHOD(source, bind, METH_VARARGS),
                                        METHOD(source, check, METH_NOARGS),
                                        {NULL, NULL, 0, NULL}};
-static PyMethodDef optimizer_methods[] = {METHOD(optimizer, bind, METH_VARARGS),
-                                          METHOD(optimizer, state, METH_VARARGS),
-                                          METHOD(optimizer, begin, METH_VARARGS),
-                                          METHOD(optimizer, apply, METH_VARARGS),
-                                          METHOD(optimizer, end, METH_NOARGS),
-                                          METHOD(optimizer, norm, METH_NOARGS),
-                                          {NULL, NULL, 0, NULL}};
+static PyMethodDef optimizer_methods[] = {
+    METHOD(optimizer, bind, METH_VARARGS),  METHOD(optimizer, state, METH_VARARGS),
+    METHOD(optimizer, decay, METH_VARARGS), METHOD(optimizer, begin, METH_VARARGS),
+    METHOD(optimizer, apply, METH_VARARGS), METHOD(optimizer, end, METH_NOARGS),
+    METHOD(optimizer, norm, METH_NOARGS),   {NULL, NULL, 0, NULL}};
 static PyMethodDef lease_methods[] = {METHOD(lease, memory, METH_VARARGS),
                                       METHOD(lease, addresses, METH_NOARGS),
                                       METHOD(lease, release, METH_NOARGS),

@@ -42,6 +42,7 @@ class AdamW(torch.optim.Optimizer):
     None. Or parameters that are in memory, and ctx: those keep their gradients, and the states alone are offloaded.
     clip: the global norm that gradients are scaled down to; 0: none. torch.nn.utils.clip_grad_norm_ sees no gradients of
     an offloaded model.
+    no_decay: names of parameters that weight decay spares: norms and biases, as is common.
     reduce: called by step with each gradient, a flat float32 tensor in memory, in the order of the parameters: changes it
     in place to what all processes have together, as torch.distributed.all_reduce does. Each of them has to have gradients
     of the same parameters.
@@ -50,8 +51,8 @@ class AdamW(torch.optim.Optimizer):
     One group of parameters: lr and weight_decay are param_groups[0]'s, so torch's schedulers work. A parameter without a
     gradient is left alone; the bias correction counts the optimizer's steps, not the parameter's."""
 
-    def __init__(self, model, ctx=None, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, clip=0.0, reduce=None,
-                 name="adamw"):
+    def __init__(self, model, ctx=None, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, clip=0.0,
+                 no_decay=(), reduce=None, name="adamw"):
         manager = getattr(model, "offload_manager", None)
         if isinstance(model, torch.nn.Module) and manager is None and ctx is None:
             raise Error(f"{type(model).__name__} is not offloaded: see offload.attach; or give ctx, for its states alone")
@@ -69,9 +70,14 @@ class AdamW(torch.optim.Optimizer):
         self.count = (self.ctx.note or {}).get("optimizers", {}).get(name, 0)
         self.core_optimizer, self.reduce = core.optimizer(), reduce
         self.parts = []
+        strangers = set(no_decay) - {n for n, _ in named}
+        if strangers:
+            raise Error(f"no_decay: {min(strangers)} is none of the parameters that are trained")
         for n, p in named:
             held = p.offload_held if manager else _Resident(core, n, p, self.ctx.kept)
             self._bind(core, held)
+            if n in no_decay:
+                self.core_optimizer.decay(held.tensor, 0.0)
             self.parts.append(held)
             if manager:
                 p.register_post_accumulate_grad_hook(lambda _, held=held: held.take_gradient())

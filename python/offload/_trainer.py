@@ -14,7 +14,9 @@ class Trainer(transformers.Trainer):
     def create_optimizer(self, *more):
         if self.optimizer is None:
             a = self.args
-            self.optimizer = AdamW(self.model, lr=a.learning_rate, betas=(a.adam_beta1, a.adam_beta2), eps=a.adam_epsilon,
+            decayed = set(self.get_decay_parameter_names(self.model))
+            spared = {n for n, p in self.model.named_parameters() if p.requires_grad and n not in decayed}
+            self.optimizer = AdamW(self.model, no_decay=spared, lr=a.learning_rate, betas=(a.adam_beta1, a.adam_beta2), eps=a.adam_epsilon,
                                    weight_decay=a.weight_decay, clip=a.max_grad_norm or 0.0)
         return self.optimizer
 

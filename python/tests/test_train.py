@@ -53,6 +53,20 @@ def test_everything_on_the_device():
         assert ctx.stats()["device_in_bytes"] == 0 or ctx.stats()["evictions"] == 0
 
 
+def test_no_decay(tmp_path):
+    plain = model_of("llama")
+    spared = {n for n, p in plain.named_parameters() if p.ndim < 2}
+    opt = torch.optim.AdamW([{"params": [p for n, p in plain.named_parameters() if (n in spared) == s],
+                              "weight_decay": 0.0 if s else 2.0} for s in (False, True)], lr=1e-3)
+    want = train(plain, opt, 8)
+    model = model_of("llama")
+    with tight(model, tmp_path) as ctx:
+        offload.attach(model, ctx)
+        losses = train(model, offload.AdamW(model, lr=1e-3, weight_decay=2.0, no_decay=spared), 8)
+        assert max(abs(a - b) for a, b in zip(losses, want)) < 1e-5
+        assert all(torch.allclose(w, plain.get_parameter(n), atol=1e-5) for n, w in weights(model).items())
+
+
 def test_bf16_and_accumulation(tmp_path):
     def run(ctx, offloaded):
         model = model_of("llama", torch.bfloat16)

@@ -21,14 +21,14 @@ def trained(model, kind, out, **more):
     return losses, trainer.evaluate()["eval_loss"]
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.5])
-def test_trainer(clip, tmp_path):
+@pytest.mark.parametrize("clip, decay", [(0.0, 0.0), (0.5, 0.5)])
+def test_trainer(clip, decay, tmp_path):
     plain = model_of("llama")
-    want = trained(plain, transformers.Trainer, tmp_path / "plain", max_grad_norm=clip, save_strategy="no")
+    want = trained(plain, transformers.Trainer, tmp_path / "plain", max_grad_norm=clip, weight_decay=decay, save_strategy="no")
     model = model_of("llama")
     with tight(model, tmp_path) as ctx:
         offload.attach(model, ctx)
-        losses, evaluated = trained(model, offload.Trainer, tmp_path / "out", max_grad_norm=clip, save_strategy="epoch")
+        losses, evaluated = trained(model, offload.Trainer, tmp_path / "out", max_grad_norm=clip, weight_decay=decay, save_strategy="epoch")
         assert len(losses) == 6 and max(abs(a - b) for a, b in zip(losses, want[0])) < 1e-4
         assert abs(evaluated - want[1]) < 1e-4
         got = weights(model)
