@@ -223,7 +223,8 @@ PYTHON_FILES := $(patsubst %,$(B)/%,$(wildcard python/offload/*.py) python/offlo
 python: $(PYTHON_FILES) $(B)/python/offload/_core.abi3.so ## the Python package, for PYTHONPATH=build/python
 
 wheel: all ## a wheel of the Python package, in the build folder; needs pip, setuptools, wheel
-	OFL_BUILD_DIR=$(B) $(PYTHON) -m pip wheel --no-deps --no-build-isolation -w $(B) ./python
+	OFL_LINK='$(abspath $(STATIC)) $(LIB_LIBS) -pthread' $(PYTHON) -m pip wheel --no-deps --no-build-isolation -w $(B) ./python
+	rm -rf python/build python/offload.egg-info
 
 check: ## install what is missing, build all, run the tests; CHECK=pattern runs some
 	$(Q)tools/setup.sh

@@ -1,4 +1,5 @@
-"""The extension on the public header: found by pkg-config (offload), or in a build tree (OFL_BUILD_DIR)."""
+"""The extension on the public header. The library is that of the build folder beside this one, if there is one, else what
+pkg-config finds as offload."""
 import os
 import shlex
 import subprocess
@@ -13,18 +14,18 @@ def flags(*what):
 
 
 def extension():
-    common = {"py_limited_api": True, "extra_compile_args": ["-std=gnu11", "-O2", "-Wall", "-Wextra"]}
-    build = os.environ.get("OFL_BUILD_DIR")
-    if build is None and os.path.exists(os.path.join(ROOT, "build", "liboffload.so.0")):
-        build = os.path.join(ROOT, "build")
-    if build:
-        build = os.path.abspath(build)
-        common["extra_compile_args"] += ["-I", os.path.join(ROOT, "include")]
-        link = [os.path.join(build, "liboffload.so.0"), "-Wl,-rpath," + build]
+    compile_args, build = ["-std=gnu11", "-O2", "-Wall", "-Wextra"], os.path.join(ROOT, "build", "liboffload.so.0")
+    if "OFL_LINK" in os.environ:  # make wheel: the library is a part of it
+        compile_args += ["-I", os.path.join(ROOT, "include")]
+        link = shlex.split(os.environ["OFL_LINK"])
+    elif os.path.exists(build):
+        compile_args += ["-I", os.path.join(ROOT, "include")]
+        link = [build, "-Wl,-rpath," + os.path.dirname(build)]
     else:
-        common["extra_compile_args"] += flags("--cflags")
+        compile_args += flags("--cflags")
         link = flags("--libs")
-    return Extension("offload._core", ["offload/_core.c"], extra_link_args=link, **common)
+    return Extension("offload._core", ["offload/_core.c"], py_limited_api=True, extra_compile_args=compile_args,
+                     extra_link_args=link)
 
 
 setup(ext_modules=[extension()], options={"bdist_wheel": {"py_limited_api": "cp39"}})
