@@ -52,7 +52,8 @@ allowed() {
     liboffload/core/commit.[ch]) echo "$copy ${c}slot.h ${c}commit.h" ;;
     liboffload/core/shape.[ch]) echo "$ground ${c}slot.h ${c}tile.h ${c}shape.h" ;;
     liboffload/core/pump.[ch]) echo "$pump" ;;
-    liboffload/core/verify.[ch]) echo "$pump ${c}verify.h" ;;
+    liboffload/core/verify_copy.[ch]) echo "$pump ${c}verify_copy.h" ;;
+    liboffload/core/verify.[ch]) echo "$pump ${c}verify_copy.h ${c}verify.h" ;;
     liboffload/core/record.[ch]) echo "$ground liboffload/timeline/ ${c}record.h" ;;
     liboffload/core/engine.[ch]) echo "$pump liboffload/timeline/ ${c}verify.h ${c}record.h ${c}engine.h" ;;
     liboffload/core/core.h) echo "include/ base/entry.h liboffload/device/device.h ${c}update.h" ;;

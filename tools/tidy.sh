@@ -20,7 +20,6 @@ include/offload.h the manual of the public calls, in one piece
 tests/test_io_drive.c the recorded machines, each a table that is read beside its checks
 tests/test_io_profile.c profiles as they are kept, and as they may be found
 tests/sim/run.c what runs a program: each kind of statement beside what it must come to
-liboffload/core/verify.c the pager's books, each beside those that it must agree with
 tests/test_simulate.c one run, and each way in which its record can be wrong
 examples/model/tokenizer_classes.c tables that tools/unicode_tables.py makes
 examples/model/tokenizer_forms.c tables that tools/unicode_tables.py makes
