@@ -173,7 +173,7 @@ NVCC_MATH_FLAGS := -fmad=false -prec-div=true -prec-sqrt=true -ftz=false
 
 ROOMS := base io scheduler $(addprefix liboffload/,mem device store source timeline landing core optim plan)
 LIB_SRC := $(wildcard $(ROOMS:=/*.c))
-MAINS := $(foreach p,finetune generate hello,$(wildcard examples/$(p).c examples/$(p)_*.c))
+MAINS := $(foreach p,finetune generate hello mlp,$(wildcard examples/$(p).c examples/$(p)_*.c))
 SHARED_SRC := $(wildcard examples/model/*.c examples/common*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
 CUDA_STUB_SRC := $(wildcard tests/cuda_stub*.c)
@@ -203,7 +203,7 @@ BENCH_SRC := $(wildcard bench/*.c)
 SHAPES := $(wildcard bench/shapes/*.txt)
 PROGRAMS := $(if $(wildcard examples/finetune.c),$(B)/ofl-finetune) $(if $(wildcard examples/generate.c),$(B)/ofl-generate) \
     $(if $(wildcard bench/bench.c),$(B)/ofl-bench)
-HELLO := $(if $(wildcard examples/hello.c),$(B)/hello)
+SMALL := $(patsubst examples/%.c,$(B)/%,$(wildcard examples/hello.c examples/mlp.c))
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 CUDA_STUB := $(B)/tests/libcuda_stub.so
 CUBLAS_STUB := $(if $(CUBLAS_STUB_SRC),$(B)/tests/libcublas_stub.so)
@@ -215,7 +215,7 @@ OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC)
 
 .PHONY: help config all tests python wheel check fuzz sim demo show layers tidy sources format format-fix shellcheck install uninstall clean FORCE
 
-all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(HELLO) ## the library, static and shared, and the programs (default)
+all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(SMALL) ## the library, static and shared, and the programs (default)
 
 tests: $(TESTS) $(if $(HAVE_PYTHON),python) ## the test programs, not run
 
@@ -435,10 +435,13 @@ $(B)/liboffload.so: $(SHARED)
 
 $(B)/ofl-finetune: $(call obj,$(filter examples/finetune%,$(MAINS)))
 $(B)/ofl-generate: $(call obj,$(filter examples/generate%,$(MAINS)))
-$(B)/hello: $(call obj,$(filter examples/hello%,$(MAINS)))
+$(B)/hello: $(call obj,examples/hello.c)
+$(B)/mlp: $(call obj,examples/mlp.c)
+# It includes <offload.h>, as what is installed.
+$(B)/examples/mlp.o: FLAGS += -Iinclude
 $(B)/ofl-bench: $(call obj,$(BENCH_SRC)) | $(SHAPES:bench/%=$(B)/%)
 $(PROGRAMS): $(B)/libexamples.a
-$(PROGRAMS) $(HELLO): $(STATIC)
+$(PROGRAMS) $(SMALL): $(STATIC)
 	$(call say,LD,$@)
 	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(filter %/libexamples.a,$^) $(STATIC) $(EXAMPLE_LIBS) $(LIB_LIBS)
 

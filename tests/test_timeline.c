@@ -9,11 +9,13 @@
 #include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -231,20 +233,31 @@ static void slow_files_lose_events_and_say_so(void **state)
 
 static void files_that_fail_are_told_of(void **state)
 {
+    const char *path = file_in(*state);
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    struct rlimit before, full;
     struct timeline t;
     uint64_t written, dropped;
+    int err;
 
-    (void)state;
     setup(&t);
     assert_int_equal(timeline_open(&t, "/proc/self/nowhere/run.json", 0), -ENOENT);
     assert_non_null(strstr(base_error_text(), "/proc/self/nowhere/run.json"));
     assert_int_equal(timeline_close(&t, &written, &dropped), -OFL_ESTATE);
-    assert_int_equal(timeline_open(&t, "/dev/full", 0), 0);
+    assert_int_equal(timeline_open(&t, path, 0), 0);
+    /* A file that is full after some of the lines. */
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    full = (struct rlimit){.rlim_cur = 16384, .rlim_max = before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &full), 0);
     for (unsigned i = 0; i < 1000; i++)
         add(&t, TIMELINE_SEAL, 0, base_now_ns(), base_now_ns(), "seal");
-    assert_int_equal(timeline_close(&t, &written, &dropped), -ENOSPC);
-    assert_non_null(strstr(base_error_text(), "/dev/full"));
+    err = timeline_close(&t, &written, &dropped);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, handler);
+    assert_int_equal(err, -EFBIG);
+    assert_non_null(strstr(base_error_text(), path));
     assert_int_equal(written + dropped, 1000);
+    assert_int_equal(unlink(path), 0);
     timeline_destroy(&t);
 }
 

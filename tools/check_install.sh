@@ -97,6 +97,10 @@ hello() {
     sed 's|"include/offload.h"|<offload.h>|' examples/hello.c >"$root/hello.c"
     # shellcheck disable=SC2046  # several flags
     gcc -D_GNU_SOURCE $(flags --cflags) "$root/hello.c" -o "$root/hello" "${shared[@]}" -pthread -lm
+    # As docs/tutorial.md has it.
+    # shellcheck disable=SC2046
+    cc -O2 examples/mlp.c $(flags --cflags --libs) -lm -o "$root/mlp"
+    LD_LIBRARY_PATH=$at/lib "$root/mlp" | grep '^step 60 loss' || fail "examples/mlp.c does not train"
 }
 
 make install DESTDIR="$root" PREFIX=/opt/offload "$@" >/dev/null
