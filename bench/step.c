@@ -363,7 +363,10 @@ static int choose_budgets(const struct options *o, const struct llama_trainer_ne
     struct common_budget all = {.chosen = o->budget.chosen, .in_memory = true};
     int status = wanted[0] ? common_budget_training(&o->budget, need, arrays, &out[0]) : 0;
 
-    return status || !wanted[1] ? status : common_budget_training(&all, need, arrays, &out[1]);
+    if (status == 0 && wanted[1])
+        status = common_budget_training(&all, need, arrays, &out[1]);
+    out[1].device = o->budget.chosen.device; /* it outlives all's */
+    return status;
 }
 
 static int run_all(const struct options *o, const struct llama_config *config)

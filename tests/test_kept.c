@@ -255,7 +255,7 @@ static void in_place_has_one_slot(void **state)
 
 static void one_opener_at_a_time(void **state)
 {
-    int holds[2], status;
+    int holds[2], tried[2], status;
     struct kept_report report;
     struct kept *k;
     pid_t child;
@@ -267,17 +267,21 @@ static void one_opener_at_a_time(void **state)
     expect_error(kept_verify(dir, NULL, NULL, &report), -EBUSY, dir);
     expect_error(kept_repair(dir, NULL, NULL, &report), -EBUSY, dir);
     assert_int_equal(pipe(holds), 0);
+    assert_int_equal(pipe(tried), 0);
     child = fork();
     assert_true(child >= 0);
     if (child == 0) { /* has the open file, does nothing with it, outlives the parent's close */
         char c;
 
         close(holds[1]);
-        if (kept_open(&program.config, &k) != -EBUSY)
+        if (kept_open(&program.config, &k) != -EBUSY || write(tried[1], "", 1) != 1)
             _exit(1);
         _exit(read(holds[0], &c, 1) == 0 ? 0 : 2);
     }
     close(holds[0]);
+    close(tried[1]);
+    assert_int_equal(read(tried[0], &status, 1), 1); /* it has tried, before the store is free for a moment */
+    close(tried[0]);
     kept_program_reopen(&program, false);
     close(holds[1]);
     assert_int_equal(waitpid(child, &status, 0), child);
