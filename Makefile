@@ -337,9 +337,11 @@ $(B)/%.o: %.c $(B)/flags
 	$(Q)$(CC) $(FLAGS) $(EXTRA) $(SAN_FLAGS) -c -o $@ $<
 
 $(call obj,$(filter liboffload/optim/% liboffload/landing/%,$(LIB_SRC))): EXTRA = $(MATH_FLAGS) $(EXTRA_ISA)
-# Run only where the processor has them: see liboffload/landing/landing.c.
+# Run only where the processor has them: see liboffload/landing/landing.c and liboffload/optim/update.c.
 ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine 2>/dev/null)),)
 $(B)/liboffload/landing/avx2.o: EXTRA_ISA = -mavx2 -mf16c
+$(B)/liboffload/optim/update_avx2.o: EXTRA_ISA = -mavx2
+$(B)/liboffload/optim/update_avx512.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 $(B)/liboffload/landing/avx512.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mf16c
 $(B)/liboffload/landing/avx512bf16.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mf16c
 endif
@@ -369,7 +371,7 @@ else
 	@printf 'no CUDA kernels: built without nvcc\0' >$@
 endif
 
-# optim/adamw.cu is found as optim_adamw_fatbin, up to optim_adamw_fatbin_end.
+# optim/update.cu is found as optim_update_fatbin, up to optim_update_fatbin_end.
 fatbin_symbol = $(notdir $(patsubst %/,%,$(dir $(1))))_$(notdir $(basename $(1)))_fatbin
 $(B)/%.fatbin.o: $(B)/%.fatbin $(B)/flags
 	$(Q)printf '%s\n' '.section .rodata' '.balign 64' $(foreach s,$(call fatbin_symbol,$<),\

@@ -22,14 +22,12 @@ struct options {
     uint64_t device_bytes, host_bytes, nvme_bytes;
     double clip;
     enum ofl_dtype dtype;
-    int optimizer;
+    enum ofl_method method;
     bool decode, source, quick, simulate;
     struct common_texts dirs;
 };
 
 static const struct common_word dtype_words[] = {{"f32", OFL_F32}, {"bf16", OFL_BF16}, {NULL, 0}};
-static const struct common_word optimizer_words[] = {{"adamw", 0}, {NULL, 0}};
-
 #define FIELD(name) .field = offsetof(struct options, name)
 
 /* clang-format off */
@@ -40,7 +38,7 @@ static const struct common_option plan_options[] = {
     {COMMON_COUNT, "batch", "N", "Sequences per micro-batch", FIELD(batch), "1", 1, 1u << 16},
     {COMMON_COUNT, "accum", "N", "Micro-batches per step", FIELD(accum), "1", 1, 1u << 16},
     {COMMON_WORD, "dtype", "f32|bf16", "Of weights", FIELD(dtype), "bf16", .words = dtype_words},
-    {COMMON_WORD, "optimizer", "adamw", "Of training", FIELD(optimizer), "adamw", .words = optimizer_words},
+    {COMMON_WORD, "optimizer", COMMON_METHODS, "Of training", FIELD(method), "adamw", .words = common_methods},
     {COMMON_NUMBER, "clip", "X", "Exact global norm to clip gradients to; 0: off", FIELD(clip), "1", .low = 0,
      .high = 1e30},
     {COMMON_FLAG, "decode", NULL, "Generation, a token at a time, instead of training", FIELD(decode)},
@@ -158,6 +156,7 @@ static int find_machine(const struct options *o, const struct llama_config *conf
         status = bench_machine_known(o->machine, &plan->machine);
     }
     plan->workload = common_workload(&compute, o->clip > 0, o->decode && o->source);
+    plan->workload.method = o->method;
     return status;
 }
 

@@ -34,8 +34,8 @@ static void print_head(const struct bench_plan *p)
         printf("a token at a time behind %llu%s\n", (ull)w->positions - 1,
                w->source ? ", from a checkpoint" : "");
     else
-        printf("%llu sequences of %llu tokens in %llu micro-batches%s\n", (ull)(w->batch * w->accum),
-               (ull)w->seq, (ull)w->accum, w->clip ? ", clipped" : "");
+        printf("%llu sequences of %llu tokens in %llu micro-batches%s; %s\n", (ull)(w->batch * w->accum),
+               (ull)w->seq, (ull)w->accum, w->clip ? ", clipped" : "", common_method_name((int)w->method));
 }
 
 static void print_places(const struct ofl_estimate *e)
@@ -176,8 +176,9 @@ static json_t *machine_json(const struct ofl_machine *m)
 
 static json_t *workload_json(const struct ofl_workload *w)
 {
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:I}", "work",
-                     w->work == OFL_DECODE ? "decode" : "train", "dtype", ofl_dtype_name(w->dtype), "batch",
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:I}", "work",
+                     w->work == OFL_DECODE ? "decode" : "train", "optimizer",
+                     common_method_name((int)w->method), "dtype", ofl_dtype_name(w->dtype), "batch",
                      (json_int_t)w->batch, "seq", (json_int_t)w->seq, "accum", (json_int_t)w->accum,
                      "positions", (json_int_t)w->positions, "clip", (int)w->clip, "source", (int)w->source,
                      "workspace_bytes", (json_int_t)w->workspace_bytes);

@@ -98,14 +98,14 @@ static int fill(struct llama_trainer *t, const struct llama_config *config)
 static int run_step(const struct options *o, const struct llama_config *config, struct llama_trainer *t,
                     uint64_t step, int32_t *tokens, uint64_t *random, double *loss)
 {
-    struct ofl_adamw settings = {.size = sizeof settings,
-                                 .lr = 1e-4,
-                                 .beta1 = 0.9,
-                                 .beta2 = 0.95,
-                                 .eps = 1e-8,
-                                 .weight_decay = 0.1,
-                                 .clip = o->clip,
-                                 .step = step};
+    struct ofl_update_settings settings = {.size = sizeof settings,
+                                           .lr = 1e-4,
+                                           .beta1 = 0.9,
+                                           .beta2 = 0.95,
+                                           .eps = 1e-8,
+                                           .weight_decay = 0.1,
+                                           .clip = o->clip,
+                                           .step = step};
     uint64_t n = o->accum * o->batch * o->seq;
     char error[COMMON_ERROR_BYTES];
     double norm;

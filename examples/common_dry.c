@@ -50,7 +50,7 @@ static void print_moves(const struct common_plan *plan)
                             .drive_bytes = UINT64_C(1) << 50,
                             .drive_read_bps = 1e9,
                             .drive_write_bps = 1e9};
-    struct ofl_workload w = common_workload(plan->compute, plan->clip, plan->source != NULL);
+    struct ofl_workload w = common_plan_workload(plan);
     struct ofl_budgets budgets = common_budgets_of(plan->open);
     struct ofl_estimate e = {.size = sizeof e};
 

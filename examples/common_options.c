@@ -22,6 +22,18 @@ struct parser {
     char **field;                      /* [count] */
 };
 
+const struct common_word common_methods[] = {
+    {"adamw", OFL_ADAMW}, {"adam", OFL_ADAM}, {"sgd", OFL_SGD}, {"lion", OFL_LION}, {NULL, 0}};
+
+const char *common_method_name(int method)
+{
+    const struct common_word *w = common_methods;
+
+    while (w->name && w->value != method)
+        w++;
+    return w->name ? w->name : "unknown";
+}
+
 bool common_complain(struct common_complaint *c, const char *format, ...)
 {
     va_list ap;

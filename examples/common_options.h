@@ -34,6 +34,11 @@ struct common_word {
     int value;
 };
 
+/* Of --optimizer: the methods of offload.h. */
+#define COMMON_METHODS "adamw|adam|sgd|lion"
+extern const struct common_word common_methods[];
+const char *common_method_name(int method);
+
 struct common_texts {
     const char **texts; /* owned; what they point to is not */
     size_t count;

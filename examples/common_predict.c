@@ -53,6 +53,14 @@ struct ofl_workload common_workload(const struct llama_compute_config *c, bool c
                                  .vectors = common_vectors(&c->shape)};
 }
 
+struct ofl_workload common_plan_workload(const struct common_plan *plan)
+{
+    struct ofl_workload w = common_workload(plan->compute, plan->clip, plan->source != NULL);
+
+    w.method = plan->method;
+    return w;
+}
+
 /* ---- rates -------------------------------------------------------------------- */
 
 int common_machine_fit(const struct common_budget *b, const struct llama_compute_config *compute,
@@ -199,7 +207,7 @@ struct ofl_budgets common_budgets_of(const struct ofl_config *open)
 
 void common_predict(const struct common_plan *plan, struct common_prediction *out)
 {
-    struct ofl_workload w = common_workload(plan->compute, plan->clip, plan->source != NULL);
+    struct ofl_workload w = common_plan_workload(plan);
     struct ofl_budgets budgets = common_budgets_of(plan->open);
     struct ofl_estimate *e = &out->estimate;
     char error[COMMON_ERROR_BYTES], drive[96] = "";

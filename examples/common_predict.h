@@ -38,9 +38,12 @@ struct common_plan {
     const char *source;     /* a directory that weights are read from in place; NULL: none */
     uint64_t scratch_bytes; /* of device memory; 0: as compute has it */
     bool clip;
+    enum ofl_method method;
     const char *what; /* "step", "token" */
 };
 
+/* As estimates want it. */
+struct ofl_workload common_plan_workload(const struct common_plan *plan);
 /* Prints what a step will take, or why that can't be said: a line on stderr. Takes a second or two. */
 void common_predict(const struct common_plan *plan, struct common_prediction *out);
 /* As estimates want them. */

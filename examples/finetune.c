@@ -33,6 +33,7 @@ static struct llama_trainer_config trainer_config(const struct options *o, const
                                          .seq = o->seq,
                                          .accum = o->accum,
                                          .dtype = o->dtype,
+                                         .method = o->method,
                                          .cuda = o->budget.chosen.gpu,
                                          .spare = !o->decay_all,
                                          .keep = o->budget.store.dir != NULL,
@@ -185,8 +186,12 @@ static void predict(const struct options *o, const struct llama_trainer_config *
     char place[4096];
     struct ofl_nvme store = {.dir = o->budget.store.dir ? common_keep_place(&o->budget, place) : NULL};
     struct ofl_config with;
-    struct common_plan plan = {
-        .budget = &o->budget, .compute = &compute, .open = open, .clip = o->clip > 0, .what = "step"};
+    struct common_plan plan = {.budget = &o->budget,
+                               .compute = &compute,
+                               .open = open,
+                               .clip = o->clip > 0,
+                               .method = o->method,
+                               .what = "step"};
 
     /* Without --nvme a kept store's directory serves as one. */
     if (!open->nvme_count && open->keep_dir) {
@@ -247,6 +252,7 @@ static int run_dry(const struct options *o, const struct llama_trainer_config *t
                                    t->lora.rank ? NULL : &compute, /* estimates know no frozen weights yet */
                                .open = open,
                                .clip = o->clip > 0,
+                               .method = o->method,
                                .what = "step"};
     struct llama_trainer_need need;
     struct common_ways ways;

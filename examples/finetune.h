@@ -20,6 +20,7 @@ struct options {
     uint64_t seq, batch, accum, steps, warmup, decay, seed, eval_every, show;
     struct common_texts eval;
     enum schedule_kind schedule;
+    enum ofl_method method;
     double lr, lr_end, beta1, beta2, eps, weight_decay, clip;
     enum ofl_dtype dtype;
     bool shuffle, decay_all, overwrite, dry;

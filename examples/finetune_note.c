@@ -159,6 +159,7 @@ static json_t *identify_model(const struct options *o, const struct lora *lora)
         err |= json_object_set_new(fixed, "weights of --model", hash_weights(o->model));
     err |= json_object_set_new(fixed, "adapters", adapters);
     err |= json_object_set_new(fixed, "--dtype", json_string(ofl_dtype_name(o->dtype)));
+    err |= json_object_set_new(fixed, "--optimizer", json_string(common_method_name(o->method)));
     err |= json_object_set_new(fixed, "--seq", json_integer((json_int_t)o->seq));
     err |= json_object_set_new(fixed, "--batch", json_integer((json_int_t)o->batch));
     err |= json_object_set_new(fixed, "--accum", json_integer((json_int_t)o->accum));

@@ -103,11 +103,15 @@ static const struct common_option training_options[] = {
      .most = 1u << 30, .hidden = true},
     {COMMON_COUNT, "decay-steps", "N", "Last steps over which wsd falls; 0: a tenth of all", FIELD(decay), "0", 0, 1u << 30},
     {COMMON_NUMBER, "lr-end", "X", "Rate that a schedule falls to", FIELD(lr_end), "0", .low = 0, .high = 1e6},
-    {COMMON_NUMBER, "beta1", "X", "AdamW", FIELD(beta1), "0.9", .low = 0, .high = BETA_MOST},
-    {COMMON_NUMBER, "beta2", "X", "AdamW", FIELD(beta2), "0.999", .low = 0, .high = BETA_MOST},
+    {COMMON_WORD, "optimizer", COMMON_METHODS, "What computes updates. sgd, with momentum, and lion keep one number for "
+     "each parameter where the others keep two", FIELD(method), "adamw", .words = common_methods},
+    {COMMON_NUMBER, "beta1", "X", "Decay of the first moment; of sgd its momentum", FIELD(beta1), "0.9", .low = 0,
+     .high = BETA_MOST},
+    {COMMON_NUMBER, "beta2", "X", "Decay of the second moment; of lion that of its one, for which 0.99 is usual",
+     FIELD(beta2), "0.999", .low = 0, .high = BETA_MOST},
     /* 0: 0/0 where nothing has a gradient */
-    {COMMON_NUMBER, "eps", "X", "AdamW", FIELD(eps), "1e-8", .low = 1e-30, .high = 1},
-    {COMMON_NUMBER, "weight-decay", "X", "AdamW; on all parameters but norms and biases",
+    {COMMON_NUMBER, "eps", "X", "Of adamw and adam", FIELD(eps), "1e-8", .low = 1e-30, .high = 1},
+    {COMMON_NUMBER, "weight-decay", "X", "On all parameters but norms and biases; of adam and sgd added to the gradient",
      FIELD(weight_decay), "0.01", .low = 0, .high = 1e6},
     {COMMON_FLAG, "decay-all", NULL, "Decay norms and biases, too, as torch.optim.AdamW does by itself", FIELD(decay_all)},
     {COMMON_NUMBER, "clip", "X", "Exact global norm to clip gradients to; 0: off", FIELD(clip), "1", .low = 0,
@@ -360,6 +364,7 @@ json_t *options_json(const struct options *o)
     json_object_set_new(j, "preset", text_or_null(o->preset));
     json_object_set_new(j, "data", files);
     json_object_set_new(j, "eval", evals);
+    json_object_set_new(j, "optimizer", json_string(common_method_name(o->method)));
     json_object_set_new(j, "schedule", json_string(schedule_name(o)));
     json_object_set_new(j, "out", text_or_null(o->out));
     json_object_set_new(j, "tokenizer", text_or_null(o->tokenizer));

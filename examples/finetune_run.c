@@ -90,14 +90,14 @@ static int not_finite(const struct run *r, uint64_t step, double loss, double no
 static int run_step(struct run *r, uint64_t step, double *seconds)
 {
     const struct options *o = r->options;
-    struct ofl_adamw settings = {.size = sizeof settings,
-                                 .lr = rate(o, step),
-                                 .beta1 = o->beta1,
-                                 .beta2 = o->beta2,
-                                 .eps = o->eps,
-                                 .weight_decay = o->weight_decay,
-                                 .clip = o->clip,
-                                 .step = step};
+    struct ofl_update_settings settings = {.size = sizeof settings,
+                                           .lr = rate(o, step),
+                                           .beta1 = o->beta1,
+                                           .beta2 = o->beta2,
+                                           .eps = o->eps,
+                                           .weight_decay = o->weight_decay,
+                                           .clip = o->clip,
+                                           .step = step};
     uint64_t rows = o->accum * o->batch, tokens;
     double start = common_seconds(), loss, norm;
     struct past *p = r->past;

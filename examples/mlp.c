@@ -184,7 +184,7 @@ static void run_backward(unsigned n)
 
 static void train(unsigned step)
 {
-    struct ofl_adamw rates = {
+    struct ofl_update_settings rates = {
         .size = sizeof rates, .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .step = step};
 
     make_batch();

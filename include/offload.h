@@ -547,17 +547,27 @@ OFL_API int ofl_resident(struct ofl_tensor *t, uint64_t offset_elems, uint64_t c
 /* ---- optimizer --------------------------------------------------------- */
 
 /*
- * AdamW (Loshchilov & Hutter, 2019, "Decoupled Weight Decay Regularization"), as
- * torch.optim.AdamW computes it, in fp32:
+ * What an update computes, in fp32, of p (the fp32 master), the gradient and the states m and v, which begin at 0:
  *     g = c * gradient               c = min(1, clip / (norm + 1e-6)), or 1 without clipping
+ * OFL_ADAMW (Loshchilov & Hutter, 2019, "Decoupled Weight Decay Regularization"), as torch.optim.AdamW:
  *     p = p * (1 - lr * weight_decay)
  *     m = beta1 * m + (1 - beta1) * g
  *     v = beta2 * v + (1 - beta2) * g * g
  *     p = p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
- * p is the fp32 master. A BF16 weight has a master beside it and gets p rounded to
- * nearest even; an F32 weight is its own master.
+ * OFL_ADAM (Kingma & Ba, 2015), as torch.optim.Adam: g = g + weight_decay * p instead of the first line.
+ * OFL_SGD with momentum (Polyak, 1964), as torch.optim.SGD of momentum beta1 and no dampening:
+ *     m = beta1 * m + (g + weight_decay * p)
+ *     p = p - lr * m
+ * OFL_LION (Chen et al., 2023, "Symbolic Discovery of Optimization Algorithms"):
+ *     p = p * (1 - lr * weight_decay) - lr * sign(beta1 * m + (1 - beta1) * g)
+ *     m = beta2 * m + (1 - beta2) * g
+ * The last two have no v: 4 bytes of state less for each parameter. A BF16 weight has a master beside it and gets p
+ * rounded to nearest even; an F32 weight is its own master.
  */
-struct ofl_adamw {
+enum ofl_method { OFL_ADAMW, OFL_ADAM, OFL_SGD, OFL_LION, OFL_METHODS };
+
+/* The settings of a step, of any method; what it does not use is not looked at beyond the checks below. */
+struct ofl_update_settings {
     size_t size;
     double lr, beta1, beta2, eps, weight_decay; /* none negative, lr and weight_decay finite, betas below 1 */
     double clip;                                /* exact global norm over all bound gradients; 0: off */
@@ -569,29 +579,32 @@ enum ofl_optimizer_state { OFL_STATE_MASTER, OFL_STATE_EXP_AVG, OFL_STATE_EXP_AV
 /* any; on cuda best before work is queued: loading kernels may wait for what is. -ENOEXEC there if the
  * library has no kernels for the GPU (none at all where it was built without nvcc). */
 OFL_API int ofl_optimizer_create(struct ofl_ctx *ctx, struct ofl_optimizer **out);
+/* step thread, before the first bind (-OFL_ESTATE else). OFL_ADAMW until it is set. */
+OFL_API int ofl_optimizer_method(struct ofl_optimizer *o, enum ofl_method method);
 /* any. Waits for its updates. Its state tensors go with it. */
 OFL_API int ofl_optimizer_destroy(struct ofl_optimizer *o);
 /* step thread, outside an optimizer step. weight F32 or BF16, grad F32 of as many elements.
- * Creates the states: "<weight>.exp_avg", "<weight>.exp_avg_sq" and, for BF16, "<weight>.master".
+ * Creates the states: "<weight>.exp_avg" (m), "<weight>.exp_avg_sq" (v) and, for BF16, "<weight>.master".
  * The master starts at zero: write it with ofl_tensor_write together with the weight.
  * -ENOTSUP if some of these tensors live on the device and others do not (see "Homes"). */
 OFL_API int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struct ofl_tensor *grad);
 /* any. Bytes that the states of a weight of so many elements take, all together, each rounded up to 4096 as
- * ofl_config.expected_bytes has them: two moments, and of BF16 the master. Weight and gradient come on top.
- * 0 for a dtype that can't be trained, and for more than any memory. */
-OFL_API uint64_t ofl_optimizer_bytes(enum ofl_dtype dtype, uint64_t elems);
+ * ofl_config.expected_bytes has them: one or two moments, and of BF16 the master. Weight and gradient come on top.
+ * 0 for a dtype that can't be trained, a method that there is not, and for more than any memory. */
+OFL_API uint64_t ofl_optimizer_bytes(enum ofl_method method, enum ofl_dtype dtype, uint64_t elems);
 /* step thread, outside an optimizer step. From the next step on weight_decay is factor times the settings' for this
  * weight: 1 until it is set; 0 for norms and biases, as is common. -ENOENT if not bound; -EINVAL: not a finite
  * number from 0 on; -OFL_ESTATE in a step. */
 OFL_API int ofl_optimizer_decay(struct ofl_optimizer *o, struct ofl_tensor *weight, double factor);
-/* any. The state tensor, owned by o. The master of an F32 weight is the weight. -ENOENT if not bound. */
+/* any. The state tensor, owned by o. The master of an F32 weight is the weight. -ENOENT if not bound, or if the method
+ * has no such state. */
 OFL_API int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight,
                                 enum ofl_optimizer_state which, struct ofl_tensor **out);
 
 /* step thread. Opens an optimizer step with these settings. -EINVAL for those that can't be, negative rates among them.
  * Weights that are not applied in it keep their bytes and states; a step without any changes nothing, and its norm
  * is 0. */
-OFL_API int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *settings);
+OFL_API int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_update_settings *settings);
 /* step thread. "The gradient of weight is final" (its write lease has been released): the
  * update may start, and will be done before the next lease of weight sees its bytes. The
  * gradient's contents are consumed: undefined from then on (reads give no error), so that its first lease of the next

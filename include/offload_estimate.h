@@ -48,8 +48,9 @@ struct ofl_workload {
     uint32_t cache_elem_bytes; /* decode: of a number in the cache; 0: as the weights */
     uint32_t inner_elem_bytes; /* of an activation inside a layer; 0: as the weights */
     uint64_t
-        workspace_bytes; /* device memory that the kernels hold all the time; 0: guessed from the shape */
-    uint32_t vectors;    /* of enum ofl_vectors; 0: Llama's */
+        workspace_bytes;    /* device memory that the kernels hold all the time; 0: guessed from the shape */
+    uint32_t vectors;       /* of enum ofl_vectors; 0: Llama's */
+    enum ofl_method method; /* training: of the optimizer */
 };
 
 /* ---- what it is done with --------------------------------------------------- */

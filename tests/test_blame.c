@@ -519,12 +519,12 @@ static struct ofl_optimizer *optimizer;
 /* The only worker is taken. */
 static void read_what_is_updated(struct rig *r, int attempt)
 {
-    struct ofl_adamw settings = {.size = sizeof settings,
-                                 .lr = 1e-3,
-                                 .beta1 = 0.9,
-                                 .beta2 = 0.99,
-                                 .eps = 1e-8,
-                                 .step = (uint64_t)attempt + 1};
+    struct ofl_update_settings settings = {.size = sizeof settings,
+                                           .lr = 1e-3,
+                                           .beta1 = 0.9,
+                                           .beta2 = 0.99,
+                                           .eps = 1e-8,
+                                           .step = (uint64_t)attempt + 1};
 
     use_on(r, r->stream, 1, OFL_OVERWRITE);
     look(r);

@@ -254,7 +254,7 @@ static void train_open(struct trained *t, uint32_t count)
 
 static void train_step(struct trained *t)
 {
-    struct ofl_adamw settings = {
+    struct ofl_update_settings settings = {
         .size = sizeof settings, .lr = 1e-3, .eps = 1e-8, .weight_decay = 0.5, .step = ++t->steps};
 
     assert_int_equal(ofl_optimizer_begin(t->optimizer, &settings), 0);
@@ -391,7 +391,7 @@ static int try_make(struct ofl_ctx *ctx, const char *name, enum ofl_dtype dtype,
 static void what_cannot_be_is_refused(void **state)
 {
     struct ofl_resumed was = {.size = sizeof was};
-    struct ofl_adamw settings = {.size = sizeof settings, .lr = 1, .step = 1};
+    struct ofl_update_settings settings = {.size = sizeof settings, .lr = 1, .step = 1};
     struct ofl_config plain = {.size = sizeof plain, .device_bytes = MIB, .host_bytes = 4 * MIB};
     struct ofl_lease l = {.size = sizeof l, .mode = OFL_READ};
     struct ofl_optimizer *o;

@@ -153,14 +153,14 @@ static int backward(struct rig *r, uint64_t step, uint32_t i)
 
 static int rig_step(struct rig *r, uint64_t step, double clip)
 {
-    struct ofl_adamw settings = {.size = sizeof settings,
-                                 .lr = 1e-2,
-                                 .beta1 = 0.9,
-                                 .beta2 = 0.99,
-                                 .eps = 1e-8,
-                                 .weight_decay = 0.01,
-                                 .clip = clip,
-                                 .step = step};
+    struct ofl_update_settings settings = {.size = sizeof settings,
+                                           .lr = 1e-2,
+                                           .beta1 = 0.9,
+                                           .beta2 = 0.99,
+                                           .eps = 1e-8,
+                                           .weight_decay = 0.01,
+                                           .clip = clip,
+                                           .step = step};
     int err = ofl_step_begin(r->ctx, "train");
 
     if (err == 0)

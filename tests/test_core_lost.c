@@ -357,9 +357,9 @@ static void the_write_acquired_last_wins(void **state)
  * stream has written, with more tiles than may be in flight. */
 static void held_updates_find_a_place(void **state)
 {
-    const struct ofl_adamw clip = {
+    const struct ofl_update_settings clip = {
         .size = sizeof clip, .lr = 0.1, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .clip = 1, .step = 1};
-    struct ofl_adamw plain = clip;
+    struct ofl_update_settings plain = clip;
     struct ofl_config c = {.size = sizeof c,
                            .device_bytes = 64 * MIB,
                            .host_bytes = 64 * MIB,

@@ -176,13 +176,13 @@ static void backward(void *arg)
 
 static void step(struct program *p, uint64_t number, double clip)
 {
-    struct ofl_adamw settings = {.size = sizeof settings,
-                                 .lr = 1e-2,
-                                 .beta1 = 0.9,
-                                 .beta2 = 0.99,
-                                 .eps = 1e-8,
-                                 .clip = clip,
-                                 .step = number};
+    struct ofl_update_settings settings = {.size = sizeof settings,
+                                           .lr = 1e-2,
+                                           .beta1 = 0.9,
+                                           .beta2 = 0.99,
+                                           .eps = 1e-8,
+                                           .clip = clip,
+                                           .step = number};
     struct ofl_lease leases[WEIGHTS];
     double norm;
 

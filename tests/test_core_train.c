@@ -86,7 +86,7 @@ static void fill(void *arg)
 /* flags: of a weight's last use. */
 static struct ofl_stats step(struct rig *r, uint64_t number, uint32_t flags)
 {
-    struct ofl_adamw a = {
+    struct ofl_update_settings a = {
         .size = sizeof a, .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .clip = 1, .step = number};
     struct ofl_stats s = {.size = sizeof s};
     struct ofl_lease w, g[COUNT];

@@ -76,13 +76,13 @@ static void train(enum ofl_dtype dtype, bool spare)
 {
     struct llama_config c;
     struct llama_trainer_config config = {.batch = 1, .seq = SEQ, .accum = 1, .dtype = dtype, .spare = spare};
-    struct ofl_adamw s = {.size = sizeof s,
-                          .lr = 1e-6,
-                          .beta1 = 0.9,
-                          .beta2 = 0.99,
-                          .eps = 1e-8,
-                          .weight_decay = 5e5,
-                          .step = 1};
+    struct ofl_update_settings s = {.size = sizeof s,
+                                    .lr = 1e-6,
+                                    .beta1 = 0.9,
+                                    .beta2 = 0.99,
+                                    .eps = 1e-8,
+                                    .weight_decay = 5e5,
+                                    .step = 1};
     struct ofl_config open = {.size = sizeof open, .host_bytes = OFL_HOST_MIN_BYTES, .workers = 1};
     int32_t tokens[SEQ + 1] = {5, 1, 4, 2, 3};
     struct llama_trainer_need need;

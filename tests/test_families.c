@@ -194,7 +194,7 @@ static void train(const char *dir, const struct llama_shape *shape, bool small, 
 {
     struct llama_trainer_config config = {
         .shape = *shape, .batch = BATCH, .seq = SEQ, .accum = 1, .dtype = dtype, .cuda = device != NULL};
-    struct ofl_adamw settings = {
+    struct ofl_update_settings settings = {
         .size = sizeof settings, .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     int32_t tokens[STEPS * COUNT + 1];
     struct llama_trainer_need need;

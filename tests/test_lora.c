@@ -247,7 +247,7 @@ static uint64_t hash_adapters(struct llama_trainer *t)
 
 static void run_steps(struct llama_trainer *t, int steps, struct figures *out)
 {
-    struct ofl_adamw settings = {
+    struct ofl_update_settings settings = {
         .size = sizeof settings, .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     int32_t tokens[STEPS * COUNT + 1];
     char error[ERROR_BYTES] = "";

@@ -12,6 +12,7 @@
  * On the host device, and on the cuda device with the stub driver, where norms and updates in
  * device memory are kernels: cuda.sh.
  */
+#include <errno.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,7 +26,7 @@
 #include <cmocka.h>
 
 #include "include/offload.h"
-#include "liboffload/optim/adamw.h"
+#include "liboffload/optim/update.h"
 #include "tests/core_fixture.h"
 #include "tests/cuda_fixture.h"
 
@@ -94,16 +95,16 @@ static bool skipped(unsigned w, uint64_t step)
     return (w * 5 + step) % 17 == 0;
 }
 
-static struct ofl_adamw settings_of(uint64_t step, double clip)
+static struct ofl_update_settings settings_of(uint64_t step, double clip)
 {
-    return (struct ofl_adamw){.size = sizeof(struct ofl_adamw),
-                              .lr = 1e-3 * (double)(1 + step % 5),
-                              .beta1 = 0.9,
-                              .beta2 = 0.99,
-                              .eps = 1e-8,
-                              .weight_decay = 0.02,
-                              .clip = clip,
-                              .step = step};
+    return (struct ofl_update_settings){.size = sizeof(struct ofl_update_settings),
+                                        .lr = 1e-3 * (double)(1 + step % 5),
+                                        .beta1 = 0.9,
+                                        .beta2 = 0.99,
+                                        .eps = 1e-8,
+                                        .weight_decay = 0.02,
+                                        .clip = clip,
+                                        .step = step};
 }
 
 /* Weights whose decay is not that of the settings. */
@@ -115,6 +116,7 @@ static double decay_of(unsigned w)
 /* ---- the plain loop ---------------------------------------------------- */
 
 struct plain {
+    enum ofl_method method;
     bool low;
     double clip;
     unsigned steps;
@@ -138,7 +140,7 @@ static uint16_t bf16_of(float x)
     float p = x, m = 0, v = 0, g = 0;
     uint16_t w;
 
-    optim_adamw(&still, 1.0f, &p, &m, &v, &g, &w, 1);
+    optim_update(OFL_ADAMW, &still, 1.0f, (struct optim_arrays){&p, &m, &v, &g, &w}, 1);
     return w;
 }
 
@@ -184,7 +186,7 @@ static void plain_free(struct plain *a)
 
 static void plain_step(struct plain *a, uint64_t t)
 {
-    struct ofl_adamw s = settings_of(t, a->clip);
+    struct ofl_update_settings s = settings_of(t, a->clip);
     double sum = 0, scale = 1;
 
     for (unsigned w = 0; w < WEIGHTS; w++) {
@@ -199,15 +201,17 @@ static void plain_step(struct plain *a, uint64_t t)
     if (a->clip > 0)
         scale = fmin(1.0, a->clip / (a->norm[t] + 1e-6));
     for (unsigned w = 0; w < WEIGHTS; w++) {
-        struct ofl_adamw own = s;
+        struct ofl_update_settings own = s;
         struct optim_coef c;
 
         if (skipped(w, t))
             continue;
         own.weight_decay *= decay_of(w);
-        c = optim_coef_make(&own);
-        optim_adamw(&c, (float)scale, a->p[w], a->m[w], a->v[w], a->g[w], a->low ? a->w16[w] : NULL,
-                    sizes[w]);
+        c = optim_coef_make(a->method, &own, 1);
+        optim_update(a->method, &c, (float)scale,
+                     (struct optim_arrays){a->p[w], a->m[w], optim_squares(a->method) ? a->v[w] : NULL,
+                                           a->g[w], a->low ? a->w16[w] : NULL},
+                     sizes[w]);
     }
 }
 
@@ -325,7 +329,7 @@ static uint64_t weight_bytes(const struct trainer *t, unsigned w)
 
 static void train_step(struct trainer *t, uint64_t step)
 {
-    struct ofl_adamw s = settings_of(step, t->plain->clip);
+    struct ofl_update_settings s = settings_of(step, t->plain->clip);
 
     ok(t, ofl_step_begin(t->ctx, "train"), "step begin");
     for (unsigned w = 0; w < WEIGHTS; w++)
@@ -355,6 +359,8 @@ static void open_trainer(struct trainer *t, const struct ofl_config *config)
     ok(t, ofl_open(config, &t->ctx), "open");
     ok(t, ofl_stream_create(t->ctx, &t->stream), "create stream");
     ok(t, ofl_optimizer_create(t->ctx, &t->optimizer), "create optimizer");
+    if (t->plain->method != OFL_ADAMW)
+        ok(t, ofl_optimizer_method(t->optimizer, t->plain->method), "set method");
     for (unsigned w = 0; w < WEIGHTS; w++) {
         char name[32];
         struct ofl_tensor_desc d = {.size = sizeof d, .name = name, .elems = sizes[w]};
@@ -393,6 +399,10 @@ static unsigned differing(struct trainer *t, unsigned w)
     for (int k = 0; k < 3; k++) {
         struct ofl_tensor *state;
 
+        if (which[k] == OFL_STATE_EXP_AVG_SQ && !optim_squares(t->plain->method)) {
+            assert_int_equal(ofl_optimizer_state(t->optimizer, t->weights[w], which[k], &state), -ENOENT);
+            continue;
+        }
         ok(t, ofl_optimizer_state(t->optimizer, t->weights[w], which[k], &state), "state");
         ok(t, ofl_tensor_read(state, 0, got, 4 * sizes[w]), "read state");
         wrong += memcmp(got, want[k], 4 * sizes[w]) != 0;
@@ -476,13 +486,19 @@ static struct ofl_config config_of(size_t i, const char *dir)
                                .log = fixture_log};
 }
 
-static struct plain *plain_run(bool low, double clip)
+static struct plain *plain_run_of(enum ofl_method method, bool low, double clip, unsigned steps)
 {
-    struct plain *a = plain_make(low, clip, fixture_rounds(STEPS));
+    struct plain *a = plain_make(low, clip, steps);
 
+    a->method = method;
     for (uint64_t t = 1; t <= a->steps; t++)
         plain_step(a, t);
     return a;
+}
+
+static struct plain *plain_run(bool low, double clip)
+{
+    return plain_run_of(OFL_ADAMW, low, clip, fixture_rounds(STEPS));
 }
 
 static void run_case(const struct plain *plain, size_t place, unsigned norm_every, const char *dir)
@@ -492,8 +508,8 @@ static void run_case(const struct plain *plain, size_t place, unsigned norm_ever
     char name[160];
     unsigned wrong;
 
-    snprintf(name, sizeof name, "%s, %s, clip %g, norm %s", places[place].name, plain->low ? "bf16" : "f32",
-             plain->clip, norm_every ? "now and then" : "at the end");
+    snprintf(name, sizeof name, "method %d, %s, %s, clip %g, norm %s", (int)plain->method, places[place].name,
+             plain->low ? "bf16" : "f32", plain->clip, norm_every ? "now and then" : "at the end");
     print_message("  %s\n", name);
     *t = (struct trainer){.name = name, .plain = plain, .norm_every = norm_every};
     wrong = run_trainer(t, &config);
@@ -529,6 +545,25 @@ static void same_bits_as_the_plain_loop_bf16(void **state)
 {
     fixture_needs_kernels();
     run_cases(true, *state);
+}
+
+/* Every place once for each method, weights and clipping in turns; the methods differ. */
+static void same_bits_by_other_methods(void **state)
+{
+    enum { FEW = 40 };
+    struct plain *adamw = plain_run_of(OFL_ADAMW, false, 0, fixture_rounds(FEW));
+
+    fixture_needs_kernels();
+    for (int m = OFL_ADAM; m < OFL_METHODS; m++)
+        for (size_t i = 0; i < PLACES; i++) {
+            struct plain *plain =
+                plain_run_of((enum ofl_method)m, ((size_t)m + i) % 2, clips[i / 2 % 2], fixture_rounds(FEW));
+
+            run_case(plain, i, 0, *state);
+            assert_true(memcmp(plain->p[8], adamw->p[8], 4 * sizes[8]) != 0);
+            plain_free(plain);
+        }
+    plain_free(adamw);
 }
 
 /* ---- controls ---------------------------------------------------------- */
@@ -593,7 +628,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(clip_binds_where_it_should),       cmocka_unit_test(stale_weights_are_seen),
         cmocka_unit_test(a_missing_update_is_seen),         cmocka_unit_test(same_bits_as_the_plain_loop_f32),
-        cmocka_unit_test(same_bits_as_the_plain_loop_bf16),
+        cmocka_unit_test(same_bits_as_the_plain_loop_bf16), cmocka_unit_test(same_bits_by_other_methods),
     };
 
     return cmocka_run_group_tests_name("optimizer", tests, scratch_setup, scratch_teardown);

@@ -18,7 +18,7 @@
 #include <cmocka.h>
 
 #include "include/offload.h"
-#include "liboffload/optim/adamw.h"
+#include "liboffload/optim/update.h"
 #include "tests/core_fixture.h"
 #include "tests/cuda_fixture.h"
 
@@ -30,16 +30,16 @@ static const struct {
 } places[] = {{MIB, 2 * MIB, 0}, {64 * KIB, 4 * MIB, 0}, {64 * KIB, 2 * MIB, 4 * MIB}};
 #define PLACES (sizeof places / sizeof places[0])
 
-static struct ofl_adamw settings_of(uint64_t step, double clip)
+static struct ofl_update_settings settings_of(uint64_t step, double clip)
 {
-    return (struct ofl_adamw){.size = sizeof(struct ofl_adamw),
-                              .lr = 1e-2,
-                              .beta1 = 0.9,
-                              .beta2 = 0.99,
-                              .eps = 1e-8,
-                              .weight_decay = 0.02,
-                              .clip = clip,
-                              .step = step};
+    return (struct ofl_update_settings){.size = sizeof(struct ofl_update_settings),
+                                        .lr = 1e-2,
+                                        .beta1 = 0.9,
+                                        .beta2 = 0.99,
+                                        .eps = 1e-8,
+                                        .weight_decay = 0.02,
+                                        .clip = clip,
+                                        .step = step};
 }
 
 static void expect_error(int err, int code, const char *part)
@@ -78,7 +78,7 @@ static void bytes_of_states(void **state)
         struct ofl_optimizer *o;
         struct ofl_ctx *ctx;
 
-        assert_int_equal(ofl_optimizer_bytes(cases[i].dtype, cases[i].elems), cases[i].bytes);
+        assert_int_equal(ofl_optimizer_bytes(OFL_ADAMW, cases[i].dtype, cases[i].elems), cases[i].bytes);
         if (!cases[i].bytes)
             continue;
         assert_int_equal(ofl_open(&config, &ctx), 0);
@@ -92,6 +92,19 @@ static void bytes_of_states(void **state)
         assert_int_equal(after.used_bytes[OFL_NVME] - before.used_bytes[OFL_NVME], cases[i].bytes);
         assert_int_equal(ofl_close(ctx), 0);
     }
+}
+
+/* One or two moments, and the master. */
+static void bytes_of_methods(void **state)
+{
+    (void)state;
+    for (int m = 0; m < OFL_METHODS; m++) {
+        uint64_t moments = m == OFL_ADAMW || m == OFL_ADAM ? 2 : 1;
+
+        assert_int_equal(ofl_optimizer_bytes((enum ofl_method)m, OFL_F32, 1024), moments * 4096);
+        assert_int_equal(ofl_optimizer_bytes((enum ofl_method)m, OFL_BF16, 1025), (moments + 1) * 8192);
+    }
+    assert_int_equal(ofl_optimizer_bytes(OFL_METHODS, OFL_F32, 1024), 0);
 }
 
 struct small {
@@ -154,7 +167,7 @@ static void bad_bindings(void **state)
                           *long_g = make(s.ctx, "long", OFL_F32, 11, 0);
         struct ofl_tensor *low_g = make(s.ctx, "low", OFL_BF16, 10, 0);
         struct ofl_tensor *brief = make(s.ctx, "brief", OFL_F32, 10, OFL_TENSOR_TRANSIENT), *out = w;
-        struct ofl_adamw a = settings_of(1, 0);
+        struct ofl_update_settings a = settings_of(1, 0);
 
         expect_error(ofl_optimizer_bind(s.optimizer, half, g), -EINVAL,
                      "bind half: weight f16 of 10 elements");
@@ -180,6 +193,18 @@ static void bad_bindings(void **state)
         assert_int_equal(ofl_optimizer_state(s.optimizer, s.weight[0], OFL_STATE_MASTER, &out), 0);
         assert_ptr_equal(out, s.weight[0]); /* an F32 weight is its own master */
         assert_int_equal(ofl_optimizer_bind(s.optimizer, w, g), 0);
+        expect_error(ofl_optimizer_method(s.optimizer, OFL_LION), -OFL_ESTATE, "weights are bound already");
+        assert_int_equal(ofl_optimizer_destroy(s.optimizer), 0);
+        assert_int_equal(ofl_optimizer_create(s.ctx, &s.optimizer), 0);
+        expect_error(ofl_optimizer_method(s.optimizer, OFL_METHODS), -EINVAL, "there are 4");
+        assert_int_equal(ofl_optimizer_begin(s.optimizer, &a), 0);
+        expect_error(ofl_optimizer_method(s.optimizer, OFL_SGD), -OFL_ESTATE, "an optimizer step is open");
+        assert_int_equal(ofl_optimizer_end(s.optimizer), 0);
+        assert_int_equal(ofl_optimizer_method(s.optimizer, OFL_SGD), 0);
+        assert_int_equal(ofl_optimizer_bind(s.optimizer, w, g), 0);
+        expect_error(ofl_optimizer_state(s.optimizer, w, OFL_STATE_EXP_AVG_SQ, &out), -ENOENT,
+                     "optimizer state of w: the method has no second moment");
+        assert_int_equal(ofl_optimizer_state(s.optimizer, w, OFL_STATE_EXP_AVG, &out), 0);
         assert_int_equal(ofl_optimizer_destroy(s.optimizer), 0);
         assert_int_equal(ofl_optimizer_destroy(NULL), 0);
         assert_int_equal(ofl_tensor_destroy(s.weight[0]), 0);
@@ -191,23 +216,29 @@ static void bad_bindings(void **state)
 
 static const struct {
     const char *what;
-    struct ofl_adamw a;
+    struct ofl_update_settings a;
     int code;
 } bad_settings[] = {
     {"size 0", {.size = 0, .lr = 1, .step = 1}, -EINVAL},
-    {"a larger size", {.size = sizeof(struct ofl_adamw) + 8, .lr = 1, .step = 1}, -E2BIG},
-    {"step 0", {.size = sizeof(struct ofl_adamw), .lr = 1}, -EINVAL},
-    {"beta1 of 1", {.size = sizeof(struct ofl_adamw), .lr = 1, .beta1 = 1, .step = 1}, -EINVAL},
-    {"beta1 below 0", {.size = sizeof(struct ofl_adamw), .lr = 1, .beta1 = -0.1, .step = 1}, -EINVAL},
-    {"beta2 of 1", {.size = sizeof(struct ofl_adamw), .lr = 1, .beta2 = 1, .step = 1}, -EINVAL},
-    {"beta2 not a number", {.size = sizeof(struct ofl_adamw), .lr = 1, .beta2 = NAN, .step = 1}, -EINVAL},
-    {"eps below 0", {.size = sizeof(struct ofl_adamw), .lr = 1, .eps = -1e-8, .step = 1}, -EINVAL},
-    {"clip below 0", {.size = sizeof(struct ofl_adamw), .lr = 1, .clip = -1, .step = 1}, -EINVAL},
-    {"clip not a number", {.size = sizeof(struct ofl_adamw), .lr = 1, .clip = NAN, .step = 1}, -EINVAL},
-    {"lr not a number", {.size = sizeof(struct ofl_adamw), .lr = NAN, .step = 1}, -EINVAL},
-    {"lr without end", {.size = sizeof(struct ofl_adamw), .lr = INFINITY, .step = 1}, -EINVAL},
+    {"a larger size", {.size = sizeof(struct ofl_update_settings) + 8, .lr = 1, .step = 1}, -E2BIG},
+    {"step 0", {.size = sizeof(struct ofl_update_settings), .lr = 1}, -EINVAL},
+    {"beta1 of 1", {.size = sizeof(struct ofl_update_settings), .lr = 1, .beta1 = 1, .step = 1}, -EINVAL},
+    {"beta1 below 0",
+     {.size = sizeof(struct ofl_update_settings), .lr = 1, .beta1 = -0.1, .step = 1},
+     -EINVAL},
+    {"beta2 of 1", {.size = sizeof(struct ofl_update_settings), .lr = 1, .beta2 = 1, .step = 1}, -EINVAL},
+    {"beta2 not a number",
+     {.size = sizeof(struct ofl_update_settings), .lr = 1, .beta2 = NAN, .step = 1},
+     -EINVAL},
+    {"eps below 0", {.size = sizeof(struct ofl_update_settings), .lr = 1, .eps = -1e-8, .step = 1}, -EINVAL},
+    {"clip below 0", {.size = sizeof(struct ofl_update_settings), .lr = 1, .clip = -1, .step = 1}, -EINVAL},
+    {"clip not a number",
+     {.size = sizeof(struct ofl_update_settings), .lr = 1, .clip = NAN, .step = 1},
+     -EINVAL},
+    {"lr not a number", {.size = sizeof(struct ofl_update_settings), .lr = NAN, .step = 1}, -EINVAL},
+    {"lr without end", {.size = sizeof(struct ofl_update_settings), .lr = INFINITY, .step = 1}, -EINVAL},
     {"decay not a number",
-     {.size = sizeof(struct ofl_adamw), .lr = 1, .weight_decay = NAN, .step = 1},
+     {.size = sizeof(struct ofl_update_settings), .lr = 1, .weight_decay = NAN, .step = 1},
      -EINVAL},
 };
 
@@ -216,7 +247,7 @@ static void bad_steps(void **state)
     for (size_t i = 0; i < PLACES; i++) {
         struct small s = small_open(i, *state);
         struct ofl_tensor *loose = make(s.ctx, "loose", OFL_F32, 10, 0);
-        struct ofl_adamw a = settings_of(1, i % 2 ? 0.5 : 0);
+        struct ofl_update_settings a = settings_of(1, i % 2 ? 0.5 : 0);
         double norm = 1;
 
         for (size_t k = 0; k < sizeof bad_settings / sizeof bad_settings[0]; k++)
@@ -253,7 +284,7 @@ static void leases_in_the_way(void **state)
     for (size_t i = 0; i < 4 * PLACES; i++) {
         bool clipped = i / 2 % 2, disturbed = i % 2;
         struct small s = small_open(i / 4, *state);
-        struct ofl_adamw a = settings_of(1, clipped ? 0.5 : 0);
+        struct ofl_update_settings a = settings_of(1, clipped ? 0.5 : 0);
         struct ofl_lease l = {.tensor = s.weight[1], .mode = OFL_READ};
         double norm;
 
@@ -293,8 +324,8 @@ static void scales_do_not_mix(void **state)
         float p = 0, m = 0, v = 0, got[1000];
 
         for (uint64_t t = 1; t <= 60; t++) {
-            struct ofl_adamw a = settings_of(t, t % 2 ? 0.25 : 0);
-            struct optim_coef c = optim_coef_make(&a);
+            struct ofl_update_settings a = settings_of(t, t % 2 ? 0.25 : 0);
+            struct optim_coef c = optim_coef_make(OFL_ADAMW, &a, 1);
             float g = (float)t;
             double norm = sqrt(2000.0 * (double)t * (double)t), scale = 0.25 / (norm + 1e-6);
 
@@ -305,7 +336,7 @@ static void scales_do_not_mix(void **state)
                 assert_int_equal(ofl_optimizer_apply(s.optimizer, s.weight[k]), 0);
             assert_int_equal(ofl_optimizer_end(s.optimizer), 0);
             if (t % 2)
-                optim_adamw(&c, (float)scale, &p, &m, &v, &g, NULL, 1);
+                optim_update(OFL_ADAMW, &c, (float)scale, (struct optim_arrays){&p, &m, &v, &g, NULL}, 1);
         }
         assert_int_equal(ofl_tensor_read(s.weight[1], 0, got, sizeof got), 0);
         for (int k = 0; k < 1000; k++)
@@ -317,7 +348,8 @@ static void scales_do_not_mix(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bytes_of_states),   cmocka_unit_test(bad_bindings),      cmocka_unit_test(bad_steps),
+        cmocka_unit_test(bytes_of_states),   cmocka_unit_test(bytes_of_methods),
+        cmocka_unit_test(bad_bindings),      cmocka_unit_test(bad_steps),
         cmocka_unit_test(leases_in_the_way), cmocka_unit_test(scales_do_not_mix),
     };
 

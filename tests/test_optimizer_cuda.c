@@ -83,14 +83,14 @@ static int rig_open(struct rig *r, const char *device, size_t place, const char 
 
 static int step(struct rig *r, uint64_t t, double clip)
 {
-    struct ofl_adamw s = {.size = sizeof s,
-                          .lr = 1e-2,
-                          .beta1 = 0.9,
-                          .beta2 = 0.99,
-                          .eps = 1e-8,
-                          .weight_decay = 0.02,
-                          .clip = clip,
-                          .step = t};
+    struct ofl_update_settings s = {.size = sizeof s,
+                                    .lr = 1e-2,
+                                    .beta1 = 0.9,
+                                    .beta2 = 0.99,
+                                    .eps = 1e-8,
+                                    .weight_decay = 0.02,
+                                    .clip = clip,
+                                    .step = t};
     int err = ofl_optimizer_begin(r->optimizer, &s);
 
     for (unsigned i = 0; i < WEIGHTS && err == 0; i++) {

@@ -351,7 +351,7 @@ struct trained {
 
 static void steps_of(struct ofl_ctx *ctx, const struct llama_trainer_config *config, struct trained *out)
 {
-    struct ofl_adamw settings = {
+    struct ofl_update_settings settings = {
         .size = sizeof settings, .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8};
     int32_t tokens[2 * SEQ + 1];
     struct llama_trainer *t;

@@ -160,13 +160,13 @@ static struct ofl_ctx *open_for(const struct llama_trainer_need *need, bool on_d
 static void run_step(struct ofl_ctx *ctx, struct llama_trainer *t, const struct training *c, uint64_t step,
                      struct ofl_stats *after)
 {
-    struct ofl_adamw settings = {.size = sizeof settings,
-                                 .lr = 1e-3,
-                                 .beta1 = 0.9,
-                                 .beta2 = 0.95,
-                                 .eps = 1e-8,
-                                 .clip = c->clip,
-                                 .step = step};
+    struct ofl_update_settings settings = {.size = sizeof settings,
+                                           .lr = 1e-3,
+                                           .beta1 = 0.9,
+                                           .beta2 = 0.95,
+                                           .eps = 1e-8,
+                                           .clip = c->clip,
+                                           .step = step};
     int32_t tokens[64] = {1, 2, 3};
     char error[ERROR_BYTES];
     double loss, norm;

@@ -327,15 +327,15 @@ struct trained {
     struct ofl_tensor *weight, *grad;
 };
 
-static struct ofl_adamw settings(double clip)
+static struct ofl_update_settings settings(double clip)
 {
-    return (struct ofl_adamw){.size = sizeof(struct ofl_adamw),
-                              .lr = 0.5,
-                              .beta1 = 0.9,
-                              .beta2 = 0.99,
-                              .eps = 1e-8,
-                              .clip = clip,
-                              .step = 1};
+    return (struct ofl_update_settings){.size = sizeof(struct ofl_update_settings),
+                                        .lr = 0.5,
+                                        .beta1 = 0.9,
+                                        .beta2 = 0.99,
+                                        .eps = 1e-8,
+                                        .clip = clip,
+                                        .step = 1};
 }
 
 static struct trained trained_open(const char *dir)
@@ -361,7 +361,7 @@ static void a_read_sees_updates_that_are_queued(void **state)
 {
     for (int clipped = 0; clipped < 2; clipped++) {
         struct trained x = trained_open(*state);
-        struct ofl_adamw s = settings(clipped ? 1e6 : 0);
+        struct ofl_update_settings s = settings(clipped ? 1e6 : 0);
 
         ok(ofl_optimizer_begin(x.o, &s));
         assert_true(get(x.weight) == 2);
@@ -379,7 +379,7 @@ static void a_read_sees_updates_that_are_queued(void **state)
 static void a_gradient_after_its_update(void **state)
 {
     struct trained x = trained_open(*state);
-    struct ofl_adamw s = settings(0);
+    struct ofl_update_settings s = settings(0);
 
     ok(ofl_optimizer_begin(x.o, &s));
     ok(ofl_optimizer_apply(x.o, x.weight));
@@ -394,7 +394,7 @@ static void a_step_without_an_apply(void **state)
 {
     for (int clipped = 0; clipped < 2; clipped++) {
         struct trained x = trained_open(*state);
-        struct ofl_adamw s = settings(clipped ? 1 : 0);
+        struct ofl_update_settings s = settings(clipped ? 1 : 0);
         struct ofl_tensor *mean;
         double norm = -1;
 
@@ -415,7 +415,7 @@ static void rates_that_cannot_be(void **state)
     const double bad[] = {-1e-3, NAN, INFINITY, -INFINITY};
 
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        struct ofl_adamw s = settings(0);
+        struct ofl_update_settings s = settings(0);
 
         s.lr = bad[i];
         assert_int_equal(ofl_optimizer_begin(x.o, &s), -EINVAL);

@@ -25,7 +25,7 @@ fi
 launched() {
     local optim=liboffload/optim
     "$launches"
-    sed -nE 's/^#define OPTIM_LANES +([0-9]+)u.*/optim_sum_kernel \1 0/p' $optim/adamw_math.h
+    sed -nE 's/^#define OPTIM_LANES +([0-9]+)u.*/optim_sum_kernel \1 0/p' $optim/update_math.h
     sed -nE -e 's/^#define NORM_THREADS +([0-9]+)u.*/optim_norm_kernel \1 0/p' \
         -e 's/^#define ADAMW_THREADS +([0-9]+)u.*/optim_adamw_kernel \1 0/p' $optim/optimizer_cuda.c
     sed -nE 's/^#define THREADS +([0-9]+)u.*/landing_blocks_kernel \1 0/p' liboffload/landing/landing_cuda.c

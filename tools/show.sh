@@ -226,7 +226,7 @@ show_refuse() {
 show_cuda() {
     local ok line stub
     ok=0
-    tools/run-tests.sh "$build" test_cuda_block test_cuda_attention test_cuda_kernels test_cuda_head test_adamw_cuda \
+    tools/run-tests.sh "$build" test_cuda_block test_cuda_attention test_cuda_kernels test_cuda_head test_update_cuda \
         test_optimizer_cuda test_device_cuda test_core_cuda test_cuda_emulate programs_cuda.sh >"$work/log" 2>&1 || ok=1
     line=$(tail -n 1 "$work/log")
     [ $ok = 0 ] || cat "$work/log"

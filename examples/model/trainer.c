@@ -170,7 +170,7 @@ static void need_weights(const struct llama_trainer_config *c, struct llama_trai
 {
     uint64_t each = ofl_dtype_bytes(c->dtype);
     /* Of one element each state takes a block. */
-    uint64_t wide = ofl_optimizer_bytes(c->dtype, 1) / 4096;
+    uint64_t wide = ofl_optimizer_bytes(c->method, c->dtype, 1) / 4096;
 
     for (uint32_t i = 0; i < llama_tensor_count(&c->shape); i++) {
         struct llama_tensor_desc d;
@@ -186,12 +186,13 @@ static void need_weights(const struct llama_trainer_config *c, struct llama_trai
 /* Frozen weights need no room below the device. */
 static void need_adapters(const struct llama_trainer_config *c, struct llama_trainer_need *out)
 {
+    uint64_t moments = ofl_optimizer_bytes(c->method, OFL_F32, 1) / 4096;
     struct llama_lora_tensor l;
 
     for (uint32_t i = 0; llama_lora_tensor_at(&c->shape, &c->lora, i, &l) == 0; i++) {
-        need_tensor(out, l.elems * sizeof(float), 3, c->keep); /* itself, two moments */
-        need_tensor(out, l.elems * sizeof(float), 1, false);   /* gradient */
-        out->state_bytes += 4 * l.elems * sizeof(float);
+        need_tensor(out, l.elems * sizeof(float), 1 + moments, c->keep);
+        need_tensor(out, l.elems * sizeof(float), 1, false); /* gradient */
+        out->state_bytes += (2 + moments) * l.elems * sizeof(float);
     }
     for (uint32_t i = 0; i < LLAMA_PARTS * llama_tensor_count(&c->shape); i++) {
         uint64_t bytes = part_bytes(c, i / LLAMA_PARTS, (int)(i % LLAMA_PARTS));
@@ -286,6 +287,8 @@ static int bind_all(struct llama_trainer *t)
 {
     int err = ofl_optimizer_create(t->ctx, &t->optimizer);
 
+    if (err == 0)
+        err = ofl_optimizer_method(t->optimizer, t->config.method);
     if (t->config.lora.rank)
         return err < 0 ? err : trainer_lora_create(t);
     for (uint32_t i = 0; i < t->weights.count && err == 0; i++) {
@@ -441,17 +444,21 @@ int llama_trainer_get(struct llama_trainer *t, uint32_t tensor, uint64_t first, 
 struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index)
 {
     bool lora = t->config.lora.rank;
-    uint32_t each = lora || t->config.dtype == OFL_F32 ? 3 : 4, kind = index % each;
+    enum ofl_dtype dtype = lora ? OFL_F32 : t->config.dtype;
+    /* The weight, its moments, its master. */
+    uint32_t each = 1 + (uint32_t)(ofl_optimizer_bytes(t->config.method, dtype, 1) / 4096),
+             kind = index % each;
+    enum ofl_optimizer_state which = kind == 1                              ? OFL_STATE_EXP_AVG
+                                     : dtype != OFL_F32 && kind == each - 1 ? OFL_STATE_MASTER
+                                                                            : OFL_STATE_EXP_AVG_SQ;
     struct ofl_tensor *weight, *state;
-    static const enum ofl_optimizer_state states[] = {OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ,
-                                                      OFL_STATE_MASTER};
 
     if (index / each >= (lora ? t->lora_count : t->weights.count))
         return NULL;
     weight = (lora ? t->lora : t->weights.tensors)[index / each];
     if (kind == 0)
         return weight;
-    return ofl_optimizer_state(t->optimizer, weight, states[kind - 1], &state) < 0 ? NULL : state;
+    return ofl_optimizer_state(t->optimizer, weight, which, &state) < 0 ? NULL : state;
 }
 
 int llama_trainer_resumed(struct llama_trainer *t, char *error, size_t error_bytes)

@@ -20,9 +20,10 @@ struct llama_trainer_config {
     size_t batch, seq;    /* of a micro-batch */
     size_t accum;         /* micro-batches of a step */
     enum ofl_dtype dtype; /* of the weights on the device: OFL_F32 or OFL_BF16 */
-    bool cuda;            /* the context's device is a GPU */
-    bool spare;           /* norms and biases are not decayed */
-    bool keep;            /* what training changes is kept: see "Kept stores" in offload.h */
+    enum ofl_method method;
+    bool cuda;  /* the context's device is a GPU */
+    bool spare; /* norms and biases are not decayed */
+    bool keep;  /* what training changes is kept: see "Kept stores" in offload.h */
 
     /* With adapters (rank not 0) these alone are trained. The weights are frozen: they stay in the checkpoint, have
      * neither gradients nor states, and are never written. Where they are packed, the shape has the checkpoint's packings.
@@ -79,7 +80,7 @@ int llama_trainer_resumed(struct llama_trainer *t, char *error, size_t error_byt
  * it returns; the library orders them before the next use of what they change.
  */
 int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets,
-                       const struct ofl_adamw *settings, double *loss, double *norm, char *error,
+                       const struct ofl_update_settings *settings, double *loss, double *norm, char *error,
                        size_t error_bytes);
 /* fn is called in the next step, once, when its loss is known and before any update of it: what training changes is what
  * the step before left, and no lease on it is held. Waits for the stream. */

@@ -312,7 +312,7 @@ static int tell_loss(struct llama_trainer *t)
     return err;
 }
 
-static int run_step(struct llama_trainer *t, const struct ofl_adamw *settings)
+static int run_step(struct llama_trainer *t, const struct ofl_update_settings *settings)
 {
     uint32_t layers = t->config.shape.layers;
     int err = embed(t);
@@ -337,7 +337,7 @@ static int run_step(struct llama_trainer *t, const struct ofl_adamw *settings)
 }
 
 int llama_trainer_step(struct llama_trainer *t, const int32_t *inputs, const int32_t *targets,
-                       const struct ofl_adamw *settings, double *loss, double *norm, char *error,
+                       const struct ofl_update_settings *settings, double *loss, double *norm, char *error,
                        size_t error_bytes)
 {
     size_t tokens = t->config.accum * t->config.batch * t->config.seq;

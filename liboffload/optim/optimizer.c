@@ -67,6 +67,27 @@ int ofl_optimizer_create(struct ofl_ctx *ctx, struct ofl_optimizer **out)
     return 0;
 }
 
+int ofl_optimizer_method(struct ofl_optimizer *o, enum ofl_method method)
+{
+    enum ofl_method before;
+    int err;
+
+    if (core_refused(o->ctx, o))
+        return -EINVAL;
+    if ((unsigned)method >= OFL_METHODS)
+        return base_fail(-EINVAL, "set optimizer method %d: there are %d", (int)method, (int)OFL_METHODS);
+    if (o->count || o->in_step)
+        return base_fail(-OFL_ESTATE, "set optimizer method: %s",
+                         o->count ? "weights are bound already: their states are another method's"
+                                  : "an optimizer step is open");
+    before = o->method;
+    o->method = method;
+    err = o->ops->method(o);
+    if (err < 0)
+        o->method = before;
+    return err;
+}
+
 void optim_await_updates(struct ofl_optimizer *o, const struct optim_binding *b)
 {
     pthread_mutex_lock(&o->lock);
@@ -138,11 +159,15 @@ static int create_state(const struct ofl_tensor *weight, const struct ofl_tensor
     return err;
 }
 
-uint64_t ofl_optimizer_bytes(enum ofl_dtype dtype, uint64_t elems)
+uint64_t ofl_optimizer_bytes(enum ofl_method method, enum ofl_dtype dtype, uint64_t elems)
 {
-    uint64_t states = dtype == OFL_F32 ? 2 : dtype == OFL_BF16 ? 3 : 0;
+    uint64_t states = optim_squares(method) ? 2 : 1;
 
-    if (elems > (uint64_t)INT64_MAX / 16)
+    if (dtype == OFL_BF16)
+        states++;
+    else if (dtype != OFL_F32)
+        return 0;
+    if ((unsigned)method >= OFL_METHODS || elems > (uint64_t)INT64_MAX / 16)
         return 0;
     return states * ((elems * sizeof(float) + 4095) / 4096 * 4096);
 }
@@ -215,7 +240,7 @@ int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struc
     b->low = info.dtype == OFL_BF16;
     b->decay = 1;
     err = create_state(weight, &info, ".exp_avg", &b->mean);
-    if (err == 0)
+    if (err == 0 && optim_squares(o->method))
         err = create_state(weight, &info, ".exp_avg_sq", &b->square);
     if (err == 0 && b->low)
         err = create_state(weight, &info, ".master", &b->master);
@@ -281,6 +306,8 @@ int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight, enum
     b = optim_find(o, weight);
     if (!b || (unsigned)which >= OFL_STATES)
         return base_fail(-ENOENT, "optimizer state %d of %s: not bound", (int)which, optim_name_of(weight));
+    if (which == OFL_STATE_EXP_AVG_SQ && !b->square)
+        return base_fail(-ENOENT, "optimizer state of %s: the method has no second moment", b->name);
     *out = which == OFL_STATE_MASTER ? b->master : which == OFL_STATE_EXP_AVG ? b->mean : b->square;
     return 0;
 }

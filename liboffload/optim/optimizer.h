@@ -1,5 +1,5 @@
 /*
- * optimizer: AdamW as dataflow. Owns the bindings of weight, gradient and states, the norm,
+ * optimizer: updates as dataflow. Owns the bindings of weight, gradient and states, the norm,
  * and the order of updates. An update runs tile by tile on the host, on worker threads (or in
  * one piece on the device, where the device is the tensors' home); what moves for it, and
  * when, is core's business.
@@ -7,7 +7,7 @@
  * Sums of squares are taken on the device, where gradients are whole, on the optimizer's own
  * stream, so their order does not depend on placement. What runs there, for a device of a
  * kind, is behind struct optim_ops: functions of the host, or kernels. Both compute the same
- * bits (adamw_math.h).
+ * bits (update_math.h).
  *
  * Shared by optimizer.c (life and bindings), optimizer_step.c (a step), optimizer_host.c and
  * optimizer_cuda.c (the two kinds).
@@ -19,14 +19,17 @@
 
 #include "base/error.h"
 #include "liboffload/core/core.h"
-#include "liboffload/optim/adamw_math.h"
+#include "liboffload/optim/update.h"
 
-enum { AT_WEIGHT, AT_GRAD, AT_MEAN, AT_SQUARE, AT_MASTER };
+/* What a tensor is to an update. */
+enum optim_role { AT_WEIGHT, AT_GRAD, AT_MEAN, AT_SQUARE, AT_MASTER, AT_ROLES };
 
 struct optim_binding {
     struct ofl_optimizer *optimizer;
-    struct ofl_tensor *weight, *grad, *mean, *square;
+    struct ofl_tensor *weight, *grad, *mean;
+    struct ofl_tensor *square; /* NULL for methods without */
     struct ofl_tensor *master; /* the weight itself if F32 */
+    int8_t at[AT_ROLES];       /* place among the update's tensors; -1: not there */
     const char *name;          /* of the weight */
     uint64_t elems;
     bool low;                  /* the weight is BF16, with a master beside it */
@@ -52,6 +55,8 @@ struct optim_ops {
     int (*open)(struct ofl_optimizer *o);
     /* The stream is idle. Also of what open has left half done. */
     void (*close)(struct ofl_optimizer *o);
+    /* o->method has been set. */
+    int (*method)(struct ofl_optimizer *o);
     /* b, of so many elements, is about to be added; the stream is idle. */
     int (*bind)(struct optim_binding *b, uint64_t elems);
     /* Queues the sum of squares of b's gradient, whole at grad. */
@@ -73,9 +78,9 @@ struct ofl_optimizer {
     struct optim_binding **bindings; /* in the order of binding: the forward order */
     struct core_update **queue;      /* as much room: those of a batch */
     size_t count, room, applied;
-    struct ofl_adamw settings;
+    enum ofl_method method;
+    struct ofl_update_settings settings;
     bool in_step, ended;
-    struct optim_coef coef;
     pthread_mutex_t lock;
     pthread_cond_t idle;
     size_t pending;
@@ -92,6 +97,9 @@ struct optim_binding *optim_find(const struct ofl_optimizer *o, const struct ofl
 const char *optim_name_of(const struct ofl_tensor *t);
 /* optimizer_step.c. Fills b->update; its tensors are known. */
 void optim_describe_update(struct optim_binding *b);
+
+/* What an update works on, of the pointers of its tensors. */
+struct optim_arrays optim_arrays_of(const struct optim_binding *b, void *const *ptr);
 
 /* Whether the weight is BF16, with a master beside it. */
 static inline bool optim_low(const struct optim_binding *b)

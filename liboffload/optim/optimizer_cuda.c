@@ -1,5 +1,5 @@
 /*
- * optimizer_cuda: what runs on the stream of a cuda device: the kernels of adamw.cu. What they
+ * optimizer_cuda: what runs on the stream of a cuda device: the kernels of update.cu. What they
  * write for the host (sums, the norm) lies in pinned host memory: a few KiB for each binding,
  * beside the budgets, and none of the device's.
  *
@@ -10,15 +10,15 @@
 
 #include "liboffload/optim/optimizer.h"
 
-#define SLAB_MIN      4096u /* each is twice as large as the one before */
-#define SLAB_ALIGN    64u
-#define LIST_MIN      64u
-#define NORM_THREADS  512u
-#define ADAMW_THREADS 256u
-#define ADAMW_BLOCKS  1024u /* at most: a thread takes several elements, then */
+#define SLAB_MIN       4096u /* each is twice as large as the one before */
+#define SLAB_ALIGN     64u
+#define LIST_MIN       64u
+#define NORM_THREADS   512u
+#define UPDATE_THREADS 256u
+#define UPDATE_BLOCKS  1024u /* at most: a thread takes several elements, then */
 
-/* adamw.cu, for the GPUs that the build was made for. */
-extern const unsigned char optim_adamw_fatbin[];
+/* update.cu, for the GPUs that the build was made for. */
+extern const unsigned char optim_update_fatbin[];
 
 /* Both addresses of the same memory. */
 struct range {
@@ -32,7 +32,7 @@ struct slab {
 };
 
 struct optim_cuda {
-    struct dev_kernel *sum, *norm, *adamw;
+    struct dev_kernel *sum, *norm, *update;
     struct slab *slabs; /* all, freed with the optimizer; the first is filled */
     struct range result;
     struct range list; /* of the applied bindings' parts, for the norm */
@@ -78,16 +78,23 @@ static int take(struct ofl_optimizer *o, size_t bytes, struct range *out)
     return 0;
 }
 
+static const char *const update_names[OFL_METHODS] = {
+    [OFL_ADAMW] = "optim_adamw_kernel",
+    [OFL_ADAM] = "optim_adam_kernel",
+    [OFL_SGD] = "optim_sgd_kernel",
+    [OFL_LION] = "optim_lion_kernel",
+};
+
 static int find_kernels(struct ofl_optimizer *o)
 {
     struct dev *d = core_device(o->ctx);
     struct base_error why;
-    int err = dev_kernel_find(d, optim_adamw_fatbin, "optim_sum_kernel", &o->cuda->sum);
+    int err = dev_kernel_find(d, optim_update_fatbin, "optim_sum_kernel", &o->cuda->sum);
 
     if (err == 0)
-        err = dev_kernel_find(d, optim_adamw_fatbin, "optim_norm_kernel", &o->cuda->norm);
+        err = dev_kernel_find(d, optim_update_fatbin, "optim_norm_kernel", &o->cuda->norm);
     if (err == 0)
-        err = dev_kernel_find(d, optim_adamw_fatbin, "optim_adamw_kernel", &o->cuda->adamw);
+        err = dev_kernel_find(d, optim_update_fatbin, update_names[o->method], &o->cuda->update);
     if (err != -ENOEXEC)
         return err;
     base_error_save(&why, err);
@@ -123,6 +130,12 @@ static void cuda_close(struct ofl_optimizer *o)
         free(s);
     }
     free(o->cuda);
+}
+
+static int cuda_method(struct ofl_optimizer *o)
+{
+    return dev_kernel_find(core_device(o->ctx), optim_update_fatbin, update_names[o->method],
+                           &o->cuda->update);
 }
 
 static int cuda_bind(struct optim_binding *b, uint64_t elems)
@@ -175,21 +188,20 @@ static int cuda_norm(struct ofl_optimizer *o)
 static int cuda_update(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENSORS], bool clipped)
 {
     struct ofl_optimizer *o = b->optimizer;
-    bool low = optim_low(b);
     struct optim_coef coef = b->coef;
+    struct optim_arrays a = optim_arrays_of(b, ptr);
     void *norm = clipped ? o->cuda->result.device : NULL;
-    void *p = ptr[low ? AT_MASTER : AT_WEIGHT], *m = ptr[AT_MEAN], *v = ptr[AT_SQUARE], *g = ptr[AT_GRAD];
-    void *w16 = low ? ptr[AT_WEIGHT] : NULL;
-    uint64_t n = b->elems, blocks = (n + ADAMW_THREADS - 1) / ADAMW_THREADS;
-    void *args[] = {&coef, &norm, &p, &m, &v, &g, &w16, &n};
+    uint64_t n = b->elems, blocks = (n + UPDATE_THREADS - 1) / UPDATE_THREADS;
+    void *args[] = {&coef, &norm, &a.p, &a.m, &a.v, &a.g, &a.w16, &n};
 
-    return dev_stream_kernel(core_stream_device(o->stream), o->cuda->adamw,
-                             blocks < ADAMW_BLOCKS ? (uint32_t)blocks : ADAMW_BLOCKS, ADAMW_THREADS, args);
+    return dev_stream_kernel(core_stream_device(o->stream), o->cuda->update,
+                             blocks < UPDATE_BLOCKS ? (uint32_t)blocks : UPDATE_BLOCKS, UPDATE_THREADS, args);
 }
 
 const struct optim_ops optim_ops_cuda = {
     .open = cuda_open,
     .close = cuda_close,
+    .method = cuda_method,
     .bind = cuda_bind,
     .sum = cuda_sum,
     .norm = cuda_norm,

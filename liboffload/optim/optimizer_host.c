@@ -1,5 +1,4 @@
 /* optimizer_host: what runs on the stream of the host device: plain functions, as jobs. */
-#include "liboffload/optim/adamw.h"
 #include "liboffload/optim/optimizer.h"
 
 static int host_open(struct ofl_optimizer *o)
@@ -11,6 +10,12 @@ static int host_open(struct ofl_optimizer *o)
 static void host_close(struct ofl_optimizer *o)
 {
     (void)o;
+}
+
+static int host_method(struct ofl_optimizer *o)
+{
+    (void)o;
+    return 0;
 }
 
 static int host_bind(struct optim_binding *b, uint64_t elems)
@@ -54,11 +59,9 @@ static int host_norm(struct ofl_optimizer *o)
 static void update_job(void *arg)
 {
     struct optim_binding *b = arg;
-    bool low = optim_low(b);
+    struct ofl_optimizer *o = b->optimizer;
 
-    optim_adamw(&b->coef, b->clipped ? b->optimizer->own.scale : 1.0f, b->ptr[low ? AT_MASTER : AT_WEIGHT],
-                b->ptr[AT_MEAN], b->ptr[AT_SQUARE], b->ptr[AT_GRAD], low ? b->ptr[AT_WEIGHT] : NULL,
-                b->elems);
+    optim_update(o->method, &b->coef, b->clipped ? o->own.scale : 1.0f, optim_arrays_of(b, b->ptr), b->elems);
 }
 
 static int host_update(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENSORS], bool clipped)
@@ -72,6 +75,7 @@ static int host_update(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENS
 const struct optim_ops optim_ops_host = {
     .open = host_open,
     .close = host_close,
+    .method = host_method,
     .bind = host_bind,
     .sum = host_sum,
     .norm = host_norm,

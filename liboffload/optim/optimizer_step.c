@@ -6,38 +6,35 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/sized.h"
-#include "liboffload/optim/adamw.h"
 #include "liboffload/optim/optimizer.h"
 
 /* ---- the update -------------------------------------------------------- */
 
+struct optim_arrays optim_arrays_of(const struct optim_binding *b, void *const *ptr)
+{
+    bool low = optim_low(b);
+
+    return (struct optim_arrays){.p = ptr[b->at[low ? AT_MASTER : AT_WEIGHT]],
+                                 .m = ptr[b->at[AT_MEAN]],
+                                 .v = b->square ? ptr[b->at[AT_SQUARE]] : NULL,
+                                 .g = ptr[b->at[AT_GRAD]],
+                                 .w16 = low ? ptr[b->at[AT_WEIGHT]] : NULL};
+}
+
 /* Worker thread. */
 static void update_tile(void *arg, void *const *ptr, const bool *fresh, uint64_t first, uint64_t elems)
 {
-    static const float zeros[1024];
     struct optim_binding *b = arg;
-    bool low = optim_low(b);
-    float *p = ptr[low ? AT_MASTER : AT_WEIGHT], *m = ptr[AT_MEAN], *v = ptr[AT_SQUARE];
-    const float *g = ptr[AT_GRAD];
-    uint16_t *w16 = low ? ptr[AT_WEIGHT] : NULL;
+    struct optim_arrays a = optim_arrays_of(b, ptr);
 
     (void)first;
-    if (fresh[AT_MEAN])
-        memset(m, 0, elems * sizeof *m);
-    if (fresh[AT_SQUARE])
-        memset(v, 0, elems * sizeof *v);
-    if (fresh[low ? AT_MASTER : AT_WEIGHT])
-        memset(p, 0, elems * sizeof *p);
-    if (g) {
-        optim_adamw(&b->coef, b->scale, p, m, v, g, w16, elems);
-        return;
-    }
-    for (uint64_t i = 0; i < elems; i += 1024) {
-        uint64_t n = elems - i < 1024 ? elems - i : 1024;
-
-        optim_adamw(&b->coef, b->scale, p + i, m + i, v + i, zeros, w16 ? w16 + i : NULL, n);
-    }
+    if (fresh[b->at[AT_MEAN]])
+        memset(a.m, 0, elems * sizeof *a.m);
+    if (a.v && fresh[b->at[AT_SQUARE]])
+        memset(a.v, 0, elems * sizeof *a.v);
+    if (fresh[b->at[optim_low(b) ? AT_MASTER : AT_WEIGHT]])
+        memset(a.p, 0, elems * sizeof *a.p);
+    optim_update(b->optimizer->method, &b->coef, b->scale, a, elems);
 }
 
 /* Under the engine's lock. */
@@ -53,21 +50,30 @@ static void update_done(void *arg)
     pthread_mutex_unlock(&o->lock);
 }
 
+static void describe(struct optim_binding *b, enum optim_role role, struct ofl_tensor *t,
+                     enum core_access access)
+{
+    struct core_update *u = &b->update;
+
+    b->at[role] = -1;
+    if (!t)
+        return;
+    b->at[role] = (int8_t)u->count;
+    u->tensors[u->count] = t;
+    u->access[u->count++] = access;
+}
+
 void optim_describe_update(struct optim_binding *b)
 {
     bool low = optim_low(b);
     struct core_update *u = &b->update;
 
-    u->tensors[AT_WEIGHT] = b->weight;
-    u->access[AT_WEIGHT] = low ? HOST_OVERWRITE : HOST_UPDATE;
-    u->tensors[AT_GRAD] = b->grad;
-    u->access[AT_GRAD] = HOST_CONSUME;
-    u->tensors[AT_MEAN] = b->mean;
-    u->tensors[AT_SQUARE] = b->square;
-    u->access[AT_MEAN] = u->access[AT_SQUARE] = HOST_UPDATE;
-    u->tensors[AT_MASTER] = low ? b->master : NULL;
-    u->access[AT_MASTER] = HOST_UPDATE;
-    u->count = low ? 5 : 4;
+    u->count = 0;
+    describe(b, AT_WEIGHT, b->weight, low ? HOST_OVERWRITE : HOST_UPDATE);
+    describe(b, AT_GRAD, b->grad, HOST_CONSUME);
+    describe(b, AT_MEAN, b->mean, HOST_UPDATE);
+    describe(b, AT_SQUARE, b->square, HOST_UPDATE);
+    describe(b, AT_MASTER, low ? b->master : NULL, HOST_UPDATE);
     u->tile = update_tile;
     u->done = update_done;
     u->arg = b;
@@ -142,31 +148,16 @@ static int queue_one(struct optim_binding *b, bool check)
 
 /* ---- the step ---------------------------------------------------------- */
 
-static int check_settings(const struct ofl_adamw *s)
+int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_update_settings *settings)
 {
-    if (s->step && s->beta1 >= 0 && s->beta1 < 1 && s->beta2 >= 0 && s->beta2 < 1 && s->eps >= 0 &&
-        s->clip >= 0 && s->lr >= 0 && isfinite(s->lr) && s->weight_decay >= 0 && isfinite(s->weight_decay))
-        return 0;
-    return base_fail(
-        -EINVAL,
-        "begin optimizer step %llu: lr %g, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g: "
-        "steps count from 1, betas lie in [0, 1), the others are not negative, lr and weight decay are "
-        "finite",
-        (unsigned long long)s->step, s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip);
-}
-
-int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *settings)
-{
-    struct ofl_adamw s;
+    struct ofl_update_settings s;
     int err;
 
     if (core_refused(o->ctx, o, settings))
         return -EINVAL;
     if (o->in_step)
         return base_fail(-OFL_ESTATE, "begin optimizer step: one is open");
-    err = base_sized_read(&s, sizeof s, sizeof s, settings, "begin optimizer step: settings");
-    if (err == 0)
-        err = check_settings(&s);
+    err = optim_settings_read(&s, settings, "begin optimizer step");
     if (err < 0)
         return err;
     /* The last step's norm job reads what is about to change. Its updates go on. */
@@ -174,7 +165,6 @@ int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *setting
     if (err < 0)
         return err;
     o->settings = s;
-    o->coef = optim_coef_make(&s);
     o->in_step = true;
     o->applied = 0;
     for (size_t i = 0; i < o->count; i++)
@@ -209,9 +199,7 @@ int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
                          : !b        ? "it is not bound"
                                      : "it was applied already in this step");
     optim_await_updates(o, b);
-    b->coef = o->coef;
-    if (b->decay != 1)
-        b->coef.decay = (float)(1.0 - o->settings.lr * (o->settings.weight_decay * b->decay));
+    b->coef = optim_coef_make(o->method, &o->settings, b->decay);
     b->scale = 1.0f;
     err = o->settings.clip > 0 ? 0 : queue_one(b, true);
     if (err == 0)

@@ -133,14 +133,28 @@ static void add_slices(struct maker *m)
     }
 }
 
+/* An F32 weight is its own master. */
+static bool has_state(const struct ofl_workload *w, int state)
+{
+    return state == MEAN || (state == SQUARE && (w->method == OFL_ADAMW || w->method == OFL_ADAM)) ||
+           (state == MASTER && w->dtype != OFL_F32);
+}
+
+static uint32_t states_of(const struct ofl_workload *w)
+{
+    return 1u + has_state(w, SQUARE) + has_state(w, MASTER);
+}
+
 static void add_states(struct maker *m)
 {
     static const char *const suffixes[STATES] = {".exp_avg", ".exp_avg_sq", ".master"};
-    int states = m->w.dtype == OFL_F32 ? MASTER : STATES; /* an F32 weight is its own master */
 
     for (uint32_t i = 0; i < plan_weights(&m->shape); i++)
-        for (int s = 0; s < states; s++) {
+        for (int s = 0; s < STATES; s++) {
             char name[PLAN_NAME];
+
+            if (!has_state(&m->w, s))
+                continue;
 
             plan_weight_name(&m->shape, i, name);
             add_tensor(m, name, suffixes[s], OFL_KIND_OPTIMIZER,
@@ -258,7 +272,7 @@ static void run_part(struct maker *m, const char *name, uint32_t first, uint32_t
 static void add_update(struct maker *m, uint32_t weight)
 {
     bool f32 = m->w.dtype == OFL_F32;
-    uint32_t first = leases_so_far(m), states = f32 ? MASTER : STATES;
+    uint32_t first = leases_so_far(m), states = states_of(&m->w);
     uint64_t elems = plan_weight_elems(&m->shape, weight);
     struct plan_op *op;
 
@@ -268,7 +282,7 @@ static void add_update(struct maker *m, uint32_t weight)
         add_lease(m, m->states + weight * states + s, OFL_UPDATE, false);
     op = add_op(m, PLAN_UPDATE, first, leases_so_far(m) - first);
     /* gradient read; master and moments read and written; a BF16 weight written */
-    op->bytes = (double)elems * (4 + 3 * 8 + (f32 ? 0 : 2));
+    op->bytes = (double)elems * (4 + 8 * (states + f32) + (f32 ? 0 : 2));
 }
 
 /* The gradient is final: its squares are summed, on the optimizer's stream. As ofl_optimizer_apply. */

@@ -762,7 +762,7 @@ static PyObject *optimizer_decay(struct optimizer *o, PyObject *args)
 
 static PyObject *optimizer_begin(struct optimizer *o, PyObject *args)
 {
-    struct ofl_adamw a = {.size = sizeof a};
+    struct ofl_update_settings a = {.size = sizeof a};
     unsigned long long step;
 
     if (!PyArg_ParseTuple(args, "ddddddK", &a.lr, &a.beta1, &a.beta2, &a.eps, &a.weight_decay, &a.clip,

@@ -1,5 +1,5 @@
 /*
- * optim/adamw.cu: the optimizer's kernels against adamw.c, bit for bit: updates over any bits that
+ * optim/update.cu: the optimizer's kernels against update.c, bit for bit: updates over any bits that
  * floats can have (NaN as NaN), sums and norms over every size at which parts, blocks and batches
  * begin. And how the device room finds and launches kernels, and what it says when it can't.
  *
@@ -22,21 +22,21 @@
 
 #include <cmocka.h>
 
-#include "liboffload/optim/adamw.h"
+#include "liboffload/optim/update.h"
 #include "tests/core_fixture.h"
 #include "tests/cuda_fixture.h"
 #include "tests/device_fixture.h"
 
 typedef unsigned long long ull;
 
-extern const unsigned char optim_adamw_fatbin[];
+extern const unsigned char optim_update_fatbin[];
 
 /* A device, a stream, the kernels; arrays lie in host memory that kernels reach. */
 struct rig {
     struct sink sink;
     struct dev *dev;
     struct dev_stream *stream;
-    struct dev_kernel *sum, *norm, *adamw;
+    struct dev_kernel *sum, *norm, *update[OFL_METHODS];
 };
 
 static void rig_open_bare(struct rig *r, const struct cuda_stub_config *stub)
@@ -54,12 +54,17 @@ static void rig_open_bare(struct rig *r, const struct cuda_stub_config *stub)
 
 static struct rig rig_open(uint64_t seed)
 {
+    static const char *const names[OFL_METHODS] = {[OFL_ADAMW] = "optim_adamw_kernel",
+                                                   [OFL_ADAM] = "optim_adam_kernel",
+                                                   [OFL_SGD] = "optim_sgd_kernel",
+                                                   [OFL_LION] = "optim_lion_kernel"};
     struct rig r;
 
     rig_open_bare(&r, &(struct cuda_stub_config){.seed = seed, .pause_us = 20});
-    assert_int_equal(dev_kernel_find(r.dev, optim_adamw_fatbin, "optim_sum_kernel", &r.sum), 0);
-    assert_int_equal(dev_kernel_find(r.dev, optim_adamw_fatbin, "optim_norm_kernel", &r.norm), 0);
-    assert_int_equal(dev_kernel_find(r.dev, optim_adamw_fatbin, "optim_adamw_kernel", &r.adamw), 0);
+    assert_int_equal(dev_kernel_find(r.dev, optim_update_fatbin, "optim_sum_kernel", &r.sum), 0);
+    assert_int_equal(dev_kernel_find(r.dev, optim_update_fatbin, "optim_norm_kernel", &r.norm), 0);
+    for (int m = 0; m < OFL_METHODS; m++)
+        assert_int_equal(dev_kernel_find(r.dev, optim_update_fatbin, names[m], &r.update[m]), 0);
     return r;
 }
 
@@ -123,19 +128,20 @@ static bool same_half(uint16_t a, uint16_t b)
 #define MOST_ELEMS 20011u
 
 struct update {
+    enum ofl_method method;
     uint64_t n, seed;
     uint32_t blocks;
     bool low, clipped;
 };
 
-static struct optim_coef coef_of(uint64_t seed)
+static struct optim_coef coef_of(enum ofl_method method, uint64_t seed)
 {
-    struct ofl_adamw s = {
+    struct ofl_update_settings s = {
         .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01, .step = 1 + seed % 9};
 
     if (seed % 3 == 1)
-        s = (struct ofl_adamw){.lr = 0.5, .beta2 = 0.5, .eps = 0, .step = 1};
-    return optim_coef_make(&s);
+        s = (struct ofl_update_settings){.lr = 0.5, .beta2 = 0.5, .eps = 0, .step = 1};
+    return optim_coef_make(method, &s, 1);
 }
 
 /* Elements whose results differ; flip: the weights' last bits go to the kernel inverted. */
@@ -143,15 +149,17 @@ static uint64_t run_update(struct rig *r, struct update u, bool flip)
 {
     struct range at[FLOATS], low = range_of(r, 2 * MOST_ELEMS), norm = range_of(r, sizeof(struct optim_norm));
     struct random random = {u.seed};
-    struct optim_coef coef = coef_of(u.seed);
+    struct optim_coef coef = coef_of(u.method, u.seed);
     float scale = u.clipped ? 0.37f : 1.0f, *want[FLOATS];
     uint16_t *want_low = malloc(2 * u.n);
     void *scale_from = u.clipped ? norm.device : NULL, *w16 = u.low ? low.device : NULL;
-    void *args[] = {&coef,         &scale_from,   &at[P].device, &at[M].device,
-                    &at[V].device, &at[G].device, &w16,          &u.n};
+    void *none = NULL, *args[] = {&coef,         &scale_from,   &at[P].device, &at[M].device,
+                                  &at[V].device, &at[G].device, &w16,          &u.n};
     uint64_t wrong = 0;
 
     assert_non_null(want_low);
+    if (!optim_squares(u.method))
+        args[4] = &none;
     *(struct optim_norm *)norm.host = (struct optim_norm){.scale = 0.37f};
     for (int k = 0; k < FLOATS; k++) {
         uint32_t *bits;
@@ -166,8 +174,9 @@ static uint64_t run_update(struct rig *r, struct update u, bool flip)
         for (uint64_t i = 0; i < u.n && flip && k == P; i++)
             bits[i] ^= 1;
     }
-    optim_adamw(&coef, scale, want[P], want[M], want[V], want[G], u.low ? want_low : NULL, u.n);
-    assert_int_equal(dev_stream_kernel(r->stream, r->adamw, u.blocks, 256, args), 0);
+    optim_update(u.method, &coef, scale,
+                 (struct optim_arrays){want[P], want[M], want[V], want[G], u.low ? want_low : NULL}, u.n);
+    assert_int_equal(dev_stream_kernel(r->stream, r->update[u.method], u.blocks, 256, args), 0);
     assert_int_equal(dev_stream_sync(r->stream), 0);
     for (uint64_t i = 0; i < u.n; i++) {
         bool same = !u.low || same_half(((uint16_t *)low.host)[i], want_low[i]);
@@ -196,7 +205,8 @@ static void updates_have_the_host_s_bits(void **state)
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         for (uint64_t seed = 1; seed <= seeds; seed++) {
             uint32_t all = (uint32_t)((sizes[i] + 255) / 256);
-            struct update u = {.n = sizes[i],
+            struct update u = {.method = (enum ofl_method)((seed + i) % OFL_METHODS),
+                               .n = sizes[i],
                                .seed = seed,
                                .blocks = seed % 2 && all > 3 ? 3 : all, /* several elements a thread */
                                .low = seed / 2 % 2,
@@ -359,9 +369,9 @@ static void kernels_are_found_once(void **state)
     struct dev *host;
 
     (void)state;
-    assert_int_equal(dev_kernel_find(r.dev, optim_adamw_fatbin, "optim_norm_kernel", &again), 0);
+    assert_int_equal(dev_kernel_find(r.dev, optim_update_fatbin, "optim_norm_kernel", &again), 0);
     assert_ptr_equal(again, r.norm);
-    assert_int_equal(dev_kernel_find(r.dev, optim_adamw_fatbin, "no_such_kernel", &again), -ENOENT);
+    assert_int_equal(dev_kernel_find(r.dev, optim_update_fatbin, "no_such_kernel", &again), -ENOENT);
     assert_null(again);
     assert_non_null(strstr(base_error_text(), "load kernel no_such_kernel: cuModuleGetFunction"));
     a = range_of(&r, 1000);
@@ -376,7 +386,7 @@ static void kernels_are_found_once(void **state)
     rig_close(&r);
     config.sink = &r.sink;
     assert_int_equal(dev_open("host", &config, &host), 0);
-    assert_int_equal(dev_kernel_find(host, optim_adamw_fatbin, "optim_norm_kernel", &again), -ENOTSUP);
+    assert_int_equal(dev_kernel_find(host, optim_update_fatbin, "optim_norm_kernel", &again), -ENOTSUP);
     assert_int_equal(dev_host_alloc(host, 10, &a.host, &a.device), -ENOTSUP);
     assert_null(a.host);
     dev_close(host);
@@ -440,7 +450,7 @@ static void failures_have_their_sentence(void **state)
 
         rig_open_bare(&r, &(struct cuda_stub_config){
                               .fail_call = failures[i].call, .fail_nth = 1, .fail_code = failures[i].code});
-        rc = dev_kernel_find(r.dev, optim_adamw_fatbin, "optim_norm_kernel", &k);
+        rc = dev_kernel_find(r.dev, optim_update_fatbin, "optim_norm_kernel", &k);
         if (rc == 0)
             rc = dev_host_alloc(r.dev, 4096, &a.host, &a.device);
         if (rc == 0)

@@ -1,5 +1,5 @@
 /*
- * optim/adamw: the optimizer's arithmetic. Bit for bit against a scalar loop in which every
+ * optim/update: the optimizer's arithmetic. Bit for bit against a scalar loop in which every
  * operation is rounded by itself; to within rounding against double precision, and against
  * numbers of torch.optim.AdamW; independent of how the arrays are cut and where they lie; BF16
  * rounding over every pattern of the upper half; sums of squares.
@@ -18,12 +18,12 @@
 
 #include <cmocka.h>
 
-#include "liboffload/optim/adamw.h"
+#include "liboffload/optim/update.h"
 #include "tests/core_fixture.h"
 
 typedef unsigned long long ull;
 
-static const struct ofl_adamw settings[] = {
+static const struct ofl_update_settings settings[] = {
     {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01},
     {.lr = 0.05, .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6, .weight_decay = 0.3},
     {.lr = 2e-5, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0},
@@ -33,10 +33,10 @@ static const struct ofl_adamw settings[] = {
 
 static struct optim_coef coef_at(size_t i, uint64_t step)
 {
-    struct ofl_adamw s = settings[i];
+    struct ofl_update_settings s = settings[i];
 
     s.step = step;
-    return optim_coef_make(&s);
+    return optim_coef_make(OFL_ADAMW, &s, 1);
 }
 
 /* A float of either sign, of magnitude 2^low to 2^high. */
@@ -129,7 +129,7 @@ static void bits_of_the_scalar_loop(void **state)
                 struct optim_coef c = coef_at(k, t);
                 float scale = t % 2 ? 1.0f : 0.37f;
 
-                optim_adamw(&c, scale, a.p, a.m, a.v, a.g, NULL, a.n);
+                optim_update(OFL_ADAMW, &c, scale, (struct optim_arrays){a.p, a.m, a.v, a.g, NULL}, a.n);
                 scalar_update(&c, scale, &b, false);
                 scalar_update(&c, scale, &f, true);
             }
@@ -151,7 +151,8 @@ struct element {
     double p, m, v;
 };
 
-static void double_update(const struct ofl_adamw *s, double g, struct element *e, enum variant variant)
+static void double_update(const struct ofl_update_settings *s, double g, struct element *e,
+                          enum variant variant)
 {
     double t = (double)s->step, fix1 = 1 - pow(s->beta1, t), fix2 = 1 - pow(s->beta2, t);
 
@@ -181,7 +182,7 @@ static double worst_error(size_t k, enum variant variant)
     memset(a.m, 0, N * 4);
     memset(a.v, 0, N * 4);
     for (uint64_t t = 1; t <= STEPS; t++) {
-        struct ofl_adamw s = settings[k];
+        struct ofl_update_settings s = settings[k];
         struct optim_coef c = coef_at(k, t);
 
         s.step = t;
@@ -190,7 +191,7 @@ static double worst_error(size_t k, enum variant variant)
             double_update(&s, 0.5 * (double)a.g[i], &e[i], variant);
             largest = fmax(largest, fabs((double)a.g[i]));
         }
-        optim_adamw(&c, 0.5f, a.p, a.m, a.v, a.g, NULL, N);
+        optim_update(OFL_ADAMW, &c, 0.5f, (struct optim_arrays){a.p, a.m, a.v, a.g, NULL}, N);
     }
     for (int i = 0; i < N; i++) {
         double of_p = fabs(a.p[i] - e[i].p) / (rounding * (fabs(e[i].p) + STEPS * settings[k].lr));
@@ -288,17 +289,17 @@ static void golden_run(const struct golden *g, double decay, struct arrays *a)
         a->m[i] = a->v[i] = 0;
     }
     for (int t = 1; t <= GOLDEN_STEPS; t++) {
-        struct ofl_adamw s = {.lr = g->lr,
-                              .beta1 = g->beta1,
-                              .beta2 = g->beta2,
-                              .eps = g->eps,
-                              .weight_decay = decay,
-                              .step = (uint64_t)t};
-        struct optim_coef c = optim_coef_make(&s);
+        struct ofl_update_settings s = {.lr = g->lr,
+                                        .beta1 = g->beta1,
+                                        .beta2 = g->beta2,
+                                        .eps = g->eps,
+                                        .weight_decay = decay,
+                                        .step = (uint64_t)t};
+        struct optim_coef c = optim_coef_make(OFL_ADAMW, &s, 1);
 
         for (int i = 0; i < GOLDEN_ELEMS; i++)
             a->g[i] = golden_gradient(i, t);
-        optim_adamw(&c, 1.0f, a->p, a->m, a->v, a->g, NULL, GOLDEN_ELEMS);
+        optim_update(OFL_ADAMW, &c, 1.0f, (struct optim_arrays){a->p, a->m, a->v, a->g, NULL}, GOLDEN_ELEMS);
     }
 }
 
@@ -353,7 +354,8 @@ static void update_in_pieces(const struct optim_coef *c, struct arrays *a, struc
         some = 1 + random_below(r, longest);
         if (some > a->n - i)
             some = a->n - i;
-        optim_adamw(c, 0.7f, p + op + i, m + om + i, v + ov + i, g + og + i, w + ow + i, some);
+        optim_update(OFL_ADAMW, c, 0.7f,
+                     (struct optim_arrays){p + op + i, m + om + i, v + ov + i, g + og + i, w + ow + i}, some);
     }
     memcpy(a->p, p + op, a->n * 4);
     memcpy(a->m, m + om, a->n * 4);
@@ -377,7 +379,8 @@ static void cuts_do_not_matter(void **state)
         struct arrays whole = arrays_make(n, seed), cut = arrays_make(n, seed);
         struct optim_coef c = coef_at(seed % SETTINGS, 1 + random_below(&r, 1000));
 
-        optim_adamw(&c, 0.7f, whole.p, whole.m, whole.v, whole.g, whole.w16, n);
+        optim_update(OFL_ADAMW, &c, 0.7f,
+                     (struct optim_arrays){whole.p, whole.m, whole.v, whole.g, whole.w16}, n);
         update_in_pieces(&c, &cut, &r);
         if (!arrays_equal(&whole, &cut))
             fail_msg("seed %llu: %llu elements: other bits when cut", (ull)seed, (ull)n);
@@ -392,9 +395,10 @@ static void nothing_else_is_touched(void **state)
     struct optim_coef c = coef_at(0, 1);
 
     (void)state;
-    optim_adamw(&c, 1.0f, a.p, a.m, a.v, a.g, a.w16, 0);
+    optim_update(OFL_ADAMW, &c, 1.0f, (struct optim_arrays){a.p, a.m, a.v, a.g, a.w16}, 0);
     assert_true(arrays_equal(&a, &b));
-    optim_adamw(&c, 1.0f, a.p + 10, a.m + 10, a.v + 10, a.g + 10, a.w16 + 10, 20);
+    optim_update(OFL_ADAMW, &c, 1.0f,
+                 (struct optim_arrays){a.p + 10, a.m + 10, a.v + 10, a.g + 10, a.w16 + 10}, 20);
     assert_memory_equal(a.p, b.p, 40);
     assert_memory_equal(a.p + 30, b.p + 30, 40);
     assert_memory_equal(a.w16, b.w16, 20);
@@ -465,7 +469,7 @@ static void bf16_rounds_to_nearest_even(void **state)
             bits[i] = (round * 128 + i / (LOWS + 2)) << 16 | low;
         }
         memcpy(a.p, bits, sizeof bits);
-        optim_adamw(&still, 1.0f, a.p, a.m, a.v, a.g, a.w16, N);
+        optim_update(OFL_ADAMW, &still, 1.0f, (struct optim_arrays){a.p, a.m, a.v, a.g, a.w16}, N);
         for (uint32_t i = 0; i < N; i++) {
             uint32_t kept;
 
@@ -503,7 +507,7 @@ static void bf16_cases(void **state)
         uint16_t w;
 
         memcpy(&p, &roundings[i].bits, 4);
-        optim_adamw(&still, 1.0f, &p, &m, &v, &g, &w, 1);
+        optim_update(OFL_ADAMW, &still, 1.0f, (struct optim_arrays){&p, &m, &v, &g, &w}, 1);
         if (w != roundings[i].rounded || nearest(roundings[i].bits) != roundings[i].rounded)
             fail_msg("%s: 0x%04x, expected 0x%04x", roundings[i].what, w, roundings[i].rounded);
     }
@@ -511,7 +515,7 @@ static void bf16_cases(void **state)
 
 /* ---- sums of squares --------------------------------------------------- */
 
-/* The order that adamw_math.h gives, without its constants. */
+/* The order that update_math.h gives, without its constants. */
 static double fold(const double *x, unsigned count)
 {
     double half[128];

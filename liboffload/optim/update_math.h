@@ -1,13 +1,15 @@
 /*
- * adamw_math: the arithmetic of one element, and the order in which squares are summed. For the
- * compiler of C (adamw.c) and that of CUDA (adamw.cu) alike, so that the two can't differ. Both
+ * update_math: the arithmetic of one element, and the order in which squares are summed. For the
+ * compiler of C (update.c) and that of CUDA (update.cu) alike, so that the two can't differ. Both
  * compile it without contraction, with IEEE division and roots, and keep subnormals.
  */
-#ifndef OFL_OPTIM_ADAMW_MATH_H
-#define OFL_OPTIM_ADAMW_MATH_H
+#ifndef OFL_OPTIM_UPDATE_MATH_H
+#define OFL_OPTIM_UPDATE_MATH_H
 
 #include <math.h>
 #include <stdint.h>
+
+#include "include/offload.h"
 
 #ifdef __CUDACC__
 #define OPTIM_INLINE static __device__ __forceinline__
@@ -17,10 +19,11 @@
 
 /* The scalars of one step, rounded to fp32 once. */
 struct optim_coef {
-    float decay;        /* 1 - lr * weight_decay */
+    float decay;        /* 1 - lr * weight_decay, where decay is decoupled; else 1 */
+    float coupled;      /* weight_decay, where it is added to the gradient; else 0 */
     float beta1, rest1; /* beta1, 1 - beta1 */
     float beta2, rest2;
-    float rate; /* lr / (1 - beta1^t) */
+    float rate; /* lr / (1 - beta1^t) of methods with two states; else lr */
     float root; /* 1 / sqrt(1 - beta2^t) */
     float eps;
 };
@@ -70,8 +73,8 @@ OPTIM_INLINE void optim_norm_set(struct optim_norm *out, double sum, double clip
     }
 }
 
-/* Updates the moments; returns the new p. grad: scaled. */
-OPTIM_INLINE float optim_element(const struct optim_coef *k, float grad, float p, float *m, float *v)
+/* Of methods with a mean and a mean square: Adam and AdamW. */
+OPTIM_INLINE float optim_adaptive(const struct optim_coef *k, float grad, float p, float *m, float *v)
 {
     float mean = k->beta1 * *m + k->rest1 * grad;
     float square = k->beta2 * *v + k->rest2 * grad * grad;
@@ -79,6 +82,43 @@ OPTIM_INLINE float optim_element(const struct optim_coef *k, float grad, float p
     *m = mean;
     *v = square;
     return p * k->decay - k->rate * mean / (sqrtf(square) * k->root + k->eps);
+}
+
+/* -1, 0 or 1; NaN stays NaN. */
+OPTIM_INLINE float optim_sign(float x)
+{
+    return x > 0 ? 1.0f : x < 0 ? -1.0f : x;
+}
+
+/* Updates the states; returns the new p. grad: scaled. v: NULL for methods with one state. The method is known when
+ * this is compiled. */
+OPTIM_INLINE float optim_element(enum ofl_method method, const struct optim_coef *k, float grad, float p,
+                                 float *m, float *v)
+{
+    float ahead;
+
+    switch (method) {
+    case OFL_ADAM:
+        return optim_adaptive(k, grad + k->coupled * p, p, m, v);
+    case OFL_SGD:
+        *m = k->beta1 * *m + (grad + k->coupled * p);
+        return p - k->rate * *m;
+    case OFL_LION:
+        ahead = k->beta1 * *m + k->rest1 * grad;
+        *m = k->beta2 * *m + k->rest2 * grad;
+        return p * k->decay - k->rate * optim_sign(ahead);
+    default:
+        return optim_adaptive(k, grad, p, m, v);
+    }
+}
+
+/* The upper half onto the lower one, until one is left. */
+OPTIM_INLINE double optim_fold(double *x, uint32_t count)
+{
+    for (uint32_t half = count / 2; half; half /= 2)
+        for (uint32_t k = 0; k < half; k++)
+            x[k] += x[k + half];
+    return x[0];
 }
 
 /* The BF16 nearest to the float of these bits, ties to even; NaN stays NaN. */

@@ -1,9 +1,9 @@
 /*
- * adamw.cu: adamw.c's arithmetic on the GPU, to the same bits, and the norm. Only what is here
+ * update.cu: update_loops.h's arithmetic on the GPU, to the same bits, and the norm. Only what is here
  * runs there: launched by optimizer_cuda.c. Compiled with -fmad=false -prec-div=true
  * -prec-sqrt=true -ftz=false, and for tests on the CPU (tests/cuda_emulate.h).
  */
-#include "liboffload/optim/adamw_math.h"
+#include "liboffload/optim/update_math.h"
 
 #define KERNEL extern "C" __global__ void
 
@@ -72,10 +72,12 @@ KERNEL optim_norm_kernel(const struct optim_parts *parts, uint64_t count, double
         optim_norm_set(out, total, clip);
 }
 
-/* optim_adamw() on n elements. norm: has the gradient's scale; NULL: 1. w16: NULL for an F32 weight. */
-KERNEL optim_adamw_kernel(struct optim_coef coef, const struct optim_norm *norm, float *__restrict__ p,
-                          float *__restrict__ m, float *__restrict__ v, const float *__restrict__ g,
-                          uint16_t *__restrict__ w16, uint64_t n)
+/* optim_update() on n elements. norm: has the gradient's scale; NULL: 1. w16: NULL for an F32 weight. */
+template <enum ofl_method METHOD>
+static __device__ __forceinline__ void update(const struct optim_coef *coef, const struct optim_norm *norm,
+                                              float *__restrict__ p, float *__restrict__ m,
+                                              float *__restrict__ v, const float *__restrict__ g,
+                                              uint16_t *__restrict__ w16, uint64_t n)
 {
     __shared__ float scale; /* read once per block: it lies in the host's memory */
     uint64_t step = (uint64_t)gridDim.x * blockDim.x;
@@ -84,13 +86,26 @@ KERNEL optim_adamw_kernel(struct optim_coef coef, const struct optim_norm *norm,
         scale = norm ? norm->scale : 1.0f;
     __syncthreads();
     for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
-        float mean = m[i], square = v[i];
-        float weight = optim_element(&coef, g[i] * scale, p[i], &mean, &square);
+        float mean = m[i], square = v ? v[i] : 0;
+        float weight = optim_element(METHOD, coef, g[i] * scale, p[i], &mean, &square);
 
         m[i] = mean;
-        v[i] = square;
+        if (v)
+            v[i] = square;
         p[i] = weight;
         if (w16)
             w16[i] = optim_bf16(__float_as_uint(weight));
     }
 }
+
+#define UPDATE_KERNEL(name, method)                                                                          \
+    KERNEL name(struct optim_coef coef, const struct optim_norm *norm, float *p, float *m, float *v,         \
+                const float *g, uint16_t *w16, uint64_t n)                                                   \
+    {                                                                                                        \
+        update<method>(&coef, norm, p, m, v, g, w16, n);                                                     \
+    }
+
+UPDATE_KERNEL(optim_adamw_kernel, OFL_ADAMW)
+UPDATE_KERNEL(optim_adam_kernel, OFL_ADAM)
+UPDATE_KERNEL(optim_sgd_kernel, OFL_SGD)
+UPDATE_KERNEL(optim_lion_kernel, OFL_LION)
