@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bench/adam.h"
 #include "bench/bench.h"
 #include "bench/decode.h"
 #include "bench/link.h"
@@ -34,6 +35,8 @@ static const struct command {
      "a step of a model on a machine that need not be there"},
     {"plan", "ofl-bench plan", bench_plan_main,
      "what a model's step will take of a machine: this one, a known one, or one to be bought"},
+    {"adam", "ofl-bench adam", bench_adam_main,
+     "optimizer updates, in memory and out of core, beside their bound"},
     {"unpack", "ofl-bench unpack", bench_unpack_main,
      "how fast packed weights become numbers, beside the memory bound of their bytes"},
     {"store", "ofl-bench store", bench_store_main,

@@ -40,6 +40,7 @@ ofl-generate*) more=(--device host --max-tokens 4) ;;
 *' step') more=(--device host --seq 32 --steps 1 --warmup 0) ;;
 *' decode') more=(--device host --tokens 2 --warmup 0 --prompt 4) ;;
 *' plan') more=(--quick) ;;
+*' adam') more=(--elems 5000 --repeats 1 --tensors 4) ;;
 *' unpack') more=(--values 4096 --repeats 1) ;;
 *' simulate') more=(--layers 2) ;;
 esac
@@ -88,11 +89,13 @@ try() {
     pasted=$((pasted + 1))
     case $1 in
     'ofl-bench link'*) [ "$status" -eq 1 ] || complain "no GPU: exit status $status, not 1" ;;
+    *'--compare torch'*) # without torch it is refused by name
+        [ "$status" -eq 0 ] || grep -q -e '--compare torch: it did not start' "$work/err" || complain "no torch: exit status $status" ;;
     *) wanted "an example" ;;
     esac
 }
 for program in ofl-finetune ofl-generate ofl-bench 'ofl-bench nvme' 'ofl-bench link' 'ofl-bench probe' 'ofl-bench step' \
-    'ofl-bench decode' 'ofl-bench plan' 'ofl-bench simulate' 'ofl-bench unpack' 'ofl-bench store' 'ofl-bench plot'; do
+    'ofl-bench decode' 'ofl-bench plan' 'ofl-bench simulate' 'ofl-bench adam' 'ofl-bench unpack' 'ofl-bench store' 'ofl-bench plot'; do
     command=
     while IFS= read -r line; do
         case $line in '  ofl-'*) [ -z "$command" ] || try "$command"; command= ;; esac

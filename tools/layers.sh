@@ -65,7 +65,7 @@ allowed() {
     liboffload/optim/*) echo "$base liboffload/device/device.h ${c}core.h ${c}update.h liboffload/optim/" ;;
     examples/*) echo 'include/ examples/' ;;
     bench/*)
-        echo "include/offload.h include/offload_estimate.h include/offload_landing.h examples/common.h examples/common_bound.h" \
+        echo "include/offload.h include/offload_estimate.h include/offload_landing.h include/offload_update.h examples/common.h examples/common_bound.h" \
             "examples/common_budget.h examples/common_memory.h examples/common_options.h examples/common_predict.h" \
             "examples/model/ bench/ $io" \
             'liboffload/device/device.h liboffload/mem/mem.h liboffload/plan/ liboffload/store/kept.h'
