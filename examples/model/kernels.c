@@ -1,14 +1,17 @@
 /*
  * Matrices, biases, norms, gated units and the embedding. See kernels.h for the rules all kernels keep.
  *
- * Matrix products are OpenBLAS's sgemm, but for a single row: there every weight is read once
+ * Matrix products are OpenBLAS's sgemm, but for a single row (kernels_row.c): there every weight is read once
  * and packing it would cost more than using it.
  */
 #include <cblas.h>
 
 #include "examples/model/kernels_inline.h"
+#include "examples/model/kernels_row.h"
+#include "examples/model/parallel.h"
 
-#define PACKED_ROWS 64u /* unpacked at a time for a single row */
+/* Numbers that a thread widens at a time. */
+#define WIDEN_GRAIN 65536u
 
 /* ---- helpers shared with the other files --------------------------------- */
 
@@ -39,11 +42,6 @@ LLAMA_WIDE void llama_cap(float *a, size_t n, float cap)
 
 /* ---- matrices ------------------------------------------------------------ */
 
-static const void *weight_row(struct llama_weight w, size_t row, size_t in)
-{
-    return (const char *)w.data + llama_dtype_bytes(w.dtype, row * in);
-}
-
 /* Rows of [out, in] that are widened at a time. A function of the shape alone: it decides the
  * order of sums. Multiples of 16 suit the BLAS kernels. */
 static size_t panel_rows(size_t in, size_t out)
@@ -70,40 +68,30 @@ size_t llama_wide_bytes(size_t n, enum ofl_dtype dtype)
                             : n * (llama_is_packed(dtype) ? 6 : sizeof(float)); /* as llama_unpack wants it */
 }
 
+struct widening {
+    float *to;
+    struct llama_weight w;
+    size_t row, in;
+};
+
+static void widen_rows(void *arg, size_t first, size_t n)
+{
+    const struct widening *g = arg;
+
+    llama_widen(g->to + first * g->in, llama_weight_row(g->w, g->row + first, g->in), g->w.dtype, n * g->in);
+}
+
 const float *llama_weight_rows(struct llama_weight w, size_t row, size_t rows, size_t in, void *ws)
 {
+    struct widening g = {ws, w, row, in};
+
     if (w.packed)
         llama_unpack(ws, w.packed, row, rows);
     else if (w.dtype == OFL_F32)
-        return weight_row(w, row, in);
+        return llama_weight_row(w, row, in);
     else
-        llama_widen(ws, weight_row(w, row, in), w.dtype, rows * in);
+        llama_parallel(rows, WIDEN_GRAIN / in + 1, widen_rows, &g);
     return ws;
-}
-
-static LLAMA_WIDE void dots(float *y, const float *x, const float *w, size_t in, size_t out, bool accumulate)
-{
-    for (size_t j = 0; j < out; j++) {
-        float sum = llama_dot(x, w + j * in, in);
-
-        y[j] = accumulate ? y[j] + sum : sum;
-    }
-}
-
-static void matmul_row(float *y, const float *x, struct llama_weight w, size_t in, size_t out,
-                       bool accumulate, float *ws)
-{
-    size_t step = !w.packed ? 1 : panel_rows(in, out) < PACKED_ROWS ? panel_rows(in, out) : PACKED_ROWS;
-
-    if (w.dtype == OFL_F32) {
-        dots(y, x, w.data, in, out, accumulate);
-        return;
-    }
-    /* row by row, so that the widened row stays in the first-level cache; packed ones may lie across */
-    for (size_t j = 0, n; j < out; j += n) {
-        n = out - j < step ? out - j : step;
-        dots(y + j, x, llama_weight_rows(w, j, n, in, ws), in, n, accumulate);
-    }
 }
 
 void llama_matmul(float *y, const float *x, struct llama_weight w, size_t rows, size_t in, size_t out,
@@ -112,7 +100,7 @@ void llama_matmul(float *y, const float *x, struct llama_weight w, size_t rows, 
     size_t step = w.dtype == OFL_F32 ? out : panel_rows(in, out);
 
     if (rows == 1) {
-        matmul_row(y, x, w, in, out, accumulate, ws);
+        llama_matmul_row(y, x, w, in, out, accumulate, ws);
         return;
     }
     for (size_t j = 0; j < out; j += step) {
@@ -326,7 +314,7 @@ void llama_gated_backward(enum llama_activation f, float *gate, float *up, const
 void llama_embed(float *x, struct llama_weight table, const int32_t *tokens, size_t n, size_t hidden)
 {
     for (size_t i = 0; i < n; i++)
-        llama_widen(x + i * hidden, weight_row(table, (size_t)tokens[i], hidden), table.dtype, hidden);
+        llama_widen(x + i * hidden, llama_weight_row(table, (size_t)tokens[i], hidden), table.dtype, hidden);
 }
 
 void llama_embed_backward(float *dtable, const float *dx, const int32_t *tokens, size_t n, size_t vocab,
