@@ -189,7 +189,7 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
-C_FILES := $(wildcard include/*.h tools/*.c python/offload/*.c $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz,$(addprefix $(d)/*.,c h cc cu cuh)))
+C_FILES := $(wildcard include/*.h tools/*.c python/offload/*.[ch] $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz,$(addprefix $(d)/*.,c h cc cu cuh)))
 SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
@@ -219,6 +219,7 @@ all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(SMALL) ## the library,
 
 tests: $(TESTS) $(if $(HAVE_PYTHON),python) ## the test programs, not run
 
+PYTHON_SRC := $(wildcard python/offload/*.c)
 PYTHON_FILES := $(patsubst %,$(B)/%,$(wildcard python/offload/*.py) python/offload/py.typed python/offload/_core.pyi)
 python: $(PYTHON_FILES) $(B)/python/offload/_core.abi3.so ## the Python package, for PYTHONPATH=build/python
 
@@ -283,7 +284,7 @@ tidy: ## check sizes of functions and files, unused files, public functions with
 # What is built, for tools/tidy.sh.
 sources:
 	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(FUZZ_SRC) $(CUDA_STUB_SRC) \
-	    $(CUBLAS_STUB_SRC) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
+	    $(CUBLAS_STUB_SRC) $(wildcard python/offload/*.c) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
 
 format: ## check the format of the C files
 	$(Q)$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
@@ -460,10 +461,10 @@ $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
 $(B)/python/%: python/%
 	$(Q)mkdir -p $(@D) && cp $< $@
 
-$(B)/python/offload/_core.abi3.so: python/offload/_core.c include/offload.h $(SHARED)
+$(B)/python/offload/_core.abi3.so: $(PYTHON_SRC) $(wildcard python/offload/*.h include/*.h) $(SHARED)
 	$(call say,LD,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) -std=gnu11 -O2 $(WARNINGS) -fPIC -shared -Iinclude -isystem $(PYTHON_INCLUDE) -o $@ $< -Wl,-rpath,'$$ORIGIN/../..' $(SHARED)
+	$(Q)$(CC) -std=gnu11 -O2 $(WARNINGS) -fPIC -fvisibility=hidden -shared -I. -Iinclude -isystem $(PYTHON_INCLUDE) -o $@ $(PYTHON_SRC) -Wl,-rpath,'$$ORIGIN/../..' $(SHARED)
 
 # The core in a simulation. Allocations of the whole program pass through tests/sim/alloc.c.
 SIM := $(B)/tests/sim/sim
