@@ -204,6 +204,9 @@ SHAPES := $(wildcard bench/shapes/*.txt)
 PROGRAMS := $(if $(wildcard examples/finetune.c),$(B)/ofl-finetune) $(if $(wildcard examples/generate.c),$(B)/ofl-generate) \
     $(if $(wildcard bench/bench.c),$(B)/ofl-bench)
 SMALL := $(patsubst examples/%.c,$(B)/%,$(wildcard examples/hello.c examples/mlp.c))
+# Where there is an MPI. Not with sanitizers: what it never frees is not ours.
+MPICC := $(if $(SAN),,$(shell command -v mpicc))
+MPI_EXAMPLE := $(if $(MPICC),$(B)/mpi_reduce)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 CUDA_STUB := $(B)/tests/libcuda_stub.so
 CUBLAS_STUB := $(if $(CUBLAS_STUB_SRC),$(B)/tests/libcublas_stub.so)
@@ -215,7 +218,7 @@ OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC)
 
 .PHONY: help config all tests python wheel check fuzz sim demo show layers tidy sources format format-fix shellcheck install uninstall clean FORCE
 
-all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(SMALL) ## the library, static and shared, and the programs (default)
+all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(SMALL) $(MPI_EXAMPLE) ## the library, static and shared, and the programs (default)
 
 tests: $(TESTS) $(if $(HAVE_PYTHON),python) ## the test programs, not run
 
@@ -283,7 +286,7 @@ tidy: ## check sizes of functions and files, unused files, public functions with
 
 # What is built, for tools/tidy.sh.
 sources:
-	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(FUZZ_SRC) $(CUDA_STUB_SRC) \
+	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(FUZZ_SRC) $(CUDA_STUB_SRC) examples/mpi_reduce.c \
 	    $(CUBLAS_STUB_SRC) $(wildcard python/offload/*.c) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
 
 format: ## check the format of the C files
@@ -445,6 +448,10 @@ $(PROGRAMS): $(B)/libexamples.a
 $(PROGRAMS) $(SMALL): $(STATIC)
 	$(call say,LD,$@)
 	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(filter %/libexamples.a,$^) $(STATIC) $(EXAMPLE_LIBS) $(LIB_LIBS)
+
+$(B)/mpi_reduce: examples/mpi_reduce.c include/offload.h $(SHARED)
+	$(call say,MPICC,$@)
+	$(Q)$(MPICC) -std=gnu11 -O2 -ffp-contract=off -Wall -Wextra $(if $(WERROR),-Werror) -Iinclude -o $@ $< -Wl,-rpath,'$$ORIGIN' $(SHARED)
 
 # Where ofl-bench looks for them, beside itself.
 $(B)/shapes/%.txt: bench/shapes/%.txt

@@ -121,10 +121,10 @@ static void mark_pending(void *arg)
     pthread_mutex_unlock(&b->optimizer->lock);
 }
 
-/* Those of all bindings that were applied: held, until the norm is known. */
-static int queue_all(struct ofl_optimizer *o, bool check)
+/* Those of all bindings that were applied; held: until the norm is known. */
+static int queue_all(struct ofl_optimizer *o, bool held, bool check)
 {
-    struct core_updates batch = {.updates = o->queue, .before = mark_pending, .held = true, .check = check};
+    struct core_updates batch = {.updates = o->queue, .before = mark_pending, .held = held, .check = check};
 
     for (size_t i = 0; i < o->count; i++)
         if (o->bindings[i]->applied)
@@ -142,19 +142,6 @@ static int queue_one(struct optim_binding *b, bool check)
 
 /* ---- the step ---------------------------------------------------------- */
 
-static int check_settings(const struct ofl_adamw *s)
-{
-    if (s->step && s->beta1 >= 0 && s->beta1 < 1 && s->beta2 >= 0 && s->beta2 < 1 && s->eps >= 0 &&
-        s->clip >= 0 && s->lr >= 0 && isfinite(s->lr) && s->weight_decay >= 0 && isfinite(s->weight_decay))
-        return 0;
-    return base_fail(
-        -EINVAL,
-        "begin optimizer step %llu: lr %g, beta1 %g, beta2 %g, eps %g, weight decay %g, clip %g: "
-        "steps count from 1, betas lie in [0, 1), the others are not negative, lr and weight decay are "
-        "finite",
-        (unsigned long long)s->step, s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip);
-}
-
 int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *settings)
 {
     struct ofl_adamw s;
@@ -166,7 +153,7 @@ int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *setting
         return base_fail(-OFL_ESTATE, "begin optimizer step: one is open");
     err = base_sized_read(&s, sizeof s, sizeof s, settings, "begin optimizer step: settings");
     if (err == 0)
-        err = check_settings(&s);
+        err = optim_check_rates(&s, "begin optimizer step");
     if (err < 0)
         return err;
     /* The last step's norm job reads what is about to change. Its updates go on. */
@@ -175,6 +162,7 @@ int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *setting
         return err;
     o->settings = s;
     o->coef = optim_coef_make(&s);
+    o->reduction.code = 0;
     o->in_step = true;
     o->applied = 0;
     for (size_t i = 0; i < o->count; i++)
@@ -185,7 +173,8 @@ int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_adamw *setting
 static int queue_sum(struct optim_binding *b)
 {
     struct ofl_optimizer *o = b->optimizer;
-    struct ofl_lease lease = {.size = sizeof lease, .tensor = b->grad, .mode = OFL_READ};
+    struct ofl_lease lease = {
+        .size = sizeof lease, .tensor = b->grad, .mode = o->reduction.reduce ? OFL_UPDATE : OFL_READ};
     int err = ofl_acquire(o->ctx, &lease, 1, o->stream), released;
 
     if (err < 0)
@@ -193,6 +182,12 @@ static int queue_sum(struct optim_binding *b)
     err = o->ops->sum(b, lease.ptr);
     released = core_release(o->ctx, &lease, 1, o->stream);
     return err < 0 ? err : released;
+}
+
+/* For the end of the step: for the norm, or until all is reduced, since what fails there must change nothing. */
+static bool updates_wait(const struct ofl_optimizer *o)
+{
+    return o->settings.clip > 0 || o->reduction.reduce;
 }
 
 int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
@@ -209,14 +204,12 @@ int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
                          : !b        ? "it is not bound"
                                      : "it was applied already in this step");
     optim_await_updates(o, b);
-    b->coef = o->coef;
-    if (b->decay != 1)
-        b->coef.decay = (float)(1.0 - o->settings.lr * (o->settings.weight_decay * b->decay));
+    b->coef = optim_coef_of(b);
     b->scale = 1.0f;
-    err = o->settings.clip > 0 ? 0 : queue_one(b, true);
+    err = updates_wait(o) ? 0 : queue_one(b, true);
     if (err == 0)
         err = queue_sum(b);
-    if (err == 0 && o->settings.clip == 0)
+    if (err == 0 && !updates_wait(o))
         err = core_tensor_on_device(weight) ? queue_on_device(b) : queue_one(b, false);
     if (err < 0)
         return err; /* may be tried again */
@@ -242,14 +235,15 @@ static void release_updates(void *arg, int code)
     }
 }
 
-/* The updates that have waited for the norm, which is queued. */
-static int queue_clipped(struct ofl_optimizer *o)
+/* The updates that have waited. With clipping the norm is queued. */
+static int queue_waiting(struct ofl_optimizer *o)
 {
+    const bool held = o->settings.clip > 0;
     int err = 0;
 
     if (!o->count || !core_tensor_on_device(o->bindings[0]->weight)) {
-        err = queue_all(o, false);
-        return err < 0 ? err : core_stream_call(o->stream, release_updates, o);
+        err = queue_all(o, held, false);
+        return err < 0 || !held ? err : core_stream_call(o->stream, release_updates, o);
     }
     for (size_t i = 0; i < o->count && err == 0; i++)
         if (o->bindings[i]->applied && !o->bindings[i]->updated)
@@ -265,12 +259,16 @@ int ofl_optimizer_end(struct ofl_optimizer *o)
         return -EINVAL;
     if (!o->in_step)
         return base_fail(-OFL_ESTATE, "end optimizer step: none is open");
-    err = o->settings.clip > 0 ? queue_all(o, true) : 0;
+    err = updates_wait(o) ? queue_all(o, true, true) : 0;
+    if (err == 0 && o->reduction.reduce)
+        err = optim_reduce_await(o);
+    if (err == -ECANCELED)
+        o->in_step = false;
     if (err < 0)
         return err;
     err = o->ops->norm(o);
-    if (err == 0 && o->settings.clip > 0)
-        err = queue_clipped(o);
+    if (err == 0 && updates_wait(o))
+        err = queue_waiting(o);
     if (err < 0) {
         struct base_error why;
 
