@@ -4,6 +4,7 @@
  */
 #include "python/offload/_core.h"
 
+#include <offload_estimate.h>
 #include <unistd.h>
 
 PyTypeObject *context_type, *tensor_type, *source_type, *optimizer_type, *lease_type;
@@ -142,6 +143,15 @@ static int numbers(PyObject *m)
                {"STATE_MASTER", OFL_STATE_MASTER},
                {"STATE_EXP_AVG", OFL_STATE_EXP_AVG},
                {"STATE_EXP_AVG_SQ", OFL_STATE_EXP_AVG_SQ},
+               {"TRAIN", OFL_TRAIN},
+               {"DECODE", OFL_DECODE},
+               {"VECTORS_QKV_BIAS", OFL_VECTORS_QKV_BIAS},
+               {"VECTORS_O_BIAS", OFL_VECTORS_O_BIAS},
+               {"VECTORS_MLP_BIAS", OFL_VECTORS_MLP_BIAS},
+               {"VECTORS_QK_NORM_HEAD", OFL_VECTORS_QK_NORM_HEAD},
+               {"VECTORS_QK_NORM_ALL", OFL_VECTORS_QK_NORM_ALL},
+               {"VECTORS_POST_NORMS", OFL_VECTORS_POST_NORMS},
+               {"VECTORS_NO_PRE_NORMS", OFL_VECTORS_NO_PRE_NORMS},
                {"HOST_MIN_BYTES", OFL_HOST_MIN_BYTES}};
 
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
@@ -162,6 +172,7 @@ static PyObject *core_footprint(PyObject *self, PyObject *args)
 
 static PyMethodDef functions[] = {
     METHOD(core, footprint, METH_VARARGS),
+    METHOD(core, estimate, METH_VARARGS),
     {"open", (PyCFunction)(void (*)(void))core_open, METH_VARARGS | METH_KEYWORDS, NULL},
     {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {

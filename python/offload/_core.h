@@ -14,6 +14,10 @@
 
 #include <offload.h>
 
+#ifndef PyBUF_WRITE /* in the limited API since 3.11; the value is that of all versions */
+#define PyBUF_WRITE 0x200
+#endif
+
 struct context {
     PyObject_HEAD struct ofl_ctx *ctx; /* NULL: closed */
     struct ofl_stream *stream;
@@ -34,6 +38,7 @@ struct source {
 struct optimizer {
     PyObject_HEAD struct context *context;
     struct ofl_optimizer *optimizer;
+    struct reducer *reducer; /* NULL: none */
 };
 
 struct lease {
@@ -81,6 +86,9 @@ PyObject *context_tensor(struct context *c, PyObject *args);
 PyObject *context_source(struct context *c, PyObject *args);
 PyObject *context_acquire(struct context *c, PyObject *args);
 PyObject *context_hint(struct context *c, PyObject *args);
+
+/* _core_plan.c */
+PyObject *core_estimate(PyObject *self, PyObject *args);
 
 /* _core_optimizer.c */
 PyObject *context_optimizer(struct context *c, PyObject *none);

@@ -6,10 +6,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#ifndef PyBUF_WRITE /* in the limited API since 3.11; the value is that of all versions */
-#define PyBUF_WRITE 0x200
-#endif
-
 /* ---- tensors ------------------------------------------------------------ */
 
 PyObject *tensor_made(struct context *c, struct ofl_tensor *tensor, bool owned)

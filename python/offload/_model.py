@@ -117,7 +117,7 @@ class Manager:
         names = _blocks_of(model, blocks)
         self._check(names)
         for name, p in model.named_parameters():
-            held = Held(self.core, prefix + name, p, ctx.kept, bind(name, p) if bind else None)
+            held = Held(self, prefix + name, p, bind(name, p) if bind else None)
             self.held[id(p)] = held
             p.offload_held = held
         self._make_units(names)
