@@ -92,6 +92,11 @@ class Held:
         data = data.detach().contiguous()
         self.tensor.write(0, data.data_ptr(), data.numel() * data.element_size())
 
+    def take(self, data):
+        """As fill; what it was in memory is given up."""
+        self.fill(data)
+        self.go()
+
     def read(self):
         """Its values, copied."""
         data = torch.empty(self.shape, dtype=self.dtype)
