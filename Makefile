@@ -190,7 +190,7 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
 C_FILES := $(wildcard include/*.h tools/*.c python/offload/*.[ch] $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz,$(addprefix $(d)/*.,c h cc cu cuh)))
-SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash)
+SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash python/tests/*.sh)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
 

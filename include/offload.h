@@ -48,8 +48,8 @@
  *    of its own; "cuda" (the first GPU) and "cuda:N", through NVIDIA's driver, which is found
  *    at run time (libcuda.so.1, or the file that OFL_CUDA_DRIVER names). On both: tensors,
  *    sources, leases, steps, the optimizer (to the same bits), statistics. Host only, -ENOTSUP on
- *    cuda: ofl_stream_launch. cuda only: ofl_stream_cuda (offload_cuda.h), to launch one's own
- *    kernels.
+ *    cuda: ofl_stream_launch, ofl_optimizer_reduce. cuda only: ofl_stream_cuda (offload_cuda.h),
+ *    to launch one's own kernels.
  *  - On cuda, host_bytes are taken from RAM whole at ofl_open: the driver pins them. Work on a
  *    stream whose fetch failed is not skipped: see offload_cuda.h.
  */

@@ -148,15 +148,18 @@ class AdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        managers = {id(m): m for m in (getattr(h, "manager", None) for h in self.parts) if m}.values()
+        for manager in managers:
+            manager.recover()  # what an interrupted forward has left
         leased = next((h.name for h in self.parts if h.leases), None)
         if leased:
-            raise Error(f"{leased} is leased: end its lease, or its forward, before the optimizer's step")
+            raise Error(f"{leased} is leased: end its lease before the optimizer's step")
         ready = [h for h in self.parts if h.send()]
         if ready:
             self._update(ready)
         for held in ready:
             held.fetch()
-        for manager in {id(m): m for m in (getattr(h, "manager", None) for h in self.parts) if m}.values():
+        for manager in managers:
             manager.rest()
         return loss
 
