@@ -189,8 +189,8 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
-C_FILES := $(wildcard include/*.h tools/*.c python/offload/*.c $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz,$(addprefix $(d)/*.,c h cc cu cuh)))
-SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash)
+C_FILES := $(wildcard include/*.h tools/*.c python/offload/*.[ch] $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz,$(addprefix $(d)/*.,c h cc cu cuh)))
+SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash python/tests/*.sh)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
 
@@ -204,6 +204,9 @@ SHAPES := $(wildcard bench/shapes/*.txt)
 PROGRAMS := $(if $(wildcard examples/finetune.c),$(B)/ofl-finetune) $(if $(wildcard examples/generate.c),$(B)/ofl-generate) \
     $(if $(wildcard bench/bench.c),$(B)/ofl-bench)
 SMALL := $(patsubst examples/%.c,$(B)/%,$(wildcard examples/hello.c examples/mlp.c))
+# Where there is an MPI. Not with sanitizers: what it never frees is not ours.
+MPICC := $(if $(SAN),,$(shell command -v mpicc))
+MPI_EXAMPLE := $(if $(MPICC),$(B)/mpi_reduce)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 CUDA_STUB := $(B)/tests/libcuda_stub.so
 CUBLAS_STUB := $(if $(CUBLAS_STUB_SRC),$(B)/tests/libcublas_stub.so)
@@ -215,10 +218,11 @@ OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC)
 
 .PHONY: help config all tests python wheel check fuzz sim demo show layers tidy sources format format-fix shellcheck install uninstall clean FORCE
 
-all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(SMALL) ## the library, static and shared, and the programs (default)
+all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(SMALL) $(MPI_EXAMPLE) ## the library, static and shared, and the programs (default)
 
 tests: $(TESTS) $(if $(HAVE_PYTHON),python) ## the test programs, not run
 
+PYTHON_SRC := $(wildcard python/offload/*.c)
 PYTHON_FILES := $(patsubst %,$(B)/%,$(wildcard python/offload/*.py) python/offload/py.typed python/offload/_core.pyi)
 python: $(PYTHON_FILES) $(B)/python/offload/_core.abi3.so ## the Python package, for PYTHONPATH=build/python
 
@@ -282,8 +286,8 @@ tidy: ## check sizes of functions and files, unused files, public functions with
 
 # What is built, for tools/tidy.sh.
 sources:
-	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(FUZZ_SRC) $(CUDA_STUB_SRC) \
-	    $(CUBLAS_STUB_SRC) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
+	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(FUZZ_SRC) $(CUDA_STUB_SRC) examples/mpi_reduce.c \
+	    $(CUBLAS_STUB_SRC) $(wildcard python/offload/*.c) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
 
 format: ## check the format of the C files
 	$(Q)$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
@@ -447,6 +451,10 @@ $(PROGRAMS) $(SMALL): $(STATIC)
 	$(call say,LD,$@)
 	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(filter %/libexamples.a,$^) $(STATIC) $(EXAMPLE_LIBS) $(LIB_LIBS)
 
+$(B)/mpi_reduce: examples/mpi_reduce.c include/offload.h $(SHARED)
+	$(call say,MPICC,$@)
+	$(Q)$(MPICC) -std=gnu11 -O2 -ffp-contract=off -Wall -Wextra $(if $(WERROR),-Werror) -Iinclude -o $@ $< -Wl,-rpath,'$$ORIGIN' $(SHARED)
+
 # Where ofl-bench looks for them, beside itself.
 $(B)/shapes/%.txt: bench/shapes/%.txt
 	@mkdir -p $(@D)
@@ -462,10 +470,10 @@ $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
 $(B)/python/%: python/%
 	$(Q)mkdir -p $(@D) && cp $< $@
 
-$(B)/python/offload/_core.abi3.so: python/offload/_core.c include/offload.h $(SHARED)
+$(B)/python/offload/_core.abi3.so: $(PYTHON_SRC) $(wildcard python/offload/*.h include/*.h) $(SHARED)
 	$(call say,LD,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) -std=gnu11 -O2 $(WARNINGS) -fPIC -shared -Iinclude -isystem $(PYTHON_INCLUDE) -o $@ $< -Wl,-rpath,'$$ORIGIN/../..' $(SHARED)
+	$(Q)$(CC) -std=gnu11 -O2 $(WARNINGS) -fPIC -fvisibility=hidden -shared -I. -Iinclude -isystem $(PYTHON_INCLUDE) -o $@ $(PYTHON_SRC) -Wl,-rpath,'$$ORIGIN/../..' $(SHARED)
 
 # The core in a simulation. Allocations of the whole program pass through tests/sim/alloc.c.
 SIM := $(B)/tests/sim/sim

@@ -48,8 +48,8 @@
  *    of its own; "cuda" (the first GPU) and "cuda:N", through NVIDIA's driver, which is found
  *    at run time (libcuda.so.1, or the file that OFL_CUDA_DRIVER names). On both: tensors,
  *    sources, leases, steps, the optimizer (to the same bits), statistics. Host only, -ENOTSUP on
- *    cuda: ofl_stream_launch. cuda only: ofl_stream_cuda (offload_cuda.h), to launch one's own
- *    kernels.
+ *    cuda: ofl_stream_launch, ofl_optimizer_reduce. cuda only: ofl_stream_cuda (offload_cuda.h),
+ *    to launch one's own kernels.
  *  - On cuda, host_bytes are taken from RAM whole at ofl_open: the driver pins them. Work on a
  *    stream whose fetch failed is not skipped: see offload_cuda.h.
  */
@@ -596,6 +596,32 @@ OFL_API uint64_t ofl_optimizer_bytes(enum ofl_method method, enum ofl_dtype dtyp
  * weight: 1 until it is set; 0 for norms and biases, as is common. -ENOENT if not bound; -EINVAL: not a finite
  * number from 0 on; -OFL_ESTATE in a step. */
 OFL_API int ofl_optimizer_decay(struct ofl_optimizer *o, struct ofl_tensor *weight, double factor);
+/* step thread, outside an optimizer step. From the next step on lr, betas, eps and weight_decay of this weight are those
+ * of rates, as in torch's groups of parameters; clip and step are those of ofl_optimizer_begin. NULL: all are begin's
+ * again. ofl_optimizer_decay's factor counts as before. -ENOENT if not bound; -EINVAL as begin; -OFL_ESTATE in a step. */
+OFL_API int ofl_optimizer_rates(struct ofl_optimizer *o, struct ofl_tensor *weight,
+                                const struct ofl_update_settings *rates);
+#define OFL_REDUCE_BYTES (1u << 20)
+
+/*
+ * step thread, outside an optimizer step. Several processes that train copies of one model: from the next step on each
+ * applied gradient passes through reduce, which makes of bytes at buf, in place, what all processes have together: by a sum
+ * over MPI, or sockets. NULL: no longer.
+ *  - Called piece by piece: gradients in the order of ofl_optimizer_apply, of each the pieces from its first to its last
+ *    byte, OFL_REDUCE_BYTES each, the last one shorter. Neither budgets nor tiles change that, so processes that apply in
+ *    the same order meet in every call.
+ *  - One call at a time, on the thread of the optimizer's stream; the engine goes on meanwhile, and reduce may block.
+ *    It must not call this context. buf is memory that may be written until it returns, aligned to 64 bytes.
+ *  - Norm and update see what it has left there. Processes that leave the same bytes stay at the same weights.
+ *  - No weight is updated before all have been reduced: ofl_optimizer_end waits for the last call.
+ *  - A result other than 0 is a failure: reduce is not called again in that step, and ofl_optimizer_end is -ECANCELED and
+ *    names the piece. Nothing is updated then, and the step is over. Gradients are reduced in part: make them anew,
+ *    first with OFL_OVERWRITE.
+ * Host device only: -ENOTSUP on cuda, whose gradients are not in host memory when norms are made.
+ */
+OFL_API int ofl_optimizer_reduce(struct ofl_optimizer *o,
+                                 int (*reduce)(void *buf, uint64_t bytes, enum ofl_dtype dtype, void *arg),
+                                 void *arg);
 /* any. The state tensor, owned by o. The master of an F32 weight is the weight. -ENOENT if not bound, or if the method
  * has no such state. */
 OFL_API int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight,
@@ -611,8 +637,8 @@ OFL_API int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_update
  * step is OFL_OVERWRITE. With clipping, updates wait for the last gradient, and until ofl_optimizer_end leases
  * and reads have the weight as it was. */
 OFL_API int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight);
-/* step thread. That was the last gradient of this step. Returns at once. After an error the step is still open:
- * apply and end may be called again. */
+/* step thread. That was the last gradient of this step. Returns at once, or with ofl_optimizer_reduce when all gradients
+ * are reduced. After an error but -ECANCELED the step is still open: apply and end may be called again. */
 OFL_API int ofl_optimizer_end(struct ofl_optimizer *o);
 /* step thread. Blocks until the norm of the last ended step is known: sqrt of the sum of squares
  * over all applied gradients, before clipping, accumulated in double in a fixed order. */

@@ -1,5 +1,6 @@
 """The extension on the public header. The library is that of the build folder beside this one, if there is one, else what
 pkg-config finds as offload."""
+import glob
 import os
 import shlex
 import subprocess
@@ -14,7 +15,8 @@ def flags(*what):
 
 
 def extension():
-    compile_args, build = ["-std=gnu11", "-O2", "-Wall", "-Wextra"], os.path.join(ROOT, "build", "liboffload.so.0")
+    compile_args = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden", "-I", ROOT]
+    build = os.path.join(ROOT, "build", "liboffload.so.0")
     if "OFL_LINK" in os.environ:  # make wheel: the library is a part of it
         compile_args += ["-I", os.path.join(ROOT, "include")]
         link = shlex.split(os.environ["OFL_LINK"])
@@ -24,7 +26,7 @@ def extension():
     else:
         compile_args += flags("--cflags")
         link = flags("--libs")
-    return Extension("offload._core", ["offload/_core.c"], py_limited_api=True, extra_compile_args=compile_args,
+    return Extension("offload._core", sorted(glob.glob("offload/*.c")), py_limited_api=True, extra_compile_args=compile_args,
                      extra_link_args=link)
 
 

@@ -113,6 +113,19 @@ static double decay_of(unsigned w)
     return w % 3 == 1 ? 0 : w % 3 == 2 ? 2.5 : 1;
 }
 
+/* Weights with rates of their own; clip and step are the step's. */
+static bool rates_of(unsigned w, struct ofl_update_settings *s)
+{
+    if (w % 4 != 2)
+        return false;
+    s->lr = 3e-3;
+    s->beta1 = 0.5 + w / 100.0;
+    s->beta2 = 0.95;
+    s->eps = 1e-6;
+    s->weight_decay = 0.3;
+    return true;
+}
+
 /* ---- the plain loop ---------------------------------------------------- */
 
 struct plain {
@@ -206,6 +219,7 @@ static void plain_step(struct plain *a, uint64_t t)
 
         if (skipped(w, t))
             continue;
+        rates_of(w, &own);
         own.weight_decay *= decay_of(w);
         c = optim_coef_make(a->method, &own, 1);
         optim_update(a->method, &c, (float)scale,
@@ -355,6 +369,7 @@ static void train_step(struct trainer *t, uint64_t step)
 static void open_trainer(struct trainer *t, const struct ofl_config *config)
 {
     struct plain *start = plain_make(t->plain->low, 0, 0);
+    struct ofl_update_settings rates = settings_of(1, 0);
 
     ok(t, ofl_open(config, &t->ctx), "open");
     ok(t, ofl_stream_create(t->ctx, &t->stream), "create stream");
@@ -375,6 +390,8 @@ static void open_trainer(struct trainer *t, const struct ofl_config *config)
         d.dtype = OFL_F32;
         ok(t, ofl_tensor_create(t->ctx, &d, &t->grads[w]), "create gradient");
         ok(t, ofl_optimizer_bind(t->optimizer, t->weights[w], t->grads[w]), "bind");
+        if (rates_of(w, &rates))
+            ok(t, ofl_optimizer_rates(t->optimizer, t->weights[w], &rates), "rates");
         if (decay_of(w) != 1)
             ok(t, ofl_optimizer_decay(t->optimizer, t->weights[w], decay_of(w)), "decay");
         ok(t, ofl_tensor_write(t->weights[w], 0, plain_weight(start, w), weight_bytes(t, w)), "write weight");

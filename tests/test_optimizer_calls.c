@@ -158,6 +158,12 @@ static void write_grads(struct small *s, float value)
         assert_int_equal(ofl_tensor_write(s->grad[i], 0, g, sizeof g), 0);
 }
 
+static int no_change(void *buf, uint64_t bytes, enum ofl_dtype dtype, void *arg)
+{
+    (void)buf, (void)bytes, (void)dtype, (void)arg;
+    return 0;
+}
+
 static void bad_bindings(void **state)
 {
     for (size_t i = 0; i < PLACES; i++) {
@@ -167,7 +173,7 @@ static void bad_bindings(void **state)
                           *long_g = make(s.ctx, "long", OFL_F32, 11, 0);
         struct ofl_tensor *low_g = make(s.ctx, "low", OFL_BF16, 10, 0);
         struct ofl_tensor *brief = make(s.ctx, "brief", OFL_F32, 10, OFL_TENSOR_TRANSIENT), *out = w;
-        struct ofl_update_settings a = settings_of(1, 0);
+        struct ofl_update_settings a = settings_of(1, 0), rates = a;
 
         expect_error(ofl_optimizer_bind(s.optimizer, half, g), -EINVAL,
                      "bind half: weight f16 of 10 elements");
@@ -182,10 +188,21 @@ static void bad_bindings(void **state)
                      "weight decay of w0: factor -1");
         expect_error(ofl_optimizer_decay(s.optimizer, s.weight[0], NAN), -EINVAL, "not a finite number");
         assert_int_equal(ofl_optimizer_decay(s.optimizer, s.weight[0], 0), 0);
+        expect_error(ofl_optimizer_rates(s.optimizer, w, &a), -ENOENT, "not bound");
+        rates.beta1 = 1;
+        expect_error(ofl_optimizer_rates(s.optimizer, s.weight[0], &rates), -EINVAL, "beta1 1,");
+        assert_int_equal(ofl_optimizer_rates(s.optimizer, s.weight[0], NULL), 0);
+        if (!fixture_on_cuda())
+            assert_int_equal(ofl_optimizer_reduce(s.optimizer, no_change, NULL), 0);
+        else
+            expect_error(ofl_optimizer_reduce(s.optimizer, no_change, NULL), -ENOTSUP, "use device host");
+        assert_int_equal(ofl_optimizer_reduce(s.optimizer, NULL, NULL), 0);
         assert_null(out);
         assert_int_equal(ofl_optimizer_begin(s.optimizer, &a), 0);
         expect_error(ofl_optimizer_bind(s.optimizer, w, g), -OFL_ESTATE, "an optimizer step is open");
         expect_error(ofl_optimizer_decay(s.optimizer, s.weight[0], 1), -OFL_ESTATE,
+                     "an optimizer step is open");
+        expect_error(ofl_optimizer_rates(s.optimizer, s.weight[0], NULL), -OFL_ESTATE,
                      "an optimizer step is open");
         assert_int_equal(ofl_optimizer_end(s.optimizer), 0);
         expect_error(ofl_tensor_destroy(s.weight[0]), -OFL_ESTATE, "destroy w0: an optimizer is bound to it");

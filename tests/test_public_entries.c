@@ -110,6 +110,8 @@ CALL(ofl_optimizer_method, p[OPTIMIZER], OFL_METHODS)
 CALL(ofl_optimizer_destroy, p[OPTIMIZER])
 CALL(ofl_optimizer_bind, p[OPTIMIZER], p[TENSOR], p[GRAD])
 CALL(ofl_optimizer_decay, p[OPTIMIZER], p[TENSOR], 1)
+CALL(ofl_optimizer_rates, p[OPTIMIZER], p[TENSOR], NULL)
+CALL(ofl_optimizer_reduce, p[OPTIMIZER], NULL, NULL)
 CALL(ofl_optimizer_state, p[OPTIMIZER], p[TENSOR], OFL_STATE_EXP_AVG, p[OUT])
 CALL(ofl_optimizer_begin, p[OPTIMIZER], p[IN])
 CALL(ofl_optimizer_apply, p[OPTIMIZER], p[TENSOR])
@@ -219,6 +221,8 @@ static const struct call calls[] = {
     ROW(ofl_optimizer_destroy, P(OPTIMIZER)),
     ROW_NEEDS(ofl_optimizer_bind, P(OPTIMIZER), P(TENSOR) | P(GRAD)),
     ROW_NEEDS(ofl_optimizer_decay, P(OPTIMIZER), P(TENSOR)),
+    ROW_NEEDS(ofl_optimizer_rates, P(OPTIMIZER), P(TENSOR)),
+    ROW_NEEDS(ofl_optimizer_reduce, P(OPTIMIZER), 0),
     ROW_NEEDS(ofl_optimizer_state, P(OPTIMIZER), P(TENSOR) | P(OUT)),
     ROW_NEEDS(ofl_optimizer_begin, P(OPTIMIZER), P(IN)),
     ROW_NEEDS(ofl_optimizer_apply, P(OPTIMIZER), P(TENSOR)),

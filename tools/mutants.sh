@@ -177,7 +177,15 @@ size-never-set-taken|base/sized.c|    if (size < sizeof size \|\| size > BASE_SI
 arena-copied-to-children|liboffload/device/host.c|    (void)madvise(h->base.arena, h->mapped_bytes, MADV_DONTFORK);|    ;|test_public_entries
 upload-runs-at-once|liboffload/core/upload.c|    while ((err = dev_stream_launch(s->dev, copy_job, u)) == -ENOMEM)\n        nanosleep(\&pause, NULL);|    (void)pause;\n    copy_job(u);\n    err = 0;|test_core_upload
 upload-not-refused-when-leased|liboffload/core/upload.c|.mode = OFL_OVERWRITE};|.mode = OFL_READ};|test_core_upload
-negative-rates-taken|liboffload/optim/optimizer_step.c|s->lr >= 0 \&\& isfinite(s->lr)|isfinite(s->lr)|test_public_words
+reduce-update-at-apply|liboffload/optim/optimizer_step.c|return o->settings.clip > 0 \|\| o->reduction.reduce;|return o->settings.clip > 0;|test_reduce
+reduce-not-awaited|liboffload/optim/optimizer_step.c|    if (err == 0 \&\& o->reduction.reduce)|    if (0)|test_reduce
+reduce-lost-on-the-way|liboffload/optim/optimizer_step.c|.mode = o->reduction.reduce ? OFL_UPDATE : OFL_READ|.mode = OFL_READ|test_reduce
+reduce-after-a-failure|liboffload/optim/optimizer_reduce.c|r->reduce \&\& r->code == 0 \&\& at|r->reduce \&\& at|test_reduce
+reduce-failure-leaves-the-step|liboffload/optim/optimizer_step.c|    if (err == -ECANCELED)|    if (0)|test_reduce
+reduce-failure-for-ever|liboffload/optim/optimizer_step.c|    o->reduction.code = 0;|    ;|test_reduce
+rates-forget-the-step|liboffload/optim/optimizer_rates.c|    s.step = o->settings.step;|    s.step = b->own_rates ? 1 : o->settings.step;|test_optimizer
+rates-without-the-factor|liboffload/optim/optimizer_rates.c|s.lr * (s.weight_decay * b->decay)|o->settings.lr * (o->settings.weight_decay * b->decay)|test_optimizer
+negative-rates-taken|liboffload/optim/optimizer_rates.c|s->lr >= 0 \&\& isfinite(s->lr)|isfinite(s->lr)|test_public_words
 whole-output-removed|examples/model/output.c|    if (o->temporary \&\& !o->whole)|    if (o->temporary)|test_writer
 given-up-output-left|examples/model/output.c|    if (o->created \&\& !o->whole)|    if (0)|test_writer
 experts-in-the-plan|examples/model/generator_experts.c|.flags = OFL_LEASE_UNPLANNED;|.flags = 0;|test_experts

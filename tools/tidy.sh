@@ -34,9 +34,9 @@ complain() {
 
 # All files of the project that are read, found without git: a tarball has none.
 collect() {
-    mapfile -t sources < <(find base io scheduler liboffload include examples bench tests -type f \
+    mapfile -t sources < <(find base io scheduler liboffload include examples bench tests python -type f \
         \( -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cc' \) 2>/dev/null | sort)
-    mapfile -t scripts < <(find tools tests .ci -type f \( -name '*.sh' -o -name '*.bash' -o -name run \) | sort)
+    mapfile -t scripts < <(find tools tests .ci python -type f \( -name '*.sh' -o -name '*.bash' -o -name run \) | sort)
 }
 
 check_functions() {
@@ -196,7 +196,7 @@ self_test() {
     local copy found plant failed=0
     local -a planted=() lines=()
     copy=$(mktemp -d)
-    cp -r -- Makefile README.md .ci base io scheduler liboffload include examples bench tests tools docs "$copy"
+    cp -r -- Makefile README.md .ci base io scheduler liboffload include examples bench tests python tools docs "$copy"
     found=$("$copy/tools/tidy.sh" "$copy" 2>&1) || { echo "tidy: a copy in which nothing is planted: $found"; failed=1; }
     plant 'function long_one has 72 lines' io/path.c long_function
     plant "more than $FILE_LINES" io/queue.c long_file

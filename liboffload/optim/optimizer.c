@@ -268,24 +268,6 @@ int ofl_optimizer_bind(struct ofl_optimizer *o, struct ofl_tensor *weight, struc
     return 0;
 }
 
-int ofl_optimizer_decay(struct ofl_optimizer *o, struct ofl_tensor *weight, double factor)
-{
-    struct optim_binding *b;
-
-    if (core_refused(o->ctx, o, weight))
-        return -EINVAL;
-    b = optim_find(o, weight);
-    if (!b)
-        return base_fail(-ENOENT, "weight decay of %s: not bound", optim_name_of(weight));
-    if (!isfinite(factor) || factor < 0)
-        return base_fail(-EINVAL, "weight decay of %s: factor %g: not a finite number from 0 on", b->name,
-                         factor);
-    if (o->in_step)
-        return base_fail(-OFL_ESTATE, "weight decay of %s: an optimizer step is open", b->name);
-    b->decay = factor;
-    return 0;
-}
-
 const char *optim_name_of(const struct ofl_tensor *t)
 {
     struct ofl_tensor_info info = {.size = sizeof info};

@@ -9,8 +9,8 @@
  * kind, is behind struct optim_ops: functions of the host, or kernels. Both compute the same
  * bits (update_math.h).
  *
- * Shared by optimizer.c (life and bindings), optimizer_step.c (a step), optimizer_host.c and
- * optimizer_cuda.c (the two kinds).
+ * Shared by optimizer.c (life and bindings), optimizer_rates.c (what differs between weights), optimizer_reduce.c
+ * (gradients of several processes), optimizer_step.c (a step), optimizer_host.c and optimizer_cuda.c (the two kinds).
  */
 #ifndef OFL_OPTIM_OPTIMIZER_H
 #define OFL_OPTIM_OPTIMIZER_H
@@ -39,11 +39,13 @@ struct optim_binding {
     bool applied;              /* in this step */
     bool updated;              /* and its update on the device is queued */
     double decay;              /* of the settings' weight decay */
+    bool own_rates;            /* rates count, not the settings' */
+    struct ofl_update_settings rates;
     struct optim_coef coef;
     float scale; /* of the gradient: 1, or the clip coefficient once it is known */
 
     /* Of the device's kind. */
-    const float *grad_ptr; /* host: of the job on the stream */
+    float *grad_ptr; /* host: of the job on the stream */
     void *ptr[CORE_UPDATE_TENSORS];
     double sum_squares;
     struct optim_parts parts; /* cuda */
@@ -51,6 +53,7 @@ struct optim_binding {
 
 /* What runs on the optimizer's stream, in order with its leases. */
 struct optim_ops {
+    bool reduces; /* sum() passes the gradient, in host memory, through optim_reduce first */
     /* Sets o->result. */
     int (*open)(struct ofl_optimizer *o);
     /* The stream is idle. Also of what open has left half done. */
@@ -60,12 +63,22 @@ struct optim_ops {
     /* b, of so many elements, is about to be added; the stream is idle. */
     int (*bind)(struct optim_binding *b, uint64_t elems);
     /* Queues the sum of squares of b's gradient, whole at grad. */
-    int (*sum)(struct optim_binding *b, const float *grad);
+    int (*sum)(struct optim_binding *b, float *grad);
     /* Queues the norm over the sums of all applied bindings, in the order of binding, and, with
      * clipping only, the scale. */
     int (*norm)(struct ofl_optimizer *o);
     /* Queues b's update on whole tensors. clipped: the scale is that of the norm queued last. */
     int (*update)(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENSORS], bool clipped);
+};
+
+/* What a gradient passes through before its squares are summed: the caller's, and its first failure. Changed by the step
+ * thread while the stream is idle, else by the stream's. */
+struct optim_reduction {
+    int (*reduce)(void *buf, uint64_t bytes, enum ofl_dtype dtype, void *arg); /* NULL: none */
+    void *arg;
+    int code; /* of the call that failed in this step; 0: none */
+    const struct optim_binding *failed;
+    uint64_t at; /* bytes */
 };
 
 extern const struct optim_ops optim_ops_host, optim_ops_cuda;
@@ -81,6 +94,7 @@ struct ofl_optimizer {
     enum ofl_method method;
     struct ofl_update_settings settings;
     bool in_step, ended;
+    struct optim_reduction reduction;
     pthread_mutex_t lock;
     pthread_cond_t idle;
     size_t pending;
@@ -97,6 +111,12 @@ struct optim_binding *optim_find(const struct ofl_optimizer *o, const struct ofl
 const char *optim_name_of(const struct ofl_tensor *t);
 /* optimizer_step.c. Fills b->update; its tensors are known. */
 void optim_describe_update(struct optim_binding *b);
+/* optimizer_rates.c. The scalars of b's update in the step that is open. */
+struct optim_coef optim_coef_of(const struct optim_binding *b);
+/* optimizer_reduce.c. The stream's thread: the whole gradient of b, before it is summed. */
+void optim_reduce(struct optim_binding *b, float *grad);
+/* Waits for what is being reduced: 0, -ECANCELED if one of the calls failed, or the stream's error. */
+int optim_reduce_await(struct ofl_optimizer *o);
 
 /* What an update works on, of the pointers of its tensors. */
 struct optim_arrays optim_arrays_of(const struct optim_binding *b, void *const *ptr);

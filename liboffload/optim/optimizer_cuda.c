@@ -161,7 +161,7 @@ static int cuda_bind(struct optim_binding *b, uint64_t elems)
     return err;
 }
 
-static int cuda_sum(struct optim_binding *b, const float *grad)
+static int cuda_sum(struct optim_binding *b, float *grad)
 {
     uint64_t n = b->elems, each = optim_part_elems(n);
     const double *sums = b->parts.sums;

@@ -29,10 +29,11 @@ static void sum_job(void *arg)
 {
     struct optim_binding *b = arg;
 
+    optim_reduce(b, b->grad_ptr);
     b->sum_squares = optim_sum_squares(b->grad_ptr, b->elems);
 }
 
-static int host_sum(struct optim_binding *b, const float *grad)
+static int host_sum(struct optim_binding *b, float *grad)
 {
     b->grad_ptr = grad;
     return ofl_stream_launch(b->optimizer->stream, sum_job, b);
@@ -73,6 +74,7 @@ static int host_update(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENS
 }
 
 const struct optim_ops optim_ops_host = {
+    .reduces = true,
     .open = host_open,
     .close = host_close,
     .method = host_method,

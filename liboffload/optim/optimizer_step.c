@@ -127,10 +127,10 @@ static void mark_pending(void *arg)
     pthread_mutex_unlock(&b->optimizer->lock);
 }
 
-/* Those of all bindings that were applied: held, until the norm is known. */
-static int queue_all(struct ofl_optimizer *o, bool check)
+/* Those of all bindings that were applied; held: until the norm is known. */
+static int queue_all(struct ofl_optimizer *o, bool held, bool check)
 {
-    struct core_updates batch = {.updates = o->queue, .before = mark_pending, .held = true, .check = check};
+    struct core_updates batch = {.updates = o->queue, .before = mark_pending, .held = held, .check = check};
 
     for (size_t i = 0; i < o->count; i++)
         if (o->bindings[i]->applied)
@@ -165,6 +165,7 @@ int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_update_setting
     if (err < 0)
         return err;
     o->settings = s;
+    o->reduction.code = 0;
     o->in_step = true;
     o->applied = 0;
     for (size_t i = 0; i < o->count; i++)
@@ -175,7 +176,8 @@ int ofl_optimizer_begin(struct ofl_optimizer *o, const struct ofl_update_setting
 static int queue_sum(struct optim_binding *b)
 {
     struct ofl_optimizer *o = b->optimizer;
-    struct ofl_lease lease = {.size = sizeof lease, .tensor = b->grad, .mode = OFL_READ};
+    struct ofl_lease lease = {
+        .size = sizeof lease, .tensor = b->grad, .mode = o->reduction.reduce ? OFL_UPDATE : OFL_READ};
     int err = ofl_acquire(o->ctx, &lease, 1, o->stream), released;
 
     if (err < 0)
@@ -183,6 +185,12 @@ static int queue_sum(struct optim_binding *b)
     err = o->ops->sum(b, lease.ptr);
     released = core_release(o->ctx, &lease, 1, o->stream);
     return err < 0 ? err : released;
+}
+
+/* For the end of the step: for the norm, or until all is reduced, since what fails there must change nothing. */
+static bool updates_wait(const struct ofl_optimizer *o)
+{
+    return o->settings.clip > 0 || o->reduction.reduce;
 }
 
 int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
@@ -199,12 +207,12 @@ int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
                          : !b        ? "it is not bound"
                                      : "it was applied already in this step");
     optim_await_updates(o, b);
-    b->coef = optim_coef_make(o->method, &o->settings, b->decay);
+    b->coef = optim_coef_of(b);
     b->scale = 1.0f;
-    err = o->settings.clip > 0 ? 0 : queue_one(b, true);
+    err = updates_wait(o) ? 0 : queue_one(b, true);
     if (err == 0)
         err = queue_sum(b);
-    if (err == 0 && o->settings.clip == 0)
+    if (err == 0 && !updates_wait(o))
         err = core_tensor_on_device(weight) ? queue_on_device(b) : queue_one(b, false);
     if (err < 0)
         return err; /* may be tried again */
@@ -230,14 +238,15 @@ static void release_updates(void *arg, int code)
     }
 }
 
-/* The updates that have waited for the norm, which is queued. */
-static int queue_clipped(struct ofl_optimizer *o)
+/* The updates that have waited. With clipping the norm is queued. */
+static int queue_waiting(struct ofl_optimizer *o)
 {
+    const bool held = o->settings.clip > 0;
     int err = 0;
 
     if (!o->count || !core_tensor_on_device(o->bindings[0]->weight)) {
-        err = queue_all(o, false);
-        return err < 0 ? err : core_stream_call(o->stream, release_updates, o);
+        err = queue_all(o, held, false);
+        return err < 0 || !held ? err : core_stream_call(o->stream, release_updates, o);
     }
     for (size_t i = 0; i < o->count && err == 0; i++)
         if (o->bindings[i]->applied && !o->bindings[i]->updated)
@@ -253,12 +262,16 @@ int ofl_optimizer_end(struct ofl_optimizer *o)
         return -EINVAL;
     if (!o->in_step)
         return base_fail(-OFL_ESTATE, "end optimizer step: none is open");
-    err = o->settings.clip > 0 ? queue_all(o, true) : 0;
+    err = updates_wait(o) ? queue_all(o, true, true) : 0;
+    if (err == 0 && o->reduction.reduce)
+        err = optim_reduce_await(o);
+    if (err == -ECANCELED)
+        o->in_step = false;
     if (err < 0)
         return err;
     err = o->ops->norm(o);
-    if (err == 0 && o->settings.clip > 0)
-        err = queue_clipped(o);
+    if (err == 0 && updates_wait(o))
+        err = queue_waiting(o);
     if (err < 0) {
         struct base_error why;
 

@@ -10,14 +10,8 @@
 #include "base/error.h"
 #include "base/sized.h"
 
-int optim_settings_read(struct ofl_update_settings *out, const struct ofl_update_settings *from,
-                        const char *doing)
+int optim_settings_check(const struct ofl_update_settings *s, const char *doing)
 {
-    int err = base_sized_read(out, sizeof *out, sizeof *out, from, doing);
-    const struct ofl_update_settings *s = out;
-
-    if (err < 0)
-        return err;
     if (s->step && s->beta1 >= 0 && s->beta1 < 1 && s->beta2 >= 0 && s->beta2 < 1 && s->eps >= 0 &&
         s->clip >= 0 && s->lr >= 0 && isfinite(s->lr) && s->weight_decay >= 0 && isfinite(s->weight_decay))
         return 0;
@@ -27,6 +21,14 @@ int optim_settings_read(struct ofl_update_settings *out, const struct ofl_update
                      "decay are finite",
                      doing, (unsigned long long)s->step, s->lr, s->beta1, s->beta2, s->eps, s->weight_decay,
                      s->clip);
+}
+
+int optim_settings_read(struct ofl_update_settings *out, const struct ofl_update_settings *from,
+                        const char *doing)
+{
+    int err = base_sized_read(out, sizeof *out, sizeof *out, from, doing);
+
+    return err < 0 ? err : optim_settings_check(out, doing);
 }
 
 struct optim_coef optim_coef_make(enum ofl_method method, const struct ofl_update_settings *s, double decay)

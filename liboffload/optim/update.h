@@ -34,6 +34,8 @@ extern const struct optim_form optim_form_plain, optim_form_avx2, optim_form_avx
 /* NULL: not on this machine. Best: always one. */
 const struct optim_form *optim_form_find(enum ofl_update_form form);
 
+/* -EINVAL where they can't be. doing: what the sentence begins with. */
+int optim_settings_check(const struct ofl_update_settings *s, const char *doing);
 /* Copies and checks; doing: what the sentence begins with. */
 int optim_settings_read(struct ofl_update_settings *out, const struct ofl_update_settings *from,
                         const char *doing);

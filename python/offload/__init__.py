@@ -14,7 +14,7 @@ from ._core import BudgetError, Error, version as __version__
 from ._files import load, save
 from ._model import attach, lease
 from ._optimizer import AdamW
-
+from ._plan import plan
 
 
 def __getattr__(name):
@@ -24,4 +24,5 @@ def __getattr__(name):
     raise AttributeError(f"module 'offload' has no attribute {name!r}")
 
 
-__all__ = ["AdamW", "BudgetError", "Context", "Error", "activations", "attach", "lease", "load", "open", "save"]
+__all__ = ["AdamW", "BudgetError", "Context", "Error", "activations", "attach", "lease", "load", "open", "plan",
+           "save"]

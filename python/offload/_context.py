@@ -1,23 +1,9 @@
 """Contexts: budgets, statistics, commits."""
 import json
-import re
 
 from . import _core
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def size(value):
-    """Bytes of 8192, "512K", "8GiB" or "1.5T": units are powers of 1024."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value < 0:
-            raise ValueError(f"a size of {value} bytes")
-        return value
-    m = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(value), re.IGNORECASE)
-    if not m:
-        raise ValueError(f"{value!r} is no size: a number of bytes, or one with K, M, G or T, as in '8GiB'")
-    return int(float(m[1]) * _UNITS[m[2].upper()])
-
+from ._progress import Progress
+from ._size import size
 
 def _directories(nvme):
     if nvme is None:
@@ -33,6 +19,7 @@ class Context:
         self.core = core
         self.kept = kept
         self.models = []  # managers, to be told of the end
+        self.line = Progress()
         self.optimizers = {}  # by name: what a commit's note has of each
         was = core.resume() if kept else None
         self.generation, self.note = (was[0], json.loads(was[1])) if was else (0, None)
@@ -62,12 +49,18 @@ class Context:
         """What was waited for longest: a list of (tensor, reason, count, ns)."""
         return self.core.stalls()
 
+    def progress(self, text=""):
+        """A line on standard error, where that is a terminal: text, what each tier holds, the share of time that was waited,
+        and what drives do. Written over itself, at most six times a second; call it as often as you like."""
+        self.line.show(self.core, text)
+
     def timeline(self, path):
         """A context manager: what happens inside is written to a file for https://ui.perfetto.dev."""
         return _Timeline(self.core, str(path))
 
     def close(self):
         """Ends it, and all of its tensors. Parameters of its models can't be used any more."""
+        self.line.end()
         for model in self.models:
             model.close()
         self.models = []

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from . import _core
+from ._convert import Recipes, changed_by_loading
 from ._model import Manager, _manager, _mark
 from ._parameters import DTYPES, Error
 
@@ -66,24 +67,18 @@ def load(cls, directory, ctx, *, dtype=None, trainable=True, blocks=None, prefix
     model.tie_weights()
     model.train(trainable)
     kinds = {v: k for k, v in DTYPES.items()}
-    base = getattr(model, "base_model_prefix", "")
-
-    def found(name, shape):
-        for other in (name, name.removeprefix(base + "."), f"{base}.{name}"):
-            if other in files:
-                if files[other][3] != shape:
-                    raise Error(f"{directory}: {other} is {files[other][3]}, and {shape} in {type(model).__name__}")
-                return other
-        raise Error(f"{directory}: no tensor for {name} of {type(model).__name__}: checkpoints that transformers converts "
-                    "when it loads them have to be saved anew with it, or loaded with it and given to offload.attach")
-
-    _give_room(model, trainable, lambda name, p: kinds.get(files[found(name, tuple(p.shape))][2], p.dtype))
-    bind = None if trainable else lambda name, p: files[found(name, tuple(p.shape))][1].bind(
-        found(name, tuple(p.shape)), _core.KIND_WEIGHT)
-    manager = Manager(ctx, model, blocks, prefix, bind)
-    manager.take(lambda name, p: _read(files, found(name, tuple(p.shape)), p))
+    recipes = Recipes(directory, model, files)
+    recipes.check(model.named_parameters())
+    _give_room(model, trainable, lambda name, p: kinds[recipes.file_of(name)[2]])
+    manager = Manager(ctx, model, blocks, prefix, None if trainable else lambda name, p: _in_place(recipes, name))
+    manager.take(recipes.fill)
     _mark(model, manager)
     return model
+
+
+def _in_place(recipes, name):
+    _, source, _, _, there = recipes.file_of(name)
+    return source.bind(there, _core.KIND_WEIGHT)
 
 
 def _give_room(model, trainable, dtype_of):
@@ -99,13 +94,6 @@ def _give_room(model, trainable, dtype_of):
                 m._parameters[key] = fresh[id(p)]
 
 
-def _read(files, name, p):
-    from safetensors import safe_open
-
-    with safe_open(files[name][0], "pt") as f:
-        return f.get_tensor(name).to(p.dtype)
-
-
 def save(model, directory):
     """Writes the model as Hugging Face does: config.json, generation_config.json and model.safetensors, which is there
     whole or not at all; a tensor at a time in memory. Tied weights are written once."""
@@ -115,6 +103,10 @@ def save(model, directory):
     named = list(model.named_parameters())  # each parameter once
     buffers = [(n, b) for n, b in model.named_buffers()
                if n.rpartition(".")[2] not in model.get_submodule(n.rpartition(".")[0])._non_persistent_buffers_set]
+    other = changed_by_loading(model, [n for n, _ in named])
+    if other:
+        raise Error(f"{other}: transformers converts what has this name when it loads it, so it can't be saved under it: copy the "
+                    "weights into a model in memory, and use its save_pretrained")
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name, t in named + buffers:
         if t.dtype not in _FORMAT:

@@ -117,7 +117,7 @@ class Manager:
         names = _blocks_of(model, blocks)
         self._check(names)
         for name, p in model.named_parameters():
-            held = Held(self.core, prefix + name, p, ctx.kept, bind(name, p) if bind else None)
+            held = Held(self, prefix + name, p, bind(name, p) if bind else None)
             self.held[id(p)] = held
             p.offload_held = held
         self._make_units(names)
@@ -156,11 +156,11 @@ class Manager:
         self.handles.append(self.model.register_forward_hook(self.end, always_call=True))
 
     def take(self, fill):
-        """Every parameter's bytes from fill(name, parameter), unless they came back by a resume; then it is away."""
-        for name, p in self.model.named_parameters():
-            held = self.held[id(p)]
-            if not held.in_place and not held.tensor.resumed():
-                held.fill(fill(name, p))
+        """Every parameter's bytes from fill, a function of (name, parameter, what takes its tensor), unless they came back by
+        a resume; then it is away."""
+        named = [(name, p, self.held[id(p)]) for name, p in self.model.named_parameters()]
+        fill([(name, p, held.take) for name, p, held in named if not held.in_place and not held.tensor.resumed()])
+        for _, _, held in named:
             held.go()
 
     # ---- steps
@@ -268,7 +268,7 @@ def attach(model, ctx, *, blocks=None, prefix=""):
     if getattr(model, "offload_manager", None):
         raise Error("the model is offloaded already")
     manager = Manager(ctx, model, blocks, prefix)
-    manager.take(lambda name, p: p.data)
+    manager.take(lambda wanted: [take(p.data) for _, p, take in wanted])
     _mark(model, manager)
     return model
 

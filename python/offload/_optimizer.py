@@ -2,7 +2,17 @@
 import torch
 
 from . import _core
-from ._parameters import DTYPES, Error
+from ._parameters import DTYPES, Error, tensor_view
+
+
+def _parameters(group):
+    """Of a group as torch takes them, named ones too."""
+    params = group["params"] if isinstance(group, dict) else group[1] if isinstance(group, tuple) else group
+    if isinstance(params, torch.Tensor):
+        return [params]
+    if not isinstance(params, (list, tuple)):
+        raise TypeError("a group's parameters have to be a list")
+    return [p[1] if isinstance(p, tuple) else p for p in params]
 
 
 class _Resident:
@@ -13,7 +23,7 @@ class _Resident:
         self.shape, self.dtype = tuple(p.shape), p.dtype
         self.tensor = core.tensor(name, _core.KIND_WEIGHT, _core.DTYPES[DTYPES[p.dtype]], p.numel(),
                                   _core.TENSOR_KEPT if kept else 0)
-        self.gradient = None
+        self.gradient, self.leases = None, 0
         if not self.tensor.resumed():
             self.write(self.tensor, p.data)
 
@@ -23,6 +33,7 @@ class _Resident:
         tensor.write(0, data.data_ptr(), data.numel() * data.element_size())
 
     def send(self):
+        """Its gradient, if it has one, to the library's."""
         if self.parameter.grad is None:
             return False
         self.write(self.gradient, self.parameter.grad.float())
@@ -35,62 +46,95 @@ class _Resident:
         self.tensor.read(0, data.data_ptr(), data.numel() * data.element_size())
 
 
+def _rates(group):
+    """What a step reads of a group: schedulers may have made tensors of it."""
+    return (float(group["lr"]), *(float(b) for b in group["betas"]), float(group["eps"]), float(group["weight_decay"]))
+
+
 class AdamW(torch.optim.Optimizer):
     """AdamW as torch.optim.AdamW computes it, in float32 with exact clipping, its states on any tier.
 
     model: what offload.attach or offload.load gave: gradients go to the context as backward makes them, and `.grad` stays
-    None. Or parameters that are in memory, and ctx: those keep their gradients, and the states alone are offloaded.
-    clip: the global norm that gradients are scaled down to; 0: none. torch.nn.utils.clip_grad_norm_ sees no gradients of
-    an offloaded model.
+    None. Or parameters, or groups of them, as torch.optim.AdamW takes: `[{"params": [...], "lr": 1e-4}, ...]` with lr, betas,
+    eps and weight_decay of their own. Parameters that are in memory need ctx: they keep their gradients, and the states
+    alone are offloaded.
+    clip: the global norm that gradients of all groups are scaled down to; 0: none. torch.nn.utils.clip_grad_norm_ sees no
+    gradients of an offloaded model.
     no_decay: names of parameters that weight decay spares: norms and biases, as is common.
-    reduce: called by step with each gradient, a flat float32 tensor in memory, in the order of the parameters: changes it
-    in place to what all processes have together, as torch.distributed.all_reduce does. Each of them has to have gradients
-    of the same parameters.
+    reduce: several processes: called with each gradient, piece by piece: flat float32 tensors of at most 1 MiB, which it
+    changes in place to what all processes have together, as torch.distributed.all_reduce does. In the order of the
+    parameters, the same in each process, which has to have gradients of the same ones; on a thread of the library's; a
+    piece is not to be kept. If it raises, nothing is updated, and step raises Error from that.
     name: of its states in a commit, where a context has several optimizers.
 
-    One group of parameters: lr and weight_decay are param_groups[0]'s, so torch's schedulers work. A parameter without a
-    gradient is left alone; the bias correction counts the optimizer's steps, not the parameter's."""
+    Rates are read from param_groups in each step, so torch's schedulers work. A parameter without a gradient is left
+    alone; the bias correction counts the optimizer's steps, not the parameter's."""
 
     def __init__(self, model, ctx=None, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, clip=0.0,
                  no_decay=(), reduce=None, name="adamw"):
-        manager = getattr(model, "offload_manager", None)
-        if isinstance(model, torch.nn.Module) and manager is None and ctx is None:
-            raise Error(f"{type(model).__name__} is not offloaded: see offload.attach; or give ctx, for its states alone")
-        named = list(model.named_parameters()) if isinstance(model, torch.nn.Module) else \
-            [(f"{name}.{i}", p) for i, p in enumerate(model)]
-        named = [(n, p) for n, p in named if p.requires_grad]
-        self.manager, self.ctx = manager, manager.ctx if manager else ctx
+        names, groups = {}, model
+        if isinstance(model, torch.nn.Module):
+            names = {id(p): n for n, p in model.named_parameters()}
+            groups = [p for p in model.parameters() if p.requires_grad]
+        groups = [{**g, "params": g["params"] if isinstance(g["params"], torch.Tensor) else list(g["params"])}
+                  if isinstance(g, dict) else g for g in groups]
+        self.ctx, self.parts, self.name, self.names, self.seen = ctx, [], name, names, 0
+        held = next((p.offload_held for g in groups for p in _parameters(g) if hasattr(p, "offload_held")), None)
+        if held:
+            if ctx not in (None, held.ctx):
+                raise Error(f"{held.name} is offloaded in another context than the one given")
+            self.ctx = held.ctx
         if self.ctx is None:
+            if isinstance(model, torch.nn.Module) and groups:
+                raise Error(f"{type(model).__name__} is not offloaded: see offload.attach; or give ctx, for its states alone")
             raise Error("AdamW over parameters that are in memory needs ctx, for its states")
-        super().__init__([p for _, p in named], {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay,
-                                                 "clip": clip})
-        core = self.ctx.core
         if name in self.ctx.optimizers:
             raise Error(f"the context has an optimizer {name!r} already: give this one another name")
         self.count = (self.ctx.note or {}).get("optimizers", {}).get(name, 0)
-        self.core_optimizer, self.reduce = core.optimizer(), reduce
-        self.parts = []
-        strangers = set(no_decay) - {n for n, _ in named}
+        self.core_optimizer, self.no_decay, self.spared = self.ctx.core.optimizer(), set(no_decay), set()
+        super().__init__(groups, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "clip": clip})
+        strangers = self.no_decay - self.spared
         if strangers:
             raise Error(f"no_decay: {min(strangers)} is none of the parameters that are trained")
-        for n, p in named:
-            held = p.offload_held if manager else _Resident(core, n, p, self.ctx.kept)
-            self._bind(core, held)
-            if n in no_decay:
+        self.reduce = reduce
+        if reduce is not None:
+            self.core_optimizer.reduce(lambda memory, _: reduce(tensor_view(memory, (len(memory) // 4,), torch.float32)))
+        self.ctx.optimizers[name] = self
+
+    def add_param_group(self, param_group):
+        if isinstance(param_group.get("params"), torch.Tensor):
+            param_group = {**param_group, "params": [param_group["params"]]}
+        super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            self.seen += 1
+            if not p.requires_grad:
+                continue
+            held = getattr(p, "offload_held", None)
+            if held is None:
+                held = _Resident(self.ctx.core, self.names.get(id(p), f"{self.name}.{self.seen - 1}"), p, self.ctx.kept)
+            elif held.ctx is not self.ctx:
+                raise Error(f"{held.name} is offloaded in another context than this optimizer's")
+            held.group, held.rates = self.param_groups[-1], None
+            self._bind(self.ctx.core, held)
+            name = self.names.get(id(p), held.name)
+            if name in self.no_decay:
+                self.spared.add(name)
                 self.core_optimizer.decay(held.tensor, 0.0)
             self.parts.append(held)
-            if manager:
+            if not isinstance(held, _Resident):
                 p.register_post_accumulate_grad_hook(lambda _, held=held: held.take_gradient())
-        self.ctx.optimizers[name] = self
 
     def _bind(self, core, held):
         if held.dtype not in (torch.float32, torch.bfloat16):
             raise Error(f"{held.name}: AdamW takes float32 and bfloat16, not {held.dtype}")
         if getattr(held, "in_place", False):
             raise Error(f"{held.name}: it is read in place: load the model with trainable=True")
-        elems = held.tensor_elems = int(torch.Size(held.shape).numel())
-        held.gradient = core.tensor(held.name + ".grad", _core.KIND_GRADIENT, _core.DTYPES["f32"], elems, 0)
-        self.core_optimizer.bind(held.tensor, held.gradient)
+        if held.gradient is not None:
+            raise Error(f"{held.name}: another optimizer updates it already")
+        elems = int(torch.Size(held.shape).numel())
+        gradient = core.tensor(held.name + ".grad", _core.KIND_GRADIENT, _core.DTYPES["f32"], elems, 0)
+        self.core_optimizer.bind(held.tensor, gradient)
+        held.gradient = gradient
         master = self.core_optimizer.state(held.tensor, _core.STATE_MASTER)
         if held.dtype == torch.bfloat16 and not master.resumed():
             data = torch.empty(held.shape, dtype=held.dtype)
@@ -104,31 +148,38 @@ class AdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        ready = [h for h in self.parts if (h.has_gradient if self.manager else h.send())]
-        if self.reduce is not None:
-            for held in ready:
-                self._reduce(held)
+        managers = {id(m): m for m in (getattr(h, "manager", None) for h in self.parts) if m}.values()
+        for manager in managers:
+            manager.recover()  # what an interrupted forward has left
+        leased = next((h.name for h in self.parts if h.leases), None)
+        if leased:
+            raise Error(f"{leased} is leased: end its lease before the optimizer's step")
+        ready = [h for h in self.parts if h.send()]
         if ready:
-            g = self.param_groups[0]
-            self.core_optimizer.begin(g["lr"], *g["betas"], g["eps"], g["weight_decay"], g["clip"], self.count + 1)
-            for held in ready:
-                self.core_optimizer.apply(held.tensor)
-            self.core_optimizer.end()
-            self.count += 1
+            self._update(ready)
         for held in ready:
-            if self.manager:
-                held.has_gradient = False
-            else:
-                held.fetch()
-        if self.manager:
-            self.manager.rest()
+            held.fetch()
+        for manager in managers:
+            manager.rest()
         return loss
 
-    def _reduce(self, held):
-        gradient = torch.empty(held.tensor_elems)
-        held.gradient.read(0, gradient.data_ptr(), 4 * held.tensor_elems)
-        self.reduce(gradient)
-        held.gradient.write(0, gradient.data_ptr(), 4 * held.tensor_elems)
+    def _update(self, ready):
+        first = self.param_groups[0]
+        if any(g["clip"] != first["clip"] for g in self.param_groups):
+            raise Error("groups of parameters with different clip: the norm that gradients are clipped to is that of all of them")
+        if len(self.param_groups) > 1:
+            for held in ready:
+                rates = _rates(held.group)
+                if rates != held.rates:
+                    self.core_optimizer.rates(held.tensor, *rates)
+                    held.rates = rates
+        self.core_optimizer.step([h.tensor for h in ready], *_rates(first), first["clip"], self.count + 1)
+        self.count += 1
+
+    def progress(self, loss=None):
+        """Context.progress, with the optimizer's steps, and the loss if it is given."""
+        text = f"step {self.count}" if loss is None else f"step {self.count} loss {float(loss):.4f}"
+        self.ctx.progress(text)
 
     def norm(self):
         """The gradients' global norm of the last step, before clipping. Waits for it."""
@@ -136,16 +187,9 @@ class AdamW(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none=True):
         """Gradients that no step has taken are dropped."""
-        if self.manager:
-            for held in self.parts:
-                held.has_gradient = False
-        else:
-            super().zero_grad(set_to_none)
-
-    def add_param_group(self, param_group):
-        if self.param_groups:
-            raise Error("AdamW has one group of parameters: the norm that gradients are clipped to is of all of them")
-        super().add_param_group(param_group)
+        for held in self.parts:
+            held.has_gradient = False
+        super().zero_grad(set_to_none)
 
     def state_of(self, parameter):
         """Copies of a parameter's states: {"exp_avg", "exp_avg_sq"} in float32, and "master" of a bfloat16 one."""

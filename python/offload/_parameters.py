@@ -62,7 +62,7 @@ def tensor_view(memory, shape, dtype):
 class Held:
     """One parameter: its tensor, its gradient's, and whether something leases it."""
 
-    def __init__(self, core, name, parameter, kept, tensor=None):
+    def __init__(self, manager, name, parameter, tensor=None):
         if parameter.dtype not in DTYPES:
             raise Error(f"{name}: parameters of {parameter.dtype} can't be offloaded: float32, bfloat16, float16 or "
                         "float64")
@@ -70,19 +70,32 @@ class Held:
             raise Error(f"{name}: a parameter without elements")
         self.name, self.parameter = name, parameter
         self.shape, self.dtype = tuple(parameter.shape), parameter.dtype
-        self.core = core
+        self.manager, self.ctx, self.core = manager, manager.ctx, manager.core
         self.in_place = tensor is not None  # of a file that is read, never written
-        self.tensor = tensor or core.tensor(name, _core.KIND_WEIGHT, _core.DTYPES[DTYPES[parameter.dtype]],
-                                            parameter.numel(), _core.TENSOR_KEPT if kept else 0)
+        self.tensor = tensor or self.core.tensor(name, _core.KIND_WEIGHT, _core.DTYPES[DTYPES[parameter.dtype]],
+                                            parameter.numel(), _core.TENSOR_KEPT if self.ctx.kept else 0)
         self.gradient, self.has_gradient = None, False
         self.leases = 0
         self.view = self.address = None
         # One element stands for all: NaN, so that nothing that comes by its values goes unseen.
         self.nothing = torch.full((1,), float("nan"), dtype=self.dtype).expand(self.shape)
 
+    def send(self):
+        """Whether the library's gradient is one that a step is to take."""
+        return self.has_gradient
+
+    def fetch(self):
+        """The update was made where the parameter lives."""
+        self.has_gradient = False
+
     def fill(self, data):
         data = data.detach().contiguous()
         self.tensor.write(0, data.data_ptr(), data.numel() * data.element_size())
+
+    def take(self, data):
+        """As fill; what it was in memory is given up."""
+        self.fill(data)
+        self.go()
 
     def read(self):
         """Its values, copied."""

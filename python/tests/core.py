@@ -1,5 +1,6 @@
 """The extension alone, without torch: every call, and what each refuses. Prints nothing if all holds."""
 import array
+import errno
 import importlib.machinery
 import importlib.util
 import os
@@ -59,15 +60,30 @@ with tempfile.TemporaryDirectory(dir=sys.argv[2]) as directory:
     o = c.optimizer()
     o.bind(w, g)
     c.step_begin("s")
-    o.begin(0.1, 0.9, 0.999, 1e-8, 0.0, 1.0, 1)
-    o.apply(w)
-    o.end()
+    seen = []
+    o.reduce(lambda memory, dtype: seen.append((len(memory), dtype, memory.readonly)))
+    o.step([w], 0.1, 0.9, 0.999, 1e-8, 0.0, 1.0, 1)
+    assert seen == [(4000, "f32", False)]
     c.step_end()
     assert abs(o.norm() - 1000 ** 0.5) < 1e-9
     w.read(0, back.buffer_info()[0], 4000)
     assert abs(back[500] - 499.9) < 1e-3
     o.state(w, core.STATE_EXP_AVG).read(0, back.buffer_info()[0], 4000)
     assert back[0] > 0
+    g.write(0, ones.buffer_info()[0], 4000)
+
+    def fails(memory, dtype):
+        raise ValueError("the network is gone")
+
+    o.reduce(fails)
+    refused("returned 1: nothing is updated", o.step, [w], 0.1, 0.9, 0.999, 1e-8, 0.0, 1.0, 2, code=errno.ECANCELED)
+    try:
+        o.step([w], 0.1, 0.9, 0.999, 1e-8, 0.0, 1.0, 2)
+    except core.Error as e:
+        assert isinstance(e.__cause__, ValueError), e.__cause__
+    o.reduce(None)
+    refused("betas lie in", o.rates, w, 0.1, 1.0, 0.999, 1e-8, 0.0)
+    o.rates(w, 0.1, 0.9, 0.999, 1e-8, 0.0)
     c.hint([w], core.HINT_NEXT)
     c.timeline_open(directory + "/trace.json")
     assert c.timeline_close()[1] == 0

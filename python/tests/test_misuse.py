@@ -80,6 +80,25 @@ def test_exception_inside_forward(model, what):
         assert train(model, opt, 3) == train(plain, offload.AdamW(plain, ctx, lr=1e-3), 3)
 
 
+def test_step_behind_an_exception(model):
+    """The gradients are those of the pass before it."""
+    plain = model_of("llama")
+    opt = offload.AdamW(model, lr=1e-3)
+    works(model)
+
+    def fail(*_):
+        raise ValueError("here")
+
+    handle = model.model.layers[2].mlp.register_forward_pre_hook(fail)
+    with pytest.raises(ValueError):
+        model(input_ids=batches(1)[0])
+    handle.remove()
+    opt.step()
+    with offload.open(device="64M", host="64M") as ctx:
+        train(plain, offload.AdamW(plain, ctx, lr=1e-3), 1)
+    assert equal(weights(model), weights(plain))
+
+
 def test_forked(model):
     pid = os.fork()
     if pid == 0:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import offload
-from models import NAMES, equal, model_of, train, weights
+from models import NAMES, batches, equal, model_of, tight, train, weights
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,3 +52,27 @@ def test_optimizer_alone(dtype, tmp_path):
         c = model_of("llama")
         train(c, torch.optim.AdamW(c.parameters(), lr=1e-3), 4)
         assert all(torch.allclose(a.get_parameter(n), p, atol=1e-5) for n, p in c.named_parameters())
+
+
+def test_bf16_masters_are_those_of_torch(tmp_path):
+    """torch's AdamW over float32 copies of the weights, which the model gets rounded."""
+    model, plain = model_of("llama", torch.bfloat16), model_of("llama", torch.bfloat16)
+    masters = {n: torch.nn.Parameter(p.detach().float()) for n, p in plain.named_parameters()}
+    reference = torch.optim.AdamW(masters.values(), lr=1e-3)
+    with tight(model, tmp_path) as ctx:
+        offload.attach(model, ctx)
+        opt = offload.AdamW(model, lr=1e-3)
+        for ids in batches(3):
+            for m in (plain, model):
+                m(input_ids=ids, labels=ids).loss.backward()
+            for n, p in plain.named_parameters():
+                masters[n].grad, p.grad = p.grad.float(), None
+            reference.step()
+            opt.step()
+            with torch.no_grad():
+                for n, p in plain.named_parameters():
+                    p.copy_(opt.state_of(model.get_parameter(n))["master"])  # the next gradients are of the same bits
+        for n, p in model.named_parameters():
+            state = opt.state_of(p)
+            assert torch.allclose(state["master"], masters[n], atol=1e-6), n
+            assert torch.equal(weights(model)[n], state["master"].bfloat16())
