@@ -7,13 +7,45 @@ set -euo pipefail
 
 packages=(gcc g++ make pkg-config libc6-dev liburing-dev libhwloc-dev libnuma-dev libxxhash-dev libjansson-dev
     libopenblas-pthread-dev libcmocka-dev)
+
+# why PACKAGE...: a line for each.
+why() {
+    local package what
+    for package in "$@"; do
+        case $package in
+        gcc | make | pkg-config | libc6-dev) what="building" ;;
+        g++) what="tests of the CUDA kernels, on the CPU" ;;
+        liburing-dev) what="I/O by io_uring; without: threads, at more CPU time" ;;
+        libhwloc-dev) what="drives, GPUs and NUMA nodes that are near each other; without: one node is assumed" ;;
+        libnuma-dev) what="host memory on the node that is near; without: wherever the kernel puts it" ;;
+        libxxhash-dev) what="the seal on every tile that goes to a drive" ;;
+        libjansson-dev) what="checkpoints, configurations and reports: all JSON" ;;
+        libopenblas-pthread-dev) what="matrix products of ofl-finetune and ofl-generate on the CPU" ;;
+        libcmocka-dev) what="tests" ;;
+        nvidia-cuda-toolkit) what="CUDA kernels, for NVIDIA GPUs" ;;
+        ccache | clang | clang-format | libclang-rt-14-dev | shellcheck) what="builds and checks of .ci/run" ;;
+        btrfs-progs | xfsprogs) what="tests on these file systems" ;;
+        python3-dev) what="the Python package" ;;
+        python3-*) what="tools/plan_bytes.py" ;;
+        strace) what="counting system calls" ;;
+        fio) what="ofl-bench nvme --compare fio" ;;
+        gnuplot-nox) what="ofl-bench nvme --plot" ;;
+        jq) what="make show's tables" ;;
+        *) what="this compiler" ;;
+        esac
+        printf '    %-24s %s\n' "$package" "$what"
+    done
+}
+
 case "${1-}" in
 '') ;;
+--why) why "${@:2}" && exit ;;
+--list) printf '%s\n' "${packages[@]}" && exit ;;
 --ci) packages+=(ccache clang clang-format libclang-rt-14-dev shellcheck strace fio gnuplot-nox btrfs-progs xfsprogs python3-dev) ;;
 --show) packages+=(strace fio jq) ;;
 --plan) packages+=(python3-numpy python3-scipy) ;;
 *)
-    echo "usage: tools/setup.sh [--ci|--show|--plan]" >&2
+    echo "usage: tools/setup.sh [--ci|--show|--plan|--list|--why PACKAGE...]" >&2
     exit 2
     ;;
 esac
@@ -38,7 +70,9 @@ if [ "$(id -u)" -eq 0 ]; then
 elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
     root=(sudo -n env)
 else
-    echo "These packages are missing. To install them:" >&2
+    echo "These packages are missing:" >&2
+    why "${missing[@]}" >&2
+    echo "To install them:" >&2
     echo "    sudo $command" >&2
     command -v sudo >/dev/null && [ -t 0 ] && [ -t 2 ] || exit 1
     read -r -p "Run this now? [y/N] " answer
