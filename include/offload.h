@@ -226,8 +226,10 @@ struct ofl_config {
     uint64_t test_seed;   /* tests: non-zero injects seeded short and retried transfers */
     uint32_t test_errors; /* tests: with test_seed, transfers per 1000 that fail with EIO */
     /* What is to come, so that the tiers can hold it together: see "Homes" below. */
-    uint64_t expected_bytes; /* of all tensors together, each rounded up to 4096; 0: unknown */
-    uint64_t leased_bytes;   /* device memory that no tensor may live in, since leases will hold so much
+    uint64_t
+        expected_bytes; /* of all tensors together, each rounded up to 4096; 0: unknown. A drive that was never
+                                measured is, at ofl_open, where a budget or this says that 4 GiB or more come to it */
+    uint64_t leased_bytes; /* device memory that no tensor may live in, since leases will hold so much
                                 at once; at most device_bytes (-EINVAL); 0: half of device_bytes */
     const char
         *keep_dir; /* directory of a kept store, made if it is not there; NULL: none. See "Kept stores" */

@@ -319,22 +319,6 @@ struct world {
     } in, more, out;
 };
 
-static struct ofl_ctx *open_context(const char *dir)
-{
-    struct ofl_config config = {.size = sizeof config,
-                                .device_bytes = MIB,
-                                .host_bytes = 4 * MIB,
-                                .nvme = fixture_nvme(dir, 16 * MIB),
-                                .nvme_count = 1,
-                                .flags = OFL_NO_MEASURE,
-                                .log = fixture_log};
-    struct ofl_ctx *ctx;
-
-    if (ofl_open(&config, &ctx) < 0)
-        fail_msg("%s", ofl_error());
-    return ctx;
-}
-
 static struct ofl_tensor *make_tensor(struct ofl_ctx *ctx, const char *name)
 {
     struct ofl_tensor_desc desc = {.size = sizeof desc, .name = name, .dtype = OFL_F32, .elems = 1000};
@@ -353,7 +337,7 @@ static struct world *world_open(const char *dir)
     struct ofl_source *source;
     struct ofl_stream *stream;
     struct ofl_optimizer *optimizer;
-    struct ofl_ctx *ctx = open_context(dir);
+    struct ofl_ctx *ctx = fixture_ctx_open(dir, MIB);
 
     assert_non_null(w);
     json_object_set_new(tensors, "a", files_tensor("F32", 1, shape));
@@ -441,7 +425,7 @@ static void null_that_may_be(void **state)
 static void objects_of_another_context(void **state)
 {
     struct world *w = world_open(*state);
-    struct ofl_ctx *other = open_context(*state);
+    struct ofl_ctx *other = fixture_ctx_open(*state, MIB);
     struct ofl_tensor *t = make_tensor(other, "other");
     struct ofl_lease lease = {.size = sizeof lease, .tensor = t, .mode = OFL_READ};
 
@@ -635,7 +619,7 @@ static void absurd_tensors(void **state)
 {
     static const uint64_t elems[] = {
         UINT64_MAX, UINT64_MAX / 4, INT64_MAX / 4, 1ull << 60, 1ull << 50, 1ull << 34, 0};
-    struct ofl_ctx *ctx = open_context(*state);
+    struct ofl_ctx *ctx = fixture_ctx_open(*state, MIB);
 
     for (size_t i = 0; i < sizeof elems / sizeof elems[0]; i++) {
         struct ofl_tensor_desc desc = {.size = sizeof desc, .name = "t", .dtype = OFL_F32, .elems = elems[i]};
