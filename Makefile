@@ -251,7 +251,7 @@ sim: ## random programs against the simulated pager; SEEDS=N, FROM=S
 	$(Q)$(if $(SAN),$(ENV_$(SAN)) )$(B)/tests/sim/sim --seeds $(or $(SEEDS),200000) --from $(or $(FROM),1)
 
 demo: ## install what is missing, build, run the demonstration
-	$(Q)tools/setup.sh
+	$(Q)tools/setup.sh --demo
 	$(Q)$(MAKE) --no-print-directory all
 	$(Q)tools/demo.sh $(B)
 

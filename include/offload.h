@@ -701,7 +701,8 @@ OFL_API int ofl_stall_clear(struct ofl_ctx *ctx);
 /*
  * any, one thread at a time. From now on what ctx does is written to a file in the trace event format, to be opened
  * in https://ui.perfetto.dev: work of streams as ofl_stream_label names it, copies in both directions of the link,
- * transfers of each drive, host workers, and stalls with tensor and reason. The file grows as long as the timeline
+ * transfers of each drive, host workers, stalls with tensor and reason, and the bytes that each tier holds (without a kept
+ * store's). The file grows as long as the timeline
  * is open, by about 150 bytes an event; memory does not: where the file is too slow, events are dropped, and
  * counted. -OFL_ESTATE if one is open; -errno.
  */

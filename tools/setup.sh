@@ -1,10 +1,12 @@
 #!/bin/bash
 # Installs the Debian packages that a build needs and this machine lacks. Says nothing when there is
 # nothing to do. --ci: also what .ci/run needs beyond a build; --show: what make show does; --plan:
-# what tools/plan_bytes.py does.
+# what tools/plan_bytes.py does; --demo: where nobody has to be asked, what the demo's picture needs.
+# --list: prints the packages of a build and a demo, --why PACKAGE...: what each is for; both install nothing.
 # As root, or where sudo asks for no password, it installs; else it prints the command.
 set -euo pipefail
 
+optional=()
 packages=(gcc g++ make pkg-config libc6-dev liburing-dev libhwloc-dev libnuma-dev libxxhash-dev libjansson-dev
     libopenblas-pthread-dev libcmocka-dev)
 
@@ -29,7 +31,7 @@ why() {
         python3-*) what="tools/plan_bytes.py" ;;
         strace) what="counting system calls" ;;
         fio) what="ofl-bench nvme --compare fio" ;;
-        gnuplot-nox) what="ofl-bench nvme --plot" ;;
+        gnuplot-nox) what="pictures: of ofl-bench plot, and of make demo" ;;
         jq) what="make show's tables" ;;
         *) what="this compiler" ;;
         esac
@@ -40,12 +42,13 @@ why() {
 case "${1-}" in
 '') ;;
 --why) why "${@:2}" && exit ;;
---list) printf '%s\n' "${packages[@]}" && exit ;;
+--list) printf '%s\n' "${packages[@]}" gnuplot-nox && exit ;;
 --ci) packages+=(ccache clang clang-format libclang-rt-14-dev shellcheck strace fio gnuplot-nox btrfs-progs xfsprogs python3-dev) ;;
 --show) packages+=(strace fio jq) ;;
+--demo) optional+=(gnuplot-nox) ;;
 --plan) packages+=(python3-numpy python3-scipy) ;;
 *)
-    echo "usage: tools/setup.sh [--ci|--show|--plan|--list|--why PACKAGE...]" >&2
+    echo "usage: tools/setup.sh [--ci|--show|--demo|--plan|--list|--why PACKAGE...]" >&2
     exit 2
     ;;
 esac
@@ -55,6 +58,11 @@ command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || exit 0
 
 installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' 2>/dev/null | sed -n 's/^installed //p')
 missing=()
+free=0 # nobody has to be asked
+if [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }; then
+    free=1
+    packages+=("${optional[@]}")
+fi
 for package in "${packages[@]}"; do
     # pkgconf stands in for pkg-config.
     if ! grep -qxF -e "$package" <<<"$installed" &&
@@ -67,7 +75,7 @@ done
 command="apt-get install -y --no-install-recommends ${missing[*]}"
 if [ "$(id -u)" -eq 0 ]; then
     root=(env)
-elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+elif [ $free -eq 1 ]; then
     root=(sudo -n env)
 else
     echo "These packages are missing:" >&2
