@@ -86,7 +86,7 @@ static void facts_of_a_tensor(void **state)
 
     assert_int_equal(ofl_tensor_create(ctx, &desc, &t), 0);
     desc.name = "gone"; /* it was copied */
-    assert_int_equal(ofl_tensor_info(t, &info), 0);
+    assert_int_equal(ofl_tensor_info_get(t, &info), 0);
     assert_string_equal(info.name, "layer.0.weight");
     assert_true(info.kind == OFL_KIND_WEIGHT && info.dtype == OFL_BF16);
     assert_true(info.elems == 321 && info.bytes == 642);
@@ -112,13 +112,13 @@ static void facts_of_a_source(void **state)
         fail_msg("%s", ofl_error());
     assert_int_equal(ofl_source_count(source), 2);
     for (size_t i = 0; i < 2; i++) {
-        assert_int_equal(ofl_source_entry(source, i, &e), 0);
+        assert_int_equal(ofl_source_entry_get(source, i, &e), 0);
         if (strcmp(e.name, "a") == 0)
             assert_true(e.dims == 2 && e.shape[0] == 3 && e.shape[1] == 5 && e.elems == 15 && e.bytes == 60);
         else
             assert_true(strcmp(e.name, "b") == 0 && e.dims == 1 && e.dtype == OFL_BF16 && e.bytes == 6);
     }
-    assert_true(ofl_source_entry(source, 2, &e) < 0);
+    assert_true(ofl_source_entry_get(source, 2, &e) < 0);
     assert_int_equal(ofl_source_bind(source, "a", OFL_KIND_WEIGHT, &t), 0);
     assert_int_equal(ofl_source_close(source), -OFL_ESTATE);
     assert_int_equal(ofl_tensor_destroy(t), 0);

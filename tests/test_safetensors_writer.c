@@ -55,7 +55,7 @@ static size_t entries(struct ofl_source_entry *e)
     for (int dtype = 0; dtype < OFL_DTYPES; dtype++) {
         struct ofl_dtype_info info = {.size = sizeof info};
 
-        fixture_ok(ofl_dtype_info((enum ofl_dtype)dtype, &info));
+        fixture_ok(ofl_dtype_info_get((enum ofl_dtype)dtype, &info));
         if (!info.safetensors)
             continue;
         e[n++] = (struct ofl_source_entry){

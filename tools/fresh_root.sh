@@ -99,8 +99,8 @@ if root_run --offline --sys --user user "$root" make -C /home/user/liboffload de
     failed=1
 fi
 [[ " ${wanted[*]} " == *" root."* ]] ||
-    root_run --offline --sys "$root" /root/liboffload/tools/setup.sh >"$logs/setup.log" 2>&1 ||
-    root_fail "tools/setup.sh failed: $logs/setup.log"
+    root_run --offline --sys "$root" /root/liboffload/tools/setup.sh --demo >"$logs/setup.log" 2>&1 ||
+    root_fail "tools/setup.sh --demo failed: $logs/setup.log"
 for goal in "${wanted[@]}"; do
     run_goal "${goal%.*}" "${goal#*.}"
 done

@@ -443,8 +443,7 @@ struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index)
     bool lora = t->config.lora.rank;
     uint32_t each = lora || t->config.dtype == OFL_F32 ? 3 : 4, kind = index % each;
     struct ofl_tensor *weight, *state;
-    static const enum ofl_optimizer_state states[] = {OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ,
-                                                      OFL_STATE_MASTER};
+    static const enum ofl_state states[] = {OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ, OFL_STATE_MASTER};
 
     if (index / each >= (lora ? t->lora_count : t->weights.count))
         return NULL;
@@ -463,8 +462,8 @@ int llama_trainer_resumed(struct llama_trainer *t, char *error, size_t error_byt
         *(ofl_tensor_resumed(tensor) ? &back : &fresh) = tensor;
     if (!back || !fresh)
         return back != NULL;
-    ofl_tensor_info(back, &there);
-    ofl_tensor_info(fresh, &absent);
+    ofl_tensor_info_get(back, &there);
+    ofl_tensor_info_get(fresh, &absent);
     return llama_fail(-OFL_EFORMAT, error, error_bytes,
                       "the kept store has tensor %s, and no %s: it is another model's", there.name,
                       absent.name);
