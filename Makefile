@@ -82,6 +82,10 @@ ifeq ($(HAVE_PKG_CONFIG),)
 MISSING += pkg-config
 endif
 $(foreach v,WITH_HWLOC WITH_NUMA WITH_URING WITH_CUDA,$(if $(filter-out auto 0 1,$($(v))),$(error $(v)=$($(v)) is not one of auto, 1, 0)))
+# What is built without: of what is looked for, what is not there.
+COULD_HAVE = $(foreach p,HWLOC/libhwloc-dev NUMA/libnuma-dev URING/liburing-dev CUDA/nvidia-cuda-toolkit,$(if \
+    $(filter auto0,$(WITH_$(firstword $(subst /, ,$p)))$($(firstword $(subst /, ,$p)))),$(lastword $(subst /, ,$p)))) \
+    $(if $(HAVE_CXX),,g++)
 HWLOC := $(call part,WITH_HWLOC,hwloc,libhwloc-dev)
 NUMA := $(call part,WITH_NUMA,numa,libnuma-dev)
 URING := $(call part,WITH_URING,liburing,liburing-dev)
@@ -99,13 +103,14 @@ PYTHON_INCLUDE := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_pa
 HAVE_PYTHON := $(if $(SAN),,$(wildcard $(PYTHON_INCLUDE)/Python.h))
 
 # Goals that build nothing themselves work without the packages.
-BUILDING := $(filter-out gpu-check gpu-bench gpu-help help config check fuzz sim demo show layers tidy sources format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
+BUILDING := $(filter-out gpu-check gpu-bench gpu-help help config deb check fuzz sim demo show layers tidy sources format format-fix shellcheck clean uninstall,$(or $(MAKECMDGOALS),all))
 ifneq ($(filter tests,$(BUILDING)),)
 MISSING += $(TESTS_MISSING)
 endif
 ifneq ($(strip $(MISSING)),)
 ifneq ($(BUILDING),)
-$(error missing: $(strip $(MISSING)). On Debian: apt-get install $(strip $(MISSING)), or run tools/setup.sh)
+$(shell tools/setup.sh --why $(MISSING) >&2)
+$(error missing: $(strip $(MISSING)), as above. On Debian: apt-get install $(strip $(MISSING)), or run tools/setup.sh)
 endif
 endif
 
@@ -190,7 +195,7 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
 C_FILES := $(wildcard include/*.h tools/*.c python/offload/*.[ch] $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz,$(addprefix $(d)/*.,c h cc cu cuh)))
-SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash python/tests/*.sh)
+SCRIPTS := .ci/run $(wildcard tools/*.sh tools/*.bash tests/*.sh tests/*.bash python/tests/*.sh)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
 
@@ -216,7 +221,7 @@ OBJECTS := $(call obj,$(LIB_SRC) $(MAINS) $(BENCH_SRC) $(SHARED_SRC) $(TEST_SRC)
 
 # ---- targets ---------------------------------------------------------------
 
-.PHONY: help config all tests python wheel check fuzz sim demo show layers tidy sources format format-fix shellcheck install uninstall clean FORCE
+.PHONY: help config all tests python wheel deb check fuzz sim demo show layers tidy sources format format-fix shellcheck install uninstall clean FORCE
 
 all: $(STATIC) $(SHARED) $(B)/liboffload.so $(PROGRAMS) $(SMALL) $(MPI_EXAMPLE) ## the library, static and shared, and the programs (default)
 
@@ -229,6 +234,9 @@ python: $(PYTHON_FILES) $(B)/python/offload/_core.abi3.so ## the Python package,
 wheel: all ## a wheel of the Python package, in the build folder; needs pip, setuptools, wheel
 	OFL_LINK='$(abspath $(STATIC)) $(LIB_LIBS) -pthread' $(PYTHON) -m pip wheel --no-deps --no-build-isolation -w $(B) ./python
 	rm -rf python/build python/offload.egg-info
+
+deb: ## Debian packages, in build/deb, from a copy of the tree; needs debhelper
+	$(Q)tools/deb.sh $(B)
 
 check: ## install what is missing, build all, run the tests; CHECK=pattern runs some
 	$(Q)tools/setup.sh
@@ -247,7 +255,7 @@ sim: ## random programs against the simulated pager; SEEDS=N, FROM=S
 	$(Q)$(if $(SAN),$(ENV_$(SAN)) )$(B)/tests/sim/sim --seeds $(or $(SEEDS),200000) --from $(or $(FROM),1)
 
 demo: ## install what is missing, build, run the demonstration
-	$(Q)tools/setup.sh
+	$(Q)tools/setup.sh --demo
 	$(Q)$(MAKE) --no-print-directory all
 	$(Q)tools/demo.sh $(B)
 
@@ -266,7 +274,8 @@ config: ## what was found on this machine
 	@echo 'CUDA        $(if $(filter 1,$(CUDA)),yes ($(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')) for compute capability $(NVCC_ARCHS),no: built without kernels) [WITH_CUDA=$(WITH_CUDA)]'
 	@echo 'kernels     $(if $(HAVE_CXX),tested on the CPU$(comma) with $(CXX),not tested on the CPU: $(CXX) not found)'
 	@echo 'libraries   $(foreach p,libxxhash jansson openblas cmocka,$(p) $(call release,$(p)))'
-	@echo 'missing     $(or $(strip $(MISSING) $(TESTS_MISSING)),nothing)'
+	@echo 'missing     $(or $(strip $(MISSING) $(TESTS_MISSING) $(COULD_HAVE)),nothing)'
+	$(if $(strip $(MISSING) $(TESTS_MISSING) $(COULD_HAVE)),@tools/setup.sh --why $(MISSING) $(TESTS_MISSING) $(COULD_HAVE))
 answer = $(if $(filter 1,$($(1))),yes ($(call release,$(2))),no) [WITH_$(1)=$(WITH_$(1))]
 release = $(or $(call pkg,--modversion,$(1)),(not found))
 

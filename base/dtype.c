@@ -88,7 +88,7 @@ uint64_t ofl_dtype_bytes(enum ofl_dtype dtype)
     return d && d->block_elems == 1 ? d->block_bytes : 0;
 }
 
-int ofl_dtype_info(enum ofl_dtype dtype, struct ofl_dtype_info *out)
+int ofl_dtype_info_get(enum ofl_dtype dtype, struct ofl_dtype_info *out)
 {
     const struct base_dtype *d = base_dtype(dtype);
     struct ofl_dtype_info info;

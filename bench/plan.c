@@ -168,10 +168,11 @@ static int ask(const struct options *o, struct bench_plan *plan)
                                          .nvme_bytes = o->nvme_bytes};
     plan->estimate.size = sizeof plan->estimate;
     plan->ways.size = sizeof plan->ways;
-    if (ofl_estimate(&plan->machine, &plan->workload, &plan->budgets, &plan->estimate) < 0)
+    if (ofl_estimate_get(&plan->machine, &plan->workload, &plan->budgets, &plan->estimate) < 0)
         return common_fail_ofl(EXIT_INPUT, "plan");
     plan->has_ways = !o->quick && plan->estimate.fits;
-    if (plan->has_ways && ofl_estimate_ways(&plan->machine, &plan->workload, &plan->budgets, &plan->ways) < 0)
+    if (plan->has_ways &&
+        ofl_estimate_ways_get(&plan->machine, &plan->workload, &plan->budgets, &plan->ways) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "plan");
     return o->simulate && plan->estimate.fits ? bench_plan_simulate(plan) : 0;
 }

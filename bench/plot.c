@@ -10,6 +10,7 @@
 
 #include "bench/child.h"
 #include "bench/plot_script.h"
+#include "bench/plot_tiers.h"
 #include "examples/common_options.h"
 
 static bool ends_with(const char *text, const char *end)
@@ -55,16 +56,13 @@ int bench_plot_check(const char *path)
     return err < 0 ? common_fail(EXIT_INPUT, "plot: gnuplot does not run: %s", strerror(-err)) : 0;
 }
 
-int bench_plot(const json_t *report, const char *path)
+/* Has gnuplot run script, which it frees; NULL: there was no memory for it. */
+static int draw(char *script, const char *path)
 {
     char *const argv[] = {(char[]){"gnuplot"}, NULL};
     struct bench_output out = {0};
-    char *script = NULL;
-    int err = 0, status = 0;
+    int err, status = 0;
 
-    if (json_array_size(json_object_get(report, "results")) == 0)
-        return common_fail(EXIT_INPUT, "plot %s: the report has no runs to draw", path);
-    script = bench_plot_script(report, ends_with(path, ".svg"));
     err = script ? bench_child_run(argv, script, -1, &out) : -ENOMEM;
     /* What it says without failing are warnings, of locales for instance. */
     if (err == -EIO || (err == 0 && out.out_bytes == 0))
@@ -77,6 +75,20 @@ int bench_plot(const json_t *report, const char *path)
     bench_output_free(&out);
     free(script);
     return status;
+}
+
+int bench_plot(const json_t *report, const char *path)
+{
+    if (json_array_size(json_object_get(report, "results")) == 0)
+        return common_fail(EXIT_INPUT, "plot %s: the report has no runs to draw", path);
+    return draw(bench_plot_script(report, ends_with(path, ".svg")), path);
+}
+
+static int plot_tiers(const json_t *timeline, const char *path)
+{
+    if (!bench_tiers_are_there(timeline))
+        return common_fail(EXIT_INPUT, "plot %s: the timeline does not say what tiers held", path);
+    return draw(bench_plot_tiers_script(timeline, ends_with(path, ".svg")), path);
 }
 
 /* ---- the command --------------------------------------------------------------------------------- */
@@ -116,8 +128,13 @@ int bench_plot_main(int argc, char **argv)
         .title = "ofl-bench plot",
         .before =
             "Draws what `ofl-bench nvme --json REPORT` has written into PLOT, a file that ends with .svg "
-            "or .png: throughput and the distribution of latencies. Needs gnuplot.",
-        .after = "Example:\n  ofl-bench plot sweep.json sweep.svg",
+            "or .png: throughput and the distribution of latencies; or a timeline, what device, host and "
+            "drives "
+            "held over its time. Needs gnuplot.",
+        .after =
+            "Examples:\n  ofl-bench plot sweep.json sweep.svg\n"
+            "  ofl-finetune --preset tiny --data text --steps 3 --device-mem 6M --host-mem 6M --nvme . \\\n"
+            "      --timeline run.json && ofl-bench plot run.json tiers.svg",
         .arguments = "REPORT PLOT",
         .argument = add_file,
         .check = check_files};
@@ -135,10 +152,12 @@ int bench_plot_main(int argc, char **argv)
         return error.line < 1
                    ? common_fail(EXIT_INPUT, "%s", error.text) /* it can't be opened */
                    : common_fail(EXIT_INPUT, "%s: line %d: %s", f.names[0], error.line, error.text);
-    status = is_report(report) ? bench_plot_check(f.names[1])
-                               : common_fail(EXIT_INPUT, "%s: not a report of ofl-bench nvme", f.names[0]);
+    status =
+        is_report(report) || json_is_array(report)
+            ? bench_plot_check(f.names[1])
+            : common_fail(EXIT_INPUT, "%s: neither a report of ofl-bench nvme nor a timeline", f.names[0]);
     if (status == 0)
-        status = bench_plot(report, f.names[1]);
+        status = json_is_array(report) ? plot_tiers(report, f.names[1]) : bench_plot(report, f.names[1]);
     json_decref(report);
     return status;
 }

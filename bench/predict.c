@@ -24,7 +24,7 @@ int bench_predict(const struct common_budget *b, const struct llama_compute_conf
     if (open->nvme_count && budgets.nvme_bytes == 0)
         budgets.nvme_bytes = m.drives * m.drive_bytes;
     *out = (struct ofl_estimate){.size = sizeof *out};
-    if (ofl_estimate(&m, &w, &budgets, out) < 0)
+    if (ofl_estimate_get(&m, &w, &budgets, out) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "predict");
     if (out->fits)
         printf("predicted %.3g s a step, %.4g tokens/s; %s binds; moves in %s, out %s, reads %s, writes %s\n",

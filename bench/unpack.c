@@ -261,7 +261,7 @@ static int run_all(const struct options *o, const struct memory *m, json_t *rows
             struct ofl_dtype_info info = {.size = sizeof info};
             struct row r = {.dtype = (enum ofl_dtype)d, .to = tos[t]};
 
-            ofl_dtype_info(r.dtype, &info);
+            ofl_dtype_info_get(r.dtype, &info);
             r.packed_bytes = o->values * 1024 / info.block_elems * info.block_bytes;
             one = run_row(o, m, &r, rows);
             status = status ? status : one;

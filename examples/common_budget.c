@@ -445,7 +445,7 @@ int common_budget_training(const struct common_budget *b, const struct llama_tra
         return refuse_device(b, need);
     out->device_bytes = b->device_bytes;
     out->host_bytes = b->host_bytes ? b->host_bytes : choose_host(b, need, array_bytes);
-    /* The library measures for stores of 4 GiB; without a SIZE it can't know that so little is needed. */
+    /* The library goes by all that is to come, of which memory may hold most. */
     if (need->store_bytes + need->kept_bytes < 4ull << 30)
         out->flags |= OFL_NO_MEASURE;
     out->nvme = b->nvme_count ? b->nvme : NULL;

@@ -56,7 +56,7 @@ static void print_moves(const struct common_plan *plan)
 
     if (plan->scratch_bytes)
         w.workspace_bytes = plan->scratch_bytes;
-    if (plan->compute->shape.experts || ofl_estimate(&m, &w, &budgets, &e) < 0 || !e.fits)
+    if (plan->compute->shape.experts || ofl_estimate_get(&m, &w, &budgets, &e) < 0 || !e.fits)
         return;
     printf("plan       device %s, host %s, %s %s at rest between two %ss\n",
            common_bytes(sum(e.placed_bytes[OFL_DEVICE])).text,

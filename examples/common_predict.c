@@ -143,7 +143,7 @@ static bool add_drive(struct ofl_machine *m, const char *dir, bool measure, doub
 {
     struct ofl_place_rates r = {.size = sizeof r};
 
-    if (ofl_place_rates(dir, measure, &r) < 0 || r.read_bps <= 0 || r.write_bps <= 0)
+    if (ofl_place_rates_get(dir, measure, &r) < 0 || r.read_bps <= 0 || r.write_bps <= 0)
         return false;
     m->drives = 1;
     m->drive_bytes = UINT64_C(1) << 50; /* budgets say how much there is */
@@ -229,7 +229,7 @@ void common_predict(const struct common_plan *plan, struct common_prediction *ou
     }
     drives = add_drives(plan, &m, &age_s);
     common_progress_clear();
-    if (ofl_estimate(&m, &w, &budgets, e) < 0 || !e->fits) {
+    if (ofl_estimate_get(&m, &w, &budgets, e) < 0 || !e->fits) {
         common_line("no prediction: %s", e->missing[0] ? e->missing : ofl_error());
         return;
     }

@@ -214,6 +214,7 @@ bool log_check(const struct options *o, struct common_complaint *c);
  * EXIT_INTERRUPTED without a word. */
 int log_open(struct log *l, const struct options *o, uint64_t step);
 int log_step(struct log *l, const struct log_line *line);
+int log_eval(struct log *l, uint64_t step, uint64_t steps, double loss);
 int log_close(struct log *l);
 
 /* ---- kept stores: finetune_store.c ------------------------------------------- */

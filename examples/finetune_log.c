@@ -1,4 +1,4 @@
-/* --log: a line for each step, written as it ends. See finetune.h. A run that goes on from a commit takes out the lines of
+/* --log: a line for each step and each evaluation, written as it ends. See finetune.h. A run that goes on from a commit takes out the lines of
  * steps that come again, and what a killed process has left of one. */
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +10,7 @@
 
 #include "examples/finetune.h"
 
-static const char header[] = "step,steps,loss,grad_norm,lr,tokens,step_s,tokens_per_s,stall_s\n";
+static const char header[] = "step,steps,loss,grad_norm,lr,tokens,step_s,tokens_per_s,stall_s,eval_loss\n";
 static const char jsonl[] = "{\"step\": ";
 
 static bool ends_with(const char *text, const char *end)
@@ -118,25 +118,45 @@ int log_open(struct log *l, const struct options *o, uint64_t step)
     return status;
 }
 
+static int put(const struct log *l, const char *line, size_t n)
+{
+    int err = common_write_all(l->fd, line, n);
+
+    return err < 0 && err != -ECANCELED ? failed(l, err) : 0;
+}
+
 int log_step(struct log *l, const struct log_line *s)
 {
     unsigned long long step = s->step, steps = s->steps, tokens = s->tokens;
     double rate = (double)tokens / s->seconds;
     char line[512];
-    int n, err;
+    int n;
 
     if (l->fd < 0)
         return 0;
     if (is_csv(l))
-        n = snprintf(line, sizeof line, "%llu,%llu,%.17g,%.17g,%.17g,%llu,%.6f,%.3f,%.6f\n", step, steps,
+        n = snprintf(line, sizeof line, "%llu,%llu,%.17g,%.17g,%.17g,%llu,%.6f,%.3f,%.6f,\n", step, steps,
                      s->loss, s->norm, s->lr, tokens, s->seconds, rate, s->stall_s);
     else
         n = snprintf(line, sizeof line,
                      "%s%llu, \"steps\": %llu, \"loss\": %.17g, \"grad_norm\": %.17g, \"lr\": %.17g, "
                      "\"tokens\": %llu, \"step_s\": %.6f, \"tokens_per_s\": %.3f, \"stall_s\": %.6f}\n",
                      jsonl, step, steps, s->loss, s->norm, s->lr, tokens, s->seconds, rate, s->stall_s);
-    err = common_write_all(l->fd, line, (size_t)n);
-    return err < 0 && err != -ECANCELED ? failed(l, err) : 0;
+    return put(l, line, (size_t)n);
+}
+
+int log_eval(struct log *l, uint64_t step, uint64_t steps, double loss)
+{
+    char line[512];
+    int n;
+
+    if (l->fd < 0)
+        return 0;
+    n = snprintf(line, sizeof line,
+                 is_csv(l) ? "%s%llu,%llu,,,,,,,,%.17g\n"
+                           : "%s%llu, \"steps\": %llu, \"eval_loss\": %.17g}\n",
+                 begin_of(l), (unsigned long long)step, (unsigned long long)steps, loss);
+    return put(l, line, (size_t)n);
 }
 
 int log_close(struct log *l)

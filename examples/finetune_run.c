@@ -148,7 +148,8 @@ static int run_eval(struct run *r, uint64_t step)
     if (json_array_append_new(r->past->evals, json_pack("{s:I, s:f, s:I}", "step", (json_int_t)step, "loss",
                                                         loss, "tokens", (json_int_t)r->eval->learned)) < 0)
         return common_fail(EXIT_FULL, "step %llu: out of memory", (unsigned long long)step);
-    return common_meter_skip(&r->meter, r->state->ctx);
+    status = log_eval(&r->log, step, r->options->steps, loss);
+    return status ? status : common_meter_skip(&r->meter, r->state->ctx);
 }
 
 /* An evaluation that a signal kept from its end comes first when the run goes on. */

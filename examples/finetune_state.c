@@ -147,7 +147,7 @@ static int list_state(struct state *s, struct named **out, uint32_t *count, uint
     for (uint32_t i = 0; i < n; i++) {
         list[i].tensor = llama_trainer_state(s->trainer, i);
         list[i].info.size = sizeof list[i].info;
-        if (ofl_tensor_info(list[i].tensor, &list[i].info) < 0) {
+        if (ofl_tensor_info_get(list[i].tensor, &list[i].info) < 0) {
             free(list);
             return common_fail_ofl(EXIT_RUNTIME, "hash the state");
         }
@@ -199,7 +199,7 @@ static int look_at(struct state *s, struct ofl_tensor *tensor, void *piece)
 {
     struct ofl_tensor_info info = {.size = sizeof info};
 
-    if (ofl_tensor_info(tensor, &info) < 0)
+    if (ofl_tensor_info_get(tensor, &info) < 0)
         return common_fail_ofl(EXIT_RUNTIME, "look at the weights");
     for (uint64_t at = 0; at < info.bytes && info.kind == OFL_KIND_WEIGHT; at += PIECE_BYTES) {
         uint64_t bytes = info.bytes - at < PIECE_BYTES ? info.bytes - at : PIECE_BYTES;

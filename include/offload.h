@@ -164,7 +164,7 @@ struct ofl_dtype_info {
 };
 
 /* any. -EINVAL for an unknown dtype. */
-OFL_API int ofl_dtype_info(enum ofl_dtype dtype, struct ofl_dtype_info *out);
+OFL_API int ofl_dtype_info_get(enum ofl_dtype dtype, struct ofl_dtype_info *out);
 
 /* ---- devices ----------------------------------------------------------- */
 
@@ -226,8 +226,10 @@ struct ofl_config {
     uint64_t test_seed;   /* tests: non-zero injects seeded short and retried transfers */
     uint32_t test_errors; /* tests: with test_seed, transfers per 1000 that fail with EIO */
     /* What is to come, so that the tiers can hold it together: see "Homes" below. */
-    uint64_t expected_bytes; /* of all tensors together, each rounded up to 4096; 0: unknown */
-    uint64_t leased_bytes;   /* device memory that no tensor may live in, since leases will hold so much
+    uint64_t
+        expected_bytes; /* of all tensors together, each rounded up to 4096; 0: unknown. A drive that was never
+                                measured is, at ofl_open, where a budget or this says that 4 GiB or more come to it */
+    uint64_t leased_bytes; /* device memory that no tensor may live in, since leases will hold so much
                                 at once; at most device_bytes (-EINVAL); 0: half of device_bytes */
     const char
         *keep_dir; /* directory of a kept store, made if it is not there; NULL: none. See "Kept stores" */
@@ -301,7 +303,7 @@ OFL_API int ofl_homes_check(const struct ofl_config *config, const struct ofl_te
 /* any. -OFL_ESTATE if leased. */
 OFL_API int ofl_tensor_destroy(struct ofl_tensor *t);
 /* any. What it was created with, and its bytes. Fields beyond *out's size are left out. */
-OFL_API int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *out);
+OFL_API int ofl_tensor_info_get(const struct ofl_tensor *t, struct ofl_tensor_info *out);
 /* step thread. Copies bytes [offset, offset + bytes) to or from the caller's memory; returns
  * when done, in order with releases already made, and behind updates of t that are queued: from
  * ofl_optimizer_apply on, with clipping from ofl_optimizer_end on; before that they have the old bytes.
@@ -407,7 +409,7 @@ OFL_API int ofl_source_check(const struct ofl_source *s);
 /* any. How many tensors it has. */
 OFL_API size_t ofl_source_count(const struct ofl_source *s);
 /* any. The tensor of that index, by name in the order of strcmp. -EINVAL beyond the last. */
-OFL_API int ofl_source_entry(const struct ofl_source *s, size_t index, struct ofl_source_entry *out);
+OFL_API int ofl_source_entry_get(const struct ofl_source *s, size_t index, struct ofl_source_entry *out);
 /* any. -ENOENT if there is none of that name. */
 OFL_API int ofl_source_find(const struct ofl_source *s, const char *name, struct ofl_source_entry *out);
 /* any. A tensor whose home is the file: paged in from there, never written. */
@@ -517,7 +519,7 @@ OFL_API int ofl_step_end(struct ofl_ctx *ctx);
  * promises nothing and may be wrong; no stream waits for it. It counts until the tensor is leased, until it is
  * cancelled, or to the end of the step after the one in which it was given.
  */
-enum ofl_hint {
+enum ofl_hint_kind {
     OFL_HINT_NEXT = 1, /* among what is leased next: goes before all that is fetched ahead */
     OFL_HINT_LATER,    /* in some time: what a plan needs within 1,024 events stays where it is */
     OFL_HINT_CANCEL,   /* will not be leased after all; what is on its way for it is given up */
@@ -528,7 +530,7 @@ enum ofl_hint {
  * is to rest, as the plan has it, does not leave for them. All or nothing:
  *  -OFL_EBUDGET  a part that is larger than the device
  *  -EINVAL       a part that the tensor does not have */
-OFL_API int ofl_hint(struct ofl_ctx *ctx, const struct ofl_lease *leases, size_t n, enum ofl_hint hint);
+OFL_API int ofl_hint(struct ofl_ctx *ctx, const struct ofl_lease *leases, size_t n, enum ofl_hint_kind hint);
 
 /* Where bytes are now; a moment later they may be elsewhere. A byte may be on the device and in host memory; those
  * that were never written are nowhere. */
@@ -574,7 +576,7 @@ struct ofl_update_settings {
     uint64_t step;                              /* t, from 1 */
 };
 
-enum ofl_optimizer_state { OFL_STATE_MASTER, OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ, OFL_STATES };
+enum ofl_state { OFL_STATE_MASTER, OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ, OFL_STATES };
 
 /* any; on cuda best before work is queued: loading kernels may wait for what is. -ENOEXEC there if the
  * library has no kernels for the GPU (none at all where it was built without nvcc). */
@@ -624,8 +626,8 @@ OFL_API int ofl_optimizer_reduce(struct ofl_optimizer *o,
                                  void *arg);
 /* any. The state tensor, owned by o. The master of an F32 weight is the weight. -ENOENT if not bound, or if the method
  * has no such state. */
-OFL_API int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight,
-                                enum ofl_optimizer_state which, struct ofl_tensor **out);
+OFL_API int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight, enum ofl_state which,
+                                struct ofl_tensor **out);
 
 /* step thread. Opens an optimizer step with these settings. -EINVAL for those that can't be, negative rates among them.
  * Weights that are not applied in it keep their bytes and states; a step without any changes nothing, and its norm
@@ -738,7 +740,8 @@ OFL_API int ofl_stall_clear(struct ofl_ctx *ctx);
 /*
  * any, one thread at a time. From now on what ctx does is written to a file in the trace event format, to be opened
  * in https://ui.perfetto.dev: work of streams as ofl_stream_label names it, copies in both directions of the link,
- * transfers of each drive, host workers, and stalls with tensor and reason. The file grows as long as the timeline
+ * transfers of each drive, host workers, stalls with tensor and reason, and the bytes that each tier holds (without a kept
+ * store's). The file grows as long as the timeline
  * is open, by about 150 bytes an event; memory does not: where the file is too slow, events are dropped, and
  * counted. -OFL_ESTATE if one is open; -errno.
  */
@@ -779,7 +782,7 @@ struct ofl_place_rates {
 /* any. measure: 1: now, in about half a second, in a file without a name, written in the directory; 0, or where that
  * can't be: as it was measured when the library first saw the drive. -ENODATA if it never was. Fields beyond *out's
  * size are left out. */
-OFL_API int ofl_place_rates(const char *path, uint32_t measure, struct ofl_place_rates *out);
+OFL_API int ofl_place_rates_get(const char *path, uint32_t measure, struct ofl_place_rates *out);
 
 #ifdef __cplusplus
 }

@@ -147,8 +147,8 @@ struct ofl_estimate {
 
 /* any. -EINVAL names what can't be; too small a machine or budget is no error, but fits = 0. budgets may be NULL.
  * Fields beyond *out's size are left out. Takes up to seconds for the largest models. */
-OFL_API int ofl_estimate(const struct ofl_machine *machine, const struct ofl_workload *workload,
-                         const struct ofl_budgets *budgets, struct ofl_estimate *out);
+OFL_API int ofl_estimate_get(const struct ofl_machine *machine, const struct ofl_workload *workload,
+                             const struct ofl_budgets *budgets, struct ofl_estimate *out);
 
 /* What other budgets and machines would do, by the same formula. */
 struct ofl_estimate_ways {
@@ -162,9 +162,9 @@ struct ofl_estimate_ways {
     double drive_tokens_per_s, ram_tokens_per_s, batch_tokens_per_s;
 };
 
-/* any. As ofl_estimate, about thirty times. */
-OFL_API int ofl_estimate_ways(const struct ofl_machine *machine, const struct ofl_workload *workload,
-                              const struct ofl_budgets *budgets, struct ofl_estimate_ways *out);
+/* any. As ofl_estimate_get, about thirty times. */
+OFL_API int ofl_estimate_ways_get(const struct ofl_machine *machine, const struct ofl_workload *workload,
+                                  const struct ofl_budgets *budgets, struct ofl_estimate_ways *out);
 
 #ifdef __cplusplus
 }

@@ -187,8 +187,19 @@ if command -v gnuplot >/dev/null; then
     wanted plot
     [ "$(head -c 4 "$work/plot.png" | tail -c 3)" = PNG ] || complain "plot drew no PNG"
     echo '{"program": "ofl-bench probe"}' >"$work/other.json"
-    refuse 'not a report of ofl-bench nvme' plot "$work/other.json" "$work/plot.png"
+    refuse 'neither a report of ofl-bench nvme nor a timeline' plot "$work/other.json" "$work/plot.png"
     refuse 'line 1' plot "$work/list" "$work/plot.png"
+    # A timeline: a curve for each tier, and a time that is the run's.
+    event='{"ph": "C", "pid": 4, "tid": 1, "ts": %s, "name": "%s bytes", "args": {"bytes": %s}}'
+    # shellcheck disable=SC2059  # the format
+    { echo "[$(printf "$event" 0.5 device 1048576),"; printf "$event,\n" 0.6 host 2097152 0.7 nvme 4194304; echo "$(printf "$event" 2000000.5 host 0)]"; } >"$work/timeline.json"
+    run plot "$work/timeline.json" "$work/tiers.svg"
+    wanted "plot of a timeline"
+    for title in 'device memory' 'host memory' drives 'time (s)'; do
+        grep -qF "$title" "$work/tiers.svg" || complain "plot of a timeline: no $title"
+    done
+    echo '[]' >"$work/empty.json"
+    refuse 'does not say what tiers held' plot "$work/empty.json" "$work/tiers.svg"
 else
     refuse 'apt-get install gnuplot-nox' nvme "${small[@]}" --rw read --plot "$work/plot.svg"
     skipped+=(gnuplot)

@@ -77,6 +77,33 @@ void fixture_log(void *arg, enum ofl_log_level level, const char *text)
         fprintf(stderr, "log: %s\n", text);
 }
 
+void fixture_ok(int code)
+{
+    if (code < 0)
+        fail_msg("%d: %s", code, ofl_error());
+}
+
+void fixture_refused(int code, int wanted, const char *text)
+{
+    if (code != wanted || !strstr(ofl_error(), text))
+        fail_msg("%d \"%s\", wanted %d with \"%s\"", code, ofl_error(), wanted, text);
+}
+
+struct ofl_ctx *fixture_ctx_open(const char *dir, uint64_t device_bytes)
+{
+    struct ofl_config config = {.size = sizeof config,
+                                .device_bytes = device_bytes,
+                                .host_bytes = 4 << 20,
+                                .nvme = fixture_nvme(dir, 16 << 20),
+                                .nvme_count = 1,
+                                .flags = OFL_NO_MEASURE,
+                                .log = fixture_log};
+    struct ofl_ctx *ctx;
+
+    fixture_ok(ofl_open(&config, &ctx));
+    return ctx;
+}
+
 static int verify_run(struct ofl_ctx *ctx, void *arg)
 {
     if (pager_verify(&ctx->engine.pager, arg) < 0)

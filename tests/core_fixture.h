@@ -27,6 +27,13 @@ const struct ofl_nvme *fixture_nvme(const char *dir, uint64_t bytes);
 /* Prints warnings of the library to stderr. */
 void fixture_log(void *arg, enum ofl_log_level level, const char *text);
 
+/* A call of the library that must not fail; and one that must, with this code and a sentence that contains text. */
+void fixture_ok(int code);
+void fixture_refused(int code, int wanted, const char *text);
+
+/* A context on the host device with 4 MiB of host memory and 16 MiB of the drive. */
+struct ofl_ctx *fixture_ctx_open(const char *dir, uint64_t device_bytes);
+
 /* Balances the books of ctx, between inputs of its engine; fails the test with what does not balance. */
 void fixture_verify(struct ofl_ctx *ctx);
 /* The same, and ofl_close. */

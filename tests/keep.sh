@@ -234,7 +234,7 @@ if script -q -c true /dev/null >/dev/null 2>&1; then
     ran="$line, in a terminal that goes away"
     script -q -f -c "echo \$\$ >$(printf %q "$work/pid"); exec $line" "$work/typescript" >/dev/null 2>&1 </dev/null &
     terminal=$!
-    until_true $terminal grep -q 'step [2-9]/' "$work/typescript" || complain "no steps in a terminal"
+    until_true $terminal grep -qs 'step [2-9]/' "$work/typescript" || complain "no steps in a terminal"
     child=$(cat "$work/pid")
     kill -KILL $terminal
     while kill -0 "$child" 2>/dev/null; do sleep 0.1; done

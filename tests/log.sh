@@ -62,6 +62,27 @@ for kind in jsonl csv; do
     says 'is no log of ofl-finetune' "$work/err" "a file that is no log"
     [ "$(cat "$work/mine.$kind")" = precious ] || complain "a file that is no log is not what it was"
 done
+# Evaluations have lines of their own, behind their steps', with the report's losses; a run that goes on has each once.
+# evals LOG: their steps and losses.
+evals() {
+    case $1 in
+    *.csv) awk -F , 'NR > 1 && $10 != "" { print $1, $10 }' "$1" ;;
+    *) sed -n 's/^{"step": \([0-9]*\), "steps": [0-9]*, "eval_loss": \([0-9.e+-]*\)}$/\1 \2/p' "$1" ;;
+    esac
+}
+for kind in jsonl csv; do
+    log=$work/eval.$kind
+    limited "${train[@]}" --steps 4 --eval "$work/text" --eval-every 2 --log "$log" --store "$work/store.eval.$kind"
+    wanted "--log $kind and --eval"
+    limited "${train[@]}" --steps 6 --eval "$work/text" --eval-every 2 --log "$log" --store "$work/store.eval.$kind" --resume \
+        --report "$work/eval.json"
+    wanted "--log $kind, --eval and --resume"
+    evals "$log" >"$work/evals"
+    sed -n '/^  "eval": \[/,/^  \]/p' "$work/eval.json" | awk '/"step":/ { step = $2 + 0 } /"loss":/ { print step, $2 + 0 }' >"$work/evals.json"
+    paste -d ' ' "$work/evals" "$work/evals.json" | awk '{ d = $2 - $4; if (d < 0) d = -d; bad += $1 != $3 || d > 1e-5 } END { exit bad || NR != 3 }' ||
+        complain "--log $kind: evaluations $(tr '\n' ' ' <"$work/evals"), in the report $(tr '\n' ' ' <"$work/evals.json")"
+    [ "$(cut -d , -f 1 "$log" | grep -o '[0-9]*' | tr '\n' ' ')" = '1 2 2 3 4 4 5 6 6 ' ] || complain "--log $kind: lines out of order"
+done
 limited "${train[@]}" --steps 1 --log "$work/run.txt"
 [ "$status" -eq "$(refusal)" ] || complain "--log run.txt: exit status $status, not $(refusal)"
 says 'ends in .jsonl' "$work/err" "--log run.txt"

@@ -125,7 +125,7 @@ static void use_others(struct rig *r, int but)
             use(r, i);
 }
 
-static int hint(struct rig *r, int i, enum ofl_hint what)
+static int hint(struct rig *r, int i, enum ofl_hint_kind what)
 {
     struct ofl_lease l = lease_of(r, i);
 
@@ -136,7 +136,7 @@ static int hint(struct rig *r, int i, enum ofl_hint what)
 
 static void comes_to_the_device(void **state)
 {
-    static const enum ofl_hint kinds[] = {OFL_HINT_NEXT, OFL_HINT_LATER};
+    static const enum ofl_hint_kind kinds[] = {OFL_HINT_NEXT, OFL_HINT_LATER};
     struct rig r;
 
     open_rig(&r, *state);
@@ -365,7 +365,7 @@ static void wrong_hints_are_refused(void **state)
     open_rig(&r, *state);
     assert_int_equal(ofl_tensor_create(r.ctx, &d, &large), 0);
     l[0] = l[1] = lease_of(&r, 1);
-    assert_int_equal(ofl_hint(r.ctx, l, 2, (enum ofl_hint)7), -EINVAL);
+    assert_int_equal(ofl_hint(r.ctx, l, 2, (enum ofl_hint_kind)7), -EINVAL);
     assert_non_null(strstr(ofl_error(), "unknown kind 7"));
     l[1].offset_elems = BYTES / 4;
     l[1].count_elems = 1;

@@ -185,9 +185,9 @@ static int rig_hash(struct rig *r, uint64_t *hash)
             int err = 0;
 
             if (s >= 0)
-                err = ofl_optimizer_state(r->optimizer, r->weights[i], (enum ofl_optimizer_state)s, &t);
+                err = ofl_optimizer_state(r->optimizer, r->weights[i], (enum ofl_state)s, &t);
             if (err == 0)
-                err = ofl_tensor_info(t, &info);
+                err = ofl_tensor_info_get(t, &info);
             if (err == 0)
                 err = ofl_tensor_read(t, 0, bytes, info.bytes);
             if (err < 0)

@@ -1,11 +1,13 @@
 /*
  * core: what a store lies on. Budgets that the machine or its memory cgroup can't hold are refused with the
  * numbers, before any memory is taken; a store on tmpfs counts as memory, and is cut to what is left of it;
- * ofl_place_get tells programs the same in advance, and ofl_stats afterwards.
+ * ofl_place_get tells programs the same in advance, and ofl_stats afterwards. A drive is measured where the budget or what
+ * is to come pays for it, not for what is free there.
  *
  * Negative controls: the same budgets are taken where they fit, and on a drive; in a memory cgroup the same store
  * is refused that is taken outside.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -232,6 +234,59 @@ static void places(void **state)
     assert_int_equal(rmdir(dir), 0);
 }
 
+/* ---- measuring ---------------------------------------------------------------- */
+
+/* Whether opening, with a budget of so many bytes and so many to come, has left a profile; takes it away. */
+static bool measures(const char *dir, uint64_t budget, uint64_t expected, uint32_t flags)
+{
+    struct ofl_config c = config(dir, budget);
+    char profiles[128], line[256];
+    struct ofl_ctx *ctx;
+    DIR *d;
+    bool found = false;
+
+    c.expected_bytes = expected;
+    c.flags = flags;
+    snprintf(profiles, sizeof profiles, "%s/profiles", dir);
+    assert_int_equal(setenv("OFL_PROFILE_DIR", profiles, 1), 0);
+    fixture_ok(ofl_open(&c, &ctx));
+    fixture_ok(ofl_close(ctx));
+    d = opendir(profiles);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (e->d_name[0] == '.')
+            continue;
+        found = true;
+        snprintf(line, sizeof line, "%.120s/%.120s", profiles, e->d_name);
+        assert_int_equal(unlink(line), 0);
+    }
+    if (d) {
+        closedir(d);
+        assert_int_equal(rmdir(profiles), 0);
+    }
+    assert_int_equal(unsetenv("OFL_PROFILE_DIR"), 0);
+    return found;
+}
+
+/* What is free on a drive says nothing of what will come to it. */
+static void drives_are_measured_where_it_pays(void **state)
+{
+    const char *dir = *state;
+    const uint64_t much = 4ull << 30;
+    struct ofl_place p = {.size = sizeof p};
+
+    assert_false(measures(dir, 0, 0, 0));
+    assert_false(measures(dir, 0, much - 4096, 0));
+    assert_false(measures(dir, 64 * MIB, 0, 0));
+    assert_false(measures(dir, 64 * MIB, much, 0));
+    assert_false(measures(dir, 0, much, OFL_NO_MEASURE));
+    assert_int_equal(ofl_place_get(dir, &p), 0);
+    if (p.direct != 1 || p.in_memory) {
+        fprintf(stderr, "skipped: nothing is measured without direct I/O\n");
+        skip();
+    }
+    assert_true(measures(dir, 0, much, 0));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -239,6 +294,7 @@ int main(void)
         cmocka_unit_test(store_in_memory_is_counted),
         cmocka_unit_test(store_beyond_the_cgroup),
         cmocka_unit_test(places),
+        cmocka_unit_test(drives_are_measured_where_it_pays),
     };
 
     return cmocka_run_group_tests_name("core places", tests, scratch_setup, scratch_teardown);

@@ -531,7 +531,7 @@ static void parts_are_tensors(void **state)
         struct ofl_lease l = {.mode = OFL_READ};
 
         assert_int_equal(ofl_source_bind_part(r.source, "w", offset, count, OFL_KIND_WEIGHT, &part), 0);
-        assert_int_equal(ofl_tensor_info(part, &info), 0);
+        assert_int_equal(ofl_tensor_info_get(part, &info), 0);
         snprintf(name, sizeof name, "w[%llu:%llu]", (unsigned long long)offset,
                  (unsigned long long)(offset + count));
         assert_string_equal(info.name, name);

@@ -28,18 +28,6 @@
 #define BYTES   (300000u & ~3u)
 #define TENSORS 8
 
-static void ok(int code)
-{
-    if (code < 0)
-        fail_msg("%d: %s", code, ofl_error());
-}
-
-static void refused(int code, int wanted, const char *text)
-{
-    if (code != wanted || !strstr(ofl_error(), text))
-        fail_msg("%d \"%s\", wanted %d with \"%s\"", code, ofl_error(), wanted, text);
-}
-
 static struct ofl_ctx *open_context(const char *dir)
 {
     struct ofl_config config = {.size = sizeof config,
@@ -53,7 +41,7 @@ static struct ofl_ctx *open_context(const char *dir)
                                 .log = fixture_log};
     struct ofl_ctx *ctx;
 
-    ok(ofl_open(&config, &ctx));
+    fixture_ok(ofl_open(&config, &ctx));
     return ctx;
 }
 
@@ -63,7 +51,7 @@ static struct ofl_tensor *make(struct ofl_ctx *ctx, enum ofl_dtype dtype, uint64
         .size = sizeof desc, .name = "t", .dtype = dtype, .elems = elems, .flags = flags};
     struct ofl_tensor *t;
 
-    ok(ofl_tensor_create(ctx, &desc, &t));
+    fixture_ok(ofl_tensor_create(ctx, &desc, &t));
     return t;
 }
 
@@ -78,7 +66,7 @@ static void random_parts(void **state)
     uint8_t *model[TENSORS], *back = malloc(BYTES), *bufs[16];
 
     for (int i = 0; i < 2; i++)
-        ok(ofl_stream_create(ctx, &s[i]));
+        fixture_ok(ofl_stream_create(ctx, &s[i]));
     for (int i = 0; i < TENSORS; i++) {
         t[i] = make(ctx, OFL_F32, BYTES / 4, 0);
         model[i] = calloc(1, BYTES);
@@ -93,21 +81,21 @@ static void random_parts(void **state)
             if (random_below(&random, 3) == 0)
                 from = 0, n = BYTES;
             memset(bufs[i], (int)(1 + random_below(&random, 255)), n);
-            ok(ofl_tensor_write_async(t[at], from, bufs[i], n, s[random_below(&random, 2)]));
+            fixture_ok(ofl_tensor_write_async(t[at], from, bufs[i], n, s[random_below(&random, 2)]));
             memcpy(model[at] + from, bufs[i], n);
         }
         for (int i = 0; i < 2; i++)
-            ok(ofl_stream_sync(s[i])); /* the buffers are ours again */
+            fixture_ok(ofl_stream_sync(s[i])); /* the buffers are ours again */
     }
     for (int i = 0; i < TENSORS; i++) {
-        ok(ofl_tensor_read(t[i], 0, back, BYTES));
+        fixture_ok(ofl_tensor_read(t[i], 0, back, BYTES));
         assert_memory_equal(back, model[i], BYTES);
         free(model[i]);
     }
     for (int i = 0; i < 16; i++)
         free(bufs[i]);
     free(back);
-    ok(fixture_ctx_close(ctx));
+    fixture_ok(fixture_ctx_close(ctx));
 }
 
 /* ---- order ------------------------------------------------------------------- */
@@ -137,23 +125,23 @@ static void in_order_with_the_stream(void **state)
     const uint32_t old = 11, fresh = 22;
     struct ofl_stream *s;
 
-    ok(ofl_stream_create(ctx, &s));
-    ok(ofl_tensor_write(t, 0, &old, sizeof old));
-    ok(ofl_acquire(ctx, &lease, 1, s));
+    fixture_ok(ofl_stream_create(ctx, &s));
+    fixture_ok(ofl_tensor_write(t, 0, &old, sizeof old));
+    fixture_ok(ofl_acquire(ctx, &lease, 1, s));
     before.at = lease.ptr;
-    ok(fixture_kernel(s, look, &before, (struct fixture_range){lease.ptr, 4000, false}));
-    ok(ofl_release(ctx, &lease, 1, s));
-    ok(ofl_tensor_write_async(t, 0, &fresh, sizeof fresh, s));
+    fixture_ok(fixture_kernel(s, look, &before, (struct fixture_range){lease.ptr, 4000, false}));
+    fixture_ok(ofl_release(ctx, &lease, 1, s));
+    fixture_ok(ofl_tensor_write_async(t, 0, &fresh, sizeof fresh, s));
     assert_int_equal(atomic_load(&before.ended), 0);
-    ok(ofl_acquire(ctx, &lease, 1, s));
+    fixture_ok(ofl_acquire(ctx, &lease, 1, s));
     after.at = lease.ptr;
-    ok(fixture_kernel(s, look, &after, (struct fixture_range){lease.ptr, 4000, false}));
-    ok(ofl_release(ctx, &lease, 1, s));
+    fixture_ok(fixture_kernel(s, look, &after, (struct fixture_range){lease.ptr, 4000, false}));
+    fixture_ok(ofl_release(ctx, &lease, 1, s));
     atomic_store(&before.go, 1);
-    ok(ofl_stream_sync(s));
+    fixture_ok(ofl_stream_sync(s));
     assert_int_equal(before.seen, old);
     assert_int_equal(after.seen, fresh);
-    ok(fixture_ctx_close(ctx));
+    fixture_ok(fixture_ctx_close(ctx));
 }
 
 /* ---- refusals ------------------------------------------------------------------ */
@@ -168,24 +156,24 @@ static void what_is_refused(void **state)
     struct ofl_stream *s, *foreign;
 
     memset(bytes, 5, 400);
-    ok(ofl_stream_create(ctx, &s));
-    ok(ofl_stream_create(other, &foreign));
-    refused(ofl_tensor_write_async(t, 2, bytes, 4, s), -EINVAL, "offset 2");
-    refused(ofl_tensor_write_async(t, 0, bytes, 6, s), -EINVAL, "4 bytes of an element");
-    refused(ofl_tensor_write_async(t, 396, bytes, 8, s), -EINVAL, "it has 400 bytes");
-    refused(ofl_tensor_write_async(t, UINT64_MAX - 3, bytes, 8, s), -EINVAL, "it has 400 bytes");
-    refused(ofl_tensor_write_async(t, 0, bytes, 4, foreign), -EINVAL, "another context's");
-    refused(ofl_tensor_write_async(brief, 0, bytes, 4, s), -OFL_ESTATE, "transient");
-    refused(ofl_tensor_write_async(large, 0, bytes, 2 * MIB, s), -OFL_EBUDGET, "device");
-    ok(ofl_acquire(ctx, &lease, 1, s));
-    refused(ofl_tensor_write_async(t, 0, bytes, 4, s), -OFL_ESTATE, "leased already");
-    ok(ofl_release(ctx, &lease, 1, s));
-    ok(ofl_tensor_write_async(t, 400, NULL, 0, s));
-    ok(ofl_tensor_read(t, 0, back, sizeof back));
+    fixture_ok(ofl_stream_create(ctx, &s));
+    fixture_ok(ofl_stream_create(other, &foreign));
+    fixture_refused(ofl_tensor_write_async(t, 2, bytes, 4, s), -EINVAL, "offset 2");
+    fixture_refused(ofl_tensor_write_async(t, 0, bytes, 6, s), -EINVAL, "4 bytes of an element");
+    fixture_refused(ofl_tensor_write_async(t, 396, bytes, 8, s), -EINVAL, "it has 400 bytes");
+    fixture_refused(ofl_tensor_write_async(t, UINT64_MAX - 3, bytes, 8, s), -EINVAL, "it has 400 bytes");
+    fixture_refused(ofl_tensor_write_async(t, 0, bytes, 4, foreign), -EINVAL, "another context's");
+    fixture_refused(ofl_tensor_write_async(brief, 0, bytes, 4, s), -OFL_ESTATE, "transient");
+    fixture_refused(ofl_tensor_write_async(large, 0, bytes, 2 * MIB, s), -OFL_EBUDGET, "device");
+    fixture_ok(ofl_acquire(ctx, &lease, 1, s));
+    fixture_refused(ofl_tensor_write_async(t, 0, bytes, 4, s), -OFL_ESTATE, "leased already");
+    fixture_ok(ofl_release(ctx, &lease, 1, s));
+    fixture_ok(ofl_tensor_write_async(t, 400, NULL, 0, s));
+    fixture_ok(ofl_tensor_read(t, 0, back, sizeof back));
     for (size_t i = 0; i < sizeof back; i++)
         assert_int_equal(back[i], 0);
-    ok(ofl_close(other));
-    ok(fixture_ctx_close(ctx));
+    fixture_ok(ofl_close(other));
+    fixture_ok(fixture_ctx_close(ctx));
     free(bytes);
 }
 
@@ -208,23 +196,23 @@ static void on_a_stream_that_has_failed(void **state)
     json_object_set_new(tensors, "a", files_tensor("F32", 1, shape));
     files_put_safetensors(*state, "model.safetensors", tensors);
     path = files_path(*state, "model.safetensors");
-    ok(ofl_stream_create(ctx, &s));
-    ok(ofl_source_open(ctx, path, &source));
-    ok(ofl_source_bind(source, "a", OFL_KIND_WEIGHT, &lease.tensor));
-    refused(ofl_tensor_write_async(lease.tensor, 0, &fresh, 4, s), -EROFS, "source");
+    fixture_ok(ofl_stream_create(ctx, &s));
+    fixture_ok(ofl_source_open(ctx, path, &source));
+    fixture_ok(ofl_source_bind(source, "a", OFL_KIND_WEIGHT, &lease.tensor));
+    fixture_refused(ofl_tensor_write_async(lease.tensor, 0, &fresh, 4, s), -EROFS, "source");
     json_object_set_new(tensors, "b", files_tensor("F32", 1, shape));
     files_put_safetensors(*state, "model.safetensors", tensors); /* it is written while it is open */
     json_decref(tensors);
-    ok(ofl_acquire(ctx, &lease, 1, s));
-    ok(ofl_release(ctx, &lease, 1, s));
+    fixture_ok(ofl_acquire(ctx, &lease, 1, s));
+    fixture_ok(ofl_release(ctx, &lease, 1, s));
     assert_int_equal(ofl_stream_sync(s), -OFL_ECHANGED);
     if (!fixture_on_cuda()) {
-        ok(ofl_tensor_write_async(t, 0, &fresh, sizeof fresh, s));
+        fixture_ok(ofl_tensor_write_async(t, 0, &fresh, sizeof fresh, s));
         assert_int_equal(ofl_stream_sync(s), -OFL_ECHANGED);
-        ok(ofl_tensor_read(t, 0, &back, sizeof back));
+        fixture_ok(ofl_tensor_read(t, 0, &back, sizeof back));
         assert_int_equal(back, 0);
     }
-    ok(fixture_ctx_close(ctx));
+    fixture_ok(fixture_ctx_close(ctx));
     unlink(path);
     free(path);
 }

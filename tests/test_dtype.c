@@ -96,19 +96,19 @@ static void public_questions(void **state)
     struct ofl_dtype_info info = {.size = sizeof info};
 
     (void)state;
-    assert_int_equal(ofl_dtype_info(OFL_BF16, &info), 0);
+    assert_int_equal(ofl_dtype_info_get(OFL_BF16, &info), 0);
     assert_string_equal(info.name, "bf16");
     assert_string_equal(info.safetensors, "BF16");
     assert_int_equal(info.block_elems, 1);
     assert_int_equal(info.block_bytes, 2);
     assert_int_equal(ofl_dtype_bytes(OFL_BF16), 2);
     assert_string_equal(ofl_dtype_name(OFL_BF16), "bf16");
-    assert_int_equal(ofl_dtype_info(OFL_DTYPES, &info), -EINVAL);
+    assert_int_equal(ofl_dtype_info_get(OFL_DTYPES, &info), -EINVAL);
     assert_non_null(strstr(base_error_text(), "dtype"));
     assert_int_equal(ofl_dtype_bytes(OFL_DTYPES), 0);
     assert_null(ofl_dtype_name(OFL_DTYPES));
     info.size = 3;
-    assert_int_equal(ofl_dtype_info(OFL_BF16, &info), -EINVAL);
+    assert_int_equal(ofl_dtype_info_get(OFL_BF16, &info), -EINVAL);
 }
 
 int main(void)

@@ -64,7 +64,7 @@ static struct ofl_estimate ask(const struct ofl_machine *m, const struct ofl_wor
     struct ofl_budgets b = {.size = sizeof b, .device_bytes = device, .host_bytes = host, .nvme_bytes = nvme};
     struct ofl_estimate e = {.size = sizeof e};
 
-    assert_int_equal(ofl_estimate(m, w, &b, &e), 0);
+    assert_int_equal(ofl_estimate_get(m, w, &b, &e), 0);
     return e;
 }
 
@@ -358,7 +358,7 @@ static void refused(struct ofl_workload w, const char *name)
     struct ofl_machine m = machine();
     struct ofl_estimate e = {.size = sizeof e};
 
-    assert_int_equal(ofl_estimate(&m, &w, NULL, &e), -EINVAL);
+    assert_int_equal(ofl_estimate_get(&m, &w, NULL, &e), -EINVAL);
     if (!strstr(ofl_error(), name))
         fail_msg("%s does not name %s", ofl_error(), name);
 }
@@ -408,7 +408,7 @@ static void test_ways(void **state)
     w.accum = 64;
     m.link_in_bps = m.link_out_bps = 60e9; /* activations pass it */
     now = ask(&m, &w, b.device_bytes, b.host_bytes, b.nvme_bytes);
-    assert_int_equal(ofl_estimate_ways(&m, &w, &b, &ways), 0);
+    assert_int_equal(ofl_estimate_ways_get(&m, &w, &b, &ways), 0);
     assert_true(ways.resident_step_s < now.step_s);
     assert_true(ways.drive_tokens_per_s > now.tokens_per_s);
     assert_true(ways.ram_tokens_per_s > now.tokens_per_s);
@@ -438,7 +438,7 @@ static void test_table(void **state)
 
         assert_int_equal(ofl_machine_find(m.name, &found), 0);
         assert_memory_equal(&m, &found, sizeof m);
-        assert_int_equal(ofl_estimate(&m, &w, NULL, &e), 0);
+        assert_int_equal(ofl_estimate_get(&m, &w, NULL, &e), 0);
         assert_true(e.fits && e.step_s > 0 && e.peak_share > 0 && e.peak_share < m.products_share);
     }
     assert_true(n >= 5);

@@ -234,7 +234,7 @@ static uint64_t hash_adapters(struct llama_trainer *t)
         struct ofl_tensor_info info = {.size = sizeof info};
         unsigned char *bytes;
 
-        assert_int_equal(ofl_tensor_info(tensor, &info), 0);
+        assert_int_equal(ofl_tensor_info_get(tensor, &info), 0);
         bytes = malloc(info.bytes);
         assert_non_null(bytes);
         assert_int_equal(ofl_tensor_read(tensor, 0, bytes, info.bytes), 0);

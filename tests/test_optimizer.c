@@ -405,8 +405,7 @@ static void open_trainer(struct trainer *t, const struct ofl_config *config)
 /* Tensors of weight w that are not what the plain loop has. */
 static unsigned differing(struct trainer *t, unsigned w)
 {
-    static const enum ofl_optimizer_state which[] = {OFL_STATE_MASTER, OFL_STATE_EXP_AVG,
-                                                     OFL_STATE_EXP_AVG_SQ};
+    static const enum ofl_state which[] = {OFL_STATE_MASTER, OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ};
     const float *want[] = {t->plain->p[w], t->plain->m[w], t->plain->v[w]};
     void *got = zeros(4 * sizes[w]);
     unsigned wrong = 0;

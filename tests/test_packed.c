@@ -372,7 +372,7 @@ static void steps_of(struct ofl_ctx *ctx, const struct llama_trainer_config *con
     }
     for (uint32_t i = 0; llama_trainer_adapter(t, i); i++)
         last = llama_trainer_adapter(t, i);
-    assert_int_equal(ofl_tensor_info(last, &info), 0);
+    assert_int_equal(ofl_tensor_info_get(last, &info), 0);
     assert_true(info.bytes <= sizeof out->adapter);
     assert_int_equal(ofl_tensor_read(last, 0, out->adapter, info.bytes), 0);
     llama_trainer_destroy(t);

@@ -341,7 +341,7 @@ static void check_planned(const struct ofl_workload *w, uint64_t device, uint64_
     uint64_t of;
 
     assert_int_equal(ofl_machine_find("rtx-4090", &m), 0);
-    assert_int_equal(ofl_estimate(&m, w, &b, &e), 0);
+    assert_int_equal(ofl_estimate_get(&m, w, &b, &e), 0);
     assert_true(e.fits);
     assert_int_equal(plan_program_make(w, &p), 0);
     assert_int_equal(plan_simulate(&s, &out), 0);
@@ -446,12 +446,12 @@ static void test_place_rates(void **state)
     (void)state;
     assert_int_equal(temporary_dir("rates", dir, sizeof dir), 0);
     setenv("OFL_PROFILE_DIR", dir, 1);
-    assert_int_equal(ofl_place_rates(dir, 0, &r), -ENODATA);
-    err = ofl_place_rates(dir, 1, &r);
+    assert_int_equal(ofl_place_rates_get(dir, 0, &r), -ENODATA);
+    err = ofl_place_rates_get(dir, 1, &r);
     assert_true(err == -ENODATA || (err == 0 && r.read_bps > 0 && r.write_bps > 0 && r.age_s == 0));
-    assert_true(ofl_place_rates("/no such directory", 1, &r) < 0);
+    assert_true(ofl_place_rates_get("/no such directory", 1, &r) < 0);
     r.size = 1;
-    assert_true(ofl_place_rates(dir, 1, &r) < 0);
+    assert_true(ofl_place_rates_get(dir, 1, &r) < 0);
     assert_int_equal(rmdir(dir), 0);
 }
 

@@ -24,22 +24,6 @@
 
 #define MIB (1ull << 20)
 
-static struct ofl_ctx *open_context(const char *dir, uint64_t device_bytes)
-{
-    struct ofl_config config = {.size = sizeof config,
-                                .device_bytes = device_bytes,
-                                .host_bytes = 4 * MIB,
-                                .nvme = fixture_nvme(dir, 16 * MIB),
-                                .nvme_count = 1,
-                                .flags = OFL_NO_MEASURE,
-                                .log = fixture_log};
-    struct ofl_ctx *ctx;
-
-    if (ofl_open(&config, &ctx) < 0)
-        fail_msg("%s", ofl_error());
-    return ctx;
-}
-
 static struct ofl_tensor *make_tensor(struct ofl_ctx *ctx, const char *name, uint64_t elems)
 {
     struct ofl_tensor_desc desc = {.size = sizeof desc, .name = name, .dtype = OFL_F32, .elems = elems};
@@ -56,7 +40,7 @@ static struct ofl_tensor *make_tensor(struct ofl_ctx *ctx, const char *name, uin
 static void sentences_are_printable(void **state)
 {
     struct ofl_tensor_desc desc = {.size = sizeof desc, .name = "a\x1B[2Jb\x7F\n\xC3\xA9", .dtype = OFL_F32};
-    struct ofl_ctx *ctx = open_context(*state, MIB);
+    struct ofl_ctx *ctx = fixture_ctx_open(*state, MIB);
     struct ofl_tensor *t;
 
     assert_int_equal(ofl_tensor_create(ctx, &desc, &t), -EINVAL);
@@ -91,7 +75,7 @@ static void texts(void **state)
 
 static void facts_of_a_tensor(void **state)
 {
-    struct ofl_ctx *ctx = open_context(*state, MIB);
+    struct ofl_ctx *ctx = fixture_ctx_open(*state, MIB);
     struct ofl_tensor_desc desc = {.size = sizeof desc,
                                    .name = "layer.0.weight",
                                    .kind = OFL_KIND_WEIGHT,
@@ -102,7 +86,7 @@ static void facts_of_a_tensor(void **state)
 
     assert_int_equal(ofl_tensor_create(ctx, &desc, &t), 0);
     desc.name = "gone"; /* it was copied */
-    assert_int_equal(ofl_tensor_info(t, &info), 0);
+    assert_int_equal(ofl_tensor_info_get(t, &info), 0);
     assert_string_equal(info.name, "layer.0.weight");
     assert_true(info.kind == OFL_KIND_WEIGHT && info.dtype == OFL_BF16);
     assert_true(info.elems == 321 && info.bytes == 642);
@@ -112,7 +96,7 @@ static void facts_of_a_tensor(void **state)
 static void facts_of_a_source(void **state)
 {
     const char *dir = *state;
-    struct ofl_ctx *ctx = open_context(dir, MIB);
+    struct ofl_ctx *ctx = fixture_ctx_open(dir, MIB);
     uint64_t shape[2] = {3, 5};
     json_t *tensors = json_object();
     char *path = files_path(dir, "model.safetensors");
@@ -128,13 +112,13 @@ static void facts_of_a_source(void **state)
         fail_msg("%s", ofl_error());
     assert_int_equal(ofl_source_count(source), 2);
     for (size_t i = 0; i < 2; i++) {
-        assert_int_equal(ofl_source_entry(source, i, &e), 0);
+        assert_int_equal(ofl_source_entry_get(source, i, &e), 0);
         if (strcmp(e.name, "a") == 0)
             assert_true(e.dims == 2 && e.shape[0] == 3 && e.shape[1] == 5 && e.elems == 15 && e.bytes == 60);
         else
             assert_true(strcmp(e.name, "b") == 0 && e.dims == 1 && e.dtype == OFL_BF16 && e.bytes == 6);
     }
-    assert_true(ofl_source_entry(source, 2, &e) < 0);
+    assert_true(ofl_source_entry_get(source, 2, &e) < 0);
     assert_int_equal(ofl_source_bind(source, "a", OFL_KIND_WEIGHT, &t), 0);
     assert_int_equal(ofl_source_close(source), -OFL_ESTATE);
     assert_int_equal(ofl_tensor_destroy(t), 0);
@@ -148,7 +132,7 @@ static void facts_of_a_source(void **state)
 static void facts_of_a_drive(void **state)
 {
     const char *dir = *state;
-    struct ofl_ctx *ctx = open_context(dir, 8 * MIB);
+    struct ofl_ctx *ctx = fixture_ctx_open(dir, 8 * MIB);
     struct ofl_path_stats s = {.size = sizeof s};
     const uint64_t bytes = 8 * MIB, least = 2 * MIB;
     unsigned char *data = malloc(bytes), *back = malloc(bytes);
@@ -188,7 +172,7 @@ static void count_slowly(void *arg)
 
 static void destroying_a_stream_waits(void **state)
 {
-    struct ofl_ctx *ctx = open_context(*state, MIB);
+    struct ofl_ctx *ctx = fixture_ctx_open(*state, MIB);
     struct ofl_stream *s;
     atomic_uint done = 0;
 
@@ -212,7 +196,7 @@ static void footprints_add_up(void **state)
         struct ofl_ctx *ctx;
 
         assert_true(bytes >= 4 * elems[i]);
-        ctx = open_context(*state, 3 * bytes);
+        ctx = fixture_ctx_open(*state, 3 * bytes);
         assert_int_equal(ofl_stream_create(ctx, &s), 0);
         for (int k = 0; k < 4; k++)
             leases[k] = (struct ofl_lease){.tensor = make_tensor(ctx, "t", elems[i]), .mode = OFL_OVERWRITE};

@@ -73,7 +73,7 @@ CALL(ofl_close, p[CTX])
 CALL(ofl_tensor_create, p[CTX], p[IN], p[OUT])
 CALL(ofl_homes_check, p[IN], p[MORE], 1)
 CALL(ofl_tensor_destroy, p[TENSOR])
-CALL(ofl_tensor_info, p[TENSOR], p[OUT])
+CALL(ofl_tensor_info_get, p[TENSOR], p[OUT])
 CALL(ofl_tensor_read, p[TENSOR], 0, p[OUT], 4)
 CALL(ofl_tensor_write, p[TENSOR], 0, p[IN], 4)
 CALL(ofl_tensor_write_async, p[TENSOR], 0, p[IN], 4, p[STREAM])
@@ -85,7 +85,7 @@ CALL(ofl_source_open, p[CTX], p[TEXT], p[OUT])
 CALL(ofl_source_close, p[SOURCE])
 CALL(ofl_source_check, p[SOURCE])
 CALL_EMPTY(ofl_source_count, p[SOURCE])
-CALL(ofl_source_entry, p[SOURCE], 0, p[OUT])
+CALL(ofl_source_entry_get, p[SOURCE], 0, p[OUT])
 CALL(ofl_source_find, p[SOURCE], p[TEXT], p[OUT])
 CALL(ofl_source_bind, p[SOURCE], p[TEXT], OFL_KIND_WEIGHT, p[OUT])
 CALL(ofl_source_bind_part, p[SOURCE], p[TEXT], 0, 1, OFL_KIND_WEIGHT, p[OUT])
@@ -123,16 +123,16 @@ CALL(ofl_stall_get, p[CTX], 0, p[OUT])
 CALL(ofl_stall_clear, p[CTX])
 CALL(ofl_timeline_open, p[CTX], p[TEXT])
 CALL(ofl_timeline_close, p[CTX], NULL, NULL)
-CALL(ofl_dtype_info, OFL_F32, p[OUT])
+CALL(ofl_dtype_info_get, OFL_F32, p[OUT])
 CALL(ofl_device_info_get, "host", p[OUT])
 CALL(ofl_place_get, p[TEXT], p[OUT])
-CALL(ofl_place_rates, p[TEXT], 0, p[OUT])
+CALL(ofl_place_rates_get, p[TEXT], 0, p[OUT])
 CALL(ofl_machine_find, p[TEXT], p[OUT])
 CALL(ofl_machine_at, 0, p[OUT])
 CALL(ofl_machine_load, p[TEXT], p[OUT])
 CALL(ofl_machine_fit, p[OUT], p[IN], 1)
-CALL(ofl_estimate, p[IN], p[MORE], NULL, p[OUT])
-CALL(ofl_estimate_ways, p[IN], p[MORE], NULL, p[OUT])
+CALL(ofl_estimate_get, p[IN], p[MORE], NULL, p[OUT])
+CALL(ofl_estimate_ways_get, p[IN], p[MORE], NULL, p[OUT])
 CALL(ofl_landing_run, p[IN])
 CALL(ofl_landing_launch, p[STREAM], p[IN])
 CALL(ofl_landing_matrix_run, p[IN])
@@ -183,7 +183,7 @@ static const struct call calls[] = {
     ROW_NEEDS(ofl_tensor_create, P(CTX), P(IN) | P(OUT)),
     ROW_NEEDS(ofl_homes_check, 0, P(IN) | P(MORE)),
     ROW(ofl_tensor_destroy, P(TENSOR)),
-    ROW_NEEDS(ofl_tensor_info, P(TENSOR), P(OUT)),
+    ROW_NEEDS(ofl_tensor_info_get, P(TENSOR), P(OUT)),
     ROW_NEEDS(ofl_tensor_read, P(TENSOR), P(OUT)),
     ROW_NEEDS(ofl_tensor_write, P(TENSOR), P(IN)),
     ROW_NEEDS(ofl_tensor_write_async, P(TENSOR), P(IN) | P(STREAM)),
@@ -195,7 +195,7 @@ static const struct call calls[] = {
     ROW(ofl_source_close, P(SOURCE)),
     ROW_NEEDS(ofl_source_check, P(SOURCE), 0),
     ROW_NEEDS(ofl_source_count, P(SOURCE), 0),
-    ROW_NEEDS(ofl_source_entry, P(SOURCE), P(OUT)),
+    ROW_NEEDS(ofl_source_entry_get, P(SOURCE), P(OUT)),
     ROW_NEEDS(ofl_source_find, P(SOURCE), P(TEXT) | P(OUT)),
     ROW_NEEDS(ofl_source_bind, P(SOURCE), P(TEXT) | P(OUT)),
     ROW_NEEDS(ofl_source_bind_part, P(SOURCE), P(TEXT) | P(OUT)),
@@ -234,16 +234,16 @@ static const struct call calls[] = {
     ROW_NEEDS(ofl_stall_clear, P(CTX), 0),
     ROW_NEEDS(ofl_timeline_open, P(CTX), P(TEXT)),
     ROW_NEEDS(ofl_timeline_close, P(CTX), 0),
-    ROW_NEEDS(ofl_dtype_info, 0, P(OUT)),
+    ROW_NEEDS(ofl_dtype_info_get, 0, P(OUT)),
     ROW_NEEDS(ofl_device_info_get, 0, P(OUT)),
     ROW_NEEDS(ofl_place_get, 0, P(TEXT) | P(OUT)),
-    ROW_NEEDS(ofl_place_rates, 0, P(TEXT) | P(OUT)),
+    ROW_NEEDS(ofl_place_rates_get, 0, P(TEXT) | P(OUT)),
     ROW_NEEDS(ofl_machine_find, 0, P(TEXT) | P(OUT)),
     ROW_NEEDS(ofl_machine_at, 0, P(OUT)),
     ROW_NEEDS(ofl_machine_load, 0, P(TEXT) | P(OUT)),
     ROW_NEEDS(ofl_machine_fit, 0, P(OUT) | P(IN)),
-    ROW_NEEDS(ofl_estimate, 0, P(IN) | P(MORE) | P(OUT)),
-    ROW_NEEDS(ofl_estimate_ways, 0, P(IN) | P(MORE) | P(OUT)),
+    ROW_NEEDS(ofl_estimate_get, 0, P(IN) | P(MORE) | P(OUT)),
+    ROW_NEEDS(ofl_estimate_ways_get, 0, P(IN) | P(MORE) | P(OUT)),
     ROW_NEEDS(ofl_landing_run, 0, P(IN)),
     ROW_NEEDS(ofl_landing_launch, P(STREAM), P(IN)),
     ROW_NEEDS(ofl_landing_matrix_run, 0, P(IN)),
@@ -332,22 +332,6 @@ struct world {
     } in, more, out;
 };
 
-static struct ofl_ctx *open_context(const char *dir)
-{
-    struct ofl_config config = {.size = sizeof config,
-                                .device_bytes = MIB,
-                                .host_bytes = 4 * MIB,
-                                .nvme = fixture_nvme(dir, 16 * MIB),
-                                .nvme_count = 1,
-                                .flags = OFL_NO_MEASURE,
-                                .log = fixture_log};
-    struct ofl_ctx *ctx;
-
-    if (ofl_open(&config, &ctx) < 0)
-        fail_msg("%s", ofl_error());
-    return ctx;
-}
-
 static struct ofl_tensor *make_tensor(struct ofl_ctx *ctx, const char *name)
 {
     struct ofl_tensor_desc desc = {.size = sizeof desc, .name = name, .dtype = OFL_F32, .elems = 1000};
@@ -366,7 +350,7 @@ static struct world *world_open(const char *dir)
     struct ofl_source *source;
     struct ofl_stream *stream;
     struct ofl_optimizer *optimizer;
-    struct ofl_ctx *ctx = open_context(dir);
+    struct ofl_ctx *ctx = fixture_ctx_open(dir, MIB);
 
     assert_non_null(w);
     json_object_set_new(tensors, "a", files_tensor("F32", 1, shape));
@@ -454,7 +438,7 @@ static void null_that_may_be(void **state)
 static void objects_of_another_context(void **state)
 {
     struct world *w = world_open(*state);
-    struct ofl_ctx *other = open_context(*state);
+    struct ofl_ctx *other = fixture_ctx_open(*state, MIB);
     struct ofl_tensor *t = make_tensor(other, "other");
     struct ofl_lease lease = {.size = sizeof lease, .tensor = t, .mode = OFL_READ};
 
@@ -648,7 +632,7 @@ static void absurd_tensors(void **state)
 {
     static const uint64_t elems[] = {
         UINT64_MAX, UINT64_MAX / 4, INT64_MAX / 4, 1ull << 60, 1ull << 50, 1ull << 34, 0};
-    struct ofl_ctx *ctx = open_context(*state);
+    struct ofl_ctx *ctx = fixture_ctx_open(*state, MIB);
 
     for (size_t i = 0; i < sizeof elems / sizeof elems[0]; i++) {
         struct ofl_tensor_desc desc = {.size = sizeof desc, .name = "t", .dtype = OFL_F32, .elems = elems[i]};

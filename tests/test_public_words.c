@@ -68,7 +68,7 @@ static void put(struct ofl_tensor *t, float value)
     struct ofl_tensor_info info = {.size = sizeof info};
     float *all;
 
-    ok(ofl_tensor_info(t, &info));
+    ok(ofl_tensor_info_get(t, &info));
     all = malloc(info.bytes);
     assert_non_null(all);
     for (uint64_t i = 0; i < info.elems; i++)

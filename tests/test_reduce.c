@@ -191,7 +191,7 @@ static void take(struct model *m, struct rank *r)
         for (unsigned i = 0; i < 4; i++) {
             struct ofl_tensor_info info = {.size = sizeof info};
 
-            ok(ofl_tensor_info(t[i], &info));
+            ok(ofl_tensor_info_get(t[i], &info));
             free(r->end[w][i]);
             r->end[w][i] = malloc(info.bytes);
             assert_non_null(r->end[w][i]);

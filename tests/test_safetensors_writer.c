@@ -26,25 +26,13 @@
 
 #define MIB (1ull << 20)
 
-static void ok(int code)
-{
-    if (code < 0)
-        fail_msg("%d: %s", code, ofl_error());
-}
-
-static void refused(int code, int wanted, const char *text)
-{
-    if (code != wanted || !strstr(ofl_error(), text))
-        fail_msg("%d \"%s\", wanted %d with \"%s\"", code, ofl_error(), wanted, text);
-}
-
 static struct ofl_ctx *open_context(void)
 {
     struct ofl_config config = {
         .size = sizeof config, .device_bytes = MIB, .host_bytes = 24 * MIB, .log = fixture_log};
     struct ofl_ctx *ctx;
 
-    ok(ofl_open(&config, &ctx));
+    fixture_ok(ofl_open(&config, &ctx));
     return ctx;
 }
 
@@ -53,7 +41,7 @@ static struct ofl_tensor *make(struct ofl_ctx *ctx, enum ofl_dtype dtype, uint64
     struct ofl_tensor_desc desc = {.size = sizeof desc, .name = "t", .dtype = dtype, .elems = elems};
     struct ofl_tensor *t;
 
-    ok(ofl_tensor_create(ctx, &desc, &t));
+    fixture_ok(ofl_tensor_create(ctx, &desc, &t));
     return t;
 }
 
@@ -67,7 +55,7 @@ static size_t entries(struct ofl_source_entry *e)
     for (int dtype = 0; dtype < OFL_DTYPES; dtype++) {
         struct ofl_dtype_info info = {.size = sizeof info};
 
-        ok(ofl_dtype_info((enum ofl_dtype)dtype, &info));
+        fixture_ok(ofl_dtype_info_get((enum ofl_dtype)dtype, &info));
         if (!info.safetensors)
             continue;
         e[n++] = (struct ofl_source_entry){
@@ -88,7 +76,7 @@ static uint64_t put_pieces(struct ofl_writer *w, const uint8_t *data, uint64_t b
     for (uint64_t piece = 1; at < bytes; piece = piece * 3 % 101 + 1) {
         uint64_t n = bytes - at < piece ? bytes - at : piece;
 
-        ok(ofl_writer_put(w, data + at, n));
+        fixture_ok(ofl_writer_put(w, data + at, n));
         at += n;
     }
     return at;
@@ -109,18 +97,18 @@ static void there_and_back(void **state)
 
     for (size_t i = 0; i < sizeof data; i++)
         data[i] = (uint8_t)(i * 7 + i / 256);
-    ok(ofl_writer_open(path, e, n, metadata, &w));
+    fixture_ok(ofl_writer_open(path, e, n, metadata, &w));
     /* The sizes are what the reader says of it, so put what it takes. */
     while (ofl_writer_put(w, data + bytes, 1) == 0)
         bytes++;
-    refused(ofl_writer_put(w, data, 1), -EINVAL, "its tensors have");
-    ok(ofl_writer_finish(w));
+    fixture_refused(ofl_writer_put(w, data, 1), -EINVAL, "its tensors have");
+    fixture_ok(ofl_writer_finish(w));
     ofl_writer_destroy(w);
     assert_int_equal(unlink(path), 0);
-    ok(ofl_writer_open(path, e, n, metadata, &w));
+    fixture_ok(ofl_writer_open(path, e, n, metadata, &w));
     assert_int_equal(put_pieces(w, data, bytes), bytes);
-    ok(ofl_writer_finish(w));
-    refused(ofl_writer_finish(w), -OFL_ESTATE, "finished");
+    fixture_ok(ofl_writer_finish(w));
+    fixture_refused(ofl_writer_finish(w), -OFL_ESTATE, "finished");
     ofl_writer_destroy(w);
 
     file = files_get(path, &got_bytes);
@@ -129,16 +117,16 @@ static void there_and_back(void **state)
     file[got_bytes - bytes - 1] = '\0';
     assert_non_null(strstr((char *)file + 8, "\"__metadata__\":{\"format\":\"pt\",\"by\":\"a test\"}"));
     free(file);
-    ok(ofl_source_open(ctx, path, &source));
+    fixture_ok(ofl_source_open(ctx, path, &source));
     assert_int_equal(ofl_source_count(source), n);
     for (size_t i = 0; i < n; i++) {
-        ok(ofl_source_find(source, e[i].name, &back));
+        fixture_ok(ofl_source_find(source, e[i].name, &back));
         assert_true(back.dtype == e[i].dtype && back.dims == e[i].dims);
         assert_memory_equal(back.shape, e[i].shape, back.dims * sizeof back.shape[0]);
         at += back.bytes;
     }
     assert_int_equal(at, bytes);
-    ok(ofl_close(ctx));
+    fixture_ok(ofl_close(ctx));
     unlink(path);
     free(path);
 }
@@ -159,21 +147,21 @@ static void tensors_of_a_context(void **state)
 
     for (uint64_t i = 0; i < elems * 4; i++)
         data[i] = (uint8_t)(i * 31 + i / 4096);
-    ok(ofl_tensor_write(a, 0, data, 10));
-    ok(ofl_tensor_write(b, 0, data, elems * 4));
-    ok(ofl_writer_open(path, e, 3, NULL, &w));
-    refused(ofl_writer_put_tensor(w, b), -EINVAL, "the next tensor");
-    ok(ofl_writer_put_tensor(w, a));
-    refused(ofl_writer_finish(w), -OFL_ESTATE, "10 of");
-    ok(ofl_writer_put_tensor(w, b));
-    refused(ofl_writer_put_tensor(w, b), -EINVAL, "all tensors have been put");
-    ok(ofl_writer_finish(w));
+    fixture_ok(ofl_tensor_write(a, 0, data, 10));
+    fixture_ok(ofl_tensor_write(b, 0, data, elems * 4));
+    fixture_ok(ofl_writer_open(path, e, 3, NULL, &w));
+    fixture_refused(ofl_writer_put_tensor(w, b), -EINVAL, "the next tensor");
+    fixture_ok(ofl_writer_put_tensor(w, a));
+    fixture_refused(ofl_writer_finish(w), -OFL_ESTATE, "10 of");
+    fixture_ok(ofl_writer_put_tensor(w, b));
+    fixture_refused(ofl_writer_put_tensor(w, b), -EINVAL, "all tensors have been put");
+    fixture_ok(ofl_writer_finish(w));
     ofl_writer_destroy(w);
-    ok(ofl_source_open(ctx, path, &source));
-    ok(ofl_source_bind(source, "b", OFL_KIND_WEIGHT, &read));
-    ok(ofl_tensor_read(read, 0, back, elems * 4));
+    fixture_ok(ofl_source_open(ctx, path, &source));
+    fixture_ok(ofl_source_bind(source, "b", OFL_KIND_WEIGHT, &read));
+    fixture_ok(ofl_tensor_read(read, 0, back, elems * 4));
     assert_memory_equal(back, data, elems * 4);
-    ok(ofl_close(ctx));
+    fixture_ok(ofl_close(ctx));
     free(data);
     free(back);
     unlink(path);
@@ -191,14 +179,14 @@ static void unfinished(void **state)
     struct ofl_source *source;
     struct ofl_writer *w, *second;
 
-    ok(ofl_writer_open(path, &e, 1, NULL, &w));
-    ok(ofl_writer_put(w, values, sizeof values)); /* all of it, and yet not finished */
-    refused(ofl_writer_open(path, &e, 1, NULL, &second), -EEXIST, path);
+    fixture_ok(ofl_writer_open(path, &e, 1, NULL, &w));
+    fixture_ok(ofl_writer_put(w, values, sizeof values)); /* all of it, and yet not finished */
+    fixture_refused(ofl_writer_open(path, &e, 1, NULL, &second), -EEXIST, path);
     assert_null(second);
     assert_int_equal(ofl_source_open(ctx, path, &source), -OFL_EFORMAT);
     ofl_writer_destroy(w);
     assert_int_equal(access(path, F_OK), -1);
-    ok(ofl_close(ctx));
+    fixture_ok(ofl_close(ctx));
     free(path);
 }
 
@@ -217,7 +205,7 @@ static void no_room(void **state)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
     rc = ofl_writer_open(path, &e, 1, NULL, &w);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
-    refused(rc, -EFBIG, path);
+    fixture_refused(rc, -EFBIG, path);
     assert_int_equal(access(path, F_OK), -1);
     free(path);
 }
@@ -256,11 +244,12 @@ static void what_cannot_be(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct ofl_writer *w;
 
-        refused(ofl_writer_open(path, cases[i].e, 2, NULL, &w), cases[i].code, cases[i].text);
+        fixture_refused(ofl_writer_open(path, cases[i].e, 2, NULL, &w), cases[i].code, cases[i].text);
         assert_null(w);
         assert_int_equal(access(path, F_OK), -1);
     }
-    refused(ofl_writer_open(path, cases[0].e, 1, half, &(struct ofl_writer *){0}), -EINVAL, "metadata 0");
+    fixture_refused(ofl_writer_open(path, cases[0].e, 1, half, &(struct ofl_writer *){0}), -EINVAL,
+                    "metadata 0");
     free(path);
 }
 

@@ -269,10 +269,16 @@ static void bad_files_are_refused(void **state)
     "{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":1,\"tid\":1,\"args\":{\"name\":\"p\"}},"                \
     "{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":1,\"tid\":1,\"args\":{\"name\":\"t\"}}"
 #define EVENT(ts, dur) ",{\"ph\":\"X\",\"pid\":1,\"tid\":1,\"ts\":" #ts ",\"dur\":" #dur ",\"name\":\"e\"}"
+#define COUNTER(ts, bytes)                                                                                   \
+    ",{\"ph\":\"C\",\"pid\":1,\"tid\":9,\"ts\":" #ts ",\"name\":\"c\",\"args\":{\"bytes\":" #bytes "}}"
     static const struct {
         const char *text;
         bool good;
     } cases[] = {
+        {"[" NAMES COUNTER(1.0, 7) EVENT(1.0, 2.0) COUNTER(1.0, 0) "]", true},
+        {"[" NAMES COUNTER(2.0, 7) COUNTER(1.0, 0) "]", false},
+        {"[" NAMES COUNTER(2.0, "7") "]", false},
+        {"[{\"ph\":\"C\",\"pid\":1,\"tid\":9,\"ts\":1.0,\"name\":\"c\",\"args\":{\"bytes\":1}}]", false},
         {"[" NAMES "]", true},
         {"[" NAMES EVENT(1.0, 2.0) EVENT(3.0, 0.0) EVENT(3.0, 1.0) "]", true},
         {"[" NAMES EVENT(1.0, 2.0) EVENT(2.999, 1.0) "]", false},
@@ -457,6 +463,10 @@ static void files_agree_with_statistics(void **state)
     assert_true(trace_of(trace, "host workers", "seals").events > 0);
     assert_int_equal(trace_of(trace, "device", "stream ").events, 2 * TENSORS);
     assert_int_equal(trace_named(trace, "part 3"), 2);
+    assert_int_equal(trace_last(trace, "device bytes"), after.used_bytes[OFL_DEVICE]);
+    assert_int_equal(trace_last(trace, "host bytes"), after.used_bytes[OFL_HOST]);
+    assert_int_equal(trace_last(trace, "nvme bytes"), after.used_bytes[OFL_NVME]);
+    assert_true(after.used_bytes[OFL_DEVICE] > 0 && after.used_bytes[OFL_NVME] > 0);
     json_decref(trace);
 }
 

@@ -62,6 +62,23 @@ static long long ns(const json_t *event, const char *key)
     return llround(json_number_value(json_object_get(event, key)) * 1000);
 }
 
+/* A counter: its time does not go back, and it counts bytes. */
+static bool counter_valid(const json_t *trace, size_t i)
+{
+    const json_t *e = json_array_get(trace, i);
+
+    if (number(json_object_get(e, "args"), "bytes") < 0 || !json_is_real(json_object_get(e, "ts")) ||
+        !name_of(trace, "process_name", number(e, "pid"), -1))
+        return false;
+    for (size_t k = i; k-- > 0;) {
+        const json_t *before = json_array_get(trace, k);
+
+        if (is(before, "C") && strcmp(text(before, "name"), text(e, "name")) == 0)
+            return ns(before, "ts") <= ns(e, "ts");
+    }
+    return true;
+}
+
 static bool event_valid(const json_t *trace, size_t i, char why[256])
 {
     const json_t *e = json_array_get(trace, i);
@@ -70,6 +87,9 @@ static bool event_valid(const json_t *trace, size_t i, char why[256])
         return snprintf(why, 256, "event %zu has no process, thread or name", i), false;
     if (is(e, "M") || is(e, "i"))
         return true;
+    if (is(e, "C"))
+        return counter_valid(trace, i) ||
+               (snprintf(why, 256, "event %zu is no counter of bytes, in order", i), false);
     if (!is(e, "X") || !json_is_real(json_object_get(e, "ts")) || !json_is_real(json_object_get(e, "dur")))
         return snprintf(why, 256, "event %zu is not a whole one, with ts and dur", i), false;
     if (ns(e, "ts") < 0 || ns(e, "dur") < 0)
@@ -136,6 +156,17 @@ struct trace_sum trace_of(const json_t *trace, const char *process, const char *
         sum.seconds += (double)ns(e, "dur") * 1e-9;
     }
     return sum;
+}
+
+int64_t trace_last(const json_t *trace, const char *counter)
+{
+    int64_t last = -1;
+    const json_t *e;
+    size_t i;
+
+    json_array_foreach(trace, i, e) if (is(e, "C") && strcmp(text(e, "name"), counter) == 0) last =
+        number(json_object_get(e, "args"), "bytes");
+    return last;
 }
 
 uint64_t trace_named(const json_t *trace, const char *name)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # make demo: trains a model of 1M parameters on this repository's documents, with budgets that hold less than half of what
-# its training takes, and has it write. About two minutes on two cores; OFL_DEMO_STEPS=N: so many steps.
+# its training takes, has it write, and draws what each tier held in four such steps. About two minutes on two cores; OFL_DEMO_STEPS=N: so many steps.
 #   tools/demo.sh BUILD_DIR
 set -euo pipefail
 
@@ -24,9 +24,9 @@ part() { # object, name
 mib() { awk -v b="$1" 'BEGIN {printf "%.1f MiB", b / 1048576}'; }
 
 echo "Training preset tiny on $(wc -c <"$work/text") bytes of this repository's documents: device $device, host $host, the rest on NVMe."
-"$build/ofl-finetune" --preset tiny --data "$work/text" --shuffle --seq 256 --batch 2 --accum 4 --steps "$steps" --lr 3e-3 \
-    --warmup 30 --schedule cosine --device-mem "$device" --host-mem "$host" --nvme "$work" --out "$work/model" \
-    --report "$work/report.json" 2>&1 |
+train=("$build/ofl-finetune" --preset tiny --data "$work/text" --shuffle --seq 256 --batch 2 --accum 4 --lr 3e-3
+    --device-mem "$device" --host-mem "$host" --nvme "$work")
+"${train[@]}" --steps "$steps" --warmup 30 --schedule cosine --out "$work/model" --report "$work/report.json" 2>&1 |
     awk '/^step [0-9]*[05]0\// || /^predicted .*measured/ || /^ofl-finetune:/ { print; fflush() }'
 
 echo
@@ -53,3 +53,12 @@ for link in source_read nvme_read nvme_write device_in device_out; do
 done
 row "tokens/s" "$(awk -v t="$tokens" -v s="$seconds" 'BEGIN {printf "%.0f", t / s}')"
 row "stall" "$(awk -v a="$(field stall_s)" -v s="$seconds" 'BEGIN {printf "%.1f of %.1f s, %.0f %%", a, s, 100 * a / s}')"
+
+picture=$build/demo.svg
+if command -v gnuplot >/dev/null; then
+    "${train[@]}" --steps 4 --timeline "$work/timeline.json" --quiet
+    "$build/ofl-bench" plot "$work/timeline.json" "$picture"
+    row "tiers over four steps" "$picture"
+else
+    row "tiers over four steps" "no picture: gnuplot is not installed (apt-get install gnuplot-nox)"
+fi

@@ -36,6 +36,11 @@ done
 
 # ---- a Debian of its own --------------------------------------------------------
 
+# shellcheck disable=SC2034  # for what is read next
+tool=soak
+# shellcheck source=tools/debian_root.bash
+. tools/debian_root.bash
+
 # The tree without what git ignores, at /src/liboffload there; the builds of a run before stay.
 copy_tree() {
     mkdir -p "$root/src/liboffload"
@@ -46,48 +51,18 @@ copy_tree() {
         while IFS= read -r file; do [ -e "$file" ] || rm -f "$root/src/liboffload/$file"; done
 }
 
-make_root() {
-    local mirror
-    mirror=$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | head -n 1 || true)
-    command -v debootstrap >/dev/null || { echo "soak: debootstrap is missing: apt-get install debootstrap" >&2; exit 2; }
-    echo "== debootstrap $root"
-    debootstrap --variant=minbase --include=make,gcc bookworm "$root" "${mirror:-http://deb.debian.org/debian}" >"$root.log" 2>&1 || {
-        tail -n 20 "$root.log" >&2
-        exit 1
-    }
-    rm "$root.log"
-    # The way to the packages, as here.
-    cp -L /etc/resolv.conf "$root/etc/"
-    grep -hs -i proxy /etc/apt/apt.conf.d/* /etc/apt/apt.conf >"$root/etc/apt/apt.conf.d/proxy" || true
-}
-
-# In a mount namespace of its own, which takes what is mounted with it.
-in_root() {
-    # shellcheck disable=SC2016  # expands in the shell that it is given to
-    local script='
-        mount --make-rprivate /
-        mount -t proc proc "$1/proc"
-        mount -t tmpfs -o mode=755 tmpfs "$1/dev"
-        mknod -m 666 "$1/dev/null" c 1 3; mknod -m 666 "$1/dev/zero" c 1 5
-        mknod -m 666 "$1/dev/full" c 1 7; mknod -m 666 "$1/dev/urandom" c 1 9
-        mkdir "$1/dev/shm"; ln -s /proc/self/fd "$1/dev/fd"
-        ln -s fd/0 "$1/dev/stdin"; ln -s fd/1 "$1/dev/stdout"; ln -s fd/2 "$1/dev/stderr"
-        mount -t tmpfs tmpfs "$1/dev/shm"
-        root=$1
-        shift
-        exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"'
-    unshare --mount bash -ec "$script" in_root "$root" "$@"
-}
-
 if [ -n "$root" ]; then
     options=(--runs "$runs" --load "$load" --nice "$loop_nice" --build "$build")
     [ $time_zero -eq 0 ] || options+=(--time-zero)
-    [ -x "$root/usr/bin/make" ] || make_root
+    root_wants debootstrap
+    trap root_stop EXIT
+    trap 'exit 130' INT TERM
+    [ -x "$root/usr/bin/make" ] || { echo "== debootstrap $root" && root_make "$root" make gcc; }
     copy_tree
     echo "== make check CHECK=test_sized in $root"
-    in_root make -C /src/liboffload check CHECK=test_sized B="$build"
+    root_run "$root" make -C /src/liboffload check CHECK=test_sized B="$build"
     echo "== suites in $root"
-    in_root /src/liboffload/tools/soak.sh "${options[@]}" "$@"
+    root_run "$root" /src/liboffload/tools/soak.sh "${options[@]}" "$@"
     exit
 fi
 

@@ -118,7 +118,7 @@ static int compare(const struct opening *o, const struct place *a, const struct 
     for (int i = 0; i < (b ? 2 : 1) && rc == 1 && err == 0; i++)
         err = ofl_source_bind(of[i]->source, of[i]->name, OFL_KIND_WEIGHT, &t[i]);
     if (rc == 1 && err == 0)
-        err = ofl_tensor_info(t[0], &info);
+        err = ofl_tensor_info_get(t[0], &info);
     for (uint64_t at = 0; at < info.bytes && rc == 1 && err == 0; at += PIECE_BYTES) {
         uint64_t n = info.bytes - at < PIECE_BYTES ? info.bytes - at : PIECE_BYTES;
 
@@ -227,7 +227,7 @@ static int place_entries(const struct opening *o, const struct shard *shard)
     int rc;
 
     for (size_t i = 0; i < ofl_source_count(shard->source); i++) {
-        rc = ofl_source_entry(shard->source, i, &e);
+        rc = ofl_source_entry_get(shard->source, i, &e);
         if (rc != 0)
             return llama_fail(rc, o->error, o->error_bytes, "open %s: entry %zu: %s", shard->path, i,
                               ofl_error());

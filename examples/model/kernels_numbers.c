@@ -53,7 +53,7 @@ uint64_t llama_dtype_bytes(enum ofl_dtype dtype, uint64_t n)
 
     if (ofl_dtype_bytes(dtype))
         return n * ofl_dtype_bytes(dtype);
-    return ofl_dtype_info(dtype, &info) < 0 ? 0 : n / info.block_elems * info.block_bytes;
+    return ofl_dtype_info_get(dtype, &info) < 0 ? 0 : n / info.block_elems * info.block_bytes;
 }
 
 LLAMA_WIDE void llama_to_bf16(uint16_t *dst, const float *src, size_t n)

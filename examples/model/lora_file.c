@@ -225,7 +225,7 @@ static int check_weights(const struct reading *r, struct llama_lora *l)
 
     find_targets(r, l);
     for (size_t i = 0; i < ofl_source_count(r->source) && rc == 0; i++)
-        if (ofl_source_entry(r->source, i, &e) == 0 && !is_known(r, l, e.name))
+        if (ofl_source_entry_get(r->source, i, &e) == 0 && !is_known(r, l, e.name))
             rc = refuse_tensor(r, l, e.name);
     if (rc == 0 && l->targets == 0)
         rc = REFUSE(r, "open %s/%s: there are no adapters in it", r->dir, WEIGHTS);

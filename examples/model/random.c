@@ -14,7 +14,7 @@ int llama_random_fill(struct ofl_ctx *ctx, struct ofl_stream *s, struct llama_co
     struct ofl_lease lease = {.size = sizeof lease, .tensor = t, .mode = OFL_OVERWRITE};
     struct ofl_tensor_info info = {.size = sizeof info};
     struct llama_job *job;
-    int err = ofl_tensor_info(t, &info), released;
+    int err = ofl_tensor_info_get(t, &info), released;
 
     if (err == 0)
         err = ofl_acquire(ctx, &lease, 1, s);

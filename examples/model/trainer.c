@@ -448,9 +448,9 @@ struct ofl_tensor *llama_trainer_state(struct llama_trainer *t, uint32_t index)
     /* The weight, its moments, its master. */
     uint32_t each = 1 + (uint32_t)(ofl_optimizer_bytes(t->config.method, dtype, 1) / 4096),
              kind = index % each;
-    enum ofl_optimizer_state which = kind == 1                              ? OFL_STATE_EXP_AVG
-                                     : dtype != OFL_F32 && kind == each - 1 ? OFL_STATE_MASTER
-                                                                            : OFL_STATE_EXP_AVG_SQ;
+    enum ofl_state which = kind == 1                              ? OFL_STATE_EXP_AVG
+                           : dtype != OFL_F32 && kind == each - 1 ? OFL_STATE_MASTER
+                                                                  : OFL_STATE_EXP_AVG_SQ;
     struct ofl_tensor *weight, *state;
 
     if (index / each >= (lora ? t->lora_count : t->weights.count))
@@ -470,8 +470,8 @@ int llama_trainer_resumed(struct llama_trainer *t, char *error, size_t error_byt
         *(ofl_tensor_resumed(tensor) ? &back : &fresh) = tensor;
     if (!back || !fresh)
         return back != NULL;
-    ofl_tensor_info(back, &there);
-    ofl_tensor_info(fresh, &absent);
+    ofl_tensor_info_get(back, &there);
+    ofl_tensor_info_get(fresh, &absent);
     return llama_fail(-OFL_EFORMAT, error, error_bytes,
                       "the kept store has tensor %s, and no %s: it is another model's", there.name,
                       absent.name);

@@ -161,9 +161,10 @@ static int open_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
     err = mem_arena_create(c->host_bytes, dev_native(ctx->engine.dev) ? 0 : flags, &ctx->arena);
     if (err < 0)
         return err;
-    if (ctx->arena.note[0])
+    err = register_memory(ctx, flags);
+    if (err == 0 && ctx->arena.note[0]) /* behind the device, which may have pinned what mlock could not */
         core_log(ctx, ctx->arena.pinned ? OFL_LOG_INFO : OFL_LOG_WARNING, "host memory: %s", ctx->arena.note);
-    return register_memory(ctx, flags);
+    return err;
 }
 
 static int open_pager(struct ofl_ctx *ctx, const struct ofl_config *c, uint32_t workers)

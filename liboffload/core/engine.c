@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "liboffload/core/tile.h"
+
 /* How often deadlines are looked at while I/O is in flight. */
 #define TICK_MS 500
 /* How soon what there was no memory for is tried again. */
@@ -81,11 +83,24 @@ static void queue_io(struct core_engine *e)
     pthread_mutex_unlock(&e->io_lock);
 }
 
+/* Under lock: what the tiers hold, if anybody wants to know. */
+static void tell_levels(struct core_engine *e)
+{
+    struct pager *p = &e->pager;
+
+    if (timeline_on(&e->timeline))
+        record_levels(&e->timeline, &e->levels,
+                      (const uint64_t[OFL_TIERS]){[OFL_DEVICE] = p->device_used,
+                                                  [OFL_HOST] = tile_host_used(p),
+                                                  [OFL_NVME] = p->store ? store_used(p->store) : 0});
+}
+
 /* Under lock: starts what can start. */
 static void advance(struct core_engine *e)
 {
     e->more = pager_pump(&e->pager);
     queue_io(e);
+    tell_levels(e);
     if (e->blocked && e->pager.changes != e->progress_seen) {
         e->progress_seen = e->pager.changes;
         pthread_cond_broadcast(&e->progress);

@@ -47,6 +47,7 @@ struct core_engine {
     struct core_op *submit, **submit_tail; /* I/O to be handed to the queue */
     bool startable;                        /* the queue can start some of what it has */
     bool more;                             /* the pump is to be called again */
+    struct record_levels levels;           /* that the timeline knows */
     bool closing;                          /* the engine thread waits for the last thing in flight */
 
     pthread_mutex_t io_lock; /* the I/O queue, and its files: who makes one grow holds it */

@@ -155,7 +155,7 @@ static int make_all(struct pager *p, const struct ofl_lease *leases, size_t n, u
     return 0;
 }
 
-int pager_hint(struct pager *p, const struct ofl_lease *leases, size_t n, enum ofl_hint hint)
+int pager_hint(struct pager *p, const struct ofl_lease *leases, size_t n, enum ofl_hint_kind hint)
 {
     struct core_hint *made, *h;
     int err = pager_check(p);

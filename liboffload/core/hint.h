@@ -5,7 +5,7 @@
 #include "liboffload/core/pager.h"
 
 /* What ofl_hint does; all or nothing. */
-int pager_hint(struct pager *p, const struct ofl_lease *leases, size_t n, enum ofl_hint hint);
+int pager_hint(struct pager *p, const struct ofl_lease *leases, size_t n, enum ofl_hint_kind hint);
 /* Fetches what was hinted at, in that order, as far as there is room. */
 void hint_start(struct pager *p);
 /* t is going. */

@@ -1,6 +1,8 @@
 /* record: see record.h. */
 #include "liboffload/core/record.h"
 
+#include <string.h>
+
 /* Found once, by whoever comes first: several get the same number. */
 static uint32_t label_of(struct timeline *t, struct ofl_tensor *tensor)
 {
@@ -57,6 +59,20 @@ void record_transfer(void *timeline, const struct io_span *span)
                                     .name = label_of(t, op->tensor),
                                     .place = timeline_name(t, span->drive),
                                     .kind = span->request->op == IO_READ ? TIMELINE_READ : TIMELINE_WRITE});
+}
+
+void record_levels(struct timeline *t, struct record_levels *last, const uint64_t now[OFL_TIERS])
+{
+    uint64_t ns = base_now_ns();
+
+    for (uint32_t tier = 0; tier < OFL_TIERS; tier++)
+        if (!last->known || now[tier] != last->bytes[tier])
+            timeline_add(
+                t,
+                &(struct timeline_event){
+                    .start_ns = ns, .end_ns = ns, .bytes = now[tier], .place = tier, .kind = TIMELINE_HELD});
+    memcpy(last->bytes, now, sizeof last->bytes);
+    last->known = true;
 }
 
 void record_job(struct timeline *t, enum timeline_kind kind, struct ofl_tensor *tensor, uint64_t start_ns,

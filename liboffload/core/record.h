@@ -22,4 +22,13 @@ static inline uint64_t record_now(const struct timeline *t)
 void record_job(struct timeline *t, enum timeline_kind kind, struct ofl_tensor *tensor, uint64_t start_ns,
                 uint64_t bytes);
 
+/* What each tier held when it was last said; not known: nothing was said since the timeline was opened. */
+struct record_levels {
+    uint64_t bytes[OFL_TIERS];
+    bool known;
+};
+
+/* Under the engine's lock: tells the tiers that now hold more or less than last time. */
+void record_levels(struct timeline *t, struct record_levels *last, const uint64_t now[OFL_TIERS]);
+
 #endif

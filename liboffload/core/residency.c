@@ -9,7 +9,7 @@
 struct hints {
     struct ofl_lease *leases;
     size_t count;
-    enum ofl_hint hint;
+    enum ofl_hint_kind hint;
 };
 
 static int hint_run(struct ofl_ctx *ctx, void *arg)
@@ -20,7 +20,7 @@ static int hint_run(struct ofl_ctx *ctx, void *arg)
     return err < 0 ? err : pager_hint(&ctx->engine.pager, h->leases, h->count, h->hint);
 }
 
-int ofl_hint(struct ofl_ctx *ctx, const struct ofl_lease *leases, size_t n, enum ofl_hint hint)
+int ofl_hint(struct ofl_ctx *ctx, const struct ofl_lease *leases, size_t n, enum ofl_hint_kind hint)
 {
     struct hints h = {NULL, n, hint};
     int err;

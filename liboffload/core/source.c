@@ -144,7 +144,7 @@ static void describe(const struct source_entry *e, struct ofl_source_entry *out)
     memcpy(out->shape, e->shape, sizeof out->shape);
 }
 
-int ofl_source_entry(const struct ofl_source *s, size_t index, struct ofl_source_entry *out)
+int ofl_source_entry_get(const struct ofl_source *s, size_t index, struct ofl_source_entry *out)
 {
     if (core_refused(s->ctx, s, out))
         return -EINVAL;

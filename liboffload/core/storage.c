@@ -3,16 +3,26 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/memlock.h"
 #include "io/profile.h"
 #include "liboffload/core/context.h"
 
 /* Stores from this size on are worth the seconds, and the bytes written, of a measurement. */
 #define MEASURE_BYTES (4ull << 30)
+
+/* What one directory of a store is to hold, as far as the caller said: its budget, or its part of all that is to come if that is
+ * less. 0: neither is known, and what is free there says nothing of what will be used. */
+static uint64_t said_bytes(const struct ofl_config *c, uint64_t budget, uint32_t count)
+{
+    uint64_t coming = c->expected_bytes / count;
+
+    return coming && (!budget || coming < budget) ? coming : budget;
+}
 /* What the process needs beside the budgets, at the least: code, stacks, tables. */
 #define OWN_BYTES (16ull << 20)
 
 /* What is known of the drive decides how it is driven. A store that pays for a measurement gets
- * one where no profile is kept. */
+ * one where no profile is kept. bytes: as said_bytes. */
 static void tune(struct ofl_ctx *ctx, const struct ofl_config *c, const char *dir, uint64_t bytes)
 {
     unsigned measure = bytes >= MEASURE_BYTES && !(c->flags & (OFL_NO_MEASURE | OFL_USE_BUFFERED));
@@ -22,8 +32,13 @@ static void tune(struct ofl_ctx *ctx, const struct ofl_config *c, const char *di
         core_log(ctx, OFL_LOG_INFO, "%s: no profile: %s", dir, base_error_text());
         return;
     }
-    if (profile.origin == IO_PROFILE_DEFAULT)
+    if (profile.origin == IO_PROFILE_DEFAULT) {
+        if (!bytes && !(c->flags & (OFL_NO_MEASURE | OFL_USE_BUFFERED)))
+            core_log(ctx, OFL_LOG_INFO,
+                     "%s: drive not measured: neither a budget nor expected_bytes says that %llu bytes come",
+                     dir, (ull)MEASURE_BYTES);
         return;
+    }
     if (io_queue_tune(ctx->engine.io, dir, &profile.tuning) == 0)
         core_log(ctx, OFL_LOG_INFO,
                  "%s: drive %s: read %.2f GB/s, write %.2f GB/s; pieces of %u bytes, %llu in flight", dir,
@@ -96,7 +111,7 @@ static int open_kept(struct ofl_ctx *ctx, const struct ofl_config *c)
         return err;
     err = settle_file(ctx, kept_file(core_kept(ctx)));
     if (err == 0)
-        tune(ctx, c, c->keep_dir, kept_budget(core_kept(ctx)));
+        tune(ctx, c, c->keep_dir, said_bytes(c, c->keep_bytes, 1));
     return err;
 }
 
@@ -119,18 +134,22 @@ static int open_store(struct ofl_ctx *ctx, const struct ofl_config *c)
         return err;
     err = settle_file(ctx, store_file(ctx->store));
     for (uint32_t i = 0; i < c->nvme_count && err == 0; i++)
-        tune(ctx, c, c->nvme[i].dir, store_budget(ctx->store) / count);
+        tune(ctx, c, c->nvme[i].dir, said_bytes(c, c->nvme[i].bytes, count));
     return err;
 }
 
-/* Host memory moves to and from drives only: registered, it is pinned once instead of each time. */
+/* Host memory moves to and from drives only: registered, it is pinned once instead of each time. What could not be locked
+ * was warned of, with the way out of the same limit: once is enough. */
 static void register_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
 {
+    char command[BASE_MEMLOCK_BYTES];
     struct io_stats stats;
 
     if (c->host_bytes && io_queue_register(ctx->engine.io, ctx->arena.base, c->host_bytes) < 0)
-        core_log(ctx, OFL_LOG_WARNING, "%s: each transfer pins its pages, which costs CPU time",
-                 base_error_text());
+        core_log(
+            ctx, ctx->arena.pinned ? OFL_LOG_WARNING : OFL_LOG_INFO,
+            "%s: each transfer pins its pages, which costs CPU time: %s in this shell, before, spares that",
+            base_error_text(), base_memlock_command(2 * c->host_bytes, command));
     io_queue_stats(ctx->engine.io, &stats);
     ctx->registered = stats.registered_buffers;
 }

@@ -33,7 +33,7 @@ int ofl_place_get(const char *path, struct ofl_place *out)
     return base_sized_write(out, &p, sizeof p, "look at a place: struct ofl_place");
 }
 
-int ofl_place_rates(const char *path, uint32_t measure, struct ofl_place_rates *out)
+int ofl_place_rates_get(const char *path, uint32_t measure, struct ofl_place_rates *out)
 {
     struct ofl_place_rates r = {0};
     struct io_profile p;

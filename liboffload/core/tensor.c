@@ -92,7 +92,7 @@ int ofl_tensor_destroy(struct ofl_tensor *t)
     return err;
 }
 
-int ofl_tensor_info(const struct ofl_tensor *t, struct ofl_tensor_info *out)
+int ofl_tensor_info_get(const struct ofl_tensor *t, struct ofl_tensor_info *out)
 {
     struct ofl_tensor_info info;
 

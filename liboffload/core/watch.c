@@ -41,6 +41,13 @@ static void trace(struct ofl_ctx *ctx, bool on)
     pthread_mutex_unlock(&ctx->engine.io_lock);
 }
 
+static int tell_levels(struct ofl_ctx *ctx, void *arg)
+{
+    (void)arg;
+    ctx->engine.levels.known = false; /* the next look at the pager tells them */
+    return 0;
+}
+
 int ofl_timeline_open(struct ofl_ctx *ctx, const char *path)
 {
     int err;
@@ -48,9 +55,11 @@ int ofl_timeline_open(struct ofl_ctx *ctx, const char *path)
     if (core_refused(ctx, ctx, path))
         return -EINVAL;
     err = timeline_open(&ctx->engine.timeline, path, 0);
-    if (err == 0)
-        trace(ctx, true);
-    return err;
+    if (err < 0)
+        return err;
+    trace(ctx, true);
+    (void)core_call(ctx, tell_levels, NULL);
+    return 0;
 }
 
 int ofl_timeline_close(struct ofl_ctx *ctx, uint64_t *events, uint64_t *dropped)

@@ -16,6 +16,7 @@
 
 #include "include/offload.h"
 #include "base/error.h"
+#include "base/memlock.h"
 #include "base/pool.h"
 
 #ifndef OFL_WITH_HWLOC
@@ -140,7 +141,7 @@ static int lock(struct mem_arena *a, unsigned flags)
 {
     unsigned long long bytes = a->mapped_bytes, locked;
     struct mem_machine machine;
-    char limit[64];
+    char limit[64], command[BASE_MEMLOCK_BYTES];
     int code;
 
     if (mlock2(a->base, a->mapped_bytes, MLOCK_ONFAULT) == 0) {
@@ -157,10 +158,14 @@ static int lock(struct mem_arena *a, unsigned flags)
     if (flags & MEM_REQUIRE_PINNED)
         return base_fail(-OFL_EPINNED,
                          "pin host memory: %llu bytes wanted, %llu locked already, RLIMIT_MEMLOCK is %s: %s; "
-                         "raise it with `ulimit -l %llu` or allow pageable memory",
-                         bytes, locked, limit, base_strerror(code), (bytes + locked + 1023) / 1024);
-    note(a, "pageable: %llu bytes to lock, %llu locked already, RLIMIT_MEMLOCK is %s: %s", bytes, locked,
-         limit, base_strerror(code));
+                         "%s in this shell raises it, or allow pageable memory",
+                         bytes, locked, limit, base_strerror(code),
+                         base_memlock_command(bytes + locked, command));
+    note(a,
+         "pageable: %llu bytes to lock, %llu locked already, RLIMIT_MEMLOCK is %s: %s; it works, and copies "
+         "and "
+         "transfers cost more CPU time: %s in this shell, before, spares that",
+         bytes, locked, limit, base_strerror(code), base_memlock_command(bytes + locked, command));
     return 0;
 }
 

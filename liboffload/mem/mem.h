@@ -18,7 +18,7 @@ struct mem_arena {
     uint64_t mapped_bytes;
     bool pinned;    /* pages stay in RAM from first touch on (mlock on fault) */
     int node;       /* OS index of the NUMA node it is bound to; -1: not bound */
-    char note[256]; /* why it is not pinned or not bound; "" if it is both */
+    char note[512]; /* why it is not pinned or not bound; "" if it is both */
 };
 
 /* Any thread. On failure *out is zeroed and nothing is left. */

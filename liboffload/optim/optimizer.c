@@ -178,8 +178,8 @@ static int check_bind(const struct ofl_optimizer *o, struct ofl_tensor *weight, 
     struct ofl_tensor_info g = {.size = sizeof g};
 
     w->size = sizeof *w;
-    ofl_tensor_info(weight, w);
-    ofl_tensor_info(grad, &g);
+    ofl_tensor_info_get(weight, w);
+    ofl_tensor_info_get(grad, &g);
     if (core_tensor_ctx(weight) != o->ctx || core_tensor_ctx(grad) != o->ctx)
         return base_fail(-EINVAL, "bind %s: it, or its gradient, is another context's", w->name);
     if (o->in_step)
@@ -272,11 +272,11 @@ const char *optim_name_of(const struct ofl_tensor *t)
 {
     struct ofl_tensor_info info = {.size = sizeof info};
 
-    ofl_tensor_info(t, &info);
+    ofl_tensor_info_get(t, &info);
     return info.name;
 }
 
-int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight, enum ofl_optimizer_state which,
+int ofl_optimizer_state(struct ofl_optimizer *o, struct ofl_tensor *weight, enum ofl_state which,
                         struct ofl_tensor **out)
 {
     struct optim_binding *b;

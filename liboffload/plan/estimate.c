@@ -245,8 +245,8 @@ int plan_estimate_run(struct plan_estimate *e, struct ofl_estimate *out)
     return err;
 }
 
-int ofl_estimate(const struct ofl_machine *machine, const struct ofl_workload *workload,
-                 const struct ofl_budgets *budgets, struct ofl_estimate *out)
+int ofl_estimate_get(const struct ofl_machine *machine, const struct ofl_workload *workload,
+                     const struct ofl_budgets *budgets, struct ofl_estimate *out)
 {
     struct plan_estimate e;
     struct ofl_estimate whole;

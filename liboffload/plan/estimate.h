@@ -1,4 +1,4 @@
-/* estimate: what ofl_estimate and ofl_estimate_ways share: a question that is asked again with other budgets. */
+/* estimate: what ofl_estimate_get and ofl_estimate_ways_get share: a question that is asked again with other budgets. */
 #ifndef OFL_PLAN_ESTIMATE_H
 #define OFL_PLAN_ESTIMATE_H
 

@@ -105,8 +105,8 @@ static int more_batch(struct plan_estimate *e, const struct ofl_workload *w, dou
     return err == -EINVAL ? 0 : err; /* more tokens than a step can have */
 }
 
-int ofl_estimate_ways(const struct ofl_machine *machine, const struct ofl_workload *workload,
-                      const struct ofl_budgets *budgets, struct ofl_estimate_ways *out)
+int ofl_estimate_ways_get(const struct ofl_machine *machine, const struct ofl_workload *workload,
+                          const struct ofl_budgets *budgets, struct ofl_estimate_ways *out)
 {
     struct ofl_estimate_ways ways = {.size = sizeof ways};
     struct plan_estimate e;

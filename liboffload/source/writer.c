@@ -300,7 +300,7 @@ int ofl_writer_put_tensor(struct ofl_writer *w, struct ofl_tensor *t)
     int err = base_need(w, t);
 
     if (err == 0)
-        err = ofl_tensor_info(t, &info);
+        err = ofl_tensor_info_get(t, &info);
     if (err == 0)
         err = check_open(w);
     if (err == 0)

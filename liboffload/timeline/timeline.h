@@ -34,14 +34,15 @@ enum timeline_kind {
     TIMELINE_WRITE,
     TIMELINE_UPDATE, /* of host workers */
     TIMELINE_SEAL,
+    TIMELINE_HELD, /* by a tier: bytes from start_ns on */
     TIMELINE_KINDS
 };
 
 struct timeline_event {
     uint64_t start_ns, end_ns; /* by base_now_ns */
-    uint64_t bytes;            /* moved; 0: not said */
+    uint64_t bytes;            /* moved, 0: not said; held */
     uint32_t name;             /* by timeline_name: of what is worked on, or waited for */
-    uint32_t place;            /* the stream's number; the drive, by timeline_name; else 0 */
+    uint32_t place;            /* the stream's number; the drive, by timeline_name; the tier; else 0 */
     uint8_t kind, reason;      /* reason: of a stall, enum ofl_stall_reason */
 };
 

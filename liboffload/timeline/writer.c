@@ -28,8 +28,8 @@ struct timeline_writer {
     int error;
 };
 
-/* Of streams, the link and workers; drives follow. */
-enum { PROCESS_STREAMS = 1, PROCESS_LINK, PROCESS_HOST, PROCESS_DRIVES };
+/* Of streams, the link, workers and tiers; drives follow. */
+enum { PROCESS_STREAMS = 1, PROCESS_LINK, PROCESS_HOST, PROCESS_TIERS, PROCESS_DRIVES };
 
 static const struct {
     uint32_t process; /* PROCESS_DRIVES: one for each place */
@@ -43,6 +43,7 @@ static const struct {
     [TIMELINE_WRITE] = {PROCESS_DRIVES, NULL, "writes"},
     [TIMELINE_UPDATE] = {PROCESS_HOST, "host workers", "updates"},
     [TIMELINE_SEAL] = {PROCESS_HOST, "host workers", "seals"},
+    [TIMELINE_HELD] = {PROCESS_TIERS, "tiers", NULL},
 };
 
 static const char *const reasons[OFL_STALL_REASONS] = {
@@ -209,6 +210,19 @@ static void put(struct timeline_writer *w, const struct timeline *names, const s
     putc('}', w->file);
 }
 
+/* Names of counters, which have a track each. */
+static const char *const tiers[OFL_TIERS] = {
+    [OFL_DEVICE] = "device bytes", [OFL_HOST] = "host bytes", [OFL_NVME] = "nvme bytes"};
+
+static void put_held(struct timeline_writer *w, const struct track *t, const struct timeline_event *e)
+{
+    line_begin(w);
+    fprintf(w->file, "\"ph\":\"C\",\"pid\":%u,\"tid\":%u,", t->process, t->thread);
+    microseconds(w, "ts", e->start_ns - w->start_ns);
+    fprintf(w->file, "\"name\":\"%s\",\"args\":{\"bytes\":%" PRIu64 "}}", tiers[e->place % OFL_TIERS],
+            e->bytes);
+}
+
 bool timeline_writer_put(struct timeline_writer *w, const struct timeline *names,
                          const struct timeline_event *event)
 {
@@ -223,14 +237,21 @@ bool timeline_writer_put(struct timeline_writer *w, const struct timeline *names
     if (e.end_ns < e.start_ns)
         e.end_ns = e.start_ns;
     t = track_of(w, names, &e);
-    lane = t ? lane_of(w, t, e.start_ns) : UINT32_MAX;
+    if (e.kind == TIMELINE_HELD)
+        lane = t ? 0 : UINT32_MAX;
+    else
+        lane = t ? lane_of(w, t, e.start_ns) : UINT32_MAX;
     if (lane == UINT32_MAX) {
         w->error = -ENOMEM;
         return false;
     }
-    t->ends[lane] = e.end_ns;
     errno = 0;
-    put(w, names, t, lane, &e);
+    if (e.kind == TIMELINE_HELD) {
+        put_held(w, t, &e);
+    } else {
+        t->ends[lane] = e.end_ns;
+        put(w, names, t, lane, &e);
+    }
     if (ferror(w->file))
         w->error = errno ? -errno : -EIO;
     return w->error == 0;

@@ -54,7 +54,7 @@ static PyObject *optimizer_state(struct optimizer *o, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "O!i", tensor_type, &w, &which) || !tensor_of(w))
         return NULL;
-    err = ofl_optimizer_state(o->optimizer, w->tensor, (enum ofl_optimizer_state)which, &state);
+    err = ofl_optimizer_state(o->optimizer, w->tensor, (enum ofl_state)which, &state);
     return err < 0 ? fail(err) : tensor_made(o->context, state, false);
 }
 

@@ -208,7 +208,7 @@ PyObject *core_estimate(PyObject *self, PyObject *args)
     if (err < 0)
         return fail(err);
     Py_BEGIN_ALLOW_THREADS;
-    err = ofl_estimate(&m, &w, &b, &e);
+    err = ofl_estimate_get(&m, &w, &b, &e);
     Py_END_ALLOW_THREADS;
     return err < 0 ? fail(err) : estimate_dict(&e, m.name);
 }

@@ -178,7 +178,7 @@ PyObject *context_hint(struct context *c, PyObject *args)
     leases = leases_of(list, OFL_READ, 0, &n);
     if (!leases)
         return NULL;
-    err = ofl_hint(c->ctx, leases, (size_t)n, (enum ofl_hint)hint);
+    err = ofl_hint(c->ctx, leases, (size_t)n, (enum ofl_hint_kind)hint);
     free(leases);
     return answer(err);
 }
@@ -194,7 +194,7 @@ static PyObject *lease_memory(struct lease *l, PyObject *args)
         return NULL;
     if (!l->leases || i < 0 || i >= l->count)
         return fail_with(-OFL_ESTATE, "the lease is released, or has no such tensor");
-    err = ofl_tensor_info(l->leases[i].tensor, &info);
+    err = ofl_tensor_info_get(l->leases[i].tensor, &info);
     if (err < 0)
         return fail(err);
     return PyMemoryView_FromMemory(l->leases[i].ptr, (Py_ssize_t)info.bytes, PyBUF_WRITE);
@@ -278,7 +278,7 @@ static PyObject *source_entries(struct source *s, PyObject *none)
     (void)none;
     for (size_t i = 0; list && i < n; i++) {
         struct ofl_source_entry e;
-        int err = ofl_source_entry(s->source, i, &e);
+        int err = ofl_source_entry_get(s->source, i, &e);
         PyObject *shape = err < 0 ? fail(err) : PyTuple_New((Py_ssize_t)e.dims), *row;
 
         for (uint32_t d = 0; shape && d < e.dims; d++)
