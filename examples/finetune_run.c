@@ -97,7 +97,9 @@ static int run_step(struct run *r, uint64_t step, double *seconds)
                                            .eps = o->eps,
                                            .weight_decay = o->weight_decay,
                                            .clip = o->clip,
-                                           .step = step};
+                                           .step = step,
+                                           /* without clipping updates would have to wait for the norm */
+                                           .skip_overflow = o->clip > 0};
     uint64_t rows = o->accum * o->batch, tokens;
     double start = common_seconds(), loss, norm;
     struct past *p = r->past;

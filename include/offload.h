@@ -574,6 +574,8 @@ struct ofl_update_settings {
     double lr, beta1, beta2, eps, weight_decay; /* none negative, lr and weight_decay finite, betas below 1 */
     double clip;                                /* exact global norm over all bound gradients; 0: off */
     uint64_t step;                              /* t, from 1 */
+    uint32_t skip_overflow; /* 1: a step whose norm is no finite number updates nothing, and only consumes its
+                               gradients; updates wait for the norm then, without clipping too */
 };
 
 enum ofl_state { OFL_STATE_MASTER, OFL_STATE_EXP_AVG, OFL_STATE_EXP_AVG_SQ, OFL_STATES };
@@ -643,7 +645,9 @@ OFL_API int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weig
  * are reduced. After an error but -ECANCELED the step is still open: apply and end may be called again. */
 OFL_API int ofl_optimizer_end(struct ofl_optimizer *o);
 /* step thread. Blocks until the norm of the last ended step is known: sqrt of the sum of squares
- * over all applied gradients, before clipping, accumulated in double in a fixed order. */
+ * over all applied gradients, before clipping, accumulated in double in a fixed order. Where it is no finite number the
+ * step has spoilt its weights, but with skip_overflow, which has left weights (BF16 ones: as the rounded master) and
+ * states as they were. */
 OFL_API int ofl_optimizer_norm(struct ofl_optimizer *o, double *norm);
 
 /* ---- statistics -------------------------------------------------------- */

@@ -240,11 +240,12 @@ static struct optim_norm norm_of(struct rig *r, const struct optim_parts *parts,
 {
     struct range list = range_of(r, (count + 1) * sizeof *parts),
                  out = range_of(r, sizeof(struct optim_norm));
-    void *args[] = {&list.device, &count, &clip, &out.device};
+    uint32_t skip = 0;
+    void *args[] = {&list.device, &count, &clip, &skip, &out.device};
     struct optim_norm got;
 
     memcpy(list.host, parts, count * sizeof *parts);
-    *(struct optim_norm *)out.host = (struct optim_norm){-1, -1};
+    *(struct optim_norm *)out.host = (struct optim_norm){-1, -1, 7};
     assert_int_equal(dev_stream_kernel(r->stream, r->norm, 1, 512, args), 0);
     assert_int_equal(dev_stream_sync(r->stream), 0);
     got = *(struct optim_norm *)out.host;
@@ -402,7 +403,8 @@ static void kernels_keep_their_place(void **state)
     struct range sums = range_of(&r, sizeof(double));
     uint64_t count = 1;
     double clip = 0, *sum = sums.host;
-    void *args[] = {&list.device, &count, &clip, &out.device};
+    uint32_t skip = 0;
+    void *args[] = {&list.device, &count, &clip, &skip, &out.device};
     struct dev_gate *gate;
 
     (void)state;

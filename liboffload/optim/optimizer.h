@@ -33,7 +33,7 @@ struct optim_binding {
     const char *name;          /* of the weight */
     uint64_t elems;
     bool low;                  /* the weight is BF16, with a master beside it */
-    bool clipped;              /* of an update on the device: it reads the scale of the norm queued last */
+    bool clipped;              /* of an update on the device: it reads the norm queued last */
     struct core_update update; /* on the host */
     bool pending;              /* update queued and not done; guarded by lock */
     bool applied;              /* in this step */
@@ -43,6 +43,7 @@ struct optim_binding {
     struct ofl_update_settings rates;
     struct optim_coef coef;
     float scale; /* of the gradient: 1, or the clip coefficient once it is known */
+    bool skip;   /* the norm is no number: nothing is updated */
 
     /* Of the device's kind. */
     float *grad_ptr; /* host: of the job on the stream */
@@ -67,7 +68,7 @@ struct optim_ops {
     /* Queues the norm over the sums of all applied bindings, in the order of binding, and, with
      * clipping only, the scale. */
     int (*norm)(struct ofl_optimizer *o);
-    /* Queues b's update on whole tensors. clipped: the scale is that of the norm queued last. */
+    /* Queues b's update on whole tensors. clipped: as the norm queued last says. */
     int (*update)(struct optim_binding *b, void *const ptr[CORE_UPDATE_TENSORS], bool clipped);
 };
 

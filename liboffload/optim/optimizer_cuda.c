@@ -177,7 +177,8 @@ static int cuda_norm(struct ofl_optimizer *o)
     struct optim_parts *list = (struct optim_parts *)c->list.host;
     uint64_t count = 0;
     double clip = o->settings.clip;
-    void *args[] = {&c->list.device, &count, &clip, &c->result.device};
+    uint32_t skip = o->settings.skip_overflow;
+    void *args[] = {&c->list.device, &count, &clip, &skip, &c->result.device};
 
     for (size_t i = 0; i < o->count; i++)
         if (o->bindings[i]->applied)

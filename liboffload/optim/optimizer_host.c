@@ -48,7 +48,7 @@ static void norm_job(void *arg)
     for (size_t i = 0; i < o->count; i++)
         if (o->bindings[i]->applied)
             sum += o->bindings[i]->sum_squares;
-    optim_norm_set(&o->own, sum, o->settings.clip);
+    optim_norm_set(&o->own, sum, o->settings.clip, o->settings.skip_overflow);
 }
 
 static int host_norm(struct ofl_optimizer *o)
@@ -62,6 +62,8 @@ static void update_job(void *arg)
     struct optim_binding *b = arg;
     struct ofl_optimizer *o = b->optimizer;
 
+    if (b->clipped && o->own.skip)
+        return;
     optim_update(o->method, &b->coef, b->clipped ? o->own.scale : 1.0f, optim_arrays_of(b, b->ptr), b->elems);
 }
 

@@ -34,7 +34,10 @@ static void update_tile(void *arg, void *const *ptr, const bool *fresh, uint64_t
         memset(a.v, 0, elems * sizeof *a.v);
     if (fresh[b->at[optim_low(b) ? AT_MASTER : AT_WEIGHT]])
         memset(a.p, 0, elems * sizeof *a.p);
-    optim_update(b->optimizer->method, &b->coef, b->scale, a, elems);
+    if (!b->skip)
+        optim_update(b->optimizer->method, &b->coef, b->scale, a, elems);
+    else if (a.w16)
+        optim_round(a.w16, a.p, elems); /* its bytes were not fetched: they are to be overwritten */
 }
 
 /* Under the engine's lock. */
@@ -86,6 +89,12 @@ static void count_update(void *arg, int code)
         core_update_count(arg);
 }
 
+/* By what updates multiply gradients, or whether they are made at all. */
+static bool norm_decides(const struct ofl_optimizer *o)
+{
+    return o->settings.clip > 0 || o->settings.skip_overflow;
+}
+
 /* The whole weight at once, in device memory, which is its home. */
 static int queue_on_device(struct optim_binding *b)
 {
@@ -106,7 +115,7 @@ static int queue_on_device(struct optim_binding *b)
         return err;
     for (uint32_t i = 0; i < n; i++)
         ptr[i] = leases[i].ptr;
-    err = o->ops->update(b, ptr, o->settings.clip > 0);
+    err = o->ops->update(b, ptr, norm_decides(o));
     b->updated = err == 0;
     if (b->updated)
         err = core_stream_call(o->stream, count_update, o->ctx);
@@ -190,7 +199,7 @@ static int queue_sum(struct optim_binding *b)
 /* For the end of the step: for the norm, or until all is reduced, since what fails there must change nothing. */
 static bool updates_wait(const struct ofl_optimizer *o)
 {
-    return o->settings.clip > 0 || o->reduction.reduce;
+    return norm_decides(o) || o->reduction.reduce;
 }
 
 int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
@@ -209,6 +218,7 @@ int ofl_optimizer_apply(struct ofl_optimizer *o, struct ofl_tensor *weight)
     optim_await_updates(o, b);
     b->coef = optim_coef_of(b);
     b->scale = 1.0f;
+    b->skip = false;
     err = updates_wait(o) ? 0 : queue_one(b, true);
     if (err == 0)
         err = queue_sum(b);
@@ -234,14 +244,15 @@ static void release_updates(void *arg, int code)
         if (!b->update.held)
             continue;
         b->scale = o->result->scale;
+        b->skip = o->result->skip;
         core_update_let_go(o->ctx, &b->update);
     }
 }
 
-/* The updates that have waited. With clipping the norm is queued. */
+/* The updates that have waited. Where the norm decides it is queued. */
 static int queue_waiting(struct ofl_optimizer *o)
 {
-    const bool held = o->settings.clip > 0;
+    const bool held = norm_decides(o);
     int err = 0;
 
     if (!o->count || !core_tensor_on_device(o->bindings[0]->weight)) {

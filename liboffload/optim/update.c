@@ -98,6 +98,11 @@ void optim_update(enum ofl_method method, const struct optim_coef *c, float scal
     best()->update[method](c, scale, a, n);
 }
 
+void optim_round(uint16_t *w16, const float *p, uint64_t n)
+{
+    best()->round(w16, p, n);
+}
+
 double optim_form_sum(const struct optim_form *form, const float *x, uint64_t n)
 {
     uint64_t each = optim_part_elems(n), part = 0;

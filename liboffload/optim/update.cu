@@ -44,7 +44,8 @@ KERNEL optim_sum_kernel(const float *x, uint64_t n, uint64_t each, double *sums)
 
 /* One block, of whole warps: the norm of `count` gradients, whose sums are added up in this
  * order, and the scale of clip, unless that is 0. */
-KERNEL optim_norm_kernel(const struct optim_parts *parts, uint64_t count, double clip, struct optim_norm *out)
+KERNEL optim_norm_kernel(const struct optim_parts *parts, uint64_t count, double clip, uint32_t skip_overflow,
+                         struct optim_norm *out)
 {
     __shared__ double sums[NORM_BATCH];
     unsigned lane = threadIdx.x % WARP;
@@ -69,7 +70,7 @@ KERNEL optim_norm_kernel(const struct optim_parts *parts, uint64_t count, double
         __syncthreads();
     }
     if (threadIdx.x == 0)
-        optim_norm_set(out, total, clip);
+        optim_norm_set(out, total, clip, skip_overflow);
 }
 
 /* optim_update() on n elements. norm: has the gradient's scale; NULL: 1. w16: NULL for an F32 weight. */
@@ -79,13 +80,16 @@ static __device__ __forceinline__ void update(const struct optim_coef *coef, con
                                               float *__restrict__ v, const float *__restrict__ g,
                                               uint16_t *__restrict__ w16, uint64_t n)
 {
-    __shared__ float scale; /* read once per block: it lies in the host's memory */
+    __shared__ float scale; /* read once per block: they lie in the host's memory */
+    __shared__ uint32_t skip;
     uint64_t step = (uint64_t)gridDim.x * blockDim.x;
 
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0) {
         scale = norm ? norm->scale : 1.0f;
+        skip = norm ? norm->skip : 0;
+    }
     __syncthreads();
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n && !skip; i += step) {
         float mean = m[i], square = v ? v[i] : 0;
         float weight = optim_element(METHOD, coef, g[i] * scale, p[i], &mean, &square);
 

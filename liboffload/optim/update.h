@@ -26,6 +26,7 @@ struct optim_form {
     void (*update[OFL_METHODS])(const struct optim_coef *c, float scale, struct optim_arrays a, uint64_t n);
     /* In OPTIM_LANES lanes. */
     double (*sum_part)(const float *x, uint64_t n);
+    void (*round)(uint16_t *to, const float *from, uint64_t n);
 };
 
 /* Empty where the compiler has no such instructions. */
@@ -47,6 +48,9 @@ struct optim_coef optim_coef_make(enum ofl_method method, const struct ofl_updat
 /* By the best form. */
 void optim_update(enum ofl_method method, const struct optim_coef *c, float scale, struct optim_arrays a,
                   uint64_t n);
+
+/* p rounded to BF16. */
+void optim_round(uint16_t *w16, const float *p, uint64_t n);
 
 /* Sum of squares in double, in the order of update_math.h, which depends on n alone. */
 double optim_sum_squares(const float *x, uint64_t n);

@@ -70,6 +70,7 @@ static double sum_part(const float *x, uint64_t n)
 
 const struct optim_form OPTIM_FORM = {
     .update = {[OFL_ADAMW] = adamw, [OFL_ADAM] = adam, [OFL_SGD] = sgd, [OFL_LION] = lion},
-    .sum_part = sum_part};
+    .sum_part = sum_part,
+    .round = round_block};
 
 #endif

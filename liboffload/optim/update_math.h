@@ -30,8 +30,9 @@ struct optim_coef {
 
 /* What a step's norm says. */
 struct optim_norm {
-    double norm; /* square root of the sum of squares over all gradients */
-    float scale; /* what clipping multiplies them with, at most 1 */
+    double norm;   /* square root of the sum of squares over all gradients */
+    float scale;   /* what clipping multiplies them with, at most 1 */
+    uint32_t skip; /* 1: nothing is to be updated by them */
 };
 
 /* The sums of the parts of one gradient. */
@@ -63,9 +64,14 @@ static inline uint32_t optim_parts_count(uint64_t n)
     return (uint32_t)((n + each - 1) / each);
 }
 
-OPTIM_INLINE void optim_norm_set(struct optim_norm *out, double sum, double clip)
+/* What an earlier step's updates may still read is written only by steps whose updates wait for the norm, too. */
+OPTIM_INLINE void optim_norm_set(struct optim_norm *out, double sum, double clip, uint32_t skip_overflow)
 {
     out->norm = sqrt(sum);
+    if (clip > 0 || skip_overflow) {
+        out->scale = 1.0f;
+        out->skip = skip_overflow && !(out->norm <= 1.7976931348623157e308); /* the largest finite number */
+    }
     if (clip > 0) {
         double scale = clip / (out->norm + 1e-6);
 
