@@ -27,7 +27,7 @@ launched() {
     "$launches"
     sed -nE 's/^#define OPTIM_LANES +([0-9]+)u.*/optim_sum_kernel \1 0/p' $optim/update_math.h
     sed -nE -e 's/^#define NORM_THREADS +([0-9]+)u.*/optim_norm_kernel \1 0/p' \
-        -e 's/^#define ADAMW_THREADS +([0-9]+)u.*/optim_adamw_kernel \1 0/p' $optim/optimizer_cuda.c
+        -e 's/^#define UPDATE_THREADS +([0-9]+)u.*/optim_adamw_kernel \1 0\noptim_adam_kernel \1 0\noptim_sgd_kernel \1 0\noptim_lion_kernel \1 0/p' $optim/optimizer_cuda.c
     sed -nE 's/^#define THREADS +([0-9]+)u.*/landing_blocks_kernel \1 0/p' liboffload/landing/landing_cuda.c
 }
 
