@@ -131,10 +131,8 @@ int bench_plot_main(int argc, char **argv)
             "or .png: throughput and the distribution of latencies; or a timeline, what device, host and "
             "drives "
             "held over its time. Needs gnuplot.",
-        .after =
-            "Examples:\n  ofl-bench plot sweep.json sweep.svg\n"
-            "  ofl-finetune --preset tiny --data text --steps 3 --device-mem 6M --host-mem 6M --nvme . \\\n"
-            "      --timeline run.json && ofl-bench plot run.json tiers.svg",
+        .after = "Example:\n  ofl-bench plot sweep.json sweep.svg\n\n"
+                 "A timeline is what --timeline=FILE of a run writes.",
         .arguments = "REPORT PLOT",
         .argument = add_file,
         .check = check_files};

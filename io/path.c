@@ -1,10 +1,20 @@
 /* One drive of a queue: its windows and its statistics. See queue.h. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "io/queue.h"
 
 #define PIECE_MIN 4096u
+
+/* A drive is not named by a file without a name on it, but as a profile names it: by the directory. */
+static size_t directory_length(const char *name)
+{
+    static const char nameless[] = "/(scratch)"; /* as io_file_open_scratch has it */
+    size_t n = strlen(name), tail = sizeof nameless - 1;
+
+    return n > tail && strcmp(name + n - tail, nameless) == 0 ? n - tail : n;
+}
 
 struct io_path *io_path_get(struct io_queue *q, uint64_t device, const char *name)
 {
@@ -21,7 +31,7 @@ struct io_path *io_path_get(struct io_queue *q, uint64_t device, const char *nam
     if (!path)
         return NULL;
     path->device = path->stats.device = device;
-    snprintf(path->stats.name, sizeof path->stats.name, "%s", name);
+    snprintf(path->stats.name, sizeof path->stats.name, "%.*s", (int)directory_length(name), name);
     io_path_tune(q, path, &(struct io_tuning){0}); /* the queue's, within bounds */
     all[q->path_count++] = path;
     return path;

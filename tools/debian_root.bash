@@ -91,7 +91,10 @@ root_run() {
         ln -s pts/ptmx "$root/dev/ptmx"
         if [ "$sys" -eq 1 ]; then
             mount --rbind /sys "$root/sys"
-            mount -o remount,bind,ro "$root/sys"
+            # What is mounted below it, too: cgroups are not of this root.
+            below=$(cd "$root/sys" && pwd -P)
+            awk -v below="$below" "\$5 == below || index(\$5, below \"/\") == 1 { print \$5 }" /proc/self/mountinfo |
+                while read -r at; do mount -o remount,bind,ro "$at"; done
         fi
         as=()
         [ "$user" = root ] || as=(setpriv --reuid "$user" --regid "$user" --init-groups)

@@ -86,6 +86,7 @@ else
     tar --numeric-owner -C "$root" -xpf "$base"
 fi
 [ -z "$(git status --porcelain)" ] || echo "fresh_root: what is not committed is not in the clone" >&2
+commit=$(git rev-parse --short HEAD)
 git clone -q --no-hardlinks . "$root/root/liboffload"
 git clone -q --no-hardlinks . "$root/home/user/liboffload"
 root_run --offline "$root" chown -R user:user /home/user/liboffload
@@ -104,6 +105,6 @@ fi
 for goal in "${wanted[@]}"; do
     run_goal "${goal%.*}" "${goal#*.}"
 done
-printf '\n%s\n' "== $(git rev-parse --short HEAD) in a new Debian 12, $(nproc) cores; logs: $logs"
+printf '\n%s\n' "== $commit in a new Debian 12, $(nproc) cores; logs: $logs"
 printf '%s\n' "${rows[@]}"
 [ $failed -eq 0 ]
