@@ -275,8 +275,15 @@ def attach(model, ctx, *, blocks=None, prefix=""):
 
 def _mark(model, manager):
     object.__setattr__(model, "offload_manager", manager)
+    object.__setattr__(model, "zero_grad", lambda set_to_none=True: _drop_gradients(model, set_to_none))
     # Its parameters are where their context has them. Trainers move models to the device that they are on.
     object.__setattr__(model, "to", lambda *args, **kw: _stay(model, *args, **kw))
+
+
+def _drop_gradients(model, set_to_none):
+    for held in model.offload_manager.held.values():
+        held.has_gradient = False
+    type(model).zero_grad(model, set_to_none)
 
 
 def _stay(model, *args, **kw):

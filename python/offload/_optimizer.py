@@ -58,8 +58,8 @@ class AdamW(torch.optim.Optimizer):
     None. Or parameters, or groups of them, as torch.optim.AdamW takes: `[{"params": [...], "lr": 1e-4}, ...]` with lr, betas,
     eps and weight_decay of their own. Parameters that are in memory need ctx: they keep their gradients, and the states
     alone are offloaded.
-    clip: the global norm that gradients of all groups are scaled down to; 0: none. torch.nn.utils.clip_grad_norm_ sees no
-    gradients of an offloaded model.
+    clip: the global norm that gradients of all groups are scaled down to; 0: none. torch.nn.utils.clip_grad_norm_ is refused
+    where gradients are in the context.
     no_decay: names of parameters that weight decay spares: norms and biases, as is common.
     reduce: several processes: called with each gradient, piece by piece: flat float32 tensors of at most 1 MiB, which it
     changes in place to what all processes have together, as torch.distributed.all_reduce does. In the order of the

@@ -20,11 +20,20 @@ _KNOWN |= {getattr(torch.Tensor, name).__set__ for name in ("grad", "requires_gr
 _KNOWN |= {torch.is_floating_point, torch.is_complex, torch.numel}
 
 
+_GRAD = torch.Tensor.grad
+
+
 class Away(Parameter):
     """A parameter while nothing leases it: knows its shape and dtype, and refuses the rest by name."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func == _GRAD.__get__ and args[0].offload_held.has_gradient:
+            # Who finds none would clip, scale or look at nothing, and say nothing.
+            raise Error(f"{args[0].offload_held.name}: its gradient is in the context, not in .grad: clip by AdamW(clip=), "
+                        "drop it by zero_grad() of the optimizer or the whole model")
+        if func == _GRAD.__set__ and args[1] is None:
+            args[0].offload_held.has_gradient = False
         if func in _KNOWN:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **(kwargs or {}))

@@ -19,12 +19,14 @@ replaced-unseen|_model.py|            if m._parameters.get(key) is not p:|      
 largest-block-unchecked|_model.py|        if needs and needs[name] > budget:|        if False:|test_misuse.py|budget_too_small
 gradient-not-added|_parameters.py|                total.add_(grad)|                total.copy_(grad)|test_train.py|accumulation or several_backward
 gradient-counted-twice|_parameters.py|            self.parameter.grad = None|            pass|test_train.py|several_backward
+gradient-looked-at|_parameters.py|        if func == _GRAD.__get__ and args[0].offload_held.has_gradient:|        if False:|test_misuse.py|not_in_grad
+gradient-not-dropped|_model.py|        held.has_gradient = False|        pass|test_misuse.py|dropped
 away-has-values|_parameters.py|        self.parameter.__class__ = Away|        pass|test_misuse.py|touched
 rates-read-once|_optimizer.py|                if rates != held.rates:|                if held.rates is None:|test_groups.py|bits_are_those_of_memory or close or rate
 rates-of-the-first|_optimizer.py|                rates = _rates(held.group)|                rates = _rates(first)|test_groups.py|rate_is_its
 clip-forgotten|_optimizer.py|*_rates(first), first["clip"], self.count + 1)|*_rates(first), 0.0, self.count + 1)|test_trainer.py|trainer
 decay-not-spared|_optimizer.py|                self.core_optimizer.decay(held.tensor, 0.0)|                pass|test_train.py|no_decay
-master-of-zeros|_optimizer.py|            _Resident.write(master, data.float())|            pass|test_train.py|bf16
+master-of-zeros|_optimizer.py|            _Resident.write(master, data.float())|            pass|test_parts.py|masters
 steps-counted-anew|_optimizer.py|.get("optimizers", {}).get(name, 0)|.get("optimizers", {}).get("", 0)|test_commit.py|killed
 reduced-in-a-copy|_optimizer.py|reduce(tensor_view(memory, (len(memory) // 4,), torch.float32))|reduce(tensor_view(memory, (len(memory) // 4,), torch.float32).clone())|test_parallel.py|pieces
 step-while-leased|_optimizer.py|        if leased:|        if False:|test_groups.py|refused

@@ -99,6 +99,36 @@ def test_step_behind_an_exception(model):
     assert equal(weights(model), weights(plain))
 
 
+def test_gradients_are_not_in_grad(model):
+    """Who would clip or look at none is told."""
+    opt = offload.AdamW(model, lr=1e-3)
+    works(model)
+    for look in (lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0), lambda: model.lm_head.weight.grad,
+                 lambda: model.lm_head.zero_grad()):
+        with pytest.raises(offload.Error, match="weight: its gradient is in the context.*AdamW"):
+            look()
+    opt.step()
+    assert model.lm_head.weight.grad is None
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # there are none
+
+
+@pytest.mark.parametrize("whose", ["model", "optimizer", "each"])
+def test_gradients_are_dropped(model, whose):
+    plain = model_of("llama")
+    opt = offload.AdamW(model, lr=1e-3)
+    (model(input_ids=batches(1)[0] * 0, labels=batches(1)[0]).loss * 7).backward()
+    if whose == "each":
+        for p in model.parameters():
+            p.grad = None
+    else:
+        (model if whose == "model" else opt).zero_grad()
+    works(model)
+    opt.step()
+    with offload.open(device="64M", host="64M") as ctx:
+        train(plain, offload.AdamW(plain, ctx, lr=1e-3), 1)
+    assert equal(weights(model), weights(plain))
+
+
 def test_forked(model):
     pid = os.fork()
     if pid == 0:
