@@ -23,6 +23,8 @@
 #include "examples/model/template.h"
 #include "examples/model/tokenizer.h"
 #include "examples/model/tokenizer_regex.h"
+#include "include/offload_estimate.h"
+#include "io/drive.h"
 
 #define ERROR 512
 
@@ -333,6 +335,42 @@ static void kept(const uint8_t *data, size_t bytes)
     fuzz_kept(dir, data, bytes);
 }
 
+static void machine(const uint8_t *data, size_t bytes)
+{
+    struct ofl_machine m = {.size = sizeof m};
+    int err;
+
+    put("machine.json", data, bytes);
+    err = ofl_machine_load(path_of("machine.json"), &m);
+    need_sentence(err, err < 0 ? ofl_error() : "");
+    need(err < 0 || (m.host_bytes > 0 && m.host_bps >= 0), "a machine without memory");
+}
+
+static char profile_name[128]; /* of the file of dir's drive */
+
+/* "KEY" stands for the drive's. */
+static void profile(const uint8_t *data, size_t bytes)
+{
+    static char file[1 << 17];
+    struct ofl_place_rates r = {.size = sizeof r};
+    const char *at = memmem(data, bytes, "KEY", 3);
+    size_t before = at ? (size_t)(at - (const char *)data) : bytes, n;
+    char key[96];
+    struct io_drive d;
+    int err;
+
+    need(io_drive_get(dir, &d) == 0 && setenv("OFL_PROFILE_DIR", dir, 1) == 0, "no drive");
+    io_drive_key(&d, key, sizeof key);
+    snprintf(profile_name, sizeof profile_name, "%s.json", key);
+    n = (size_t)snprintf(file, sizeof file, "%.*s%s%.*s", (int)before, (const char *)data, at ? key : "",
+                         at ? (int)(bytes - before - 3) : 0, at ? at + 3 : "");
+    put(profile_name, file, n);
+    err = ofl_place_rates_get(dir, 0, &r);
+    need_sentence(err, err < 0 ? ofl_error() : "");
+    need(err < 0 || (r.read_bps > 0 && r.write_bps > 0 && r.read_bps < 1e16 && r.write_bps < 1e16),
+         "rates that no drive has");
+}
+
 static const struct target {
     const char *name;
     void (*run)(const uint8_t *data, size_t bytes);
@@ -351,6 +389,8 @@ static const struct target {
     {"template", template, false},
     {"chat", chat, true},
     {"kept", kept, false},
+    {"machine", machine, true},
+    {"profile", profile, true},
 };
 
 static const struct target *target;
@@ -398,11 +438,14 @@ static void remove_dir(void)
                                         "store.ofl",
                                         "data.ofl",
                                         "manifest-0.ofl",
-                                        "manifest-1.ofl"};
+                                        "manifest-1.ofl",
+                                        "machine.json"};
 
     ofl_close(ctx);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         unlink(path_of(names[i]));
+    if (profile_name[0])
+        unlink(path_of(profile_name));
     rmdir(dir);
 }
 

@@ -20,6 +20,17 @@ static const char config[] =
     "\"low_freq_factor\": 1.0,"
     " \"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 32}}";
 
+static const char machine[] = "{\"like\": \"rtx-4090\", \"name\": \"mine\", \"host_bytes\": 68719476736, "
+                              "\"host_bps\": 5e10, \"drives\": 2,"
+                              " \"drive_read_bps\": 7e9, \"drive_write_bps\": 5e9, \"drive_mixed_bps\": 6e9}";
+
+static const char profile[] =
+    "{\"format\": \"liboffload drive profile\", \"version\": 2, \"key\": \"KEY\", \"drive\": \"nvme0n1\", "
+    "\"model\": \"\","
+    " \"piece_bytes\": 262144, \"depth\": 128, \"window_bytes\": 33554432, \"flags\": 0, \"read_bps\": 1.3e9,"
+    " \"write_bps\": 4e9, \"mixed_bps\": 1.1e9, \"first_write_ratio\": 0.5, \"read_latency_ns\": 62103,"
+    " \"unwritten_ratio\": 0.9, \"measure_s\": 3.4, \"measured_at\": 1796134850, \"note\": \"\"}";
+
 static const char config_newer[] =
     "{\"model_type\": \"gemma3_text\", \"vocab_size\": 8, \"hidden_size\": 32, \"intermediate_size\": 32,"
     " \"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"head_dim\": 16,"
@@ -212,6 +223,8 @@ const struct fuzz_seed fuzz_seeds[] = {
     {"template", template},
     {"variables", variables},
     {"chat", chat},
+    {"machine", machine},
+    {"profile", profile},
     {"adapter", adapter},
     {"adapter_weights", adapter_weights},
     {NULL, NULL},
