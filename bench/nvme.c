@@ -14,8 +14,7 @@
 #include "bench/nvme_report.h"
 #include "bench/plot.h"
 
-#define WARM_UP_S     0.1
-#define WARM_UP_BYTES (64 * MIB)
+#define WARM_UP_S 0.1
 
 /* ---- progress -------------------------------------------------------------------- */
 
@@ -164,7 +163,7 @@ static int warm_up(struct nvme_target *t, struct nvme_results *all, struct nvme_
     int status;
 
     show(&r->c, ", warming up", 0, 0);
-    status = nvme_run_case(t, &r->c, WARM_UP_S, WARM_UP_BYTES, 1, &ignored, NULL);
+    status = nvme_run_case(t, &r->c, WARM_UP_S, NVME_WARM_UP_BYTES, 1, &ignored, NULL);
     if (status == 0 && r->fio) {
         status = nvme_fio_run(t, &r->c, WARM_UP_S, &fio);
         all->fio_start_s = fio.start_s;

@@ -71,6 +71,8 @@ static const struct common_option option_list[] = {
      .least = 1, .most = 1000},
     {COMMON_NUMBER, "time-s", "X", "Seconds of a run (default 1.5; --sweep 0.5); one that writes also ends after "
      "--size bytes", FIELD(time_s), .low = 0.01, .high = 3600},
+    {COMMON_BYTES, "max-written", "SIZE", "Write so much to drives at most; what could write more is refused before it "
+     "begins", FIELD(max_written)},
     {COMMON_WORD, "compare", "fio", "Let fio do the same on the same file, in turns", FIELD(fio), .words = others},
     {COMMON_FLAG, "syscalls", NULL, "Count system calls too, in short runs of their own under strace",
      FIELD(syscalls)},
@@ -200,6 +202,8 @@ json_t *nvme_options_json(const struct nvme_options *o)
     json_object_set_new(j, "sweep", json_boolean(o->sweep));
     json_object_set_new(j, "compare", o->fio ? json_string("fio") : json_null());
     json_object_set_new(j, "syscalls", json_boolean(o->syscalls));
+    json_object_set_new(j, "max_written",
+                        o->max_written ? json_integer((json_int_t)o->max_written) : json_null());
     json_object_set_new(j, "tensors", bench_text_json(o->tensors));
     json_object_set_new(j, "demand_bytes",
                         o->demand ? json_integer((json_int_t)o->demand_bytes) : json_null());

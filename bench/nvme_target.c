@@ -184,6 +184,11 @@ static void choose_weights(struct nvme_target *t, const struct nvme_case *cases,
         t->stripes[i] = (struct io_stripe){.dir = o->dirs[i], .weight = 1};
         if (o->dir_count == 1)
             return;
+        if (o->max_written) {
+            snprintf(t->weight_note, sizeof t->weight_note,
+                     "equal shares: with --max-written nothing is written to measure them");
+            continue;
+        }
         nvme_tick(common_seconds());
         if (io_profile_measure_rates(o->dirs[i], &read_bps, &write_bps) < 0) {
             snprintf(t->weight_note, sizeof t->weight_note, "equal shares: %s", ofl_error());
@@ -226,7 +231,8 @@ int nvme_queue_open(struct nvme_target *t, uint32_t depth, uint64_t piece_bytes,
                                            .flags = t->options->flags,
                                            .depth = depth,
                                            .piece_bytes = (uint32_t)piece_bytes,
-                                           .window_bytes = window_bytes};
+                                           .window_bytes = window_bytes,
+                                           .written = &t->written};
 
     if (io_queue_open(&config, out) < 0)
         return common_fail(EXIT_RUNTIME, "%s", ofl_error());
@@ -380,6 +386,43 @@ void nvme_target_drop_cache(struct nvme_target *t)
         t->cached_share = share;
 }
 
+/* ---- --max-written ------------------------------------------------------------------------- */
+
+/* That a case writes at most, in all its runs: each ends after the file's size, and so does fio. */
+static void add_case(const struct nvme_target *t, const struct nvme_case *c, uint64_t *ours, uint64_t *fio)
+{
+    const struct nvme_options *o = t->options;
+    uint64_t runs = o->repeat + (o->syscalls ? 1 : 0);
+
+    if (!nvme_rw_writes(c->rw))
+        return;
+    *ours += NVME_WARM_UP_BYTES + runs * t->bytes;
+    /* Its shares of reads and writes are drawn. Counting calls it runs twice. */
+    *fio += o->fio ? (1 + o->repeat + (o->syscalls ? 2 : 0)) * t->bytes : 0;
+}
+
+/* What can't be sure to keep the limit is refused. */
+static int set_written(struct nvme_target *t, const struct nvme_case *cases, unsigned count)
+{
+    const uint64_t limit = t->options->max_written;
+    uint64_t ours = t->bytes + t->options->dir_count * (uint64_t)IO_FILE_TRIAL_BYTES, fio = 0;
+
+    for (unsigned i = 0; i < count; i++)
+        add_case(t, &cases[i], &ours, &fio);
+    if (!limit)
+        return 0;
+    if (ours + fio > limit)
+        return common_fail(
+            EXIT_INPUT,
+            "--max-written %llu (%s): these runs could write %llu (%s): %llu to fill the test file, %llu in "
+            "runs of it, %llu in those of fio; give a smaller --size or --repeat, or modes that read",
+            (ull)limit, common_bytes(limit).text, (ull)(ours + fio), common_bytes(ours + fio).text,
+            (ull)t->bytes, (ull)(ours - t->bytes), (ull)fio);
+    t->written.most = limit - fio;
+    (void)base_limit_take(&t->written, t->options->dir_count * (uint64_t)IO_FILE_TRIAL_BYTES);
+    return 0;
+}
+
 /* ---- all of it ------------------------------------------------------------------------------- */
 
 int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const struct nvme_case *cases,
@@ -398,6 +441,8 @@ int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const 
     }
     choose_weights(t, cases, count);
     status = choose_size(t, largest);
+    if (status == 0)
+        status = set_written(t, cases, count);
     if (status == 0)
         status = make_buffers(t, largest);
     if (status == 0)

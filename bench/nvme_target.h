@@ -15,7 +15,8 @@ struct nvme_target {
     uint64_t bytes;
     uint8_t *buffers; /* of random bytes; whole pages */
     uint64_t buffer_bytes;
-    uint64_t written_bytes; /* to the drives, by everything */
+    uint64_t written_bytes;    /* to the drives, by everything */
+    struct base_limit written; /* --max-written: of our own queues. What fio writes was set aside before */
     double started;
     /* Of the engine, as the first queue showed it. */
     enum io_engine engine;
@@ -25,6 +26,9 @@ struct nvme_target {
     double cached_share;
     char weight_note[256];
 };
+
+/* Of a run that warms up. */
+#define NVME_WARM_UP_BYTES (64 * MIB)
 
 /* Chooses sizes, makes the file, fills it with random bytes. cases: all that are to come. */
 int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const struct nvme_case *cases,

@@ -87,6 +87,8 @@ refuse 'more than --buffers' nvme --dir "$work/dir" --rw read --size 48M --block
 refuse 'No such file' nvme "${small[@]}" --json "$work/absent/r.json"
 refuse 'end with .svg or .png' nvme "${small[@]}" --plot "$work/plot.gif"
 refuse 'needs --rw' nvme "${small[@]}" --demand --plot "$work/plot.svg"
+refuse 'these runs could write' nvme "${small[@]}" --rw write --max-written 208M
+refuse 'these runs could write' nvme "${small[@]}" --rw read --max-written 48M
 refuse 'cuda or cuda:N' link --device host
 refuse 'not a multiple of 8' link --size 4K,1001
 refuse 'in, out or both' link --direction up
@@ -114,6 +116,11 @@ most=$((48 * 1048576 * (1 + 2 * 3 + 3)))
 head -n -20 "$work/all.json" >"$work/damaged.json"
 ! whole "$work/damaged.json" 5 || complain "a damaged report passes"
 ! whole "$work/all.json" 6 || complain "a missing result passes"
+
+# The file, its warm-up and two runs; what opening it tries comes on top.
+run nvme "${small[@]}" --rw write --max-written 209M --json "$work/most.json"
+wanted --max-written
+[ "$(field written_bytes "$work/most.json")" -le $((209 * 1048576)) ] || complain "--max-written: more was written"
 
 run nvme "${small[@]}" --rw read,randwrite --depth 4 --engine threads --json "$work/threads.json"
 wanted --engine threads
