@@ -200,6 +200,8 @@ STATIC := $(B)/liboffload.a
 SHARED := $(B)/$(SONAME)
 SHARED_OBJ := $(call obj,$(SHARED_SRC))
 BENCH_SRC := $(wildcard bench/*.c)
+# Tests of what needs no machine: all of bench/ but its main.
+BENCH_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "bench/' $(TEST_SRC)))
 SHAPES := $(wildcard bench/shapes/*.txt)
 PROGRAMS := $(if $(wildcard examples/finetune.c),$(B)/ofl-finetune) $(if $(wildcard examples/generate.c),$(B)/ofl-generate) \
     $(if $(wildcard bench/bench.c),$(B)/ofl-bench)
@@ -394,7 +396,7 @@ $(B)/%.cc.o: %.cc $(B)/flags
 # ---- libraries and programs
 
 # With `make clean all`, first the one, then the other.
-LISTS := $(addprefix $(B)/,liboffload.list libexamples.list tests/libhelpers.list tests/libcuda_stub.list)
+LISTS := $(addprefix $(B)/,liboffload.list libexamples.list tests/libhelpers.list tests/libbench.list tests/libcuda_stub.list)
 $(B)/flags $(B)/cuda_flags $(LISTS): | $(filter clean,$(MAKECMDGOALS))
 
 # An archive is made anew when its list of members changes too, so that none outlives its source.
@@ -404,6 +406,7 @@ $(LISTS): FORCE
 $(B)/liboffload.list: MEMBERS = $(LIB_SRC) $(LIB_CU)
 $(B)/libexamples.list: MEMBERS = $(SHARED_SRC) $(SHARED_CU)
 $(B)/tests/libhelpers.list: MEMBERS = $(TEST_HELPER_SRC)
+$(B)/tests/libbench.list: MEMBERS = $(filter-out bench/bench.c,$(BENCH_SRC))
 $(B)/tests/libcuda_stub.list: MEMBERS = $(CUDA_STUB_SRC) $(EMULATE_SRC) $(EMULATE_CU)
 
 $(B)/%.a: $(B)/%.list
@@ -413,6 +416,7 @@ $(B)/%.a: $(B)/%.list
 $(STATIC): $(call obj,$(LIB_SRC)) $(LIB_CU:%.cu=$(B)/%.fatbin.o)
 $(B)/libexamples.a: $(SHARED_OBJ) $(SHARED_CU:%.cu=$(B)/%.fatbin.o)
 $(B)/tests/libhelpers.a: $(call obj,$(TEST_HELPER_SRC))
+$(B)/tests/libbench.a: $(call obj,$(filter-out bench/bench.c,$(BENCH_SRC)))
 
 # For programs of others: one object, in which all but the public symbols are its own, so that no name of theirs can be
 # taken for one of ours. Tests link $(STATIC), in which hidden ones can be seen.
@@ -451,10 +455,11 @@ $(B)/shapes/%.txt: bench/shapes/%.txt
 	$(Q)cp $< $@
 
 # Tests see internal symbols: hidden ones are visible inside the static library.
-$(patsubst tests/%.c,$(B)/tests/%,$(EXAMPLE_TESTS)): $(B)/libexamples.a
+$(patsubst tests/%.c,$(B)/tests/%,$(EXAMPLE_TESTS) $(BENCH_TESTS)): $(B)/libexamples.a
+$(patsubst tests/%.c,$(B)/tests/%,$(BENCH_TESTS)): $(B)/tests/libbench.a
 $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
 	$(call say,LD,$@)
-	$(Q)$(LINK) -o $@ $< $(TEST_EXTRA) $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
+	$(Q)$(LINK) -o $@ $< $(TEST_EXTRA) $(filter %/libbench.a,$^) $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
 	    $(if $(filter %/libexamples.a,$^),$(EXAMPLE_LIBS)) $(LIB_LIBS) $(call pkg,--libs,cmocka)
 
 $(B)/python/%: python/%

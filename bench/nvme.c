@@ -12,6 +12,7 @@
 #include "bench/nvme_json.h"
 #include "bench/nvme_progress.h"
 #include "bench/nvme_report.h"
+#include "bench/nvme_verify_pass.h"
 #include "bench/plot.h"
 
 #define WARM_UP_S 0.1
@@ -212,6 +213,8 @@ static int measure(struct nvme_target *t, struct nvme_results *r)
         status = nvme_demand_measure(t, r->demand);
     if (status == 0)
         status = count_calls(t, r);
+    if (status == 0 && t->verify)
+        status = nvme_verify_pass(t);
     r->elapsed_s = common_seconds() - t->started;
     common_progress_clear();
     return status;
@@ -223,13 +226,15 @@ static int hand_over(const struct nvme_target *t, const struct nvme_results *r)
 {
     const struct nvme_options *o = t->options;
     json_t *report;
-    int status = 0;
+    int status = 0, found = 0;
 
     nvme_print_results(t, r);
+    if (t->verify)
+        found = nvme_verify_tell(t);
     if (fflush(stdout) == EOF)
         status = common_fail(common_status_late(-errno), "write the results: %m");
     if (!o->json && !o->plot)
-        return status;
+        return status ? status : found;
     report = nvme_report(t, r);
     if (!report)
         return common_fail(EXIT_FULL, "make the report: out of memory");
@@ -238,7 +243,7 @@ static int hand_over(const struct nvme_target *t, const struct nvme_results *r)
     if (status == 0 && o->plot)
         status = bench_plot(report, o->plot);
     json_decref(report);
-    return status;
+    return status ? status : found;
 }
 
 static int run_on(struct nvme_target *t, struct nvme_results *r)
@@ -249,6 +254,7 @@ static int run_on(struct nvme_target *t, struct nvme_results *r)
     nvme_print_facts(t, r);
     fflush(stdout);
     status = measure(t, r);
+    t->stays = status == 0;
     return status == 0 ? hand_over(t, r) : status;
 }
 
@@ -277,6 +283,7 @@ int bench_nvme_main(int argc, char **argv)
     struct nvme_tensors tensors = {0};
     struct nvme_demand demand = {0};
     struct nvme_target target = {0};
+    struct nvme_verify verify = {0};
     struct nvme_results results;
     struct nvme_options options;
     int status = nvme_options_parse(argc, argv, &options);
@@ -284,6 +291,9 @@ int bench_nvme_main(int argc, char **argv)
     if (status)
         return status;
     common_signals();
+    if (options.verify_file)
+        return nvme_verify_file(&options);
+    target.verify = options.verify ? &verify : NULL;
     status = make_results(&options, cases, plan(&options, cases), &results);
     if (status == 0)
         status = prepare(&options, &results, &tensors, &demand);

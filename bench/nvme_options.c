@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "examples/common_options.h"
@@ -77,6 +78,14 @@ static const struct common_option option_list[] = {
     {COMMON_FLAG, "syscalls", NULL, "Count system calls too, in short runs of their own under strace",
      FIELD(syscalls)},
 
+    {COMMON_GROUP, .text = "Whether bytes come back:", .least = 5},
+    {COMMON_FLAG, "verify", NULL, "Write bytes that go by their offset, the run and --seed, compare all that is read, and the "
+     "whole file at the end; exit status 3, with offset and both values, where they differ", FIELD(verify)},
+    {COMMON_COUNT, "seed", "N", "Of --verify (default: another one each time, which is printed)", FIELD(seed), .least = 1,
+     .most = INT64_MAX},
+    {COMMON_TEXT, "keep-file", "NAME", "With --verify: the test file has this name, in --dir, and stays", FIELD(keep_file)},
+    {COMMON_TEXT, "verify-file", "FILE", "Only compare what --keep-file has left with its --seed", FIELD(verify_file)},
+
     {COMMON_GROUP, .text = "Results:", .least = 5},
     {COMMON_TEXT, "json", "FILE", "Write everything, with all samples, in JSON", FIELD(json)},
     {COMMON_TEXT, "plot", "FILE", "Draw FILE.svg or FILE.png with gnuplot", FIELD(plot)},
@@ -96,8 +105,11 @@ static const char after[] =
     "  ofl-bench nvme --dir /mnt/nvme --rw read --block 1M --depth 32 \\\n"
     "      --compare fio\n"
     "  ofl-bench nvme --dir /mnt/a --dir /mnt/b --tensors 70b\n"
+    "  # what was written before a power cut, and is there behind it\n"
+    "  ofl-bench nvme --dir /mnt/nvme --verify --seed 7 --keep-file probe --rw write\n"
+    "  ofl-bench nvme --verify-file /mnt/nvme/probe --seed 7\n"
     "  ofl-bench nvme --dir /mnt/nvme --sweep --json sweep.json --plot sweep.svg\n"
-    "\n" COMMON_EXITS ". After anything but 0 there are no results.";
+    "\n" COMMON_EXITS ". After anything but 0 there are no results, but those of --verify after 3.";
 
 /* ---- what goes together ------------------------------------------------------------ */
 
@@ -127,6 +139,35 @@ static bool check_combination(const struct nvme_options *o, unsigned modes, stru
     return true;
 }
 
+static bool check_verify(const struct nvme_options *o, struct common_complaint *c)
+{
+    if (!o->verify && o->keep_file)
+        return common_complain(c, "--keep-file goes with --verify");
+    if (!o->verify && o->seed && !o->verify_file)
+        return common_complain(c, "--seed goes with --verify or --verify-file");
+    if (!o->verify)
+        return true;
+    if (o->rw[RW_MIXED])
+        return common_complain(c, "--verify excludes --rw mixed, which reads what is being written");
+    if (o->fio || o->syscalls)
+        return common_complain(c, "--verify excludes --compare and --syscalls, which write other bytes");
+    if (o->keep_file && o->dir_count > 1)
+        return common_complain(c, "--keep-file takes one --dir");
+    if (o->keep_file && (strchr(o->keep_file, '/') || !o->keep_file[0]))
+        return common_complain(c, "--keep-file %s: a name in --dir, without slashes", o->keep_file);
+    return true;
+}
+
+/* Of all other options it takes few. */
+static bool check_verify_file(const struct nvme_options *o, struct common_complaint *c)
+{
+    if (!o->seed)
+        return common_complain(c, "--verify-file needs the --seed that it was written with");
+    if (o->dir_count || o->verify || o->tensors || o->demand || o->sweep || o->fio || o->plot)
+        return common_complain(c, "--verify-file FILE goes with --seed, --json, --engine and --direct alone");
+    return true;
+}
+
 static bool check_files(const struct nvme_options *o, struct common_complaint *c)
 {
     int err = o->json ? common_report_check(o->json) : 0;
@@ -147,15 +188,21 @@ static bool finish(void *options, struct common_complaint *c)
 
     for (unsigned i = 0; i < RW_COUNT; i++)
         modes += o->rw[i];
-    if (!check_combination(o, modes, c) || !check_files(o, c))
+    if (o->verify_file)
+        return check_verify_file(o, c) && check_files(o, c);
+    if (!check_combination(o, modes, c) || !check_verify(o, c) || !check_files(o, c))
         return false;
+    if (o->verify && !o->seed) /* so that what an earlier run has left is not taken for this one's */
+        o->seed = (uint64_t)getpid() << 32 | ((uint64_t)time(NULL) & 0x7fffffff);
     if (o->plot && modes == 0 && !o->sweep && !table)
         return common_complain(c, "--plot draws a table: it needs --rw or --sweep beside --tensors and "
                                   "--demand");
     if (modes == 0 && o->sweep)
         o->rw[RW_READ] = true;
     if (modes == 0 && table)
-        o->rw[RW_READ] = o->rw[RW_WRITE] = o->rw[RW_MIXED] = o->rw[RW_RANDREAD] = true;
+        o->rw[RW_READ] = o->rw[RW_WRITE] = o->rw[RW_RANDREAD] = true;
+    if (modes == 0 && table && !o->verify)
+        o->rw[RW_MIXED] = true;
     if (!o->repeat)
         o->repeat = o->fio ? 10 : o->sweep ? 3 : 5;
     if (o->time_s == 0)
@@ -204,6 +251,8 @@ json_t *nvme_options_json(const struct nvme_options *o)
     json_object_set_new(j, "syscalls", json_boolean(o->syscalls));
     json_object_set_new(j, "max_written",
                         o->max_written ? json_integer((json_int_t)o->max_written) : json_null());
+    json_object_set_new(j, "verify", json_boolean(o->verify));
+    json_object_set_new(j, "keep_file", o->keep_file ? bench_text_json(o->keep_file) : json_null());
     json_object_set_new(j, "tensors", bench_text_json(o->tensors));
     json_object_set_new(j, "demand_bytes",
                         o->demand ? json_integer((json_int_t)o->demand_bytes) : json_null());

@@ -37,7 +37,10 @@ struct nvme_options {
     uint32_t flags;
     int direct; /* -1: if the file system takes it */
     int fio;    /* 1: compared with it */
-    bool registered, sweep, syscalls, demand;
+    bool registered, sweep, syscalls, demand, verify;
+    uint64_t seed;           /* of --verify; 0: not given */
+    const char *keep_file;   /* a path below the one directory; NULL: the test file has no name */
+    const char *verify_file; /* NULL: none; else it is all that is looked at */
     const char *tensors, *json, *plot;
 };
 

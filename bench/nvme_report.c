@@ -183,7 +183,8 @@ void nvme_print_facts(const struct nvme_target *t, const struct nvme_results *r)
     for (unsigned i = 0; i < o->dir_count; i++)
         print_drive(o->dirs[i], &t->drives[i]);
     print_engine(t);
-    printf("file      %s of random bytes, nameless; %s\n", common_bytes(t->bytes).text,
+    printf("file      %s of %s, %s; %s\n", common_bytes(t->bytes).text,
+           t->verify ? "bytes that are compared" : "random bytes", o->keep_file ? t->kept_path : "nameless",
            io_file_direct(t->file) ? "direct I/O"
            : o->direct == 0        ? "buffered I/O, as asked for"
                                    : io_file_note(t->file));

@@ -24,7 +24,9 @@ struct nvme_run {
     struct nvme_target *target;
     struct nvme_case c;
     struct io_queue *queue;
-    struct io_request *requests; /* depth of them */
+    struct io_request *requests; /* depth of them; with --verify twice that */
+    struct io_request **ready;   /* prepared, and not in flight */
+    uint32_t request_count, ready_first, ready_count;
     uint64_t next[2], issued_bytes, random;
     bool rotate;             /* the buffers: all are used in turn, not the first of them only */
     struct base_error error; /* the first */

@@ -116,18 +116,20 @@ static int choose_size(struct nvme_target *t, const struct nvme_case *largest)
 static int make_buffers(struct nvme_target *t, const struct nvme_case *largest)
 {
     const struct nvme_options *o = t->options;
-    uint64_t wanted = LAYOUT_BLOCK * LAYOUT_DEPTH;
+    uint64_t wanted = LAYOUT_BLOCK * LAYOUT_DEPTH,
+             of_case = largest ? case_bytes(largest) * (o->verify ? 2 : 1) : 0;
     struct common_room room;
 
-    if (largest && case_bytes(largest) > o->buffer_bytes)
+    if (of_case > o->buffer_bytes)
         return common_fail(
-            EXIT_INPUT, "%u blocks of %llu bytes in flight are %llu bytes: more than --buffers, %llu bytes",
-            largest->depth, (ull)largest->block_bytes, (ull)case_bytes(largest), (ull)o->buffer_bytes);
+            EXIT_INPUT, "%u blocks of %llu bytes in flight%s are %llu bytes: more than --buffers, %llu bytes",
+            largest->depth, (ull)largest->block_bytes, o->verify ? ", and as many to be compared," : "",
+            (ull)of_case, (ull)o->buffer_bytes);
     if (o->demand && o->buffer_bytes / 2 < o->demand_bytes)
         return common_fail(EXIT_INPUT, "--demand-bytes %llu: --buffers has to be twice that at least",
                            (ull)o->demand_bytes);
-    if (largest && case_bytes(largest) > wanted)
-        wanted = case_bytes(largest);
+    if (of_case > wanted)
+        wanted = of_case;
     if (o->tensors || o->demand)
         wanted = wanted > o->buffer_bytes ? wanted : o->buffer_bytes;
     wanted = (wanted + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
@@ -257,12 +259,27 @@ static bool writes_parts(const struct nvme_case *cases, unsigned count)
     return false;
 }
 
+static int open_named(struct nvme_target *t, unsigned flags)
+{
+    int err;
+
+    if (asprintf(&t->kept_path, "%s/%s", t->options->dirs[0], t->options->keep_file) < 0)
+        t->kept_path = NULL;
+    err = t->kept_path ? io_file_open_named(t->kept_path, true, flags, &t->file) : -ENOMEM;
+    if (err < 0) { /* not this run's to remove */
+        free(t->kept_path);
+        t->kept_path = NULL;
+    }
+    return err;
+}
+
 static int open_file(struct nvme_target *t, bool require_direct)
 {
     const struct nvme_options *o = t->options;
     unsigned flags = o->direct == 0 ? IO_FILE_BUFFERED : require_direct ? IO_FILE_REQUIRE_DIRECT : 0;
-    int err = o->dir_count > 1 ? io_file_open_striped(t->stripes, o->dir_count, flags, &t->file)
-                               : io_file_open_scratch(o->dirs[0], flags, &t->file);
+    int err = o->keep_file       ? open_named(t, flags)
+              : o->dir_count > 1 ? io_file_open_striped(t->stripes, o->dir_count, flags, &t->file)
+                                 : io_file_open_scratch(o->dirs[0], flags, &t->file);
 
     if (err < 0)
         return common_fail(common_status(err), "%s", ofl_error());
@@ -292,7 +309,10 @@ static int write_blocks(struct nvme_target *t, struct io_queue *q, struct io_req
             r->buf = t->buffers + (uint64_t)(r - requests) * LAYOUT_BLOCK;
             r->offset = at;
             r->bytes = bytes;
-            bench_fill(r->buf, bytes, &state);
+            if (t->verify)
+                nvme_verify_fill(t->verify, r->buf, at, bytes);
+            else
+                bench_fill(r->buf, bytes, &state);
             io_submit(q, r);
             io_flush(q);
             at += bytes;
@@ -423,6 +443,18 @@ static int set_written(struct nvme_target *t, const struct nvme_case *cases, uns
     return 0;
 }
 
+static int open_verify(struct nvme_target *t, const struct nvme_case *cases, unsigned count)
+{
+    uint64_t unit = PAGE_BYTES;
+
+    for (unsigned i = 0; i < count; i++)
+        if (cases[i].block_bytes % PAGE_BYTES)
+            unit = NVME_SECTOR;
+    return nvme_verify_open(t->verify, t->options->seed, t->bytes, unit, true) < 0
+               ? common_fail(EXIT_FULL, "verify: out of memory")
+               : 0;
+}
+
 /* ---- all of it ------------------------------------------------------------------------------- */
 
 int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const struct nvme_case *cases,
@@ -431,7 +463,7 @@ int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const 
     const struct nvme_case *largest = largest_case(cases, count);
     int status = 0;
 
-    *t = (struct nvme_target){.options = o, .started = common_seconds()};
+    *t = (struct nvme_target){.options = o, .verify = t->verify, .started = common_seconds()};
     for (unsigned i = 0; i < o->dir_count; i++) {
         if (io_drive_get(o->dirs[i], &t->drives[i]) < 0)
             return common_fail(EXIT_INPUT, "--dir %s: %s", o->dirs[i], ofl_error());
@@ -443,6 +475,8 @@ int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const 
     status = choose_size(t, largest);
     if (status == 0)
         status = set_written(t, cases, count);
+    if (status == 0 && t->verify)
+        status = open_verify(t, cases, count);
     if (status == 0)
         status = make_buffers(t, largest);
     if (status == 0)
@@ -460,6 +494,12 @@ void nvme_target_close(struct nvme_target *t)
 {
     io_file_close(t->file);
     t->file = NULL;
+    if (t->kept_path && !t->stays)
+        unlink(t->kept_path);
+    free(t->kept_path);
+    t->kept_path = NULL;
+    if (t->verify)
+        nvme_verify_close(t->verify);
     if (t->buffers)
         munmap(t->buffers, t->buffer_bytes);
     t->buffers = NULL;

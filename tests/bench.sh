@@ -146,6 +146,62 @@ run nvme --dir "$work/dir" --size 128M --sweep --repeat 1 --time-s 0.01 --json "
 wanted --sweep
 whole "$work/sweep.json" 30 || complain "the report of --sweep is not whole"
 
+# ---- whether bytes come back --------------------------------------------------
+
+refuse 'excludes --rw mixed' nvme "${small[@]}" --verify --rw mixed
+refuse 'goes with --verify' nvme "${small[@]}" --keep-file x
+refuse 'goes with --verify' nvme "${small[@]}" --seed 7
+refuse 'without slashes' nvme "${small[@]}" --verify --keep-file ../x
+refuse 'needs the --seed' nvme --verify-file "$work/probe"
+refuse 'goes with --seed' nvme "${small[@]}" --verify-file "$work/probe" --seed 7
+refuse 'No such file' nvme --verify-file "$work/absent" --seed 7
+for engine in uring threads; do
+    run nvme "${small[@]}" --verify --engine $engine --depth 8 --json "$work/verify.json"
+    [ $engine = threads ] || [ "$status" -eq 0 ] || continue # io_uring may be forbidden
+    wanted "--verify --engine $engine"
+    clean "--verify --engine $engine"
+    whole "$work/verify.json" 3 || complain "the report of --verify is not whole"
+    grep -q 'all is as it was written' "$work/out" || complain "--verify says nothing"
+done
+run nvme "${small[@]}" --verify --rw write,randwrite,read,randread --block 1536 --depth 4 --direct 0
+wanted --verify --block 1536
+run nvme "${small[@]}" --verify --seed 7 --keep-file probe --rw write,randwrite --depth 8
+wanted --keep-file
+[ "$(stat -c %s "$work/dir/probe")" -eq $((48 * 1048576)) ] || complain "--keep-file keeps no file"
+run nvme "${small[@]}" --verify --seed 7 --keep-file probe --rw write
+[ "$status" -eq 2 ] || complain "--keep-file over a file: exit status $status"
+run nvme --verify-file "$work/dir/probe" --seed 7
+wanted --verify-file
+
+# A thousand bits turned over, in words of their own; and a block in another's place.
+plant='import random, sys
+r = random.Random(5)
+with open(sys.argv[1], "r+b") as f:
+    for word in sorted(r.sample(range(48 << 17), 1000)):
+        at = word * 8 + r.randrange(8)
+        f.seek(at)
+        byte = f.read(1)[0]
+        f.seek(at)
+        f.write(bytes([byte ^ 1 << r.randrange(8)]))
+        print(word * 8)'
+if command -v python3 >/dev/null; then
+    cp "$work/dir/probe" "$work/probe"
+    python3 -c "$plant" "$work/probe" >"$work/planted"
+    run nvme --verify-file "$work/probe" --seed 7 --json "$work/found.json"
+    [ "$status" -eq 3 ] || complain "planted flips: exit status $status"
+    [ "$(field offset "$work/found.json" | sort -n)" = "$(sort -n "$work/planted")" ] || complain "not every planted flip is found"
+    [ "$(field wrong_words "$work/found.json")" -eq 1000 ] || complain "planted flips: not 1000 words"
+    grep -q 'offset [0-9]*: wanted 0x[0-9a-f]*, got 0x' "$work/err" || complain "planted flips: not both values"
+fi
+cp "$work/dir/probe" "$work/probe"
+dd if="$work/dir/probe" of="$work/probe" bs=4096 skip=100 seek=300 count=1 conv=notrunc status=none
+run nvme --verify-file "$work/probe" --seed 7
+[ "$status" -eq 3 ] || complain "a misplaced block: exit status $status"
+grep -q 'offset 1228800: .*what belongs to offset 409600' "$work/err" || complain "a misplaced block is not named"
+run nvme --verify-file "$work/dir/probe" --seed 8
+[ "$status" -eq 3 ] || complain "another seed: exit status $status"
+rm "$work/dir/probe" "$work/probe"
+
 # ---- tensors, demand ---------------------------------------------------------
 
 printf '# sizes\nlarge 50331647\n\nodd 4097 # not aligned\none 1\nhuge 100000001\n' >"$work/list"
