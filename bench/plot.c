@@ -55,17 +55,17 @@ int bench_plot_check(const char *path)
     return err < 0 ? common_fail(EXIT_INPUT, "plot: gnuplot does not run: %s", strerror(-err)) : 0;
 }
 
-int bench_plot(const json_t *report, const char *path)
+bool bench_plot_is_svg(const char *path)
+{
+    return ends_with(path, ".svg");
+}
+
+int bench_plot_draw(const char *script, const char *path)
 {
     char *const argv[] = {(char[]){"gnuplot"}, NULL};
     struct bench_output out = {0};
-    char *script = NULL;
-    int err = 0, status = 0;
+    int err = script ? bench_child_run(argv, script, -1, &out) : -ENOMEM, status = 0;
 
-    if (json_array_size(json_object_get(report, "results")) == 0)
-        return common_fail(EXIT_INPUT, "plot %s: the report has no runs to draw", path);
-    script = bench_plot_script(report, ends_with(path, ".svg"));
-    err = script ? bench_child_run(argv, script, -1, &out) : -ENOMEM;
     /* What it says without failing are warnings, of locales for instance. */
     if (err == -EIO || (err == 0 && out.out_bytes == 0))
         status = common_fail(EXIT_RUNTIME, "plot %s: gnuplot: %s", path, bench_first_line(out.err));
@@ -75,6 +75,18 @@ int bench_plot(const json_t *report, const char *path)
         status = common_fail(err == -ECANCELED ? EXIT_INTERRUPTED : EXIT_RUNTIME, "plot %s: %s", path,
                              strerror(-err));
     bench_output_free(&out);
+    return status;
+}
+
+int bench_plot(const json_t *report, const char *path)
+{
+    char *script;
+    int status;
+
+    if (json_array_size(json_object_get(report, "results")) == 0)
+        return common_fail(EXIT_INPUT, "plot %s: the report has no runs to draw", path);
+    script = bench_plot_script(report, bench_plot_is_svg(path));
+    status = bench_plot_draw(script, path);
     free(script);
     return status;
 }

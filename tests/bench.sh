@@ -60,7 +60,7 @@ grep -q 'nvme' "$work/out" || complain "--help does not name nvme"
 run --version
 wanted --version
 grep -q '^ofl-bench [0-9]' "$work/out" || complain "--version says $(cat "$work/out")"
-for command in nvme link probe plot; do
+for command in nvme link probe plot compare; do
     run "$command" --help
     wanted "$command" --help
     grep -q 'Example' "$work/out" || complain "$command --help has no example"
