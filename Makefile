@@ -189,7 +189,7 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
-C_FILES := $(wildcard include/*.h tools/*.c python/offload/*.c $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz,$(addprefix $(d)/*.,c h cc cu cuh)))
+C_FILES := $(wildcard include/*.h tools/*.c python/offload/*.c $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz tests/shim,$(addprefix $(d)/*.,c h cc cu cuh)))
 SCRIPTS := .ci/run $(wildcard tools/*.sh tests/*.sh tests/*.bash)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
@@ -200,6 +200,8 @@ STATIC := $(B)/liboffload.a
 SHARED := $(B)/$(SONAME)
 SHARED_OBJ := $(call obj,$(SHARED_SRC))
 BENCH_SRC := $(wildcard bench/*.c)
+NVME_SHIM_SRC := tests/shim/nvme.c
+NVME_SHIM := $(B)/tests/nvme_shim.so
 # Tests of what needs no machine: all of bench/ but its main.
 BENCH_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "bench/' $(TEST_SRC)))
 SHAPES := $(wildcard bench/shapes/*.txt)
@@ -285,7 +287,7 @@ tidy: ## check sizes of functions and files, unused files, public functions with
 # What is built, for tools/tidy.sh.
 sources:
 	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(FUZZ_SRC) $(CUDA_STUB_SRC) \
-	    $(CUBLAS_STUB_SRC) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
+	    $(CUBLAS_STUB_SRC) $(NVME_SHIM_SRC) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
 
 format: ## check the format of the C files
 	$(Q)$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
@@ -495,6 +497,14 @@ $(B)/tests/test_cuda_driver.o: EXTRA = $(patsubst %/cuda.h,-isystem %,$(wildcard
 
 # A CUDA driver and a cuBLAS without a GPU, which tests have the library and the examples load.
 $(TESTS): | $(CUDA_STUB) $(CUBLAS_STUB)
+
+# Preloaded into nvme-cli by tests/smart.sh: without sanitizers, which that has not.
+$(B)/tests/test_io_smart: | $(NVME_SHIM)
+$(NVME_SHIM): $(NVME_SHIM_SRC) $(B)/flags
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O2 $(WARNINGS) -fPIC -shared -o $@ $<
+
 $(CUDA_STUB): $(call obj,$(CUDA_STUB_SRC)) $(EMULATE_OBJ) $(B)/tests/libcuda_stub.list
 	$(call say,LD,$@)
 	$(Q)$(if $(HAVE_CXX),$(CXX),$(CC)) $(LINK_FLAGS) -shared -Wl,-z,start-stop-visibility=hidden -o $@ $(filter %.o,$^) -lm

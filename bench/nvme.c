@@ -216,6 +216,8 @@ static int measure(struct nvme_target *t, struct nvme_results *r)
     if (status == 0 && t->verify)
         status = nvme_verify_pass(t);
     r->elapsed_s = common_seconds() - t->started;
+    for (unsigned i = 0; i < t->options->dir_count; i++)
+        nvme_health_get(&t->drives[i], &t->after[i]);
     common_progress_clear();
     return status;
 }

@@ -41,6 +41,9 @@ struct bench_spread nvme_rate_ratio(const struct nvme_result *r);
 struct bench_spread nvme_cpu_ratio(const struct nvme_result *r);
 double nvme_result_empty(const struct nvme_result *r); /* share of time with nothing in flight */
 
+/* Bytes that this run would write to a drive in a day: of several, by their shares of the file. */
+double nvme_part_per_day(const struct nvme_target *t, const struct nvme_results *r, unsigned index);
+
 /* GB/s, and the ratio of each pair. */
 struct bench_spread nvme_tensors_rate(const struct nvme_tensors *s);
 struct bench_spread nvme_tensors_plain(const struct nvme_tensors *s);

@@ -258,6 +258,17 @@ static json_t *demand_json(const struct nvme_demand *d)
                      reals(d->busy_ns, d->busy_count, 1));
 }
 
+static json_t *health_json(const struct nvme_target *t, const struct nvme_results *r)
+{
+    json_t *all = json_array();
+
+    for (unsigned i = 0; i < t->options->dir_count; i++)
+        json_array_append_new(all, nvme_health_json(t->options->dirs[i], &t->before[i], &t->after[i],
+                                                    (double)t->options->endurance_bytes,
+                                                    nvme_part_per_day(t, r, i)));
+    return all;
+}
+
 json_t *nvme_report(const struct nvme_target *t, const struct nvme_results *r)
 {
     json_t *results = json_array(), *j;
@@ -273,6 +284,7 @@ json_t *nvme_report(const struct nvme_target *t, const struct nvme_results *r)
     json_object_set_new(j, "fio_version", t->options->fio ? bench_text_json(r->fio_version) : json_null());
     json_object_set_new(j, "tensors", r->tensors ? tensors_json(r->tensors) : json_null());
     json_object_set_new(j, "demand", r->demand ? demand_json(r->demand) : json_null());
+    json_object_set_new(j, "health", health_json(t, r));
     json_object_set_new(j, "recommended", nvme_advice_json(r));
     json_object_set_new(j, "verify", nvme_verify_json(t));
     json_object_set_new(j, "written_bytes", integer(t->written_bytes));

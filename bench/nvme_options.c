@@ -74,6 +74,8 @@ static const struct common_option option_list[] = {
      "--size bytes", FIELD(time_s), .low = 0.01, .high = 3600},
     {COMMON_BYTES, "max-written", "SIZE", "Write so much to drives at most; what could write more is refused before it "
      "begins", FIELD(max_written)},
+    {COMMON_BYTES, "endurance", "SIZE", "Rated bytes written of the drive, as its data sheet has them (600T, say): then wear is "
+     "told as a share of it, and in days", FIELD(endurance_bytes)},
     {COMMON_WORD, "compare", "fio", "Let fio do the same on the same file, in turns", FIELD(fio), .words = others},
     {COMMON_FLAG, "syscalls", NULL, "Count system calls too, in short runs of their own under strace",
      FIELD(syscalls)},

@@ -29,7 +29,7 @@ struct nvme_options {
     const char *dirs[IO_STRIPE_MAX];
     unsigned dir_count;
     uint64_t size_bytes, block_bytes, buffer_bytes, demand_bytes; /* 0: not given */
-    uint64_t max_written;                                         /* bytes; 0: no limit */
+    uint64_t max_written, endurance_bytes;                        /* 0: no limit; not known */
     uint64_t depth, repeat;                                       /* 0: not given */
     double time_s;                                                /* 0: not given */
     bool rw[RW_COUNT];

@@ -338,4 +338,7 @@ void nvme_print_results(const struct nvme_target *t, const struct nvme_results *
     printf("written   %s by this benchmark in %.1f s; at this rate %.1f TB/day\n",
            common_bytes(t->written_bytes).text, r->elapsed_s,
            (double)t->written_bytes / 1e12 / r->elapsed_s * 86400);
+    for (unsigned i = 0; i < t->options->dir_count; i++)
+        nvme_health_print(t->options->dirs[i], &t->before[i], &t->after[i],
+                          (double)t->options->endurance_bytes, nvme_part_per_day(t, r, i));
 }

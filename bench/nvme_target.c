@@ -467,6 +467,7 @@ int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const 
     for (unsigned i = 0; i < o->dir_count; i++) {
         if (io_drive_get(o->dirs[i], &t->drives[i]) < 0)
             return common_fail(EXIT_INPUT, "--dir %s: %s", o->dirs[i], ofl_error());
+        nvme_health_get(&t->drives[i], &t->before[i]);
         if ((o->flags & IO_QUEUE_IOPOLL) && !t->drives[i].io_poll)
             return common_fail(EXIT_INPUT, "--flags iopoll: %s lies on %s, which is not set up to be polled",
                                o->dirs[i], t->drives[i].name[0] ? t->drives[i].name : "no drive of its own");

@@ -4,6 +4,7 @@
 #ifndef BENCH_NVME_TARGET_H
 #define BENCH_NVME_TARGET_H
 
+#include "bench/nvme_health.h"
 #include "bench/nvme_options.h"
 #include "bench/nvme_verify.h"
 #include "io/drive.h"
@@ -11,6 +12,7 @@
 struct nvme_target {
     const struct nvme_options *options;
     struct io_drive drives[IO_STRIPE_MAX];
+    struct nvme_health before[IO_STRIPE_MAX], after[IO_STRIPE_MAX]; /* of the drives */
     struct io_stripe stripes[IO_STRIPE_MAX];
     struct io_file *file;
     uint64_t bytes;

@@ -9,7 +9,7 @@ packages=(gcc g++ make pkg-config libc6-dev liburing-dev libhwloc-dev libnuma-de
     libopenblas-pthread-dev libcmocka-dev)
 case "${1-}" in
 '') ;;
---ci) packages+=(ccache clang clang-format libclang-rt-14-dev shellcheck strace fio gnuplot-nox btrfs-progs xfsprogs python3-dev) ;;
+--ci) packages+=(ccache clang clang-format libclang-rt-14-dev shellcheck strace fio gnuplot-nox librsvg2-bin nvme-cli btrfs-progs xfsprogs python3-dev) ;;
 --show) packages+=(strace fio jq) ;;
 --plan) packages+=(python3-numpy python3-scipy) ;;
 *)
