@@ -12,6 +12,7 @@
 #include "bench/nvme_json.h"
 #include "bench/nvme_progress.h"
 #include "bench/nvme_report.h"
+#include "bench/nvme_sustained.h"
 #include "bench/nvme_verify_pass.h"
 #include "bench/plot.h"
 
@@ -207,6 +208,8 @@ static int measure(struct nvme_target *t, struct nvme_results *r)
     nvme_progress.steps =
         r->count * (t->options->fio ? pairs : r->repeat) + (r->tensors ? pairs : 0) + (r->demand ? 10 : 0);
     status = run_cases(t, r);
+    if (status == 0 && t->sustained)
+        status = nvme_sustained_measure(t, t->sustained);
     if (status == 0 && r->tensors)
         status = nvme_tensors_measure(t, r->tensors);
     if (status == 0 && r->demand)
@@ -286,6 +289,7 @@ int bench_nvme_main(int argc, char **argv)
     struct nvme_demand demand = {0};
     struct nvme_target target = {0};
     struct nvme_verify verify = {0};
+    struct nvme_sustained sustained = {0};
     struct nvme_results results;
     struct nvme_options options;
     int status = nvme_options_parse(argc, argv, &options);
@@ -296,6 +300,7 @@ int bench_nvme_main(int argc, char **argv)
     if (options.verify_file)
         return nvme_verify_file(&options);
     target.verify = options.verify ? &verify : NULL;
+    target.sustained = options.sustained ? &sustained : NULL;
     status = make_results(&options, cases, plan(&options, cases), &results);
     if (status == 0)
         status = prepare(&options, &results, &tensors, &demand);
@@ -304,6 +309,7 @@ int bench_nvme_main(int argc, char **argv)
     if (status == 0)
         status = run_on(&target, &results);
     nvme_target_close(&target);
+    nvme_sustained_free(&sustained);
     nvme_tensors_free(&tensors);
     nvme_demand_free(&demand);
     free_results(&results);

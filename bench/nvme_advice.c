@@ -82,7 +82,7 @@ json_t *nvme_advice_json(const struct nvme_results *r)
             const struct nvme_setting *s = &a.settings[a.choice.chosen], *best = &a.settings[a.choice.best];
 
             json_array_append_new(
-                all, json_pack("{s:s, s:I, s:i, s:f, s:f, s:I, s:f, s:f, s:I, s:i}", "rw", nvme_rw_name(rw),
+                all, json_pack("{s:s, s:I, s:i, s:f, s:f, s:I, s:f, s:f, s:I, s:i}", "mode", nvme_rw_name(rw),
                                "block_bytes", (json_int_t)s->block_bytes, "depth", (int)s->depth, "gb_per_s",
                                s->rate, "share_of_best", a.choice.share, "inflight_bytes",
                                (json_int_t)(s->block_bytes * s->depth), "p99_ns", s->p99_ns, "least_share",

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,6 +35,30 @@ static bool add_dir(void *options, const char *dir, struct common_complaint *c)
     return true;
 }
 
+/* "90s", "5m", "1h"; 0: it is no time. */
+static double time_of(const char *text)
+{
+    char *end;
+    double value = strtod(text, &end), unit = *end == 's' ? 1 : *end == 'm' ? 60 : *end == 'h' ? 3600 : 0;
+
+    return unit > 0 && end != text && !end[1] && value > 0 && value * unit <= 86400 ? value * unit : 0;
+}
+
+static bool set_sustained(void *options, const char *text, struct common_complaint *c)
+{
+    struct nvme_options *o = options;
+
+    o->sustained = true;
+    o->sustained_bytes = 0;
+    o->sustained_s = time_of(text);
+    if (o->sustained_s > 0 || strcmp(text, "auto") == 0)
+        return true;
+    if (common_parse_bytes(text, &o->sustained_bytes) == 0 && o->sustained_bytes >= 64 * MIB)
+        return true;
+    return common_complain(c, "neither auto, nor a size of 64M at least such as 200G, nor a time of a day at "
+                              "most such as 90s or 5m");
+}
+
 #define FIELD(name) .field = offsetof(struct nvme_options, name)
 
 /* clang-format off */
@@ -57,6 +82,12 @@ static const struct common_option option_list[] = {
      "`name bytes`", FIELD(tensors)},
     {COMMON_FLAG, "demand", NULL, "Time of an urgent read, alone and behind 1 GiB of queued prefetch", FIELD(demand)},
     {COMMON_BYTES, "demand-bytes", "SIZE", "Of the urgent read (default 16M)", FIELD(demand_bytes)},
+
+    {COMMON_CALL, "sustained", "SIZE|TIME|auto", "Write until the drive's cache is behind it: so many bytes (200G), so long (90s, "
+     "5m), or until the rate has fallen and stays (auto); then throughput over time, when it fell, and what --idle-s gives "
+     "back. It takes nothing else", .set = set_sustained},
+    {COMMON_NUMBER, "idle-s", "X", "Seconds of rest behind --sustained (default 10; 0: none)", FIELD(idle_s), "10", .low = 0,
+     .high = 3600},
 
     {COMMON_GROUP, .text = "How:", .least = 3},
     {COMMON_WORD, "engine", "uring|threads", "Default: io_uring, or threads where it is forbidden", FIELD(engine),
@@ -107,6 +138,7 @@ static const char after[] =
     "  ofl-bench nvme --dir /mnt/nvme --rw read --block 1M --depth 32 \\\n"
     "      --compare fio\n"
     "  ofl-bench nvme --dir /mnt/a --dir /mnt/b --tensors 70b\n"
+    "  ofl-bench nvme --dir /mnt/nvme --sustained auto --plot sustained.svg\n"
     "  # what was written before a power cut, and is there behind it\n"
     "  ofl-bench nvme --dir /mnt/nvme --verify --seed 7 --keep-file probe --rw write\n"
     "  ofl-bench nvme --verify-file /mnt/nvme/probe --seed 7\n"
@@ -185,18 +217,21 @@ static bool check_files(const struct nvme_options *o, struct common_complaint *c
 static bool finish(void *options, struct common_complaint *c)
 {
     struct nvme_options *o = options;
-    bool table = !o->sweep && !o->tensors && !o->demand;
+    bool table = !o->sweep && !o->tensors && !o->demand && !o->sustained;
     unsigned modes = 0;
 
     for (unsigned i = 0; i < RW_COUNT; i++)
         modes += o->rw[i];
     if (o->verify_file)
         return check_verify_file(o, c) && check_files(o, c);
+    if (o->sustained &&
+        (modes || o->sweep || o->tensors || o->demand || o->fio || o->syscalls || o->verify || o->keep_file))
+        return common_complain(c, "--sustained takes no other kind of run beside it");
     if (!check_combination(o, modes, c) || !check_verify(o, c) || !check_files(o, c))
         return false;
     if (o->verify && !o->seed) /* so that what an earlier run has left is not taken for this one's */
         o->seed = (uint64_t)getpid() << 32 | ((uint64_t)time(NULL) & 0x7fffffff);
-    if (o->plot && modes == 0 && !o->sweep && !table)
+    if (o->plot && modes == 0 && !o->sweep && !table && !o->sustained)
         return common_complain(c, "--plot draws a table: it needs --rw or --sweep beside --tensors and "
                                   "--demand");
     if (modes == 0 && o->sweep)
@@ -253,6 +288,7 @@ json_t *nvme_options_json(const struct nvme_options *o)
     json_object_set_new(j, "syscalls", json_boolean(o->syscalls));
     json_object_set_new(j, "max_written",
                         o->max_written ? json_integer((json_int_t)o->max_written) : json_null());
+    json_object_set_new(j, "sustained", json_boolean(o->sustained));
     json_object_set_new(j, "verify", json_boolean(o->verify));
     json_object_set_new(j, "keep_file", o->keep_file ? bench_text_json(o->keep_file) : json_null());
     json_object_set_new(j, "tensors", bench_text_json(o->tensors));

@@ -41,6 +41,10 @@ struct nvme_options {
     uint64_t seed;           /* of --verify; 0: not given */
     const char *keep_file;   /* a path below the one directory; NULL: the test file has no name */
     const char *verify_file; /* NULL: none; else it is all that is looked at */
+    bool sustained;
+    uint64_t sustained_bytes; /* 0: by time */
+    double sustained_s;       /* 0: by bytes; both 0: auto */
+    double idle_s;            /* before the recovery */
     const char *tensors, *json, *plot;
 };
 

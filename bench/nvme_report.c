@@ -8,6 +8,7 @@
 #include <sys/utsname.h>
 
 #include "bench/nvme_advice.h"
+#include "bench/nvme_sustained.h"
 #include "bench/text.h"
 #include "examples/common_memory.h"
 
@@ -157,7 +158,10 @@ void nvme_print_facts(const struct nvme_target *t, const struct nvme_results *r)
         print_drive(o->dirs[i], &t->drives[i]);
     print_engine(t);
     printf("file      %s of %s, %s; %s\n", common_bytes(t->bytes).text,
-           t->verify ? "bytes that are compared" : "random bytes", o->keep_file ? t->kept_path : "nameless",
+           t->verify      ? "bytes that are compared"
+           : t->sustained ? "reserved space"
+                          : "random bytes",
+           o->keep_file ? t->kept_path : "nameless",
            io_file_direct(t->file) ? "direct I/O"
            : o->direct == 0        ? "buffered I/O, as asked for"
                                    : io_file_note(t->file));
@@ -328,6 +332,8 @@ void nvme_print_results(const struct nvme_target *t, const struct nvme_results *
         putchar('\n');
     for (unsigned i = 0; i < r->count && t->options->dir_count > 1; i++)
         print_parts(t, &r->cases[i]);
+    if (t->sustained)
+        nvme_sustained_print(t->sustained);
     if (r->tensors)
         print_tensors(r->tensors);
     if (r->demand)

@@ -123,6 +123,7 @@ static void go_on(struct nvme_run *r, struct io_request **done, unsigned n, uint
 static void keep_moving(struct nvme_run *r, double end, uint64_t bytes, struct nvme_sample *out)
 {
     struct io_request *done[BATCH];
+    bool more = true;
 
     for (uint32_t i = 0; i < r->request_count && may_issue(r, bytes); i++) {
         add_ready(r, &r->requests[i]);
@@ -135,7 +136,10 @@ static void keep_moving(struct nvme_run *r, double end, uint64_t bytes, struct n
         nvme_tick(now);
         for (unsigned i = 0; i < n; i++)
             count(r, done[i], out);
-        go_on(r, done, n, bytes, now < end && !common_stopping());
+        if (more && r->watch)
+            more = r->watch(r->watch_arg, now, n * r->c.block_bytes);
+        more = more && now < end && !common_stopping();
+        go_on(r, done, n, bytes, more);
     }
 }
 

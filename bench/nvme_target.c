@@ -3,6 +3,7 @@
  * contents, and what of it lies in the page cache. Must not measure. See nvme_target.h.
  */
 #include "bench/nvme_target.h"
+#include "bench/nvme_sustained_plan.h"
 #include "bench/nvme_wait.h"
 
 #include <errno.h>
@@ -79,6 +80,20 @@ static uint64_t allowed_bytes(const struct nvme_target *t, unsigned *tightest)
         }
     }
     return least_in_memory(t, (uint64_t)allowed, tightest) / MIB * MIB;
+}
+
+static int choose_sustained(struct nvme_target *t)
+{
+    unsigned tightest = 0;
+    uint64_t allowed = allowed_bytes(t, &tightest);
+
+    t->bytes = t->options->size_bytes / PAGE_BYTES * PAGE_BYTES;
+    if (t->bytes > allowed || allowed < 64 * MIB)
+        return common_fail(
+            EXIT_INPUT,
+            "--sustained: the test file takes half of what is free at most, in %s %llu bytes (%s)",
+            t->options->dirs[tightest], (ull)allowed, common_bytes(allowed).text);
+    return nvme_sustained_limits(t->options, allowed, t->sustained, &t->bytes);
 }
 
 static int choose_size(struct nvme_target *t, const struct nvme_case *largest)
@@ -425,7 +440,10 @@ static void add_case(const struct nvme_target *t, const struct nvme_case *c, uin
 static int set_written(struct nvme_target *t, const struct nvme_case *cases, unsigned count)
 {
     const uint64_t limit = t->options->max_written;
-    uint64_t ours = t->bytes + t->options->dir_count * (uint64_t)IO_FILE_TRIAL_BYTES, fio = 0;
+    uint64_t ours = (t->sustained ? t->sustained->limit_bytes + nvme_sustained_recovery(t->sustained)
+                                  : t->bytes) +
+                    t->options->dir_count * (uint64_t)IO_FILE_TRIAL_BYTES,
+             fio = 0;
 
     for (unsigned i = 0; i < count; i++)
         add_case(t, &cases[i], &ours, &fio);
@@ -463,7 +481,8 @@ int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const 
     const struct nvme_case *largest = largest_case(cases, count);
     int status = 0;
 
-    *t = (struct nvme_target){.options = o, .verify = t->verify, .started = common_seconds()};
+    *t = (struct nvme_target){
+        .options = o, .verify = t->verify, .sustained = t->sustained, .started = common_seconds()};
     for (unsigned i = 0; i < o->dir_count; i++) {
         if (io_drive_get(o->dirs[i], &t->drives[i]) < 0)
             return common_fail(EXIT_INPUT, "--dir %s: %s", o->dirs[i], ofl_error());
@@ -473,7 +492,7 @@ int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const 
                                o->dirs[i], t->drives[i].name[0] ? t->drives[i].name : "no drive of its own");
     }
     choose_weights(t, cases, count);
-    status = choose_size(t, largest);
+    status = t->sustained ? choose_sustained(t) : choose_size(t, largest);
     if (status == 0)
         status = set_written(t, cases, count);
     if (status == 0 && t->verify)
@@ -482,7 +501,7 @@ int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const 
         status = make_buffers(t, largest);
     if (status == 0)
         status = open_file(t, o->direct == 1 || writes_parts(cases, count));
-    if (status == 0)
+    if (status == 0 && !t->sustained)
         status = fill_file(t);
     if (status == 0)
         t->cached_share = resident_share(t);

@@ -18,11 +18,12 @@ struct nvme_target {
     uint64_t bytes;
     uint8_t *buffers; /* of random bytes; whole pages */
     uint64_t buffer_bytes;
-    uint64_t written_bytes;     /* to the drives, by everything */
-    struct base_limit written;  /* --max-written: of our own queues. What fio writes was set aside before */
-    struct nvme_verify *verify; /* NULL: no --verify */
-    char *kept_path;            /* of --keep-file, made by this run; NULL: it has no name */
-    bool stays;                 /* what has the name: all of it is written */
+    uint64_t written_bytes;    /* to the drives, by everything */
+    struct base_limit written; /* --max-written: of our own queues. What fio writes was set aside before */
+    struct nvme_sustained *sustained; /* NULL: no --sustained; its file is not filled before */
+    struct nvme_verify *verify;       /* NULL: no --verify */
+    char *kept_path;                  /* of --keep-file, made by this run; NULL: it has no name */
+    bool stays;                       /* what has the name: all of it is written */
     double started;
     /* Of the engine, as the first queue showed it. */
     enum io_engine engine;

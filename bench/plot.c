@@ -83,7 +83,8 @@ int bench_plot(const json_t *report, const char *path)
     char *script;
     int status;
 
-    if (json_array_size(json_object_get(report, "results")) == 0)
+    if (json_array_size(json_object_get(report, "results")) == 0 &&
+        !json_is_object(json_object_get(report, "sustained")))
         return common_fail(EXIT_INPUT, "plot %s: the report has no runs to draw", path);
     script = bench_plot_script(report, bench_plot_is_svg(path));
     status = bench_plot_draw(script, path);

@@ -3,6 +3,7 @@
  * latencies on the right. Knows the report only, not how it was measured. See bench.h.
  */
 #include "bench/plot_script.h"
+#include "bench/plot_sustained.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -310,7 +311,8 @@ static void put_title(FILE *f, const json_t *report)
                  *engine = json_object_get(report, "engine");
     size_t i;
 
-    fputs("set multiplot layout 1,2 title \"", f);
+    fprintf(f, "set multiplot layout 1,%d title \"",
+            json_is_object(json_object_get(report, "sustained")) ? 1 : 2);
     json_array_foreach(paths, i, path)
     {
         const json_t *drive = json_object_get(path, "drive");
@@ -334,7 +336,8 @@ static void put_title(FILE *f, const json_t *report)
 
 char *bench_plot_script(const json_t *report, bool svg)
 {
-    const json_t *results = json_object_get(report, "results");
+    const json_t *results = json_object_get(report, "results"),
+                 *sustained = json_object_get(report, "sustained");
     bool sweep = has_blocks(results);
     char *script = NULL;
     size_t bytes;
@@ -353,12 +356,16 @@ char *bench_plot_script(const json_t *report, bool svg)
           "set key below horizontal\nset bmargin 9\nset rmargin 4\n",
           f);
     put_title(f, report);
-    if (sweep)
-        put_lines(f, results);
-    else
-        put_bars(f, results);
-    fputs("set offsets\n", f);
-    put_latencies(f, results, sweep);
+    if (json_is_object(sustained)) {
+        bench_plot_sustained(f, sustained);
+    } else {
+        if (sweep)
+            put_lines(f, results);
+        else
+            put_bars(f, results);
+        fputs("set offsets\n", f);
+        put_latencies(f, results, sweep);
+    }
     fputs("unset multiplot\n", f);
     if (fclose(f) == EOF) {
         free(script);

@@ -146,6 +146,23 @@ run nvme --dir "$work/dir" --size 128M --sweep --repeat 1 --time-s 0.01 --json "
 wanted --sweep
 whole "$work/sweep.json" 30 || complain "the report of --sweep is not whole"
 
+# ---- sustained writes ---------------------------------------------------------
+
+refuse 'neither auto, nor a size' nvme --dir "$work/dir" --sustained soon
+refuse 'neither auto, nor a size' nvme --dir "$work/dir" --sustained 1M
+refuse 'takes no other kind' nvme --dir "$work/dir" --sustained 90s --rw write
+refuse 'half of what is free' nvme --dir "$work/dir" --sustained 900T
+refuse 'are more; give less' nvme --dir "$work/dir" --sustained 128M --max-written 128M
+refuse 'half of what is free' nvme --dir "$work/dir" --sustained 3s --size 900T
+run nvme --dir "$work/dir" --sustained 3s --size 128M --idle-s 0.1 --json "$work/sustained.json"
+wanted --sustained
+clean --sustained
+grep -q '^burst .* GB/s' "$work/out" || complain "--sustained tells no burst"
+grep -q '^recovery .* GB/s after' "$work/out" || complain "--sustained tells no recovery"
+[ "$(field interval_s "$work/sustained.json" | wc -l)" -eq 1 ] || complain "--sustained: no samples in the report"
+run nvme --dir "$work/dir" --sustained 2s --size 64M --idle-s 0 --max-written 200M
+[ "$status" -ne 0 ] || [ "$(sed -n 's/^written  *\([0-9]*\).* MiB by.*/\1/p' "$work/out")" -le 200 ] || complain "--sustained passes --max-written"
+
 # ---- whether bytes come back --------------------------------------------------
 
 refuse 'excludes --rw mixed' nvme "${small[@]}" --verify --rw mixed
