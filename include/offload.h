@@ -435,6 +435,16 @@ OFL_API int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kin
 OFL_API int ofl_source_bind_part(struct ofl_source *s, const char *name, uint64_t offset_elems,
                                  uint64_t count_elems, enum ofl_kind kind, struct ofl_tensor **out);
 
+/*
+ * any; calls on one source come one after another. Rows of a tensor straight into the caller's memory, past the tiers: row
+ * rows[i] (of the first dimension; a tensor without dimensions is one row) to out + i * its bytes. For few bytes from many
+ * places, as rows of an embedding: one call reads what lies together once, and all else at once, so that many rows take about
+ * as long as one. Returns when they are there; out is undefined after an error. -ENOENT: no such tensor; -EINVAL with the
+ * number: a row beyond the last one. Takes up to 4 MiB beside the budgets, from the first call until the source is closed.
+ */
+OFL_API int ofl_source_gather(struct ofl_source *s, const char *name, const uint64_t *rows, size_t count,
+                              void *out);
+
 /* ---- streams ----------------------------------------------------------- */
 
 /* any. A queue of the device: work on it runs in order, asynchronously. */
