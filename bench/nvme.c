@@ -214,6 +214,8 @@ static int measure(struct nvme_target *t, struct nvme_results *r)
         status = nvme_tensors_measure(t, r->tensors);
     if (status == 0 && r->demand)
         status = nvme_demand_measure(t, r->demand);
+    if (status == 0 && r->gather)
+        status = nvme_gather_measure(t, r->gather);
     if (status == 0)
         status = count_calls(t, r);
     if (status == 0 && t->verify)
@@ -290,6 +292,7 @@ int bench_nvme_main(int argc, char **argv)
     struct nvme_target target = {0};
     struct nvme_verify verify = {0};
     struct nvme_sustained sustained = {0};
+    struct nvme_gather gather = {0};
     struct nvme_results results;
     struct nvme_options options;
     int status = nvme_options_parse(argc, argv, &options);
@@ -302,6 +305,8 @@ int bench_nvme_main(int argc, char **argv)
     target.verify = options.verify ? &verify : NULL;
     target.sustained = options.sustained ? &sustained : NULL;
     status = make_results(&options, cases, plan(&options, cases), &results);
+    if (options.rw[RW_GATHER])
+        results.gather = &gather;
     if (status == 0)
         status = prepare(&options, &results, &tensors, &demand);
     if (status == 0)

@@ -6,6 +6,7 @@
 
 #include "bench/nvme_demand.h"
 #include "bench/nvme_fio.h"
+#include "bench/nvme_gather.h"
 #include "bench/nvme_syscalls.h"
 #include "bench/nvme_tensors.h"
 
@@ -27,6 +28,7 @@ struct nvme_results {
     double fio_start_s;           /* that it takes, as it was the last time */
     struct nvme_tensors *tensors; /* NULL: not wanted */
     struct nvme_demand *demand;
+    struct nvme_gather *gather;
     double elapsed_s;
 };
 

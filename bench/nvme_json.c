@@ -286,6 +286,7 @@ json_t *nvme_report(const struct nvme_target *t, const struct nvme_results *r)
     json_object_set_new(j, "tensors", r->tensors ? tensors_json(r->tensors) : json_null());
     json_object_set_new(j, "demand", r->demand ? demand_json(r->demand) : json_null());
     json_object_set_new(j, "sustained", nvme_sustained_json(t->sustained));
+    json_object_set_new(j, "gather", nvme_gather_json(r->gather));
     json_object_set_new(j, "health", health_json(t, r));
     json_object_set_new(j, "recommended", nvme_advice_json(r));
     json_object_set_new(j, "verify", nvme_verify_json(t));

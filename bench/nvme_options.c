@@ -10,9 +10,13 @@
 
 #include "examples/common_options.h"
 
-static const struct common_word rw_words[] = {{"read", RW_READ},           {"write", RW_WRITE},
-                                              {"mixed", RW_MIXED},         {"randread", RW_RANDREAD},
-                                              {"randwrite", RW_RANDWRITE}, {NULL, 0}};
+static const struct common_word rw_words[] = {{"read", RW_READ},
+                                              {"write", RW_WRITE},
+                                              {"mixed", RW_MIXED},
+                                              {"randread", RW_RANDREAD},
+                                              {"randwrite", RW_RANDWRITE},
+                                              {"gather", RW_GATHER},
+                                              {NULL, 0}};
 static const struct common_word engines[] = {
     {"uring", IO_ENGINE_URING}, {"threads", IO_ENGINE_THREADS}, {NULL, 0}};
 static const struct common_word switches[] = {{"0", 0}, {"1", 1}, {NULL, 0}};
@@ -70,12 +74,14 @@ static const struct common_option option_list[] = {
      "free)", FIELD(size_bytes)},
 
     {COMMON_GROUP, .text = "What:", .least = 2},
-    {COMMON_WORDS, "rw", "MODE", "read, write, mixed, randread or randwrite; a list with commas, or repeated "
+    {COMMON_WORDS, "rw", "MODE", "read, write, mixed, randread, randwrite or gather; a list with commas, or repeated "
      "(default: read,write,mixed,randread)", FIELD(rw), .words = rw_words},
     {COMMON_BYTES, "block", "SIZE", "Bytes of a request, a multiple of 512 (default 1M; random: 4K)",
      FIELD(block_bytes)},
     {COMMON_COUNT, "depth", "N", "Requests kept in flight (default 32; random: 64)", FIELD(depth), .least = 1,
      .most = 1024},
+    {COMMON_BYTES, "row", "SIZE", "Bytes of a row of --rw gather", FIELD(row_bytes), "256", 1, MIB},
+    {COMMON_COUNT, "rows", "N", "Rows that one call of --rw gather reads, from wherever they lie", FIELD(rows), "48", 1, 65536},
     {COMMON_FLAG, "sweep", NULL, "Blocks of 64K, 256K, 1M and 4M at depths of 1 to 32, and 4K random reads; reads, "
      "unless --rw says otherwise", FIELD(sweep)},
     {COMMON_TEXT, "tensors", "LIST", "Replay the tensors of a model: 7b, 70b, 175b, mixed, or a file with lines of "
@@ -217,15 +223,18 @@ static bool check_files(const struct nvme_options *o, struct common_complaint *c
 static bool finish(void *options, struct common_complaint *c)
 {
     struct nvme_options *o = options;
-    bool table = !o->sweep && !o->tensors && !o->demand && !o->sustained;
+    bool table = !o->sweep && !o->tensors && !o->demand && !o->sustained && !o->rw[RW_GATHER];
     unsigned modes = 0;
 
     for (unsigned i = 0; i < RW_COUNT; i++)
         modes += o->rw[i];
     if (o->verify_file)
         return check_verify_file(o, c) && check_files(o, c);
-    if (o->sustained &&
-        (modes || o->sweep || o->tensors || o->demand || o->fio || o->syscalls || o->verify || o->keep_file))
+    if (o->rw[RW_GATHER] && o->rows * o->row_bytes > 256 * MIB)
+        return common_complain(c, "--rows %llu of --row %llu bytes: 256 MiB at most", (ull)o->rows,
+                               (ull)o->row_bytes);
+    if (o->sustained && (o->rw[RW_GATHER] || modes || o->sweep || o->tensors || o->demand || o->fio ||
+                         o->syscalls || o->verify || o->keep_file))
         return common_complain(c, "--sustained takes no other kind of run beside it");
     if (!check_combination(o, modes, c) || !check_verify(o, c) || !check_files(o, c))
         return false;
@@ -288,6 +297,7 @@ json_t *nvme_options_json(const struct nvme_options *o)
     json_object_set_new(j, "syscalls", json_boolean(o->syscalls));
     json_object_set_new(j, "max_written",
                         o->max_written ? json_integer((json_int_t)o->max_written) : json_null());
+    json_object_set_new(j, "gather", json_boolean(o->rw[RW_GATHER]));
     json_object_set_new(j, "sustained", json_boolean(o->sustained));
     json_object_set_new(j, "verify", json_boolean(o->verify));
     json_object_set_new(j, "keep_file", o->keep_file ? bench_text_json(o->keep_file) : json_null());

@@ -8,6 +8,8 @@
 #include "io/io.h"
 
 enum nvme_rw { RW_READ, RW_WRITE, RW_MIXED, RW_RANDREAD, RW_RANDWRITE, RW_COUNT };
+/* No kind of run, but of its own: see nvme_gather.h. */
+#define RW_GATHER RW_COUNT
 
 const char *nvme_rw_name(enum nvme_rw rw);
 static inline bool nvme_rw_random(enum nvme_rw rw)
@@ -32,7 +34,8 @@ struct nvme_options {
     uint64_t max_written, endurance_bytes;                        /* 0: no limit; not known */
     uint64_t depth, repeat;                                       /* 0: not given */
     double time_s;                                                /* 0: not given */
-    bool rw[RW_COUNT];
+    bool rw[RW_COUNT + 1];
+    uint64_t row_bytes, rows; /* of --rw gather */
     enum io_engine engine;
     uint32_t flags;
     int direct; /* -1: if the file system takes it */

@@ -338,6 +338,8 @@ void nvme_print_results(const struct nvme_target *t, const struct nvme_results *
         print_tensors(r->tensors);
     if (r->demand)
         print_demand(r->demand);
+    if (r->gather)
+        nvme_gather_print(r->gather);
     putchar('\n');
     if (!io_file_direct(t->file))
         print_cache(t);

@@ -146,6 +146,15 @@ run nvme --dir "$work/dir" --size 128M --sweep --repeat 1 --time-s 0.01 --json "
 wanted --sweep
 whole "$work/sweep.json" 30 || complain "the report of --sweep is not whole"
 
+# ---- gathers -----------------------------------------------------------------------
+
+refuse '256 MiB at most' nvme "${small[@]}" --rw gather --rows 65536 --row 1M
+run nvme "${small[@]}" --rw gather,read --row 100 --rows 7 --json "$work/gather.json"
+wanted --rw gather
+clean --rw gather
+grep -q '^gather  *7 rows of 100 bytes in one call: p50 .* (400 calls' "$work/out" || complain "--rw gather tells no calls"
+[ "$(field row_bytes "$work/gather.json")" = 100 ] || complain "--rw gather is not in the report"
+
 # ---- sustained writes ---------------------------------------------------------
 
 refuse 'neither auto, nor a size' nvme --dir "$work/dir" --sustained soon
