@@ -348,7 +348,7 @@ $(B)/liboffload/landing/avx512.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -m
 $(B)/liboffload/landing/avx512bf16.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mf16c
 endif
 $(call obj,$(filter examples/model/%,$(SHARED_SRC))): EXTRA = $(MATH_FLAGS) $(EXAMPLE_FLAGS)
-$(call obj,$(MAINS) $(filter examples/common%,$(SHARED_SRC)) $(EXAMPLE_TESTS) bench/rates.c): EXTRA = $(EXAMPLE_FLAGS)
+$(call obj,$(MAINS) $(filter examples/common%,$(SHARED_SRC)) $(EXAMPLE_TESTS) bench/rates.c bench/lazy_blas.c): EXTRA = $(EXAMPLE_FLAGS)
 
 # ---- kernels
 
@@ -449,7 +449,7 @@ $(B)/ofl-bench: $(call obj,$(BENCH_SRC)) | $(SHAPES:bench/%=$(B)/%)
 $(PROGRAMS): $(B)/libexamples.a
 $(PROGRAMS) $(SMALL): $(STATIC)
 	$(call say,LD,$@)
-	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(filter %/libexamples.a,$^) $(STATIC) $(EXAMPLE_LIBS) $(LIB_LIBS)
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(filter %/libexamples.a,$^) $(STATIC) $(if $(filter %/ofl-bench,$@),,$(EXAMPLE_LIBS)) $(LIB_LIBS)
 
 # Where ofl-bench looks for them, beside itself.
 $(B)/shapes/%.txt: bench/shapes/%.txt

@@ -146,6 +146,11 @@ run nvme --dir "$work/dir" --size 128M --sweep --repeat 1 --time-s 0.01 --json "
 wanted --sweep
 whole "$work/sweep.json" 30 || complain "the report of --sweep is not whole"
 
+# OpenBLAS starts a thread for each core as it is loaded: not beside what measures drives.
+LD_DEBUG=files LD_DEBUG_OUTPUT=$work/loaded "$bin/ofl-bench" nvme "${small[@]}" --rw read >/dev/null 2>&1
+grep -q 'file=' "$work"/loaded.* || complain "LD_DEBUG says nothing"
+! grep -q -i 'openblas' "$work"/loaded.* || complain "nvme loads OpenBLAS"
+
 # ---- gathers -----------------------------------------------------------------------
 
 refuse '256 MiB at most' nvme "${small[@]}" --rw gather --rows 65536 --row 1M
