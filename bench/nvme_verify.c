@@ -112,7 +112,7 @@ static uint16_t guess_run(struct nvme_verify *v, uint64_t offset, const uint64_t
     uint64_t wanted[NVME_SECTOR_WORDS];
 
     for (unsigned i = 0; i < RUN_BITS + 2 && least > 0; i++) {
-        uint16_t run = i == 0 ? said : i == 1 ? v->guess : (uint16_t)(said ^ 1u << (i - 2));
+        uint16_t run = i == 0 ? said : (uint16_t)(i == 1 ? v->guess : said ^ 1u << (i - 2));
         unsigned n;
 
         sector_words(v->seed, offset, run, wanted);

@@ -325,9 +325,17 @@ static void put_title(FILE *f, const json_t *report)
             put_text(f, model);
             fputc(')', f);
         }
+        if (*text_of(drive, "link")) {
+            fputs(", ", f);
+            put_text(f, text_of(drive, "link"));
+        }
+        if (number_of(drive, "bytes") > 0)
+            fprintf(f, ", %s", common_bytes((uint64_t)number_of(drive, "bytes")).text);
         fputs(", ", f);
         put_text(f, text_of(drive, "filesystem"));
     }
+    if (number_of(report, "file_bytes") > 0)
+        fprintf(f, "; file of %s", common_bytes((uint64_t)number_of(report, "file_bytes")).text);
     fprintf(f, "; %s, %s; ", text_of(engine, "name"),
             json_is_true(json_object_get(engine, "direct")) ? "direct I/O" : "buffered I/O");
     put_text(f, text_of(report, "date"));
