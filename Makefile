@@ -194,7 +194,7 @@ EMULATE_CU := $(if $(HAVE_CXX),$(LIB_CU) $(SHARED_CU) $(wildcard tests/*.cu))
 # Only these tests are linked with the examples (and OpenBLAS).
 EXAMPLE_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "(examples/|tests/llama)' $(TEST_SRC)))
 
-C_FILES := $(wildcard include/*.h tools/*.c python/offload/*.[ch] $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz,$(addprefix $(d)/*.,c h cc cu cuh)))
+C_FILES := $(wildcard include/*.h tools/*.c python/offload/*.[ch] $(foreach d,$(ROOMS) examples examples/model bench tests tests/sim tests/fuzz tests/shim,$(addprefix $(d)/*.,c h cc cu cuh)))
 SCRIPTS := .ci/run $(wildcard tools/*.sh tools/*.bash tests/*.sh tests/*.bash python/tests/*.sh)
 MAN1 := $(wildcard docs/man/*.1)
 MAN3 := $(wildcard docs/man/*.3)
@@ -205,6 +205,10 @@ STATIC := $(B)/liboffload.a
 SHARED := $(B)/$(SONAME)
 SHARED_OBJ := $(call obj,$(SHARED_SRC))
 BENCH_SRC := $(wildcard bench/*.c)
+NVME_SHIM_SRC := tests/shim/nvme.c
+NVME_SHIM := $(B)/tests/nvme_shim.so
+# Tests of what needs no machine: all of bench/ but its main.
+BENCH_TESTS := $(if $(TEST_SRC),$(shell grep -lE '^.include "bench/' $(TEST_SRC)))
 SHAPES := $(wildcard bench/shapes/*.txt)
 PROGRAMS := $(if $(wildcard examples/finetune.c),$(B)/ofl-finetune) $(if $(wildcard examples/generate.c),$(B)/ofl-generate) \
     $(if $(wildcard bench/bench.c),$(B)/ofl-bench)
@@ -296,7 +300,7 @@ tidy: ## check sizes of functions and files, unused files, public functions with
 # What is built, for tools/tidy.sh.
 sources:
 	@printf '%s\n' $(sort $(LIB_SRC) $(MAINS) $(SHARED_SRC) $(BENCH_SRC) $(TEST_SRC) $(TEST_HELPER_SRC) $(SIM_SRC) tests/sim/main.c $(FUZZ_SRC) $(CUDA_STUB_SRC) examples/mpi_reduce.c \
-	    $(CUBLAS_STUB_SRC) $(wildcard python/offload/*.c) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
+	    $(CUBLAS_STUB_SRC) $(NVME_SHIM_SRC) $(wildcard python/offload/*.c) $(LIB_CU) $(SHARED_CU) $(wildcard tests/cuda_emulate*.cc tests/*.cu))
 
 format: ## check the format of the C files
 	$(Q)$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
@@ -359,7 +363,7 @@ $(B)/liboffload/landing/avx512.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -m
 $(B)/liboffload/landing/avx512bf16.o: EXTRA_ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mf16c
 endif
 $(call obj,$(filter examples/model/%,$(SHARED_SRC))): EXTRA = $(MATH_FLAGS) $(EXAMPLE_FLAGS)
-$(call obj,$(MAINS) $(filter examples/common%,$(SHARED_SRC)) $(EXAMPLE_TESTS) bench/rates.c): EXTRA = $(EXAMPLE_FLAGS)
+$(call obj,$(MAINS) $(filter examples/common%,$(SHARED_SRC)) $(EXAMPLE_TESTS) bench/rates.c bench/lazy_blas.c): EXTRA = $(EXAMPLE_FLAGS)
 
 # ---- kernels
 
@@ -409,7 +413,7 @@ $(B)/%.cc.o: %.cc $(B)/flags
 # ---- libraries and programs
 
 # With `make clean all`, first the one, then the other.
-LISTS := $(addprefix $(B)/,liboffload.list libexamples.list tests/libhelpers.list tests/libcuda_stub.list)
+LISTS := $(addprefix $(B)/,liboffload.list libexamples.list tests/libhelpers.list tests/libbench.list tests/libcuda_stub.list)
 $(B)/flags $(B)/cuda_flags $(LISTS): | $(filter clean,$(MAKECMDGOALS))
 
 # An archive is made anew when its list of members changes too, so that none outlives its source.
@@ -419,6 +423,7 @@ $(LISTS): FORCE
 $(B)/liboffload.list: MEMBERS = $(LIB_SRC) $(LIB_CU)
 $(B)/libexamples.list: MEMBERS = $(SHARED_SRC) $(SHARED_CU)
 $(B)/tests/libhelpers.list: MEMBERS = $(TEST_HELPER_SRC)
+$(B)/tests/libbench.list: MEMBERS = $(filter-out bench/bench.c,$(BENCH_SRC))
 $(B)/tests/libcuda_stub.list: MEMBERS = $(CUDA_STUB_SRC) $(EMULATE_SRC) $(EMULATE_CU)
 
 $(B)/%.a: $(B)/%.list
@@ -428,6 +433,7 @@ $(B)/%.a: $(B)/%.list
 $(STATIC): $(call obj,$(LIB_SRC)) $(LIB_CU:%.cu=$(B)/%.fatbin.o)
 $(B)/libexamples.a: $(SHARED_OBJ) $(SHARED_CU:%.cu=$(B)/%.fatbin.o)
 $(B)/tests/libhelpers.a: $(call obj,$(TEST_HELPER_SRC))
+$(B)/tests/libbench.a: $(call obj,$(filter-out bench/bench.c,$(BENCH_SRC)))
 
 # For programs of others: one object, in which all but the public symbols are its own, so that no name of theirs can be
 # taken for one of ours. Tests link $(STATIC), in which hidden ones can be seen.
@@ -458,7 +464,7 @@ $(B)/ofl-bench: $(call obj,$(BENCH_SRC)) | $(SHAPES:bench/%=$(B)/%)
 $(PROGRAMS): $(B)/libexamples.a
 $(PROGRAMS) $(SMALL): $(STATIC)
 	$(call say,LD,$@)
-	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(filter %/libexamples.a,$^) $(STATIC) $(EXAMPLE_LIBS) $(LIB_LIBS)
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(filter %/libexamples.a,$^) $(STATIC) $(if $(filter %/ofl-bench,$@),,$(EXAMPLE_LIBS)) $(LIB_LIBS)
 
 $(B)/mpi_reduce: examples/mpi_reduce.c include/offload.h $(SHARED)
 	$(call say,MPICC,$@)
@@ -470,10 +476,11 @@ $(B)/shapes/%.txt: bench/shapes/%.txt
 	$(Q)cp $< $@
 
 # Tests see internal symbols: hidden ones are visible inside the static library.
-$(patsubst tests/%.c,$(B)/tests/%,$(EXAMPLE_TESTS)): $(B)/libexamples.a
+$(patsubst tests/%.c,$(B)/tests/%,$(EXAMPLE_TESTS) $(BENCH_TESTS)): $(B)/libexamples.a
+$(patsubst tests/%.c,$(B)/tests/%,$(BENCH_TESTS)): $(B)/tests/libbench.a
 $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/libhelpers.a $(STATIC)
 	$(call say,LD,$@)
-	$(Q)$(LINK) -o $@ $< $(TEST_EXTRA) $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
+	$(Q)$(LINK) -o $@ $< $(TEST_EXTRA) $(filter %/libbench.a,$^) $(B)/tests/libhelpers.a $(filter %/libexamples.a,$^) $(STATIC) \
 	    $(if $(filter %/libexamples.a,$^),$(EXAMPLE_LIBS)) $(LIB_LIBS) $(call pkg,--libs,cmocka)
 
 $(B)/python/%: python/%
@@ -509,6 +516,14 @@ $(B)/tests/test_cuda_driver.o: EXTRA = $(patsubst %/cuda.h,-isystem %,$(wildcard
 
 # A CUDA driver and a cuBLAS without a GPU, which tests have the library and the examples load.
 $(TESTS): | $(CUDA_STUB) $(CUBLAS_STUB)
+
+# Preloaded into nvme-cli by tests/smart.sh: without sanitizers, which that has not.
+$(B)/tests/test_io_smart: | $(NVME_SHIM)
+$(NVME_SHIM): $(NVME_SHIM_SRC) $(B)/flags
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -O2 $(WARNINGS) -fPIC -shared -o $@ $<
+
 $(CUDA_STUB): $(call obj,$(CUDA_STUB_SRC)) $(EMULATE_OBJ) $(B)/tests/libcuda_stub.list
 	$(call say,LD,$@)
 	$(Q)$(if $(HAVE_CXX),$(CXX),$(CC)) $(LINK_FLAGS) -shared -Wl,-z,start-stop-visibility=hidden -o $@ $(filter %.o,$^) -lm

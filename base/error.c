@@ -25,6 +25,7 @@ static const struct {
     {OFL_ESTATE, "call is out of order"},
     {OFL_ECHANGED, "file was written while it was open"},
     {OFL_ETORN, "no generation of the kept store is whole"},
+    {OFL_EWRITTEN, "the limit of bytes written to drives is reached"},
 };
 
 const char *base_strerror(int code)

@@ -5,6 +5,7 @@
 
 #include "bench/adam.h"
 #include "bench/bench.h"
+#include "bench/compare.h"
 #include "bench/decode.h"
 #include "bench/link.h"
 #include "bench/nvme.h"
@@ -41,6 +42,8 @@ static const struct command {
      "how fast packed weights become numbers, beside the memory bound of their bytes"},
     {"store", "ofl-bench store", bench_store_main,
      "looks whether a kept store is whole, and falls back where it is not"},
+    {"compare", "ofl-bench compare", bench_compare_main,
+     "reports of `ofl-bench nvme --json` beside each other"},
     {"plot", "ofl-bench plot", bench_plot_main, "draws a report that `ofl-bench nvme --json` has written"},
 };
 

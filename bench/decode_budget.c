@@ -239,5 +239,6 @@ int bench_decode_budgets(const struct common_budget *b, const struct bench_decod
         ways.drive_device_least = need->device.device_bytes;
     }
     out->nvme = b->nvme;
+    out->max_written_bytes = b->max_written;
     return common_budget_fits(b, out, out->expected_bytes, 0, &ways);
 }

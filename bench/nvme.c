@@ -12,10 +12,11 @@
 #include "bench/nvme_json.h"
 #include "bench/nvme_progress.h"
 #include "bench/nvme_report.h"
+#include "bench/nvme_sustained.h"
+#include "bench/nvme_verify_pass.h"
 #include "bench/plot.h"
 
-#define WARM_UP_S     0.1
-#define WARM_UP_BYTES (64 * MIB)
+#define WARM_UP_S 0.1
 
 /* ---- progress -------------------------------------------------------------------- */
 
@@ -164,7 +165,7 @@ static int warm_up(struct nvme_target *t, struct nvme_results *all, struct nvme_
     int status;
 
     show(&r->c, ", warming up", 0, 0);
-    status = nvme_run_case(t, &r->c, WARM_UP_S, WARM_UP_BYTES, 1, &ignored, NULL);
+    status = nvme_run_case(t, &r->c, WARM_UP_S, NVME_WARM_UP_BYTES, 1, &ignored, NULL);
     if (status == 0 && r->fio) {
         status = nvme_fio_run(t, &r->c, WARM_UP_S, &fio);
         all->fio_start_s = fio.start_s;
@@ -207,13 +208,21 @@ static int measure(struct nvme_target *t, struct nvme_results *r)
     nvme_progress.steps =
         r->count * (t->options->fio ? pairs : r->repeat) + (r->tensors ? pairs : 0) + (r->demand ? 10 : 0);
     status = run_cases(t, r);
+    if (status == 0 && t->sustained)
+        status = nvme_sustained_measure(t, t->sustained);
     if (status == 0 && r->tensors)
         status = nvme_tensors_measure(t, r->tensors);
     if (status == 0 && r->demand)
         status = nvme_demand_measure(t, r->demand);
+    if (status == 0 && r->gather)
+        status = nvme_gather_measure(t, r->gather);
     if (status == 0)
         status = count_calls(t, r);
+    if (status == 0 && t->verify)
+        status = nvme_verify_pass(t);
     r->elapsed_s = common_seconds() - t->started;
+    for (unsigned i = 0; i < t->options->dir_count; i++)
+        nvme_health_get(&t->drives[i], &t->after[i]);
     common_progress_clear();
     return status;
 }
@@ -224,13 +233,15 @@ static int hand_over(const struct nvme_target *t, const struct nvme_results *r)
 {
     const struct nvme_options *o = t->options;
     json_t *report;
-    int status = 0;
+    int status = 0, found = 0;
 
     nvme_print_results(t, r);
+    if (t->verify)
+        found = nvme_verify_tell(t);
     if (fflush(stdout) == EOF)
         status = common_fail(common_status_late(-errno), "write the results: %m");
     if (!o->json && !o->plot)
-        return status;
+        return status ? status : found;
     report = nvme_report(t, r);
     if (!report)
         return common_fail(EXIT_FULL, "make the report: out of memory");
@@ -239,7 +250,7 @@ static int hand_over(const struct nvme_target *t, const struct nvme_results *r)
     if (status == 0 && o->plot)
         status = bench_plot(report, o->plot);
     json_decref(report);
-    return status;
+    return status ? status : found;
 }
 
 static int run_on(struct nvme_target *t, struct nvme_results *r)
@@ -250,6 +261,7 @@ static int run_on(struct nvme_target *t, struct nvme_results *r)
     nvme_print_facts(t, r);
     fflush(stdout);
     status = measure(t, r);
+    t->stays = status == 0;
     return status == 0 ? hand_over(t, r) : status;
 }
 
@@ -278,6 +290,9 @@ int bench_nvme_main(int argc, char **argv)
     struct nvme_tensors tensors = {0};
     struct nvme_demand demand = {0};
     struct nvme_target target = {0};
+    struct nvme_verify verify = {0};
+    struct nvme_sustained sustained = {0};
+    struct nvme_gather gather = {0};
     struct nvme_results results;
     struct nvme_options options;
     int status = nvme_options_parse(argc, argv, &options);
@@ -285,7 +300,13 @@ int bench_nvme_main(int argc, char **argv)
     if (status)
         return status;
     common_signals();
+    if (options.verify_file)
+        return nvme_verify_file(&options);
+    target.verify = options.verify ? &verify : NULL;
+    target.sustained = options.sustained ? &sustained : NULL;
     status = make_results(&options, cases, plan(&options, cases), &results);
+    if (options.rw[RW_GATHER])
+        results.gather = &gather;
     if (status == 0)
         status = prepare(&options, &results, &tensors, &demand);
     if (status == 0)
@@ -293,6 +314,7 @@ int bench_nvme_main(int argc, char **argv)
     if (status == 0)
         status = run_on(&target, &results);
     nvme_target_close(&target);
+    nvme_sustained_free(&sustained);
     nvme_tensors_free(&tensors);
     nvme_demand_free(&demand);
     free_results(&results);

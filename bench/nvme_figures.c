@@ -156,3 +156,16 @@ void nvme_demand_latency(const double *ns, unsigned count, struct nvme_latency *
     }
     free(sorted);
 }
+
+double nvme_part_per_day(const struct nvme_target *t, const struct nvme_results *r, unsigned index)
+{
+    double all = (double)t->written_bytes / r->elapsed_s * 86400, total = 0;
+    struct io_part_info info;
+
+    for (unsigned i = 0; i < io_file_parts(t->file); i++) {
+        io_file_part(t->file, i, &info);
+        total += (double)info.bytes;
+    }
+    io_file_part(t->file, index, &info);
+    return total > 0 ? all * (double)info.bytes / total : all;
+}

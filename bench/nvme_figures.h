@@ -6,6 +6,7 @@
 
 #include "bench/nvme_demand.h"
 #include "bench/nvme_fio.h"
+#include "bench/nvme_gather.h"
 #include "bench/nvme_syscalls.h"
 #include "bench/nvme_tensors.h"
 
@@ -27,6 +28,7 @@ struct nvme_results {
     double fio_start_s;           /* that it takes, as it was the last time */
     struct nvme_tensors *tensors; /* NULL: not wanted */
     struct nvme_demand *demand;
+    struct nvme_gather *gather;
     double elapsed_s;
 };
 
@@ -40,6 +42,9 @@ struct bench_spread nvme_fio_cpu(const struct nvme_result *r);
 struct bench_spread nvme_rate_ratio(const struct nvme_result *r);
 struct bench_spread nvme_cpu_ratio(const struct nvme_result *r);
 double nvme_result_empty(const struct nvme_result *r); /* share of time with nothing in flight */
+
+/* Bytes that this run would write to a drive in a day: of several, by their shares of the file. */
+double nvme_part_per_day(const struct nvme_target *t, const struct nvme_results *r, unsigned index);
 
 /* GB/s, and the ratio of each pair. */
 struct bench_spread nvme_tensors_rate(const struct nvme_tensors *s);

@@ -4,6 +4,9 @@
 
 #include <sys/utsname.h>
 
+#include "bench/nvme_advice.h"
+#include "bench/nvme_sustained.h"
+#include "bench/nvme_verify_pass.h"
 #include "examples/common_memory.h"
 
 static json_t *integer(uint64_t value)
@@ -256,6 +259,17 @@ static json_t *demand_json(const struct nvme_demand *d)
                      reals(d->busy_ns, d->busy_count, 1));
 }
 
+static json_t *health_json(const struct nvme_target *t, const struct nvme_results *r)
+{
+    json_t *all = json_array();
+
+    for (unsigned i = 0; i < t->options->dir_count; i++)
+        json_array_append_new(all, nvme_health_json(t->options->dirs[i], &t->before[i], &t->after[i],
+                                                    (double)t->options->endurance_bytes,
+                                                    nvme_part_per_day(t, r, i)));
+    return all;
+}
+
 json_t *nvme_report(const struct nvme_target *t, const struct nvme_results *r)
 {
     json_t *results = json_array(), *j;
@@ -271,6 +285,11 @@ json_t *nvme_report(const struct nvme_target *t, const struct nvme_results *r)
     json_object_set_new(j, "fio_version", t->options->fio ? bench_text_json(r->fio_version) : json_null());
     json_object_set_new(j, "tensors", r->tensors ? tensors_json(r->tensors) : json_null());
     json_object_set_new(j, "demand", r->demand ? demand_json(r->demand) : json_null());
+    json_object_set_new(j, "sustained", nvme_sustained_json(t->sustained));
+    json_object_set_new(j, "gather", nvme_gather_json(r->gather));
+    json_object_set_new(j, "health", health_json(t, r));
+    json_object_set_new(j, "recommended", nvme_advice_json(r));
+    json_object_set_new(j, "verify", nvme_verify_json(t));
     json_object_set_new(j, "written_bytes", integer(t->written_bytes));
     json_object_set_new(j, "elapsed_s", json_real(r->elapsed_s));
     json_object_set_new(j, "written_tb_per_day",

@@ -7,24 +7,12 @@
 #include <string.h>
 #include <sys/utsname.h>
 
+#include "bench/nvme_advice.h"
+#include "bench/nvme_sustained.h"
+#include "bench/text.h"
 #include "examples/common_memory.h"
 
 /* ---- texts of numbers --------------------------------------------------------------- */
-
-static struct common_text time_text(double ns)
-{
-    struct common_text t;
-
-    if (ns < 1e5)
-        snprintf(t.text, sizeof t.text, "%.1f us", ns / 1e3);
-    else if (ns < 1e6)
-        snprintf(t.text, sizeof t.text, "%.0f us", ns / 1e3);
-    else if (ns < 1e9)
-        snprintf(t.text, sizeof t.text, ns < 1e7 ? "%.2f ms" : ns < 1e8 ? "%.1f ms" : "%.0f ms", ns / 1e6);
-    else
-        snprintf(t.text, sizeof t.text, "%.2f s", ns / 1e9);
-    return t;
-}
 
 static struct common_text spread_text(const struct bench_spread *s)
 {
@@ -40,20 +28,6 @@ static struct common_text ratio_text(const struct bench_spread *s)
 
     if (isfinite(s->median))
         snprintf(t.text, sizeof t.text, "%.3f (%.3f..%.3f)", s->median, s->q1, s->q3);
-    return t;
-}
-
-/* "1M", "64K", as on the command line */
-static struct common_text block_text(uint64_t bytes)
-{
-    struct common_text t;
-
-    if (bytes % MIB == 0)
-        snprintf(t.text, sizeof t.text, "%lluM", (ull)(bytes / MIB));
-    else if (bytes % 1024 == 0)
-        snprintf(t.text, sizeof t.text, "%lluK", (ull)(bytes / 1024));
-    else
-        snprintf(t.text, sizeof t.text, "%llu", (ull)bytes);
     return t;
 }
 
@@ -183,7 +157,11 @@ void nvme_print_facts(const struct nvme_target *t, const struct nvme_results *r)
     for (unsigned i = 0; i < o->dir_count; i++)
         print_drive(o->dirs[i], &t->drives[i]);
     print_engine(t);
-    printf("file      %s of random bytes, nameless; %s\n", common_bytes(t->bytes).text,
+    printf("file      %s of %s, %s; %s\n", common_bytes(t->bytes).text,
+           t->verify      ? "bytes that are compared"
+           : t->sustained ? "reserved space"
+                          : "random bytes",
+           o->keep_file ? t->kept_path : "nameless",
            io_file_direct(t->file) ? "direct I/O"
            : o->direct == 0        ? "buffered I/O, as asked for"
                                    : io_file_note(t->file));
@@ -212,10 +190,10 @@ static void print_case(const struct nvme_result *r)
     io_histogram_merge(&all, &r->latency[IO_WRITE]);
     nvme_latency_of(&all, &l);
     printf("%-9s %6s %5u  %-22s %8.0f %9s %9s %9s %9s %9.4f %8s %6s", nvme_rw_name(r->c.rw),
-           block_text(r->c.block_bytes).text, r->c.depth, spread_text(&gb).text, iops.median,
-           time_text((double)l.p50).text, time_text((double)l.p99).text, time_text((double)l.p999).text,
-           time_text((double)l.max).text, cpu.median, calls_text(&r->calls).text,
-           percent_text(nvme_result_empty(r)).text);
+           bench_block_text(r->c.block_bytes).text, r->c.depth, spread_text(&gb).text, iops.median,
+           bench_time_text((double)l.p50).text, bench_time_text((double)l.p99).text,
+           bench_time_text((double)l.p999).text, bench_time_text((double)l.max).text, cpu.median,
+           calls_text(&r->calls).text, percent_text(nvme_result_empty(r)).text);
     if (r->fio)
         printf(" %7s", percent_text(nvme_rate_ratio(r).median).text);
     putchar('\n');
@@ -230,7 +208,7 @@ static void print_depth(const struct nvme_result *r)
         most = r->samples[i].inflight_max > most ? r->samples[i].inflight_max : most;
     if (most < r->c.depth)
         printf("%-9s %6s %5u  only %u were in flight at once\n", nvme_rw_name(r->c.rw),
-               block_text(r->c.block_bytes).text, r->c.depth, most);
+               bench_block_text(r->c.block_bytes).text, r->c.depth, most);
 }
 
 static void print_cases(const struct nvme_results *r)
@@ -259,8 +237,9 @@ static void print_fio(const struct nvme_results *r)
         struct bench_spread gb = nvme_fio_rate(c), ratio = nvme_rate_ratio(c), cpu = nvme_fio_cpu(c),
                             cpu_ratio = nvme_cpu_ratio(c);
         printf("%-9s %6s %5u  %-22s %-28s %9.4f %-28s %8s\n", nvme_rw_name(c->c.rw),
-               block_text(c->c.block_bytes).text, c->c.depth, spread_text(&gb).text, ratio_text(&ratio).text,
-               cpu.median, ratio_text(&cpu_ratio).text, calls_text(&c->fio_calls).text);
+               bench_block_text(c->c.block_bytes).text, c->c.depth, spread_text(&gb).text,
+               ratio_text(&ratio).text, cpu.median, ratio_text(&cpu_ratio).text,
+               calls_text(&c->fio_calls).text);
     }
 }
 
@@ -282,7 +261,7 @@ static void print_parts(const struct nvme_target *t, const struct nvme_result *r
 
         io_file_part(t->file, p, &info);
         printf("%-9s %6s %5u  %s: %.1f %% of the bytes, %.3f GB/s%s%s\n", nvme_rw_name(r->c.rw),
-               block_text(r->c.block_bytes).text, r->c.depth, t->options->dirs[p],
+               bench_block_text(r->c.block_bytes).text, r->c.depth, t->options->dirs[p],
                100 * (double)part[p] / (double)total, (double)part[p] / 1e9 / seconds,
                info.note[0] ? "; " : "", info.note);
     }
@@ -313,7 +292,8 @@ static void print_tensors(const struct nvme_tensors *s)
                common_bytes(c->listed_bytes).text);
         if (c->latency.count)
             printf(": %9s from queueing to the last byte (median of %llu)",
-                   time_text((double)io_histogram_quantile(&c->latency, 0.5)).text, (ull)c->latency.count);
+                   bench_time_text((double)io_histogram_quantile(&c->latency, 0.5)).text,
+                   (ull)c->latency.count);
         putchar('\n');
     }
 }
@@ -325,11 +305,11 @@ static void print_demand(const struct nvme_demand *d)
     nvme_demand_latency(d->idle_ns, d->idle_count, &idle);
     nvme_demand_latency(d->busy_ns, d->busy_count, &busy);
     printf("\ndemand    an urgent read of %s, alone: p50 %s, p99 %s, max %s (%u samples)\n",
-           common_bytes(d->bytes).text, time_text((double)idle.p50).text, time_text((double)idle.p99).text,
-           time_text((double)idle.max).text, d->idle_count);
+           common_bytes(d->bytes).text, bench_time_text((double)idle.p50).text,
+           bench_time_text((double)idle.p99).text, bench_time_text((double)idle.max).text, d->idle_count);
     printf("          behind %s of prefetch:      p50 %s, p99 %s, max %s (%u samples)\n",
-           common_bytes(d->queued_bytes).text, time_text((double)busy.p50).text,
-           time_text((double)busy.p99).text, time_text((double)busy.max).text, d->busy_count);
+           common_bytes(d->queued_bytes).text, bench_time_text((double)busy.p50).text,
+           bench_time_text((double)busy.p99).text, bench_time_text((double)busy.max).text, d->busy_count);
     printf("          ratio of p50 %.2f, of p99 %.2f; prefetch moved %s meanwhile, %.3f GB/s\n",
            (double)busy.p50 / (double)idle.p50, (double)busy.p99 / (double)idle.p99,
            common_bytes(d->prefetched_bytes).text, (double)d->prefetched_bytes / 1e9 / d->busy_s);
@@ -345,20 +325,28 @@ void nvme_print_results(const struct nvme_target *t, const struct nvme_results *
 {
     if (r->count)
         print_cases(r);
+    nvme_print_advice(r);
     if (r->count && r->cases[0].fio)
         print_fio(r);
     if (t->options->dir_count > 1 && r->count)
         putchar('\n');
     for (unsigned i = 0; i < r->count && t->options->dir_count > 1; i++)
         print_parts(t, &r->cases[i]);
+    if (t->sustained)
+        nvme_sustained_print(t->sustained);
     if (r->tensors)
         print_tensors(r->tensors);
     if (r->demand)
         print_demand(r->demand);
+    if (r->gather)
+        nvme_gather_print(r->gather);
     putchar('\n');
     if (!io_file_direct(t->file))
         print_cache(t);
     printf("written   %s by this benchmark in %.1f s; at this rate %.1f TB/day\n",
            common_bytes(t->written_bytes).text, r->elapsed_s,
            (double)t->written_bytes / 1e12 / r->elapsed_s * 86400);
+    for (unsigned i = 0; i < t->options->dir_count; i++)
+        nvme_health_print(t->options->dirs[i], &t->before[i], &t->after[i],
+                          (double)t->options->endurance_bytes, nvme_part_per_day(t, r, i));
 }

@@ -47,8 +47,8 @@ static enum io_op operation(const struct nvme_run *r, uint64_t number)
     }
 }
 
-/* Points q at the next block of the run, and submits it. */
-static void submit_next(struct nvme_run *r, struct io_request *q)
+/* Points q at the next block of the run, and has its bytes ready. */
+static void prepare(struct nvme_run *r, struct io_request *q)
 {
     uint64_t blocks = r->target->bytes / r->c.block_bytes, block;
 
@@ -67,7 +67,8 @@ static void submit_next(struct nvme_run *r, struct io_request *q)
         q->buf = r->target->buffers + r->issued_bytes / r->c.block_bytes % slots * r->c.block_bytes;
     }
     r->issued_bytes += r->c.block_bytes;
-    io_submit(r->queue, q);
+    if (q->op == IO_WRITE && r->target->verify)
+        nvme_verify_fill(r->target->verify, q->buf, q->offset, q->bytes);
 }
 
 static void count(struct nvme_run *r, const struct io_request *q, struct nvme_sample *out)
@@ -78,24 +79,67 @@ static void count(struct nvme_run *r, const struct io_request *q, struct nvme_sa
     out->ops[q->op]++;
 }
 
+static bool may_issue(const struct nvme_run *r, uint64_t bytes)
+{
+    return r->error.code == 0 && r->issued_bytes + r->c.block_bytes <= bytes;
+}
+
+static void add_ready(struct nvme_run *r, struct io_request *q)
+{
+    prepare(r, q);
+    r->ready[(r->ready_first + r->ready_count++) % r->request_count] = q;
+}
+
+/* In their order. What is prepared was counted as written, so it is submitted in any case. */
+static void submit_ready(struct nvme_run *r)
+{
+    while (r->ready_count && io_queue_pending(r->queue) < r->c.depth) {
+        io_submit(r->queue, r->ready[r->ready_first]);
+        r->ready_first = (r->ready_first + 1) % r->request_count;
+        r->ready_count--;
+    }
+}
+
+/* With --verify there are twice the requests: first the drive gets what is ready, then what has come is compared, and made
+ * ready. Without, what has come goes back at once. */
+static void go_on(struct nvme_run *r, struct io_request **done, unsigned n, uint64_t bytes, bool more)
+{
+    struct nvme_verify *v = r->target->verify;
+
+    if (v) {
+        submit_ready(r);
+        io_flush(r->queue);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        if (v && done[i]->op == IO_READ && done[i]->error.code == 0)
+            nvme_verify_check(v, done[i]->buf, done[i]->offset, done[i]->bytes);
+        if (more && may_issue(r, bytes))
+            add_ready(r, done[i]);
+        submit_ready(r);
+    }
+}
+
 /* Until `end`, or until so many bytes are issued; then until nothing is in flight. */
 static void keep_moving(struct nvme_run *r, double end, uint64_t bytes, struct nvme_sample *out)
 {
     struct io_request *done[BATCH];
+    bool more = true;
 
-    for (uint32_t i = 0; i < r->c.depth && r->issued_bytes + r->c.block_bytes <= bytes; i++)
-        submit_next(r, &r->requests[i]);
+    for (uint32_t i = 0; i < r->request_count && may_issue(r, bytes); i++) {
+        add_ready(r, &r->requests[i]);
+        submit_ready(r);
+    }
     while (io_queue_pending(r->queue) > 0) {
         unsigned n = nvme_wait(r->queue, done, BATCH, WAIT_NS);
         double now = common_seconds();
-        bool more = now < end && !common_stopping();
 
         nvme_tick(now);
-        for (unsigned i = 0; i < n; i++) {
+        for (unsigned i = 0; i < n; i++)
             count(r, done[i], out);
-            if (more && r->error.code == 0 && r->issued_bytes + r->c.block_bytes <= bytes)
-                submit_next(r, done[i]);
-        }
+        if (more && r->watch)
+            more = r->watch(r->watch_arg, now, n * r->c.block_bytes);
+        more = more && now < end && !common_stopping();
+        go_on(r, done, n, bytes, more);
     }
 }
 
@@ -138,11 +182,13 @@ int nvme_run_move(struct nvme_run *r, double seconds, uint64_t bytes, struct nvm
 
 int nvme_run_open(struct nvme_run *r, struct nvme_target *t, const struct nvme_case *c, uint64_t seed)
 {
-    *r = (struct nvme_run){.target = t, .c = *c, .random = seed};
-    r->requests = calloc(c->depth, sizeof *r->requests);
-    if (!r->requests)
+    *r = (struct nvme_run){
+        .target = t, .c = *c, .random = seed, .request_count = c->depth * (t->verify ? 2 : 1)};
+    r->requests = calloc(r->request_count, sizeof *r->requests);
+    r->ready = calloc(r->request_count, sizeof(struct io_request *));
+    if (!r->requests || !r->ready)
         return common_fail(EXIT_FULL, "run: out of memory");
-    for (uint32_t i = 0; i < c->depth; i++) {
+    for (uint32_t i = 0; i < r->request_count; i++) {
         r->requests[i].file = t->file;
         r->requests[i].buf = t->buffers + i * c->block_bytes;
         r->requests[i].bytes = c->block_bytes;
@@ -175,6 +221,7 @@ void nvme_run_close(struct nvme_run *r, struct nvme_sample *sample, struct io_hi
     nvme_latency_of(&both, &sample->latency);
     io_queue_close(r->queue);
     free(r->requests);
+    free(r->ready);
     *r = (struct nvme_run){0};
 }
 
@@ -185,6 +232,8 @@ int nvme_run_case(struct nvme_target *t, const struct nvme_case *c, double secon
     int status = nvme_run_open(&r, t, c, seed);
 
     *out = (struct nvme_sample){0};
+    if (t->verify && nvme_rw_writes(c->rw))
+        nvme_verify_next(t->verify);
     if (status == 0)
         nvme_target_drop_cache(t);
     if (status == 0)

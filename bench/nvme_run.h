@@ -24,10 +24,15 @@ struct nvme_run {
     struct nvme_target *target;
     struct nvme_case c;
     struct io_queue *queue;
-    struct io_request *requests; /* depth of them */
+    struct io_request *requests; /* depth of them; with --verify twice that */
+    struct io_request **ready;   /* prepared, and not in flight */
+    uint32_t request_count, ready_first, ready_count;
     uint64_t next[2], issued_bytes, random;
     bool rotate;             /* the buffers: all are used in turn, not the first of them only */
     struct base_error error; /* the first */
+    /* After each look, while the run goes on: bytes that have moved since the last one; false ends it. NULL: nobody. */
+    bool (*watch)(void *arg, double now, uint64_t bytes);
+    void *watch_arg;
 };
 
 int nvme_run_open(struct nvme_run *r, struct nvme_target *t, const struct nvme_case *c, uint64_t seed);

@@ -3,6 +3,7 @@
  * contents, and what of it lies in the page cache. Must not measure. See nvme_target.h.
  */
 #include "bench/nvme_target.h"
+#include "bench/nvme_sustained_plan.h"
 #include "bench/nvme_wait.h"
 
 #include <errno.h>
@@ -81,6 +82,20 @@ static uint64_t allowed_bytes(const struct nvme_target *t, unsigned *tightest)
     return least_in_memory(t, (uint64_t)allowed, tightest) / MIB * MIB;
 }
 
+static int choose_sustained(struct nvme_target *t)
+{
+    unsigned tightest = 0;
+    uint64_t allowed = allowed_bytes(t, &tightest);
+
+    t->bytes = t->options->size_bytes / PAGE_BYTES * PAGE_BYTES;
+    if (t->bytes > allowed || allowed < 64 * MIB)
+        return common_fail(
+            EXIT_INPUT,
+            "--sustained: the test file takes half of what is free at most, in %s %llu bytes (%s)",
+            t->options->dirs[tightest], (ull)allowed, common_bytes(allowed).text);
+    return nvme_sustained_limits(t->options, allowed, t->sustained, &t->bytes);
+}
+
 static int choose_size(struct nvme_target *t, const struct nvme_case *largest)
 {
     const struct nvme_options *o = t->options;
@@ -116,18 +131,20 @@ static int choose_size(struct nvme_target *t, const struct nvme_case *largest)
 static int make_buffers(struct nvme_target *t, const struct nvme_case *largest)
 {
     const struct nvme_options *o = t->options;
-    uint64_t wanted = LAYOUT_BLOCK * LAYOUT_DEPTH;
+    uint64_t wanted = LAYOUT_BLOCK * LAYOUT_DEPTH,
+             of_case = largest ? case_bytes(largest) * (o->verify ? 2 : 1) : 0;
     struct common_room room;
 
-    if (largest && case_bytes(largest) > o->buffer_bytes)
+    if (of_case > o->buffer_bytes)
         return common_fail(
-            EXIT_INPUT, "%u blocks of %llu bytes in flight are %llu bytes: more than --buffers, %llu bytes",
-            largest->depth, (ull)largest->block_bytes, (ull)case_bytes(largest), (ull)o->buffer_bytes);
+            EXIT_INPUT, "%u blocks of %llu bytes in flight%s are %llu bytes: more than --buffers, %llu bytes",
+            largest->depth, (ull)largest->block_bytes, o->verify ? ", and as many to be compared," : "",
+            (ull)of_case, (ull)o->buffer_bytes);
     if (o->demand && o->buffer_bytes / 2 < o->demand_bytes)
         return common_fail(EXIT_INPUT, "--demand-bytes %llu: --buffers has to be twice that at least",
                            (ull)o->demand_bytes);
-    if (largest && case_bytes(largest) > wanted)
-        wanted = case_bytes(largest);
+    if (of_case > wanted)
+        wanted = of_case;
     if (o->tensors || o->demand)
         wanted = wanted > o->buffer_bytes ? wanted : o->buffer_bytes;
     wanted = (wanted + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
@@ -184,6 +201,11 @@ static void choose_weights(struct nvme_target *t, const struct nvme_case *cases,
         t->stripes[i] = (struct io_stripe){.dir = o->dirs[i], .weight = 1};
         if (o->dir_count == 1)
             return;
+        if (o->max_written) {
+            snprintf(t->weight_note, sizeof t->weight_note,
+                     "equal shares: with --max-written nothing is written to measure them");
+            continue;
+        }
         nvme_tick(common_seconds());
         if (io_profile_measure_rates(o->dirs[i], &read_bps, &write_bps) < 0) {
             snprintf(t->weight_note, sizeof t->weight_note, "equal shares: %s", ofl_error());
@@ -226,7 +248,8 @@ int nvme_queue_open(struct nvme_target *t, uint32_t depth, uint64_t piece_bytes,
                                            .flags = t->options->flags,
                                            .depth = depth,
                                            .piece_bytes = (uint32_t)piece_bytes,
-                                           .window_bytes = window_bytes};
+                                           .window_bytes = window_bytes,
+                                           .written = &t->written};
 
     if (io_queue_open(&config, out) < 0)
         return common_fail(EXIT_RUNTIME, "%s", ofl_error());
@@ -251,12 +274,27 @@ static bool writes_parts(const struct nvme_case *cases, unsigned count)
     return false;
 }
 
+static int open_named(struct nvme_target *t, unsigned flags)
+{
+    int err;
+
+    if (asprintf(&t->kept_path, "%s/%s", t->options->dirs[0], t->options->keep_file) < 0)
+        t->kept_path = NULL;
+    err = t->kept_path ? io_file_open_named(t->kept_path, true, flags, &t->file) : -ENOMEM;
+    if (err < 0) { /* not this run's to remove */
+        free(t->kept_path);
+        t->kept_path = NULL;
+    }
+    return err;
+}
+
 static int open_file(struct nvme_target *t, bool require_direct)
 {
     const struct nvme_options *o = t->options;
     unsigned flags = o->direct == 0 ? IO_FILE_BUFFERED : require_direct ? IO_FILE_REQUIRE_DIRECT : 0;
-    int err = o->dir_count > 1 ? io_file_open_striped(t->stripes, o->dir_count, flags, &t->file)
-                               : io_file_open_scratch(o->dirs[0], flags, &t->file);
+    int err = o->keep_file       ? open_named(t, flags)
+              : o->dir_count > 1 ? io_file_open_striped(t->stripes, o->dir_count, flags, &t->file)
+                                 : io_file_open_scratch(o->dirs[0], flags, &t->file);
 
     if (err < 0)
         return common_fail(common_status(err), "%s", ofl_error());
@@ -286,7 +324,10 @@ static int write_blocks(struct nvme_target *t, struct io_queue *q, struct io_req
             r->buf = t->buffers + (uint64_t)(r - requests) * LAYOUT_BLOCK;
             r->offset = at;
             r->bytes = bytes;
-            bench_fill(r->buf, bytes, &state);
+            if (t->verify)
+                nvme_verify_fill(t->verify, r->buf, at, bytes);
+            else
+                bench_fill(r->buf, bytes, &state);
             io_submit(q, r);
             io_flush(q);
             at += bytes;
@@ -380,6 +421,58 @@ void nvme_target_drop_cache(struct nvme_target *t)
         t->cached_share = share;
 }
 
+/* ---- --max-written ------------------------------------------------------------------------- */
+
+/* That a case writes at most, in all its runs: each ends after the file's size, and so does fio. */
+static void add_case(const struct nvme_target *t, const struct nvme_case *c, uint64_t *ours, uint64_t *fio)
+{
+    const struct nvme_options *o = t->options;
+    uint64_t runs = o->repeat + (o->syscalls ? 1 : 0);
+
+    if (!nvme_rw_writes(c->rw))
+        return;
+    *ours += NVME_WARM_UP_BYTES + runs * t->bytes;
+    /* Its shares of reads and writes are drawn. Counting calls it runs twice. */
+    *fio += o->fio ? (1 + o->repeat + (o->syscalls ? 2 : 0)) * t->bytes : 0;
+}
+
+/* What can't be sure to keep the limit is refused. */
+static int set_written(struct nvme_target *t, const struct nvme_case *cases, unsigned count)
+{
+    const uint64_t limit = t->options->max_written;
+    uint64_t ours = (t->sustained ? t->sustained->limit_bytes + nvme_sustained_recovery(t->sustained)
+                                  : t->bytes) +
+                    t->options->dir_count * (uint64_t)IO_FILE_TRIAL_BYTES,
+             fio = 0;
+
+    for (unsigned i = 0; i < count; i++)
+        add_case(t, &cases[i], &ours, &fio);
+    if (!limit)
+        return 0;
+    if (ours + fio > limit)
+        return common_fail(
+            EXIT_INPUT,
+            "--max-written %llu (%s): these runs could write %llu (%s): %llu to fill the test file, %llu in "
+            "runs of it, %llu in those of fio; give a smaller --size or --repeat, or modes that read",
+            (ull)limit, common_bytes(limit).text, (ull)(ours + fio), common_bytes(ours + fio).text,
+            (ull)t->bytes, (ull)(ours - t->bytes), (ull)fio);
+    t->written.most = limit - fio;
+    (void)base_limit_take(&t->written, t->options->dir_count * (uint64_t)IO_FILE_TRIAL_BYTES);
+    return 0;
+}
+
+static int open_verify(struct nvme_target *t, const struct nvme_case *cases, unsigned count)
+{
+    uint64_t unit = PAGE_BYTES;
+
+    for (unsigned i = 0; i < count; i++)
+        if (cases[i].block_bytes % PAGE_BYTES)
+            unit = NVME_SECTOR;
+    return nvme_verify_open(t->verify, t->options->seed, t->bytes, unit, true) < 0
+               ? common_fail(EXIT_FULL, "verify: out of memory")
+               : 0;
+}
+
 /* ---- all of it ------------------------------------------------------------------------------- */
 
 int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const struct nvme_case *cases,
@@ -388,21 +481,27 @@ int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const 
     const struct nvme_case *largest = largest_case(cases, count);
     int status = 0;
 
-    *t = (struct nvme_target){.options = o, .started = common_seconds()};
+    *t = (struct nvme_target){
+        .options = o, .verify = t->verify, .sustained = t->sustained, .started = common_seconds()};
     for (unsigned i = 0; i < o->dir_count; i++) {
         if (io_drive_get(o->dirs[i], &t->drives[i]) < 0)
             return common_fail(EXIT_INPUT, "--dir %s: %s", o->dirs[i], ofl_error());
+        nvme_health_get(&t->drives[i], &t->before[i]);
         if ((o->flags & IO_QUEUE_IOPOLL) && !t->drives[i].io_poll)
             return common_fail(EXIT_INPUT, "--flags iopoll: %s lies on %s, which is not set up to be polled",
                                o->dirs[i], t->drives[i].name[0] ? t->drives[i].name : "no drive of its own");
     }
     choose_weights(t, cases, count);
-    status = choose_size(t, largest);
+    status = t->sustained ? choose_sustained(t) : choose_size(t, largest);
+    if (status == 0)
+        status = set_written(t, cases, count);
+    if (status == 0 && t->verify)
+        status = open_verify(t, cases, count);
     if (status == 0)
         status = make_buffers(t, largest);
     if (status == 0)
         status = open_file(t, o->direct == 1 || writes_parts(cases, count));
-    if (status == 0)
+    if (status == 0 && !t->sustained)
         status = fill_file(t);
     if (status == 0)
         t->cached_share = resident_share(t);
@@ -415,6 +514,12 @@ void nvme_target_close(struct nvme_target *t)
 {
     io_file_close(t->file);
     t->file = NULL;
+    if (t->kept_path && !t->stays)
+        unlink(t->kept_path);
+    free(t->kept_path);
+    t->kept_path = NULL;
+    if (t->verify)
+        nvme_verify_close(t->verify);
     if (t->buffers)
         munmap(t->buffers, t->buffer_bytes);
     t->buffers = NULL;

@@ -4,18 +4,26 @@
 #ifndef BENCH_NVME_TARGET_H
 #define BENCH_NVME_TARGET_H
 
+#include "bench/nvme_health.h"
 #include "bench/nvme_options.h"
+#include "bench/nvme_verify.h"
 #include "io/drive.h"
 
 struct nvme_target {
     const struct nvme_options *options;
     struct io_drive drives[IO_STRIPE_MAX];
+    struct nvme_health before[IO_STRIPE_MAX], after[IO_STRIPE_MAX]; /* of the drives */
     struct io_stripe stripes[IO_STRIPE_MAX];
     struct io_file *file;
     uint64_t bytes;
     uint8_t *buffers; /* of random bytes; whole pages */
     uint64_t buffer_bytes;
-    uint64_t written_bytes; /* to the drives, by everything */
+    uint64_t written_bytes;    /* to the drives, by everything */
+    struct base_limit written; /* --max-written: of our own queues. What fio writes was set aside before */
+    struct nvme_sustained *sustained; /* NULL: no --sustained; its file is not filled before */
+    struct nvme_verify *verify;       /* NULL: no --verify */
+    char *kept_path;                  /* of --keep-file, made by this run; NULL: it has no name */
+    bool stays;                       /* what has the name: all of it is written */
     double started;
     /* Of the engine, as the first queue showed it. */
     enum io_engine engine;
@@ -26,9 +34,13 @@ struct nvme_target {
     char weight_note[256];
 };
 
+/* Of a run that warms up. */
+#define NVME_WARM_UP_BYTES (64 * MIB)
+
 /* Chooses sizes, makes the file, fills it with random bytes. cases: all that are to come. */
 int nvme_target_open(struct nvme_target *t, const struct nvme_options *o, const struct nvme_case *cases,
                      unsigned count);
+/* A file with a name is removed unless it is to stay. */
 void nvme_target_close(struct nvme_target *t);
 /* Other memory for the buffers: where it lies decides on speed, and must not be the same by luck in
  * all runs. */

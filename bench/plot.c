@@ -56,14 +56,17 @@ int bench_plot_check(const char *path)
     return err < 0 ? common_fail(EXIT_INPUT, "plot: gnuplot does not run: %s", strerror(-err)) : 0;
 }
 
-/* Has gnuplot run script, which it frees; NULL: there was no memory for it. */
-static int draw(char *script, const char *path)
+bool bench_plot_is_svg(const char *path)
+{
+    return ends_with(path, ".svg");
+}
+
+int bench_plot_draw(const char *script, const char *path)
 {
     char *const argv[] = {(char[]){"gnuplot"}, NULL};
     struct bench_output out = {0};
-    int err, status = 0;
+    int err = script ? bench_child_run(argv, script, -1, &out) : -ENOMEM, status = 0;
 
-    err = script ? bench_child_run(argv, script, -1, &out) : -ENOMEM;
     /* What it says without failing are warnings, of locales for instance. */
     if (err == -EIO || (err == 0 && out.out_bytes == 0))
         status = common_fail(EXIT_RUNTIME, "plot %s: gnuplot: %s", path, bench_first_line(out.err));
@@ -73,22 +76,34 @@ static int draw(char *script, const char *path)
         status = common_fail(err == -ECANCELED ? EXIT_INTERRUPTED : EXIT_RUNTIME, "plot %s: %s", path,
                              strerror(-err));
     bench_output_free(&out);
-    free(script);
     return status;
 }
 
 int bench_plot(const json_t *report, const char *path)
 {
-    if (json_array_size(json_object_get(report, "results")) == 0)
+    char *script;
+    int status;
+
+    if (json_array_size(json_object_get(report, "results")) == 0 &&
+        !json_is_object(json_object_get(report, "sustained")))
         return common_fail(EXIT_INPUT, "plot %s: the report has no runs to draw", path);
-    return draw(bench_plot_script(report, ends_with(path, ".svg")), path);
+    script = bench_plot_script(report, bench_plot_is_svg(path));
+    status = bench_plot_draw(script, path);
+    free(script);
+    return status;
 }
 
 static int plot_tiers(const json_t *timeline, const char *path)
 {
+    char *script;
+    int status;
+
     if (!bench_tiers_are_there(timeline))
         return common_fail(EXIT_INPUT, "plot %s: the timeline does not say what tiers held", path);
-    return draw(bench_plot_tiers_script(timeline, ends_with(path, ".svg")), path);
+    script = bench_plot_tiers_script(timeline, bench_plot_is_svg(path));
+    status = bench_plot_draw(script, path);
+    free(script);
+    return status;
 }
 
 /* ---- the command --------------------------------------------------------------------------------- */

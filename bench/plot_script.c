@@ -3,6 +3,7 @@
  * latencies on the right. Knows the report only, not how it was measured. See bench.h.
  */
 #include "bench/plot_script.h"
+#include "bench/plot_sustained.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -66,21 +67,23 @@ static void put_block(FILE *f, double bytes)
 
 /* ---- throughput ---------------------------------------------------------------------- */
 
-/* Rows of "block median min max" of one kind at one depth. Returns their number. */
-static unsigned put_rows(FILE *f, const json_t *results, const json_t *like)
+/* Rows of "block median min max" of one kind at one depth: of GB/s, or of thousands of transfers a second. Returns their
+ * number. */
+static unsigned put_rows(FILE *f, const json_t *results, const json_t *like, bool per_s)
 {
+    const double unit = per_s ? 1000 : 1;
     const json_t *r;
     unsigned rows = 0;
     size_t i;
 
     json_array_foreach(results, i, r)
     {
-        const json_t *gb = json_object_get(r, "gb_per_s");
+        const json_t *gb = json_object_get(r, per_s ? "iops" : "gb_per_s");
 
         if (!same_kind(r, like) || number_of(r, "depth") != number_of(like, "depth"))
             continue;
-        fprintf(f, "%.0f %g %g %g\n", number_of(r, "block_bytes"), number_of(gb, "median"),
-                number_of(gb, "min"), number_of(gb, "max"));
+        fprintf(f, "%.0f %g %g %g\n", number_of(r, "block_bytes"), number_of(gb, "median") / unit,
+                number_of(gb, "min") / unit, number_of(gb, "max") / unit);
         rows++;
     }
     return rows;
@@ -133,21 +136,26 @@ static void put_lines(FILE *f, const json_t *results)
     json_array_foreach(results, i, r) if (leads(results, i))
     {
         fprintf(f, "$rate%zu << END\n", i);
-        put_rows(f, results, r);
+        put_rows(f, results, r, !same_kind(r, first));
         fputs("END\n", f);
     }
     fputs("set title \"Throughput over block size, median and range\"\nset xlabel \"block (bytes)\"\n"
           "set logscale x 2\n",
           f);
     put_block_tics(f, results);
+    /* Small blocks have few GB/s: how many there are is what counts. */
+    if (!same_kind(json_array_get(results, json_array_size(results) - 1), first))
+        fputs(
+            "set y2label \"thousand transfers/s\"\nset y2tics nomirror\nset y2range [0:*]\nset rmargin 10\n",
+            f);
     json_array_foreach(results, i, r)
     {
         bool other = !same_kind(r, first);
 
         if (!leads(results, i))
             continue;
-        fprintf(f, "%s$rate%zu using 1:2:3:4 with yerrorlines lw 2 pt %d lc %d ", separator, i, other ? 4 : 7,
-                colour(number_of(r, "depth")));
+        fprintf(f, "%s$rate%zu using 1:2:3:4%s with yerrorlines lw 2 pt %d lc %d ", separator, i,
+                other ? " axes x1y2" : "", other ? 4 : 7, colour(number_of(r, "depth")));
         if (other) { /* in the colours of their depths */
             fputs("notitle", f);
         } else {
@@ -161,9 +169,9 @@ static void put_lines(FILE *f, const json_t *results)
     if (!same_kind(r, first)) {
         fprintf(f, "%sNaN with points pt 4 lc rgb '#000000' title \"", separator);
         put_text(f, text_of(r, "rw"));
-        fputs(", same depths\"", f);
+        fputs(": right axis\"", f);
     }
-    fputs("\nunset logscale x\nset xtics autofreq\n", f);
+    fputs("\nunset logscale x\nset xtics autofreq\nunset y2tics\nunset y2label\nset rmargin 4\n", f);
 }
 
 static void put_bars(FILE *f, const json_t *results)
@@ -194,7 +202,13 @@ static void put_bars(FILE *f, const json_t *results)
 
 /* ---- latencies ---------------------------------------------------------------------------- */
 
-/* Rows of "microseconds percent" of the reads and writes of a result together. False if none. */
+/* On an axis of nines: 0.9 is 1, 0.99 is 2. The last transfer stands half a transfer below 1. */
+static double nines(double seen, double total)
+{
+    return -log10(1 - fmin(seen, total - 0.5) / total);
+}
+
+/* Rows of "microseconds nines" of the reads and writes of a result together. False if none. */
 static bool put_distribution(FILE *f, const json_t *result)
 {
     const json_t *side[2] = {json_object_get(result, "read_histogram_ns"),
@@ -216,7 +230,7 @@ static bool put_distribution(FILE *f, const json_t *result)
         if (seen == 0)
             fprintf(f, "%g 0\n", value[s] / 1000);
         seen += json_number_value(json_array_get(bucket[s], 1));
-        fprintf(f, "%g %g\n", value[s] / 1000, 100 * seen / total);
+        fprintf(f, "%g %g\n", value[s] / 1000, nines(seen, total));
         at[s]++;
     }
     return seen > 0;
@@ -275,7 +289,9 @@ static void put_latencies(FILE *f, const json_t *results, bool sweep)
     size_t i;
 
     fputs("set title \"Latency of one transfer, cumulative\"\nset xlabel \"latency\"\n"
-          "set ylabel \"transfers that took no longer (%)\"\nset yrange [0:100]\nset logscale x 10\n",
+          "set ylabel \"transfers that took no longer (%)\"\nset yrange [0:*]\nset logscale x 10\n"
+          "set ytics (\"0\" 0, \"50\" 0.30103, \"90\" 1, \"99\" 2, \"99.9\" 3, \"99.99\" 4, \"99.999\" 5, "
+          "\"99.9999\" 6)\n",
           f);
     put_time_axis(f, results, sweep);
     json_array_foreach(results, i, r)
@@ -310,7 +326,8 @@ static void put_title(FILE *f, const json_t *report)
                  *engine = json_object_get(report, "engine");
     size_t i;
 
-    fputs("set multiplot layout 1,2 title \"", f);
+    fprintf(f, "set multiplot layout 1,%d title \"",
+            json_is_object(json_object_get(report, "sustained")) ? 1 : 2);
     json_array_foreach(paths, i, path)
     {
         const json_t *drive = json_object_get(path, "drive");
@@ -323,9 +340,17 @@ static void put_title(FILE *f, const json_t *report)
             put_text(f, model);
             fputc(')', f);
         }
+        if (*text_of(drive, "link")) {
+            fputs(", ", f);
+            put_text(f, text_of(drive, "link"));
+        }
+        if (number_of(drive, "bytes") > 0)
+            fprintf(f, ", %s", common_bytes((uint64_t)number_of(drive, "bytes")).text);
         fputs(", ", f);
         put_text(f, text_of(drive, "filesystem"));
     }
+    if (number_of(report, "file_bytes") > 0)
+        fprintf(f, "; file of %s", common_bytes((uint64_t)number_of(report, "file_bytes")).text);
     fprintf(f, "; %s, %s; ", text_of(engine, "name"),
             json_is_true(json_object_get(engine, "direct")) ? "direct I/O" : "buffered I/O");
     put_text(f, text_of(report, "date"));
@@ -334,7 +359,8 @@ static void put_title(FILE *f, const json_t *report)
 
 char *bench_plot_script(const json_t *report, bool svg)
 {
-    const json_t *results = json_object_get(report, "results");
+    const json_t *results = json_object_get(report, "results"),
+                 *sustained = json_object_get(report, "sustained");
     bool sweep = has_blocks(results);
     char *script = NULL;
     size_t bytes;
@@ -353,12 +379,16 @@ char *bench_plot_script(const json_t *report, bool svg)
           "set key below horizontal\nset bmargin 9\nset rmargin 4\n",
           f);
     put_title(f, report);
-    if (sweep)
-        put_lines(f, results);
-    else
-        put_bars(f, results);
-    fputs("set offsets\n", f);
-    put_latencies(f, results, sweep);
+    if (json_is_object(sustained)) {
+        bench_plot_sustained(f, sustained);
+    } else {
+        if (sweep)
+            put_lines(f, results);
+        else
+            put_bars(f, results);
+        fputs("set offsets\n", f);
+        put_latencies(f, results, sweep);
+    }
     fputs("unset multiplot\n", f);
     if (fclose(f) == EOF) {
         free(script);

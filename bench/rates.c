@@ -195,13 +195,13 @@ static int product_rate(struct bench_rates *out)
     return 0;
 }
 
-/* Right now. Where that can't be, what was kept does, with its age. */
-static int directory_rates(const char *dir, struct bench_rates *out)
+/* Right now. Where that can't be, or is not to write, what was kept does, with its age. */
+static int directory_rates(const char *dir, bool measure, struct bench_rates *out)
 {
     struct io_profile p;
     double read, write, age;
 
-    if (io_profile_measure_rates(dir, &read, &write) < 0) {
+    if (!measure || io_profile_measure_rates(dir, &read, &write) < 0) {
         if (io_profile_get(dir, 0, NULL, NULL, &p) < 0)
             return common_fail_ofl(EXIT_RUNTIME, "measure the drive");
         read = p.read_bps;
@@ -225,7 +225,7 @@ static int drive_rates(const struct common_budget *b, struct bench_rates *out)
             continue;
         }
         common_progress("measuring the drives: %u of %u", i + 1, b->nvme_count);
-        status = directory_rates(b->nvme[i].dir, out);
+        status = directory_rates(b->nvme[i].dir, !b->max_written, out);
         if (status == 0 && common_stopping())
             status = common_fail(EXIT_INTERRUPTED, "interrupted");
     }

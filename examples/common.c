@@ -61,13 +61,20 @@ static int status_of(int code)
 {
     static const struct {
         int code, status;
-    } table[] = {{OFL_EFORMAT, EXIT_DAMAGED},   {EBADMSG, EXIT_DAMAGED},
+    } table[] = {{OFL_EFORMAT, EXIT_DAMAGED},
+                 {EBADMSG, EXIT_DAMAGED},
                  {EUCLEAN, EXIT_DAMAGED}, /* of file systems, too */
-                 {OFL_ECHECKSUM, EXIT_DAMAGED}, {OFL_ECHANGED, EXIT_DAMAGED},
-                 {OFL_ETORN, EXIT_DAMAGED},     {ENOSPC, EXIT_FULL},
-                 {EDQUOT, EXIT_FULL},           {EFBIG, EXIT_FULL},
-                 {ENOMEM, EXIT_FULL},           {EMFILE, EXIT_FULL},
-                 {ENFILE, EXIT_FULL},           {ECANCELED, EXIT_INTERRUPTED}};
+                 {OFL_ECHECKSUM, EXIT_DAMAGED},
+                 {OFL_ECHANGED, EXIT_DAMAGED},
+                 {OFL_ETORN, EXIT_DAMAGED},
+                 {OFL_EWRITTEN, EXIT_WRITTEN},
+                 {ENOSPC, EXIT_FULL},
+                 {EDQUOT, EXIT_FULL},
+                 {EFBIG, EXIT_FULL},
+                 {ENOMEM, EXIT_FULL},
+                 {EMFILE, EXIT_FULL},
+                 {ENFILE, EXIT_FULL},
+                 {ECANCELED, EXIT_INTERRUPTED}};
 
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         if (table[i].code == -code)

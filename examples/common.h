@@ -22,6 +22,7 @@ enum {
     EXIT_INPUT = 2, /* refused before anything was done: files that can't be used, budgets that can't work */
     EXIT_DAMAGED = 3,      /* an input turned out to be damaged, or was changed, while it was used */
     EXIT_FULL = 4,         /* a resource is full: drive, quota, memory, descriptors, size of a file */
+    EXIT_WRITTEN = 5,      /* --max-written is used up */
     EXIT_OPTION = 64,      /* a bad option: what is printed ends with a pointer to --help */
     EXIT_INTERRUPTED = 130 /* by a signal, between two steps */
 };
@@ -29,8 +30,8 @@ enum {
 #define COMMON_EXITS                                                                                         \
     "Exit status: 0 done; 1 something failed on the way; 2 refused before anything was done: files that "    \
     "can't be used, budgets that can't work; 3 an input turned out to be damaged, or was changed, while it " \
-    "was used; 4 a resource is full: a drive, a quota, memory, descriptors; 64 a bad option; 128 and the "   \
-    "signal's number: ended by one"
+    "was used; 4 a resource is full: a drive, a quota, memory, descriptors; 5 --max-written is used up; 64 " \
+    "a bad option; 128 and the signal's number: ended by one"
 
 #define COMMON_ERROR_BYTES 1024
 
@@ -85,6 +86,7 @@ struct common_budget {
     struct ofl_nvme nvme[OFL_NVME_MAX]; /* as given; the directories are owned */
     uint32_t nvme_count;
     struct ofl_nvme store; /* a kept store; dir owned, NULL: none. It need not be there yet */
+    uint64_t max_written;  /* to drives; 0: no limit */
     bool in_memory, quiet;
     const char *report, *timeline;
 };

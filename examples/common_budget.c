@@ -426,7 +426,10 @@ int common_budget_training(const struct common_budget *b, const struct llama_tra
     struct common_ways ways;
     int status;
 
-    *out = (struct ofl_config){.size = sizeof *out, .device = b->chosen.device, .log = common_log};
+    *out = (struct ofl_config){.size = sizeof *out,
+                               .device = b->chosen.device,
+                               .log = common_log,
+                               .max_written_bytes = b->max_written};
     if (b->in_memory || (!b->device_bytes && !b->host_bytes && !has_drive(b)))
         return check_all(b, need, array_bytes, out);
     if (b->store.dir && !b->device_bytes && !b->host_bytes && !b->nvme_count) {

@@ -78,6 +78,13 @@ static bool set_nvme(void *field, const char *text, struct common_complaint *c)
              .hidden = hide,                                                                                 \
              .text = "Directory of the NVMe tier and its budget (default: what is free there, less 5 %); "   \
                      "given several times: striped over all, with shares by their speed"},                   \
+            {.kind = COMMON_BYTES,                                                                           \
+             .name = "max-written",                                                                          \
+             .value = "SIZE",                                                                                \
+             .field = FIELD(max_written),                                                                    \
+             .hidden = hide,                                                                                 \
+             .text = "Write so much to drives at most, in this run: it stops before the byte that would "    \
+                     "pass that (exit status 5)"},                                                           \
             {.kind = COMMON_FLAG,                                                                            \
              .name = "in-memory",                                                                            \
              .field = FIELD(in_memory),                                                                      \

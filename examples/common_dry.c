@@ -65,6 +65,9 @@ static void print_moves(const struct common_plan *plan)
     printf("a %-8s moves %s to the device, %s from it; reads %s of drives, writes %s\n", plan->what,
            common_bytes(e.device_in_bytes).text, common_bytes(e.device_out_bytes).text,
            common_bytes(e.drive_read_bytes).text, common_bytes(e.drive_write_bytes).text);
+    if (plan->open->max_written_bytes && e.drive_write_bytes)
+        printf("written    --max-written has room for about %llu %ss\n",
+               (ull)(plan->open->max_written_bytes / e.drive_write_bytes), plan->what);
 }
 
 void common_dry_run(const struct common_plan *plan, const struct common_ways *ways)

@@ -159,7 +159,7 @@ static bool add_drives(const struct common_plan *plan, struct ofl_machine *m, do
     bool known = true;
 
     for (uint32_t i = 0; i < plan->open->nvme_count; i++)
-        known &= add_drive(m, plan->open->nvme[i].dir, true, age_s);
+        known &= add_drive(m, plan->open->nvme[i].dir, !plan->open->max_written_bytes, age_s);
     if (plan->source) /* not ours to write in */
         known &= add_drive(m, plan->source, false, age_s);
     return known;

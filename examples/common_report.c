@@ -184,9 +184,10 @@ json_t *common_drives_json(struct ofl_ctx *ctx)
 int common_report_stats(json_t *report, const struct ofl_stats *s, json_t *drives, json_t *stalls)
 {
     json_t *moved =
-        json_pack("{s:o, s:o, s:o, s:o, s:o}", "source_read", integer(s->source_read_bytes), "nvme_read",
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "source_read", integer(s->source_read_bytes), "nvme_read",
                   integer(s->nvme_read_bytes), "nvme_write", integer(s->nvme_write_bytes), "device_in",
-                  integer(s->device_in_bytes), "device_out", integer(s->device_out_bytes));
+                  integer(s->device_in_bytes), "device_out", integer(s->device_out_bytes), "written",
+                  integer(s->written_bytes));
     json_t *planned =
         json_pack("{s:o, s:o, s:o, s:o}", "device_in", integer(s->planned_in_bytes), "device_out",
                   integer(s->planned_out_bytes), "drive_read", integer(s->planned_read_bytes), "drive_write",

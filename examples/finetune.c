@@ -18,6 +18,9 @@
 #include "examples/model/directory.h"
 #include "examples/model/writer.h"
 
+/* Of --out beside weights: header, configuration, tokenizer. */
+#define OUT_FILES_BYTES (1u << 20)
+
 static int setup_failed(int err, const char *sentence)
 {
     return common_fail(common_status(err), "%s", sentence);
@@ -65,7 +68,7 @@ static int run_trainer(struct state *s, const struct data *data, const struct da
 static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const struct llama_config *config,
                           const struct llama_trainer_config *trainer, const struct data *data,
                           const struct data *eval, const struct common_prediction *predicted,
-                          struct keep *keep)
+                          uint64_t most_written, struct keep *keep)
 {
     struct llama_trainer_config with = *trainer;
     struct state s = {.ctx = ctx,
@@ -73,6 +76,7 @@ static int run_in_context(struct ofl_ctx *ctx, const struct options *o, const st
                       .config = config,
                       .trainer_config = &with,
                       .predicted = predicted,
+                      .most_written = most_written,
                       .keep = keep};
     struct llama_checkpoint *ck = NULL;
     char error[COMMON_ERROR_BYTES];
@@ -158,15 +162,34 @@ static uint64_t out_bytes(const struct options *o, const struct llama_shape *sha
                : 0;
 }
 
+/* --max-written has --out in it. */
+static int reserve_out(const struct options *o, const struct llama_trainer_config *trainer,
+                       struct ofl_config *out)
+{
+    uint64_t bytes = o->out ? lora_trained(trainer) * ofl_dtype_bytes(o->dtype) + OUT_FILES_BYTES : 0;
+
+    if (!out->max_written_bytes)
+        return 0;
+    if (bytes >= out->max_written_bytes)
+        return common_fail(EXIT_INPUT, "--max-written %llu bytes (%s): --out alone takes about %llu (%s)",
+                           (unsigned long long)out->max_written_bytes,
+                           common_bytes(out->max_written_bytes).text, (unsigned long long)bytes,
+                           common_bytes(bytes).text);
+    out->max_written_bytes -= bytes;
+    return 0;
+}
+
 static int check_budgets(const struct options *o, const struct llama_trainer_config *trainer,
                          struct ofl_config *out)
 {
     uint64_t tokens = o->accum * o->batch * o->seq;
     struct llama_trainer_need need;
+    int status;
 
     llama_trainer_need(trainer, &need);
-    return common_budget_training(&o->budget, &need,
-                                  2 * tokens * sizeof(int32_t) + out_bytes(o, &trainer->shape), out);
+    status = common_budget_training(&o->budget, &need,
+                                    2 * tokens * sizeof(int32_t) + out_bytes(o, &trainer->shape), out);
+    return status ? status : reserve_out(o, trainer, out);
 }
 
 static struct llama_compute_config compute_config(const struct llama_trainer_config *t)
@@ -234,7 +257,8 @@ static int run_opened(const struct options *o, const struct llama_config *config
     if (status == 0)
         status = common_timeline_open(ctx, o->budget.timeline);
     if (status == 0) {
-        status = run_in_context(ctx, o, config, trainer, data, eval, &predicted, keep);
+        status =
+            run_in_context(ctx, o, config, trainer, data, eval, &predicted, open->max_written_bytes, keep);
         err = common_timeline_close(ctx, o->budget.timeline);
         status = status ? status : err;
     }

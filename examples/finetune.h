@@ -1,7 +1,7 @@
 /* What the files of ofl-finetune share: finetune.c sets up, finetune_run.c does the steps and reports them,
  * finetune_options.c reads the command line, finetune_text.c texts and finetune_chat.c conversations into what
  * finetune_data.c cuts into rows, finetune_eval.c evaluates, finetune_state.c fills, hashes and saves the model,
- * finetune_store.c commits and resumes, with notes by finetune_note.c, and finetune_export.c writes a store out. Only
+ * finetune_written.c keeps --max-written, finetune_store.c commits and resumes, with notes by finetune_note.c, and finetune_export.c writes a store out. Only
  * they include this. */
 #ifndef EXAMPLES_FINETUNE_H
 #define EXAMPLES_FINETUNE_H
@@ -110,6 +110,13 @@ void past_free(struct past *p);
 struct common_prediction;
 struct keep;
 
+struct written {
+    uint64_t most; /* 0: no limit */
+    uint64_t now;  /* written so far */
+    uint64_t step_bytes, predicted_bytes, end_bytes;
+    uint64_t steps, seen;
+};
+
 struct state {
     struct ofl_ctx *ctx;
     const struct options *options;
@@ -117,7 +124,9 @@ struct state {
     struct llama_trainer *trainer;
     const struct llama_trainer_config *trainer_config;
     const struct common_prediction *predicted;
-    struct keep *keep;                /* NULL: no --store */
+    struct keep *keep;     /* NULL: no --store */
+    uint64_t most_written; /* by the library; 0: no limit */
+    struct written written;
     struct llama_writing *model_out;  /* of --out, taken before the first step; */
     struct llama_output *adapter_out; /* of an adapter */
 };
@@ -216,6 +225,17 @@ int log_open(struct log *l, const struct options *o, uint64_t step);
 int log_step(struct log *l, const struct log_line *line);
 int log_eval(struct log *l, uint64_t step, uint64_t steps, double loss);
 int log_close(struct log *l);
+
+/* ---- --max-written: finetune_written.c --------------------------------------- */
+
+/* Before the first of so many steps: what is predicted and does not fit is told. Returns a status, as the next one. */
+int written_begin(struct written *w, const struct state *s, uint64_t steps);
+/* After a step. */
+int written_step(struct written *w, struct ofl_ctx *ctx);
+/* Whether there is room for one more step, and so many ends: commits, or what saving the model may have written. */
+bool written_fits(const struct written *w, unsigned ends);
+/* Says where the run stands, and the way on. Returns EXIT_WRITTEN. */
+int written_tell(const struct written *w, const char *words, const char *way);
 
 /* ---- kept stores: finetune_store.c ------------------------------------------- */
 

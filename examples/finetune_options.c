@@ -384,6 +384,9 @@ json_t *options_json(const struct options *o)
     json_object_set_new(j, "device_mem", json_integer((json_int_t)o->budget.device_bytes));
     json_object_set_new(j, "host_mem", json_integer((json_int_t)o->budget.host_bytes));
     json_object_set_new(j, "nvme", nvme);
+    json_object_set_new(j, "max_written",
+                        o->budget.max_written ? json_integer((json_int_t)o->budget.max_written)
+                                              : json_null());
     json_object_set_new(j, "store", text_or_null(o->budget.store.dir));
     json_object_set_new(j, "resume", json_boolean(o->resume));
     return j;

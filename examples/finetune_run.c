@@ -186,8 +186,8 @@ static int stopped(struct run *r)
                         step, steps, o->budget.store.dir);
 }
 
-/* SIGUSR1: the model as it is, beside --out. That it can't be written is told, and ends nothing. */
-static void save_now(const struct run *r)
+/* The model as it is, beside --out. That it can't be written is told, and ends nothing. false: it is not. */
+static bool save_now(const struct run *r)
 {
     struct options with = *r->options;
     struct state s = *r->state;
@@ -196,11 +196,11 @@ static void save_now(const struct run *r)
 
     if (!with.out) {
         common_line("SIGUSR1 writes the model beside --out DIR, which is not given");
-        return;
+        return false;
     }
     if (snprintf(dir, sizeof dir, "%s.step-%llu", with.out, (unsigned long long)r->past->step) >=
         (int)sizeof dir)
-        return;
+        return false;
     with.out = dir;
     s.options = &with;
     s.model_out = NULL;
@@ -210,6 +210,35 @@ static void save_now(const struct run *r)
         status = state_save(&s);
     state_out_close(&s);
     common_line(status ? "%s is not written: the run goes on" : "wrote %s", dir);
+    return status == 0;
+}
+
+/* --max-written has no room for one more step: what is done is kept, if there is where. */
+static int used_up(struct run *r)
+{
+    const struct options *o = r->options;
+    unsigned long long step = r->past->step, steps = o->steps;
+    char words[4400];
+    int status;
+
+    if (r->state->keep && step) {
+        status = keep_commit(r->state->keep);
+        if (status)
+            return status;
+        snprintf(words, sizeof words, "stopped after step %llu of %llu, which is committed in %s", step,
+                 steps, o->budget.store.dir);
+        return written_tell(&r->state->written, words,
+                            "the same command with --resume goes on from there, with a limit of its own");
+    }
+    if (step && o->out) {
+        bool saved = save_now(r);
+
+        snprintf(words, sizeof words, "stopped after step %llu of %llu; %s.step-%llu %s", step, steps, o->out,
+                 step, saved ? "has the model as it is" : "could not be written");
+        return written_tell(&r->state->written, words, "--store keeps a run so that it can go on");
+    }
+    snprintf(words, sizeof words, "stopped after step %llu of %llu, and nothing is kept", step, steps);
+    return written_tell(&r->state->written, words, "raise it; --store keeps a run so that it can go on");
 }
 
 static int after_step(struct run *r, double seconds)
@@ -234,6 +263,7 @@ static int do_steps(struct run *r)
     const struct options *o = r->options;
     struct keep *k = r->state->keep;
     int status = common_meter_start(&r->meter, r->state->ctx, COMMON_SETTLE);
+    struct written *w = &r->state->written;
     double seconds = 0;
 
     common_progress_clear(); /* of loading */
@@ -247,15 +277,21 @@ static int do_steps(struct run *r)
     }
     if (status == 0 && eval_is_missing(r) && !common_stopping())
         status = run_eval(r, r->past->step);
-    while (status == 0 && r->past->step < o->steps && !common_stopping()) {
+    if (status == 0)
+        status = written_begin(w, r->state, o->steps - r->past->step);
+    while (status == 0 && r->past->step < o->steps && !common_stopping() && written_fits(w, 1)) {
         status = run_step(r, r->past->step + 1, &seconds);
         if (status == 0)
             status = after_step(r, seconds);
+        if (status == 0)
+            status = written_step(w, r->state->ctx);
     }
     common_progress_clear();
     if ((status == 0 && common_stopping()) || status == EXIT_INTERRUPTED)
         return stopped(r);
     common_stop_text("stopping after this piece; again to end now");
+    if (status == 0 && r->past->step < o->steps)
+        return used_up(r);
     return status && k ? keep_tell(k, status) : status;
 }
 

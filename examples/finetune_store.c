@@ -234,6 +234,8 @@ int keep_turn(struct keep *k, double step_s)
     if (k->begun && is_durable(k))
         settle(k);
     due = every ? step % every == 0 : common_pace_due(&k->pace) && step >= k->wait;
+    if (due && !written_fits(&k->state->written, 2))
+        due = false;                     /* what is left is for the step and one commit behind it */
     if (due && step < k->options->steps) /* the last one is for keep_commit */
         llama_trainer_at_loss(k->state->trainer, on_loss, k);
     return k->status;

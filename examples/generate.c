@@ -477,6 +477,8 @@ static int run_all(struct run *r)
                            "--nvme %s: weights are read from the checkpoint itself, and nothing else "
                            "needs a drive; leave it out",
                            r->options->budget.nvme[0].dir);
+    if (r->options->budget.max_written)
+        return common_fail(EXIT_INPUT, "--max-written: generating writes nothing to drives; leave it out");
     status = common_budget_check(&r->options->budget);
     if (status == 0)
         status = check_outputs(r->options);

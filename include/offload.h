@@ -82,6 +82,7 @@ enum ofl_code {
     OFL_ESTATE,         /* a call out of order, or on a tensor in the wrong state */
     OFL_ECHANGED,       /* a source file was written while it was open */
     OFL_ETORN,          /* a kept store has no generation that is whole */
+    OFL_EWRITTEN,       /* a write would pass ofl_config.max_written_bytes */
 };
 
 enum ofl_tier { OFL_DEVICE, OFL_HOST, OFL_NVME, OFL_TIERS };
@@ -234,7 +235,22 @@ struct ofl_config {
     const char
         *keep_dir; /* directory of a kept store, made if it is not there; NULL: none. See "Kept stores" */
     uint64_t keep_bytes; /* its budget; 0: what is free there, less 5 % */
+    uint64_t
+        max_written_bytes; /* that this context may write to drives; 0: no limit. See "Bytes written" below */
 };
+
+/*
+ * Bytes written. Drives wear out by what is written to them. With max_written_bytes each write to the stores, scratch and
+ * kept, is counted before it begins, whole blocks, commits with all that they write beside tensors, and 64 KiB a
+ * directory, of which part is written at ofl_open to see what its file system does. The write that would pass the limit is
+ * not begun, nor is any after it: the context is broken by -OFL_EWRITTEN, whose sentence has what was written, the limit and
+ * the way out; of the calls that follow (-OFL_EBROKEN) ofl_error() still has it. A kept store keeps its last commit.
+ *  - Who wants to stop before that looks at ofl_stats.written_bytes between two steps.
+ *  - Nothing is written to measure: drives are driven as a profile that is kept says, and several directories have equal
+ *    shares.
+ *  - It counts what is handed to the file systems; what these and the drive write beside it (journals, write amplification)
+ *    is theirs.
+ */
 
 /*
  * Homes. Each tensor but sources' and transient ones has room of its own somewhere, taken when it is
@@ -420,6 +436,16 @@ OFL_API int ofl_source_bind(struct ofl_source *s, const char *name, enum ofl_kin
  * no elements, and inside a dtype's block. */
 OFL_API int ofl_source_bind_part(struct ofl_source *s, const char *name, uint64_t offset_elems,
                                  uint64_t count_elems, enum ofl_kind kind, struct ofl_tensor **out);
+
+/*
+ * any; calls on one source come one after another. Rows of a tensor straight into the caller's memory, past the tiers: row
+ * rows[i] (of the first dimension; a tensor without dimensions is one row) to out + i * its bytes. For few bytes from many
+ * places, as rows of an embedding: one call reads what lies together once, and all else at once, so that many rows take about
+ * as long as one. Returns when they are there; out is undefined after an error. -ENOENT: no such tensor; -EINVAL with the
+ * number: a row beyond the last one. Takes up to 4 MiB beside the budgets, from the first call until the source is closed.
+ */
+OFL_API int ofl_source_gather(struct ofl_source *s, const char *name, const uint64_t *rows, size_t count,
+                              void *out);
 
 /* ---- streams ----------------------------------------------------------- */
 
@@ -688,6 +714,7 @@ struct ofl_stats {
     uint64_t commit_bytes; /* written for them alone: what would have stayed above the store */
     uint64_t commit_ns;    /* from ofl_commit until durable, summed */
     uint64_t kept_bytes, kept_reserved_bytes; /* of kept tensors; of disk space taken for them */
+    uint64_t written_bytes; /* to drives, as max_written_bytes counts them: also without a limit */
 };
 
 /* any. Fields beyond *out's size are left out. */

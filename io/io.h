@@ -16,6 +16,7 @@
 
 #include "io/histogram.h"
 #include "base/error.h"
+#include "base/limit.h"
 
 /* ---- files ------------------------------------------------------------- */
 
@@ -29,6 +30,9 @@ struct io_file;
 /* Opens an existing file for reading. Direct I/O unless the file system refuses it, or passes the page cache
  * all the same. */
 int io_file_open_read(const char *path, unsigned flags, struct io_file **out);
+
+/* What is written at most to see what a file system does, each time that a scratch or named file is opened. */
+#define IO_FILE_TRIAL_BYTES 65536u
 
 /* Creates a nameless scratch file in directory dir, mode 0600: it is gone when
  * closed, also after kill -9, and two jobs can't meet in it. Where the file system copies on write, the file is
@@ -203,6 +207,9 @@ struct io_queue_config {
     uint64_t window_bytes; /* of prefetch and write-back in flight on each drive, so that demand is
                               served soon; one piece at least always is. 0: 8 MiB */
     uint64_t deadline_ns;  /* a request older than this is late, and fails; 0: 60 s */
+    struct base_limit
+        *written; /* bytes of writes, in whole blocks, are taken of it as they are submitted; what it refuses
+                                   fails with -OFL_EWRITTEN, and nothing of it is written. NULL: none. Outlives the queue */
     struct io_faults faults;
 };
 

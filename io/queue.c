@@ -235,6 +235,7 @@ void io_queue_trace(struct io_queue *q, io_span_fn *fn, void *arg)
 void io_submit(struct io_queue *q, struct io_request *r)
 {
     const char *cause = NULL;
+    char over[200];
     int code;
 
     q->pending++;
@@ -251,6 +252,8 @@ void io_submit(struct io_queue *q, struct io_request *r)
     code = io_request_check(r, &cause);
     if (code == 0 && r->bytes)
         code = io_shares_open(q, r);
+    if (code == 0 && r->bytes && (code = io_request_charge(q, r, over, sizeof over)) < 0)
+        cause = over;
     if (code < 0 || !r->bytes) {
         if (code < 0)
             io_request_fail(q, r, code, cause);

@@ -50,6 +50,7 @@ struct io_queue {
     uint32_t transfer_count, inflight;
     struct io_transfers unused, again; /* again: to be handed over once more */
     int flush_code;                    /* of the last flush */
+    struct base_limit *written;        /* NULL: not counted */
     io_span_fn *span;                  /* NULL: nobody wants to know */
     void *span_arg;
     struct io_stats stats;
@@ -69,6 +70,8 @@ void io_request_succeed(struct io_queue *q, struct io_request *r);
 void io_request_fail(struct io_queue *q, struct io_request *r, int code, const char *cause);
 /* Sets the error and its sentence. */
 void io_request_word(struct io_request *r, int code, const char *cause);
+/* Takes what r writes of the queue's limit. -OFL_EWRITTEN with the cause, in a buffer of its own. */
+int io_request_charge(struct io_queue *q, const struct io_request *r, char *cause, size_t cause_bytes);
 /* Remembers the first thing that went wrong. */
 void io_request_note(struct io_request *r, int code, const char *cause, const struct io_member *m);
 /* No more pieces of r are started. The caller holds one `open` of its own, here and below. */

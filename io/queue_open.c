@@ -62,6 +62,7 @@ static int create(const struct io_queue_config *config, struct io_queue **out)
     };
     q->deadline_ns = config->deadline_ns ? config->deadline_ns : DEADLINE_DEFAULT_NS;
     q->expire_ns = UINT64_MAX;
+    q->written = config->written;
     q->clock = base_now_ns;
     q->now_ns = q->clock();
     *out = q;

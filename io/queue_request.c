@@ -154,6 +154,29 @@ static void conclude(struct io_queue *q, struct io_request *r)
     }
 }
 
+/* Whole blocks: that is what reaches the drive. */
+static uint64_t written_bytes(const struct io_request *r)
+{
+    const uint64_t block = io_file_block(r->file) > 1 ? io_file_block(r->file) : 4096;
+    const uint64_t from = r->offset / block * block, end = (r->offset + r->bytes + block - 1) / block * block;
+
+    return end - from;
+}
+
+int io_request_charge(struct io_queue *q, const struct io_request *r, char *cause, size_t cause_bytes)
+{
+    uint64_t bytes;
+
+    if (!q->written || r->op != IO_WRITE)
+        return 0;
+    bytes = written_bytes(r);
+    if (base_limit_take(q->written, bytes))
+        return 0;
+    snprintf(cause, cause_bytes, BASE_LIMIT_WRITTEN, (unsigned long long)atomic_load(&q->written->taken),
+             (unsigned long long)bytes, (unsigned long long)q->written->most);
+    return -OFL_EWRITTEN;
+}
+
 void io_request_close(struct io_queue *q, struct io_request *r)
 {
     if (--r->open == 0)

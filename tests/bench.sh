@@ -60,7 +60,7 @@ grep -q 'nvme' "$work/out" || complain "--help does not name nvme"
 run --version
 wanted --version
 grep -q '^ofl-bench [0-9]' "$work/out" || complain "--version says $(cat "$work/out")"
-for command in nvme link probe plot; do
+for command in nvme link probe plot compare; do
     run "$command" --help
     wanted "$command" --help
     grep -q 'Example' "$work/out" || complain "$command --help has no example"
@@ -87,6 +87,8 @@ refuse 'more than --buffers' nvme --dir "$work/dir" --rw read --size 48M --block
 refuse 'No such file' nvme "${small[@]}" --json "$work/absent/r.json"
 refuse 'end with .svg or .png' nvme "${small[@]}" --plot "$work/plot.gif"
 refuse 'needs --rw' nvme "${small[@]}" --demand --plot "$work/plot.svg"
+refuse 'these runs could write' nvme "${small[@]}" --rw write --max-written 208M
+refuse 'these runs could write' nvme "${small[@]}" --rw read --max-written 48M
 refuse 'cuda or cuda:N' link --device host
 refuse 'not a multiple of 8' link --size 4K,1001
 refuse 'in, out or both' link --direction up
@@ -115,6 +117,11 @@ head -n -20 "$work/all.json" >"$work/damaged.json"
 ! whole "$work/damaged.json" 5 || complain "a damaged report passes"
 ! whole "$work/all.json" 6 || complain "a missing result passes"
 
+# The file, its warm-up and two runs; what opening it tries comes on top.
+run nvme "${small[@]}" --rw write --max-written 209M --json "$work/most.json"
+wanted --max-written
+[ "$(field written_bytes "$work/most.json")" -le $((209 * 1048576)) ] || complain "--max-written: more was written"
+
 run nvme "${small[@]}" --rw read,randwrite --depth 4 --engine threads --json "$work/threads.json"
 wanted --engine threads
 clean --engine threads
@@ -138,6 +145,93 @@ wanted --block 1536 --registered 0
 run nvme --dir "$work/dir" --size 128M --sweep --repeat 1 --time-s 0.01 --json "$work/sweep.json"
 wanted --sweep
 whole "$work/sweep.json" 30 || complain "the report of --sweep is not whole"
+
+# OpenBLAS starts a thread for each core as it is loaded: not beside what measures drives.
+LD_DEBUG=files LD_DEBUG_OUTPUT=$work/loaded "$bin/ofl-bench" nvme "${small[@]}" --rw read >/dev/null 2>&1
+grep -q 'file=' "$work"/loaded.* || complain "LD_DEBUG says nothing"
+! grep -q -i 'openblas' "$work"/loaded.* || complain "nvme loads OpenBLAS"
+
+# ---- gathers -----------------------------------------------------------------------
+
+refuse '256 MiB at most' nvme "${small[@]}" --rw gather --rows 65536 --row 1M
+run nvme "${small[@]}" --rw gather,read --row 100 --rows 7 --json "$work/gather.json"
+wanted --rw gather
+clean --rw gather
+grep -q '^gather  *7 rows of 100 bytes in one call: p50 .* (400 calls' "$work/out" || complain "--rw gather tells no calls"
+[ "$(field row_bytes "$work/gather.json")" = 100 ] || complain "--rw gather is not in the report"
+
+# ---- sustained writes ---------------------------------------------------------
+
+refuse 'neither auto, nor a size' nvme --dir "$work/dir" --sustained soon
+refuse 'neither auto, nor a size' nvme --dir "$work/dir" --sustained 1M
+refuse 'takes no other kind' nvme --dir "$work/dir" --sustained 90s --rw write
+refuse 'half of what is free' nvme --dir "$work/dir" --sustained 900T
+refuse 'are more; give less' nvme --dir "$work/dir" --sustained 128M --max-written 128M
+refuse 'half of what is free' nvme --dir "$work/dir" --sustained 3s --size 900T
+run nvme --dir "$work/dir" --sustained 3s --size 128M --idle-s 0.1 --json "$work/sustained.json"
+wanted --sustained
+clean --sustained
+grep -q '^burst .* GB/s' "$work/out" || complain "--sustained tells no burst"
+grep -q '^recovery .* GB/s after' "$work/out" || complain "--sustained tells no recovery"
+[ "$(field interval_s "$work/sustained.json" | wc -l)" -eq 1 ] || complain "--sustained: no samples in the report"
+run nvme --dir "$work/dir" --sustained 2s --size 64M --idle-s 0 --max-written 200M
+[ "$status" -ne 0 ] || [ "$(sed -n 's/^written  *\([0-9]*\).* MiB by.*/\1/p' "$work/out")" -le 200 ] || complain "--sustained passes --max-written"
+
+# ---- whether bytes come back --------------------------------------------------
+
+refuse 'excludes --rw mixed' nvme "${small[@]}" --verify --rw mixed
+refuse 'goes with --verify' nvme "${small[@]}" --keep-file x
+refuse 'goes with --verify' nvme "${small[@]}" --seed 7
+refuse 'without slashes' nvme "${small[@]}" --verify --keep-file ../x
+refuse 'needs the --seed' nvme --verify-file "$work/probe"
+refuse 'goes with --seed' nvme "${small[@]}" --verify-file "$work/probe" --seed 7
+refuse 'No such file' nvme --verify-file "$work/absent" --seed 7
+for engine in uring threads; do
+    run nvme "${small[@]}" --verify --engine $engine --depth 8 --json "$work/verify.json"
+    [ $engine = threads ] || [ "$status" -eq 0 ] || continue # io_uring may be forbidden
+    wanted "--verify --engine $engine"
+    clean "--verify --engine $engine"
+    whole "$work/verify.json" 3 || complain "the report of --verify is not whole"
+    grep -q 'all is as it was written' "$work/out" || complain "--verify says nothing"
+done
+run nvme "${small[@]}" --verify --rw write,randwrite,read,randread --block 1536 --depth 4 --direct 0
+wanted --verify --block 1536
+run nvme "${small[@]}" --verify --seed 7 --keep-file probe --rw write,randwrite --depth 8
+wanted --keep-file
+[ "$(stat -c %s "$work/dir/probe")" -eq $((48 * 1048576)) ] || complain "--keep-file keeps no file"
+run nvme "${small[@]}" --verify --seed 7 --keep-file probe --rw write
+[ "$status" -eq 2 ] || complain "--keep-file over a file: exit status $status"
+run nvme --verify-file "$work/dir/probe" --seed 7
+wanted --verify-file
+
+# A thousand bits turned over, in words of their own; and a block in another's place.
+plant='import random, sys
+r = random.Random(5)
+with open(sys.argv[1], "r+b") as f:
+    for word in sorted(r.sample(range(48 << 17), 1000)):
+        at = word * 8 + r.randrange(8)
+        f.seek(at)
+        byte = f.read(1)[0]
+        f.seek(at)
+        f.write(bytes([byte ^ 1 << r.randrange(8)]))
+        print(word * 8)'
+if command -v python3 >/dev/null; then
+    cp "$work/dir/probe" "$work/probe"
+    python3 -c "$plant" "$work/probe" >"$work/planted"
+    run nvme --verify-file "$work/probe" --seed 7 --json "$work/found.json"
+    [ "$status" -eq 3 ] || complain "planted flips: exit status $status"
+    [ "$(field offset "$work/found.json" | sort -n)" = "$(sort -n "$work/planted")" ] || complain "not every planted flip is found"
+    [ "$(field wrong_words "$work/found.json")" -eq 1000 ] || complain "planted flips: not 1000 words"
+    grep -q 'offset [0-9]*: wanted 0x[0-9a-f]*, got 0x' "$work/err" || complain "planted flips: not both values"
+fi
+cp "$work/dir/probe" "$work/probe"
+dd if="$work/dir/probe" of="$work/probe" bs=4096 skip=100 seek=300 count=1 conv=notrunc status=none
+run nvme --verify-file "$work/probe" --seed 7
+[ "$status" -eq 3 ] || complain "a misplaced block: exit status $status"
+grep -q 'offset 1228800: .*what belongs to offset 409600' "$work/err" || complain "a misplaced block is not named"
+run nvme --verify-file "$work/dir/probe" --seed 8
+[ "$status" -eq 3 ] || complain "another seed: exit status $status"
+rm "$work/dir/probe" "$work/probe"
 
 # ---- tensors, demand ---------------------------------------------------------
 

@@ -283,11 +283,11 @@ static void statuses_tell_causes_apart(void **state)
 {
     static const struct {
         int code, early, late;
-    } cases[] = {{-EINVAL, 2, 1},       {-ENOENT, 2, 1},       {-ENOTSUP, 2, 1},     {-OFL_EBUDGET, 2, 1},
-                 {-EIO, 1, 1},          {-OFL_EBROKEN, 1, 1},  {-OFL_EFORMAT, 2, 3}, {-OFL_ECHECKSUM, 3, 3},
-                 {-OFL_ECHANGED, 3, 3}, {-OFL_ETORN, 3, 3},    {-EBADMSG, 2, 3},     {-EUCLEAN, 3, 3},
-                 {-ENOSPC, 4, 4},       {-EDQUOT, 4, 4},       {-EFBIG, 4, 4},       {-ENOMEM, 4, 4},
-                 {-EMFILE, 4, 4},       {-ECANCELED, 130, 130}};
+    } cases[] = {{-EINVAL, 2, 1},       {-ENOENT, 2, 1},      {-ENOTSUP, 2, 1},      {-OFL_EBUDGET, 2, 1},
+                 {-EIO, 1, 1},          {-OFL_EBROKEN, 1, 1}, {-OFL_EFORMAT, 2, 3},  {-OFL_ECHECKSUM, 3, 3},
+                 {-OFL_ECHANGED, 3, 3}, {-OFL_ETORN, 3, 3},   {-OFL_EWRITTEN, 5, 5}, {-EBADMSG, 2, 3},
+                 {-EUCLEAN, 3, 3},      {-ENOSPC, 4, 4},      {-EDQUOT, 4, 4},       {-EFBIG, 4, 4},
+                 {-ENOMEM, 4, 4},       {-EMFILE, 4, 4},      {-ECANCELED, 130, 130}};
 
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

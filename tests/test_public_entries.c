@@ -88,6 +88,7 @@ CALL_EMPTY(ofl_source_count, p[SOURCE])
 CALL(ofl_source_entry_get, p[SOURCE], 0, p[OUT])
 CALL(ofl_source_find, p[SOURCE], p[TEXT], p[OUT])
 CALL(ofl_source_bind, p[SOURCE], p[TEXT], OFL_KIND_WEIGHT, p[OUT])
+CALL(ofl_source_gather, p[SOURCE], p[TEXT], p[IN], 1, p[OUT])
 CALL(ofl_source_bind_part, p[SOURCE], p[TEXT], 0, 1, OFL_KIND_WEIGHT, p[OUT])
 CALL_EMPTY(ofl_source_metadata_count, p[SOURCE])
 CALL(ofl_source_metadata, p[SOURCE], 0, p[OUT])
@@ -198,6 +199,7 @@ static const struct call calls[] = {
     ROW_NEEDS(ofl_source_entry_get, P(SOURCE), P(OUT)),
     ROW_NEEDS(ofl_source_find, P(SOURCE), P(TEXT) | P(OUT)),
     ROW_NEEDS(ofl_source_bind, P(SOURCE), P(TEXT) | P(OUT)),
+    ROW_NEEDS(ofl_source_gather, P(SOURCE), P(TEXT) | P(IN) | P(OUT)),
     ROW_NEEDS(ofl_source_bind_part, P(SOURCE), P(TEXT) | P(OUT)),
     ROW_NEEDS(ofl_source_metadata_count, P(SOURCE), 0),
     ROW_NEEDS(ofl_source_metadata, P(SOURCE), P(OUT)),

@@ -30,6 +30,8 @@ why() {
         python3-dev) what="the Python package" ;;
         libopenmpi-dev | openmpi-bin) what="the example of gradients reduced over MPI" ;;
         python3-*) what="tools/plan_bytes.py" ;;
+        librsvg2-bin) what="tests that look at pictures" ;;
+        nvme-cli) what="the test that reads drives' own pages beside it" ;;
         strace) what="counting system calls" ;;
         fio) what="ofl-bench nvme --compare fio" ;;
         gnuplot-nox) what="pictures: of ofl-bench plot, and of make demo" ;;
@@ -44,7 +46,7 @@ case "${1-}" in
 '') ;;
 --why) why "${@:2}" && exit ;;
 --list) printf '%s\n' "${packages[@]}" gnuplot-nox && exit ;;
---ci) packages+=(ccache clang clang-format libclang-rt-14-dev shellcheck strace fio gnuplot-nox btrfs-progs xfsprogs python3-dev libopenmpi-dev openmpi-bin) ;;
+--ci) packages+=(ccache clang clang-format libclang-rt-14-dev shellcheck strace fio gnuplot-nox librsvg2-bin nvme-cli btrfs-progs xfsprogs python3-dev libopenmpi-dev openmpi-bin) ;;
 --show) packages+=(strace fio jq) ;;
 --demo) optional+=(gnuplot-nox) ;;
 --plan) packages+=(python3-numpy python3-scipy) ;;

@@ -27,9 +27,10 @@ struct ofl_ctx {
     struct store *store;
     struct core_keeper *keeper; /* NULL: there is no kept store */
     unsigned file_flags;
-    uint64_t memory_left;  /* of what the process may have, beside the arenas */
-    char memory_text[160]; /* what was subtracted from what */
-    bool registered;       /* the arena, with the ring */
+    uint64_t memory_left;      /* of what the process may have, beside the arenas */
+    char memory_text[160];     /* what was subtracted from what */
+    bool registered;           /* the arena, with the ring */
+    struct base_limit written; /* bytes, to drives */
     ofl_log_fn *log;
     void *log_arg;
     pthread_mutex_t log_lock;

@@ -146,7 +146,8 @@ int core_keep_open(struct ofl_ctx *ctx, const struct ofl_config *c)
                                  .file_flags = ctx->file_flags,
                                  .in_place = c->flags & OFL_KEEP_IN_PLACE,
                                  .memory_bytes = ctx->memory_left,
-                                 .memory_text = ctx->memory_text};
+                                 .memory_text = ctx->memory_text,
+                                 .written = &ctx->written};
     struct core_keeper *k = calloc(1, sizeof *k);
     int err;
 

@@ -7,6 +7,7 @@
 #include "base/dtype.h"
 #include "base/sized.h"
 #include "include/offload_metadata.h"
+#include "io/gather.h"
 #include "liboffload/core/context.h"
 #include "liboffload/core/shape.h"
 #include "liboffload/source/source.h"
@@ -16,6 +17,8 @@ struct ofl_source {
     struct source_file *header; /* what the file holds */
     struct io_file *file;       /* its bytes */
     struct ofl_source *next;
+    pthread_mutex_t gather_lock; /* a leaf; guards: */
+    struct io_gather *gather;    /* NULL: nothing was gathered yet */
 };
 
 void core_source_free(struct ofl_source *s)
@@ -28,6 +31,8 @@ void core_source_free(struct ofl_source *s)
     if (*at)
         *at = s->next;
     pthread_mutex_unlock(&s->ctx->lists_lock);
+    io_gather_close(s->gather);
+    pthread_mutex_destroy(&s->gather_lock);
     io_file_close(s->file);
     source_close(s->header);
     free(s);
@@ -90,6 +95,7 @@ int ofl_source_open(struct ofl_ctx *ctx, const char *path, struct ofl_source **o
     }
     if (!io_file_direct(s->file))
         core_log(ctx, OFL_LOG_WARNING, "%s: %s", path, io_file_note(s->file));
+    pthread_mutex_init(&s->gather_lock, NULL);
     pthread_mutex_lock(&ctx->lists_lock);
     s->next = ctx->sources;
     ctx->sources = s;
@@ -268,5 +274,57 @@ int ofl_source_bind_part(struct ofl_source *s, const char *name, uint64_t offset
     desc.name = part;
     err = bind(s, e, offset_elems, &desc, out);
     free(part);
+    return err;
+}
+
+/* ---- rows --------------------------------------------------------------------------- */
+
+static int count_read(struct ofl_ctx *ctx, void *arg)
+{
+    ctx->engine.pager.stats.source_read_bytes += *(uint64_t *)arg;
+    return 0;
+}
+
+static int gather(struct ofl_source *s, uint64_t offset, uint64_t row_bytes, const uint64_t *rows,
+                  size_t count, void *out)
+{
+    struct ofl_ctx *ctx = s->ctx;
+    uint64_t read_bytes = 0;
+    int err = 0;
+
+    pthread_mutex_lock(&s->gather_lock);
+    if (!s->gather)
+        err = io_gather_open(io_queue_engine(ctx->engine.io), &s->gather);
+    if (err == 0)
+        err = io_gather_rows(s->gather, s->file, offset, row_bytes, rows, count, out, &read_bytes);
+    pthread_mutex_unlock(&s->gather_lock);
+    core_call(ctx, count_read, &read_bytes);
+    return err;
+}
+
+int ofl_source_gather(struct ofl_source *s, const char *name, const uint64_t *rows, size_t count, void *out)
+{
+    const struct source_entry *e; /* rows and out: of a list of no elements they may be NULL */
+    struct base_error changed;
+    uint64_t height;
+    int err;
+
+    if (core_refused(s->ctx, s, name))
+        return -EINVAL;
+    if (count && base_need(rows, out) < 0)
+        return -EINVAL;
+    e = source_find(s->header, name);
+    if (!e)
+        return missing(s, name);
+    height = e->dims ? e->shape[0] : 1;
+    for (size_t i = 0; i < count; i++)
+        if (rows[i] >= height)
+            return base_fail(-EINVAL, "gather %s: row %llu, at %llu of the list: it has %llu", name,
+                             (ull)rows[i], (ull)i, (ull)height);
+    if (count == 0)
+        return 0;
+    err = gather(s, e->offset, e->bytes / height, rows, count, out);
+    if (err == 0 && check(s, &changed) < 0)
+        err = base_error_restore(&changed);
     return err;
 }

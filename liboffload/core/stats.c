@@ -66,6 +66,7 @@ static int stats_run(struct ofl_ctx *ctx, void *arg)
     s->nvme_cached = p->store && is_cached(store_file(p->store));
     pthread_mutex_unlock(&ctx->engine.io_lock);
     s->registered = ctx->registered;
+    s->written_bytes = atomic_load(&ctx->written.taken);
     s->pinned = ctx->arena.pinned;
     s->numa_node = p->host_bytes ? ctx->arena.node : -1;
     return 0;

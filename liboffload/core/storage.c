@@ -25,7 +25,8 @@ static uint64_t said_bytes(const struct ofl_config *c, uint64_t budget, uint32_t
  * one where no profile is kept. bytes: as said_bytes. */
 static void tune(struct ofl_ctx *ctx, const struct ofl_config *c, const char *dir, uint64_t bytes)
 {
-    unsigned measure = bytes >= MEASURE_BYTES && !(c->flags & (OFL_NO_MEASURE | OFL_USE_BUFFERED));
+    unsigned measure =
+        bytes >= MEASURE_BYTES && !(c->flags & (OFL_NO_MEASURE | OFL_USE_BUFFERED)) && !ctx->written.most;
     struct io_profile profile;
 
     if (io_profile_get(dir, measure ? IO_PROFILE_MEASURE : 0, NULL, NULL, &profile) < 0) {
@@ -124,7 +125,8 @@ static int open_store(struct ofl_ctx *ctx, const struct ofl_config *c)
                                  .count = count,
                                  .file_flags = ctx->file_flags,
                                  .memory_bytes = ctx->memory_left,
-                                 .memory_text = ctx->memory_text};
+                                 .memory_text = ctx->memory_text,
+                                 .unmeasured = ctx->written.most > 0};
     int err;
 
     for (uint32_t i = 0; i < c->nvme_count; i++)
@@ -154,10 +156,26 @@ static void register_memory(struct ofl_ctx *ctx, const struct ofl_config *c)
     ctx->registered = stats.registered_buffers;
 }
 
+/* What opening a file writes to see where it is. */
+static int charge_trials(struct ofl_ctx *ctx, const struct ofl_config *c)
+{
+    /* Without directories a kept store's serves as one. */
+    uint64_t files = c->nvme_count + (c->keep_dir ? c->nvme_count ? 1 : 2 : 0),
+             bytes = files * IO_FILE_TRIAL_BYTES;
+
+    if (base_limit_take(&ctx->written, bytes))
+        return 0;
+    return base_fail(-OFL_EWRITTEN, "open context: " BASE_LIMIT_WRITTEN, 0ull, (ull)bytes,
+                     (ull)ctx->written.most);
+}
+
 int core_io_open(struct ofl_ctx *ctx, const struct ofl_config *c)
 {
-    struct io_queue_config io = {.engine = c->flags & OFL_USE_THREADS ? IO_ENGINE_THREADS : IO_ENGINE_AUTO};
+    struct io_queue_config io = {.engine = c->flags & OFL_USE_THREADS ? IO_ENGINE_THREADS : IO_ENGINE_AUTO,
+                                 .written = &ctx->written};
     int err;
+
+    ctx->written.most = c->max_written_bytes;
 
     if (c->flags & OFL_FORBID_THREADS)
         io.engine = IO_ENGINE_URING;
@@ -175,6 +193,8 @@ int core_io_open(struct ofl_ctx *ctx, const struct ofl_config *c)
         core_log(ctx, OFL_LOG_WARNING, "I/O by threads: %s", io_queue_note(ctx->engine.io));
     if (err == 0)
         register_memory(ctx, c);
+    if (err == 0)
+        err = charge_trials(ctx, c);
     if (err == 0 && c->keep_dir)
         err = open_kept(ctx, c);
     if (err == 0 && (c->nvme_count || c->keep_dir))

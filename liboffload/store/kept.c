@@ -36,6 +36,7 @@ struct kept {
     struct io_file *file; /* the store's, if there is one */
     struct store *store;
     char warning[KEPT_WARNING_MAX];
+    struct base_limit *written;
 
     pthread_mutex_t lock; /* of what follows, and of store */
     struct base_tree rooms;
@@ -93,6 +94,22 @@ static int load(struct kept *k, bool in_place)
     k->image = chosen.image;
     memcpy(k->warning, chosen.warning, sizeof k->warning);
     return 0;
+}
+
+static int charge(const struct kept *k, const char *what, uint64_t bytes)
+{
+    if (base_limit_take(k->written, bytes))
+        return 0;
+    return base_fail(-OFL_EWRITTEN, "%s %s: " BASE_LIMIT_WRITTEN, what, k->files.dir,
+                     (ull)atomic_load(&k->written->taken), (ull)bytes, (ull)k->written->most);
+}
+
+/* What opening it writes; in place: closing, too. */
+static int charge_open(const struct kept *k)
+{
+    uint64_t blocks = (k->files.fresh ? KEPT_BLOCKS : 0) + (k->head.in_place ? 2 : 0);
+
+    return charge(k, "open kept store in", blocks * KEPT_BLOCK);
 }
 
 /* From here on it may be written to. */
@@ -171,6 +188,7 @@ int kept_open(const struct kept_config *config, struct kept **out)
         return base_fail_errno(-ENOMEM, "open kept store in %s", config->dir);
     pthread_mutex_init(&k->lock, NULL);
     k->rooms.before = offset_before;
+    k->written = config->written;
     err = kept_files_open(config->dir, KEPT_RUN, &k->files);
     if (err == 0)
         err = open_data(k, config);
@@ -178,6 +196,8 @@ int kept_open(const struct kept_config *config, struct kept **out)
         err = k->files.fresh ? begin(k, config->in_place) : load(k, config->in_place);
     if (err == 0)
         err = open_space(k, config);
+    if (err == 0)
+        err = charge_open(k);
     if (err == 0)
         err = k->files.fresh ? kept_files_publish(&k->files, &k->head) : unclean(k);
     if (err < 0) {
@@ -378,6 +398,12 @@ static int write_root(struct kept *k, const struct kept_root *root)
     return base_error_restore(k->dead.code ? &k->dead : &why);
 }
 
+/* Of a commit, beside tensors: its manifest, and two roots, since one that failed is emptied. */
+static uint64_t commit_bytes(const struct kept_root *root)
+{
+    return (root->manifest_bytes + KEPT_BLOCK - 1) / KEPT_BLOCK * KEPT_BLOCK + 2 * KEPT_BLOCK;
+}
+
 int kept_commit(struct kept *k, const struct kept_tensor *tensors, uint32_t count, uint64_t tile_bytes,
                 const void *note, uint64_t note_bytes)
 {
@@ -398,13 +424,18 @@ int kept_commit(struct kept *k, const struct kept_tensor *tensors, uint32_t coun
     if (err == 0)
         err = kept_manifest_encode(&frame, &state, &manifest, &root.manifest_bytes);
     if (err == 0)
+        err = charge(k, "commit to", commit_bytes(&root));
+    if (err == 0)
         err = sync_data(k);
     if (err == 0) {
         root.manifest_hash = store_seal(manifest, root.manifest_bytes);
         err = write_manifest(k, &root, manifest);
     }
-    if (err == 0)
+    if (err == 0) {
         err = write_root(k, &root);
+        if (err == 0)
+            base_limit_give(k->written, KEPT_BLOCK); /* of the second one */
+    }
     free(manifest);
     settle_rooms(k, err == 0, k->dead.code != 0);
     return err;

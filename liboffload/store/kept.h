@@ -51,6 +51,7 @@ struct kept_config {
     /* As store_config's. */
     uint64_t memory_bytes;
     const char *memory_text;
+    struct base_limit *written; /* what the store itself writes is taken of it: -OFL_EWRITTEN. NULL: none */
 };
 
 /* What was committed last. */

@@ -147,7 +147,7 @@ static int open_file(struct store *s, const struct store_config *config)
         stripes[i] = (struct io_stripe){.dir = config->paths[i].dir, .limit_bytes = budgets[i]};
         s->budget += budgets[i];
     }
-    if (config->count > 1)
+    if (config->count > 1 && !config->unmeasured)
         weigh(stripes, config->count);
     return io_file_open_striped(stripes, config->count, config->file_flags, &s->file);
 }

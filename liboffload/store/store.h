@@ -31,6 +31,7 @@ struct store_config {
      * For sentences: what that is a part of. NULL: any number of bytes. */
     uint64_t memory_bytes;
     const char *memory_text;
+    bool unmeasured; /* several paths have equal shares: nothing is written to measure them */
 };
 
 /* -OFL_EBUDGET if what lies in memory doesn't fit. Several paths get shares by their speed, which takes about half a second each to measure. */
