@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # make show: runs the claims of docs/results.md that fit in ten minutes, and prints what was seen.
-#   tools/show.sh BUILD_DIR [bits|story|cuda|cgroup|direct|refuse|overlap|nvme|tensors|demand|stripe|scale|sim...]
+#   tools/show.sh BUILD_DIR [bits|story|cuda|cgroup|direct|refuse|overlap|adam|nvme|tensors|demand|stripe|scale|sim...]
 # OFL_SHOW_DEVICE: the device of the programs (host); cuda:0 for bits and story on a GPU.
 # OFL_SHOW_FULL=1: bits runs every placement with every setting (a quarter of an hour on two cores).
 # Parts are called by name, numbers are left bare.
@@ -10,7 +10,7 @@ set -euo pipefail
 build=${1:-build}
 shift || true
 device_name=${OFL_SHOW_DEVICE:-host}
-parts=${*:-story cuda refuse direct cgroup overlap tensors demand stripe nvme scale sim bits}
+parts=${*:-story cuda refuse direct cgroup overlap adam tensors demand stripe nvme scale sim bits}
 work=$(mktemp -d "$build/show-XXXXXX")
 cgroup=
 failed=0
@@ -197,6 +197,17 @@ show_overlap() {
     paste "$work/memory.times" "$work/tiers.times" | awk '{print $1 / $2}' | sort -g >"$work/ratios"
     say "overlap: speed with a quarter of the state in memory" "$(awk '{v[NR] = $1} END {printf "%.2f of in-memory (median of %d pairs, %.2f to %.2f)", (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2, NR, v[1], v[NR]}' "$work/ratios")"
     say "overlap: budgets, state" "80 MiB, $(($(sed -n 's/.*"state_bytes": *\([0-9]*\).*/\1/p' "$work/tiers.json" | head -1) >> 20)) MiB"
+}
+
+# ---- optimizer updates -----------------------------------------------------------------------------
+show_adam() {
+    local dtype
+    for dtype in f32 bf16; do
+        "$build/ofl-bench" adam --elems 50000000 --dtype "$dtype" --json "$work/adam.json" >"$work/log" || failed=1
+        say "adam: 50M parameters in memory, $dtype" "$(sed -n 's/^update .* \([0-9.]*\)$/\1 of a loop over the same bytes/p' "$work/log")"
+    done
+    "$build/ofl-bench" adam --elems 200000000 --nvme "$work" --host-mem 256M --repeats 2 --json "$work/adam.json" >"$work/log" || failed=1
+    say "adam: 200M parameters out of core, 256 MiB of RAM" "$(sed -n -e 's/.*the step takes \(.*\) times that/\1 of what the drive needs/p' "$work/log"), $(sed -n 's/^memory.*, \([0-9.]* bytes for each parameter\).*/\1/p' "$work/log")"
 }
 
 # ---- what calls cost, and the core in a simulation ------------------------------------------------

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What offload costs a training step: a Llama of about 100M parameters in plain PyTorch, with everything resident, and in
-budgets of a quarter of its state; in turns, medians of a step and of the ratios of pairs, with their range.
+budgets of a quarter of its state, with updates behind backward and under it; in turns, medians of a step and of the ratios of pairs, with their range.
 
     python bench/overhead.py [--pairs N] [--dir DIR] [--seq N] [--batch N]
 
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-WAYS = ("plain", "resident", "quarter")
+WAYS = ("plain", "resident", "quarter", "under")
 
 
 def run(way, args):
@@ -39,7 +39,7 @@ def run(way, args):
         ctx = offload.open(device=17 * count if way == "resident" else state // 8,
                            host=0 if way == "resident" else state // 8,
                            nvme=None if way == "resident" else args.dir, expected=state)
-        opt = offload.AdamW(offload.attach(model, ctx), lr=1e-4)
+        opt = offload.AdamW(offload.attach(model, ctx), lr=1e-4, in_backward=way == "under")
     times, losses = [], []
     g = torch.Generator().manual_seed(7)
     for _ in range(args.steps):

@@ -68,14 +68,17 @@ static PyObject *optimizer_decay(struct optimizer *o, PyObject *args)
     return answer(ofl_optimizer_decay(o->optimizer, w->tensor, factor));
 }
 
-/* Settings of a step, or of a weight. */
+/* Settings of a step behind what `type` says, of a step alone (NULL), or of a weight (no step, no clip). */
 static bool take_rates(PyObject *args, struct ofl_update_settings *a, PyObject **what, PyTypeObject *type)
 {
     unsigned long long step = 1;
-    bool fine = type == &PyList_Type ? PyArg_ParseTuple(args, "O!ddddddK", type, what, &a->lr, &a->beta1,
-                                                        &a->beta2, &a->eps, &a->weight_decay, &a->clip, &step)
-                                     : PyArg_ParseTuple(args, "O!ddddd", type, what, &a->lr, &a->beta1,
-                                                        &a->beta2, &a->eps, &a->weight_decay);
+    bool fine = !type ? PyArg_ParseTuple(args, "ddddddK", &a->lr, &a->beta1, &a->beta2, &a->eps,
+                                         &a->weight_decay, &a->clip, &step)
+                : type == &PyList_Type
+                    ? PyArg_ParseTuple(args, "O!ddddddK", type, what, &a->lr, &a->beta1, &a->beta2, &a->eps,
+                                       &a->weight_decay, &a->clip, &step)
+                    : PyArg_ParseTuple(args, "O!ddddd", type, what, &a->lr, &a->beta1, &a->beta2, &a->eps,
+                                       &a->weight_decay);
 
     a->size = sizeof *a;
     a->step = step;
@@ -108,6 +111,27 @@ static PyObject *fail_reduced(struct optimizer *o, int err)
     return NULL;
 }
 
+/* The caller frees them. */
+static struct ofl_tensor **weights_of(PyObject *list, Py_ssize_t *count)
+{
+    Py_ssize_t n = PyList_Size(list);
+    struct ofl_tensor **weights = calloc((size_t)n + 1, sizeof *weights);
+
+    if (!weights)
+        return (struct ofl_tensor **)PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < n; i++) {
+        struct tensor *w = item_of(list, i, tensor_type);
+
+        weights[i] = w ? tensor_of(w) : NULL;
+        if (!weights[i]) {
+            free(weights);
+            return NULL;
+        }
+    }
+    *count = n;
+    return weights;
+}
+
 /* A whole step over a list of weights. In one call: an interrupt comes before or behind it. */
 static PyObject *optimizer_step(struct optimizer *o, PyObject *args)
 {
@@ -119,19 +143,9 @@ static PyObject *optimizer_step(struct optimizer *o, PyObject *args)
 
     if (!take_rates(args, &a, &list, &PyList_Type) || !usable(o->context))
         return NULL;
-    n = PyList_Size(list);
-    weights = calloc((size_t)n + 1, sizeof *weights);
+    weights = weights_of(list, &n);
     if (!weights)
-        return PyErr_NoMemory();
-    for (Py_ssize_t i = 0; i < n; i++) {
-        struct tensor *w = item_of(list, i, tensor_type);
-
-        weights[i] = w ? tensor_of(w) : NULL;
-        if (!weights[i]) {
-            free(weights);
-            return NULL;
-        }
-    }
+        return NULL;
     Py_BEGIN_ALLOW_THREADS;
     err = ofl_optimizer_begin(o->optimizer, &a);
     for (Py_ssize_t i = 0; i < n && err == 0; i++)
@@ -140,6 +154,53 @@ static PyObject *optimizer_step(struct optimizer *o, PyObject *args)
         err = ofl_optimizer_end(o->optimizer);
     Py_END_ALLOW_THREADS;
     free(weights);
+    return err < 0 ? fail_reduced(o, err) : answer(0);
+}
+
+/* The same in parts, for updates under backward. */
+static PyObject *optimizer_begin(struct optimizer *o, PyObject *args)
+{
+    struct ofl_update_settings a = {0};
+    int err;
+
+    if (!take_rates(args, &a, NULL, NULL) || !usable(o->context))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    err = ofl_optimizer_begin(o->optimizer, &a);
+    Py_END_ALLOW_THREADS;
+    return answer(err);
+}
+
+static PyObject *optimizer_apply(struct optimizer *o, PyObject *args)
+{
+    struct ofl_tensor **weights;
+    PyObject *list;
+    Py_ssize_t n;
+    int err = 0;
+
+    if (!PyArg_ParseTuple(args, "O!", &PyList_Type, &list) || !usable(o->context))
+        return NULL;
+    weights = weights_of(list, &n);
+    if (!weights)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    for (Py_ssize_t i = 0; i < n && err == 0; i++)
+        err = ofl_optimizer_apply(o->optimizer, weights[i]);
+    Py_END_ALLOW_THREADS;
+    free(weights);
+    return answer(err);
+}
+
+static PyObject *optimizer_end(struct optimizer *o, PyObject *none)
+{
+    int err;
+
+    (void)none;
+    if (!usable(o->context))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    err = ofl_optimizer_end(o->optimizer);
+    Py_END_ALLOW_THREADS;
     return err < 0 ? fail_reduced(o, err) : answer(0);
 }
 
@@ -242,8 +303,14 @@ void optimizer_dealloc(struct optimizer *o)
     freed((PyObject *)o);
 }
 
-PyMethodDef optimizer_methods[] = {
-    METHOD(optimizer, bind, METH_VARARGS),  METHOD(optimizer, state, METH_VARARGS),
-    METHOD(optimizer, decay, METH_VARARGS), METHOD(optimizer, rates, METH_VARARGS),
-    METHOD(optimizer, step, METH_VARARGS),  METHOD(optimizer, reduce, METH_VARARGS),
-    METHOD(optimizer, norm, METH_NOARGS),   {NULL, NULL, 0, NULL}};
+PyMethodDef optimizer_methods[] = {METHOD(optimizer, bind, METH_VARARGS),
+                                   METHOD(optimizer, state, METH_VARARGS),
+                                   METHOD(optimizer, decay, METH_VARARGS),
+                                   METHOD(optimizer, rates, METH_VARARGS),
+                                   METHOD(optimizer, step, METH_VARARGS),
+                                   METHOD(optimizer, begin, METH_VARARGS),
+                                   METHOD(optimizer, apply, METH_VARARGS),
+                                   METHOD(optimizer, end, METH_NOARGS),
+                                   METHOD(optimizer, reduce, METH_VARARGS),
+                                   METHOD(optimizer, norm, METH_NOARGS),
+                                   {NULL, NULL, 0, NULL}};

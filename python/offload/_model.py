@@ -113,6 +113,7 @@ class Manager:
         self.step = None  # the name of the step that is open
         self.at = None  # the unit that backward has leased
         self.queued = False
+        self.between = []  # called in backward where no unit is leased
         self.handles = []
         names = _blocks_of(model, blocks)
         self._check(names)
@@ -225,10 +226,14 @@ class Manager:
         if self.at:
             unit, self.at = self.at, None
             unit.release()
+            for call in self.between:
+                call()
 
     def backward_over(self):
         self.queued = False
         self.leave()
+        for call in self.between:
+            call()
 
     # ---- the end
 

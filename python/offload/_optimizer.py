@@ -65,13 +65,18 @@ class AdamW(torch.optim.Optimizer):
     changes in place to what all processes have together, as torch.distributed.all_reduce does. In the order of the
     parameters, the same in each process, which has to have gradients of the same ones; on a thread of the library's; a
     piece is not to be kept. If it raises, nothing is updated, and step raises Error from that.
+    in_backward: updates start as backward makes gradients, and run beside it. For loops with one backward for each step,
+    without clip and reduce: a second one before step() is refused, and a step that is left out has been made all the same,
+    of what has come. The same bits. Of a model that is offloaded.
     name: of its states in a commit, where a context has several optimizers.
 
     Rates are read from param_groups in each step, so torch's schedulers work. A parameter without a gradient is left
     alone; the bias correction counts the optimizer's steps, not the parameter's."""
 
     def __init__(self, model, ctx=None, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, clip=0.0,
-                 no_decay=(), reduce=None, name="adamw"):
+                 no_decay=(), reduce=None, in_backward=False, name="adamw"):
+        if in_backward and (clip or reduce is not None):
+            raise Error("in_backward starts updates before the last gradient is there: it goes without clip and reduce")
         names, groups = {}, model
         if isinstance(model, torch.nn.Module):
             names = {id(p): n for n, p in model.named_parameters()}
@@ -90,6 +95,7 @@ class AdamW(torch.optim.Optimizer):
             raise Error("AdamW over parameters that are in memory needs ctx, for its states")
         if name in self.ctx.optimizers:
             raise Error(f"the context has an optimizer {name!r} already: give this one another name")
+        self.in_backward, self.waiting, self.applied = in_backward, [], None  # applied: of a step that is open
         self.count = (self.ctx.note or {}).get("optimizers", {}).get(name, 0)
         self.core_optimizer, self.no_decay, self.spared = self.ctx.core.optimizer(), set(no_decay), set()
         super().__init__(groups, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "clip": clip})
@@ -122,7 +128,9 @@ class AdamW(torch.optim.Optimizer):
                 self.core_optimizer.decay(held.tensor, 0.0)
             self.parts.append(held)
             if not isinstance(held, _Resident):
-                p.register_post_accumulate_grad_hook(lambda _, held=held: held.take_gradient())
+                p.register_post_accumulate_grad_hook(lambda _, held=held: self._gradient(held))
+                if self.in_backward and self._updates not in held.manager.between:
+                    held.manager.between.append(self._updates)
 
     def _bind(self, core, held):
         if held.dtype not in (torch.float32, torch.bfloat16):
@@ -141,6 +149,27 @@ class AdamW(torch.optim.Optimizer):
             held.tensor.read(0, data.data_ptr(), data.numel() * data.element_size())
             _Resident.write(master, data.float())
 
+    def _gradient(self, held):
+        if self.applied and id(held) in self.applied:
+            raise Error(f"{held.name}: a second backward before step(), and in_backward has updated it by the first one's "
+                        "gradient: leave in_backward out to accumulate")
+        held.take_gradient()
+        if self.in_backward:
+            self.waiting.append(held)
+
+    def _updates(self):
+        """Under backward, between two units: of the gradients that have come."""
+        ready = [h for h in self.waiting if not h.leases]
+        if not ready:
+            return
+        self.waiting = [h for h in self.waiting if h.leases]
+        if self.applied is None:
+            self.core_optimizer.begin(*self._settings())
+            self.count += 1
+            self.applied = set()
+        self.core_optimizer.apply([h.tensor for h in ready])
+        self.applied.update(id(h) for h in ready)
+
     @torch.no_grad()
     def step(self, closure=None):
         """One update of all parameters that have gradients. Returns the closure's loss, or None."""
@@ -155,26 +184,39 @@ class AdamW(torch.optim.Optimizer):
         if leased:
             raise Error(f"{leased} is leased: end its lease before the optimizer's step")
         ready = [h for h in self.parts if h.send()]
-        if ready:
-            self._update(ready)
+        if self.in_backward:
+            self._rest(ready)
+        elif ready:
+            self.core_optimizer.step([h.tensor for h in ready], *self._settings())
+            self.count += 1
         for held in ready:
             held.fetch()
         for manager in managers:
             manager.rest()
         return loss
 
-    def _update(self, ready):
+    def _rest(self, ready):
+        """What backward has not updated, and the end of the step that it has opened."""
+        self.waiting = [h for h in ready if not (self.applied and id(h) in self.applied)]
+        self._updates()
+        if self.applied is not None:
+            self.applied = None
+            self.core_optimizer.end()
+
+    def _settings(self):
+        """Of the next step; groups' own rates are the library's already."""
         first = self.param_groups[0]
         if any(g["clip"] != first["clip"] for g in self.param_groups):
             raise Error("groups of parameters with different clip: the norm that gradients are clipped to is that of all of them")
+        if self.in_backward and first["clip"]:
+            raise Error(f"clip {first['clip']}: in_backward starts updates before the norm is known: leave one of them out")
         if len(self.param_groups) > 1:
-            for held in ready:
+            for held in self.parts:
                 rates = _rates(held.group)
                 if rates != held.rates:
                     self.core_optimizer.rates(held.tensor, *rates)
                     held.rates = rates
-        self.core_optimizer.step([h.tensor for h in ready], *_rates(first), first["clip"], self.count + 1)
-        self.count += 1
+        return (*_rates(first), first["clip"], self.count + 1)
 
     def progress(self, loss=None):
         """Context.progress, with the optimizer's steps, and the loss if it is given."""
@@ -187,6 +229,8 @@ class AdamW(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none=True):
         """Gradients that no step has taken are dropped."""
+        if self.in_backward:
+            self._rest([])
         for held in self.parts:
             held.has_gradient = False
         super().zero_grad(set_to_none)

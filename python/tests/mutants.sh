@@ -35,6 +35,9 @@ converted-as-named|_convert.py|        if self.converter is None:|        if len
 saved-as-named|_files.py|    if other:|    if False:|test_convert.py|something_else
 plan-of-any-model|_plan.py|found["parameters"] != has:|False:|test_plan.py|not_known
 line-everywhere|_progress.py|        return os.isatty(sys.stderr.fileno())|        return True|test_plan.py|progress
+second-backward-taken|_optimizer.py|        if self.applied and id(held) in self.applied:|        if False:|test_in_backward.py|second
+updates-wait-for-the-step|_optimizer.py|        if self.in_backward:\n            self.waiting.append(held)|        if False:\n            self.waiting.append(held)|test_in_backward.py|begin_before
+clip-under-backward|_optimizer.py|        if self.in_backward and first["clip"]:|        if False:|test_in_backward.py|goes_without
 room-given-early|_activations.py|            flat = tensor_view(lease.memory(0), (self.key[1],), self.dtype).clone()|            flat = tensor_view(lease.memory(0), (self.key[1],), self.dtype)|test_parts.py|activations
 '
 
