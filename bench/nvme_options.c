@@ -92,7 +92,7 @@ static const struct common_option option_list[] = {
     {COMMON_CALL, "sustained", "SIZE|TIME|auto", "Write until the drive's cache is behind it: so many bytes (200G), so long (90s, "
      "5m), or until the rate has fallen and stays (auto); then throughput over time, when it fell, and what --idle-s gives "
      "back. It takes nothing else", .set = set_sustained},
-    {COMMON_NUMBER, "idle-s", "X", "Seconds of rest behind --sustained (default 10; 0: none)", FIELD(idle_s), "10", .low = 0,
+    {COMMON_NUMBER, "idle-s", "X", "Seconds of rest behind --sustained (0: none)", FIELD(idle_s), "10", .low = 0,
      .high = 3600},
 
     {COMMON_GROUP, .text = "How:", .least = 3},
@@ -146,7 +146,8 @@ static const char after[] =
     "  ofl-bench nvme --dir /mnt/a --dir /mnt/b --tensors 70b\n"
     "  ofl-bench nvme --dir /mnt/nvme --sustained auto --plot sustained.svg\n"
     "  # what was written before a power cut, and is there behind it\n"
-    "  ofl-bench nvme --dir /mnt/nvme --verify --seed 7 --keep-file probe --rw write\n"
+    "  ofl-bench nvme --dir /mnt/nvme --rw write --verify --seed 7 \\\n"
+    "      --keep-file probe\n"
     "  ofl-bench nvme --verify-file /mnt/nvme/probe --seed 7\n"
     "  ofl-bench nvme --dir /mnt/nvme --sweep --json sweep.json --plot sweep.svg\n"
     "\n" COMMON_EXITS ". After anything but 0 there are no results, but those of --verify after 3.";

@@ -25,6 +25,7 @@ for word in "$@"; do
     300m | 20m | 1b | 7b | 100b) [ "$1" = plan ] || word=tiny ;;
     [1-9]*G | 512M | 256M) [ "$1" = simulate ] || word=64M ;;
     cuda:1) word=cuda:0 ;;
+    auto) [ "$1" != nvme ] || word=2s ;; # --sustained: less is too short
     esac
     given+=("$word")
 done
@@ -36,7 +37,9 @@ ofl-finetune*)
     esac
     case " $* " in *' --schedule '*) more+=(--warmup 1) ;; esac ;;
 ofl-generate*) more=(--device host --max-tokens 4) ;;
-*' nvme') more=(--size 128M --repeat 1 --time-s 0.01) ;;
+*' nvme')
+    more=(--size 128M --repeat 1 --time-s 0.01)
+    case " $* " in *' --sustained '*) more=(--idle-s 0) ;; *' --verify-file '*) more=() ;; esac ;;
 *' step') more=(--device host --seq 32 --steps 1 --warmup 0) ;;
 *' decode') more=(--device host --tokens 2 --warmup 0 --prompt 4) ;;
 *' plan') more=(--quick) ;;
@@ -81,7 +84,7 @@ try() {
     *' plot '* | *'--plot '*) command -v gnuplot >/dev/null || { skipped+=(gnuplot) && return; } ;;
     esac
     # A sanitizer sees no drive.
-    case ${OFL_TEST_LIGHT-}$1 in 1*--measure | 1*'--model 20m --nvme'*) return ;; esac
+    case ${OFL_TEST_LIGHT-}$1 in 1*--measure | 1*--sustained* | 1*'--model 20m --nvme'*) return ;; esac
     # The list of commands has some of theirs.
     case $done in *"<$1>"*) return ;; esac
     done+="<$1>"
