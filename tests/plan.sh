@@ -98,7 +98,7 @@ refuse 'rtx-4090' --model 13b --machine rtx-4091
 refuse 'No such file' --model 13b --machine "$work/none.json"
 refuse 'config.json' --model "$work/dir" --machine h100
 refuse '2^28 tokens' --model 13b --machine h100 --batch 65536 --seq 8192
-refuse '--optimizer' --model 13b --machine h100 --optimizer sgd
+refuse '--optimizer' --model 13b --machine h100 --optimizer adagrad
 echo '{"like": "h100", "host_bps": -1}' >"$work/bad.json"
 refuse 'host_bps of -1' --model 13b --machine "$work/bad.json"
 finish
