@@ -2,6 +2,7 @@
 #include "bench/adam.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -100,5 +101,6 @@ int bench_adam_main(int argc, char **argv)
         status = common_report_write(o.json, report);
     json_decref(report);
     common_options_free(&command, &o);
+    free((char *)(uintptr_t)o.nvme.dir);
     return status;
 }

@@ -211,6 +211,7 @@ static void print(const struct adam_options *o, const struct result *r, json_t *
     double written = (double)(r->after.nvme_write_bytes - r->before.nvme_write_bytes) / steps;
     double bound = (read + written) / r->mixed_bps;
     uint64_t peak = resident_peak();
+    json_t *figures;
 
     printf("ofl-bench adam %s: %s, %llu parameters in %llu tensors, weights %s, %llu threads, host %s; %llu "
            "steps behind "
@@ -228,10 +229,12 @@ static void print(const struct adam_options *o, const struct result *r, json_t *
     printf("memory     peak %s, %.2f bytes for each parameter; of that the budgets are %s\n",
            common_bytes(peak).text, (double)peak / (double)o->elems,
            common_bytes(r->after.budget_bytes[OFL_HOST] + r->after.budget_bytes[OFL_DEVICE]).text);
-    json_object_update(report, json_pack("{s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "step_s", r->seconds,
-                                         "read_bytes", read, "write_bytes", written, "drive_mixed_bps",
-                                         r->mixed_bps, "of_bound", r->seconds / bound, "peak_bytes",
-                                         (json_int_t)peak, "host_bytes", (json_int_t)o->host_bytes));
+    figures =
+        json_pack("{s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "step_s", r->seconds, "read_bytes", read,
+                  "write_bytes", written, "drive_mixed_bps", r->mixed_bps, "of_bound", r->seconds / bound,
+                  "peak_bytes", (json_int_t)peak, "host_bytes", (json_int_t)o->host_bytes);
+    json_object_update(report, figures);
+    json_decref(figures);
 }
 
 static int run(struct state *s, const struct ofl_config *config, struct result *r)
