@@ -362,12 +362,62 @@ static void scales_do_not_mix(void **state)
     }
 }
 
+/* A skipped step leaves a BF16 weight as it was, also where its bytes are on a drive and updates overwrite them. */
+static void overflow_of_a_weight_that_is_away(void **state)
+{
+    enum { N = 1 << 20 };
+    static float values[N], g[N];
+    static uint16_t low[N], got[N];
+    struct ofl_config config = {.size = sizeof config,
+                                .device = fixture_device(),
+                                .device_bytes = 8 * MIB,
+                                .host_bytes = 2 * MIB,
+                                .nvme = fixture_nvme(*state, 64 * MIB),
+                                .nvme_count = 1,
+                                .flags = OFL_POISON,
+                                .log = fixture_log};
+    struct ofl_update_settings a = settings_of(1, 0);
+    struct ofl_tensor *weight, *grad, *master;
+    struct ofl_optimizer *o;
+    struct ofl_ctx *ctx;
+    double norm;
+
+    fixture_needs_kernels();
+    assert_int_equal(ofl_open(&config, &ctx), 0);
+    assert_int_equal(ofl_optimizer_create(ctx, &o), 0);
+    weight = make(ctx, "w", OFL_BF16, N, 0);
+    grad = make(ctx, "g", OFL_F32, N, 0);
+    assert_int_equal(ofl_optimizer_bind(o, weight, grad), 0);
+    assert_int_equal(ofl_optimizer_state(o, weight, OFL_STATE_MASTER, &master), 0);
+    for (int i = 0; i < N; i++) {
+        low[i] = (uint16_t)(0x3f80 + i % 100);
+        values[i] = (float)(1 + i % 100 / 128.0);
+        g[i] = i == N / 2 ? NAN : 0.5f;
+    }
+    assert_int_equal(ofl_tensor_write(weight, 0, low, sizeof low), 0);
+    assert_int_equal(ofl_tensor_write(master, 0, values, sizeof values), 0);
+    assert_int_equal(ofl_tensor_write(grad, 0, g, sizeof g), 0);
+    a.skip_overflow = 1;
+    assert_int_equal(ofl_optimizer_begin(o, &a), 0);
+    assert_int_equal(ofl_optimizer_apply(o, weight), 0);
+    assert_int_equal(ofl_optimizer_end(o), 0);
+    assert_int_equal(ofl_optimizer_norm(o, &norm), 0);
+    assert_true(isnan(norm));
+    assert_int_equal(ofl_tensor_read(weight, 0, got, sizeof got), 0);
+    assert_memory_equal(got, low, sizeof low);
+    assert_int_equal(fixture_ctx_close(ctx), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bytes_of_states),   cmocka_unit_test(bytes_of_methods),
-        cmocka_unit_test(bad_bindings),      cmocka_unit_test(bad_steps),
-        cmocka_unit_test(leases_in_the_way), cmocka_unit_test(scales_do_not_mix),
+        cmocka_unit_test(bytes_of_states),
+        cmocka_unit_test(bytes_of_methods),
+        cmocka_unit_test(bad_bindings),
+        cmocka_unit_test(bad_steps),
+        cmocka_unit_test(leases_in_the_way),
+        cmocka_unit_test(scales_do_not_mix),
+        cmocka_unit_test(overflow_of_a_weight_that_is_away),
     };
 
     return cmocka_run_group_tests_name("optimizer calls", tests, scratch_setup, scratch_teardown);
